@@ -1,0 +1,1 @@
+"""Whole conversations with plainly synthetic people; every file is a test input."""

@@ -1,0 +1,118 @@
+"""Settings → engine, clients, hooks, workflows: the only place that picks real parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from werkzeug.wrappers import Request
+
+from fhir_secondop.access import rights, tokens
+from fhir_secondop.config import Settings
+from fhir_secondop.ehr.client import Client
+from fhir_secondop.errors import Invalid
+from fhir_secondop.model import Caller, Operation
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.service import operations, workflows
+from fhir_secondop.service.context import Context
+from fhir_secondop.service.hooks import CaseHooks
+from fhir_secondop.store.database import Database, now_ms
+
+# Single resources are stored as they are; a case is opened and moved by its operations. Nothing deletes.
+LOCAL = Caller("local", "Local caller", frozenset({"coordinator", "requester"}), ("system/*.crus",))
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service, put together."""
+
+    context: Context
+    endpoint: Endpoint
+    operations: tuple[Operation, ...]
+    authenticate: Callable[[Request], Caller]
+
+
+def build(settings: Settings) -> Service:
+    """The service of these settings; its tables are brought up to date, nothing is started."""
+    log_to_stderr(settings.log_level)
+    database = Database(settings.database)
+    database.migrate()
+    base_url = f"{settings.public_url}/fhir"
+
+    @cache
+    def client(name: str) -> Client:
+        return Client(settings.connections[name], now=now_ms)
+
+    context = Context(
+        database=database,
+        base_url=base_url,
+        public_url=settings.public_url,
+        connections=settings.connections,
+        client=client,
+        enqueue=workflows.enqueuer(database),
+        visibility=rights.visibility,
+        consent_policy=settings.consent_policy,
+        link_secret=_link_secret(Path(settings.link_secret_file)),
+        now=now_ms,
+    )
+    table = (*operations.system_operations(context), *operations.case_operations(context))
+    authenticate = _authenticator(settings)
+    endpoint = Endpoint(
+        database=database,
+        base_url=base_url,
+        software="fhir_secondop",
+        authenticate=authenticate,
+        visibility=rights.visibility,
+        allows=rights.allows,
+        hooks=CaseHooks(context),
+        operations=table,
+        security="Bearer tokens from the operator's token file." if settings.auth == "tokens" else "None: loopback.",
+    )
+    return Service(context, endpoint, table, authenticate)
+
+
+def _authenticator(settings: Settings) -> Callable[[Request], Caller]:
+    if settings.auth == "none":
+        return lambda request: LOCAL
+    path = Path(settings.token_file)
+    if not path.exists():
+        raise Invalid(
+            f"There is no token file {path}. Make one, or start with --auth none on your own machine; "
+            "docs/run.md has an example."
+        )
+    callers = tokens.load(path.read_text("utf-8"))
+    return lambda request: tokens.caller_of(callers, request.headers.get("Authorization", ""))
+
+
+def _link_secret(path: Path) -> bytes:
+    """The key that signs acknowledgement links, made at the first start and kept."""
+    if not path.exists():
+        made = secrets.token_hex(32)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(made)
+            handle.flush()
+            os.fsync(handle.fileno())
+        try:
+            os.link(temporary, path)  # two starts at once: the first one's key stays
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    return bytes.fromhex(path.read_text("utf-8").strip())
+
+
+def log_to_stderr(level: str) -> None:
+    """Our log lines; other libraries only from warnings up, they may quote what they handle."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("fhir_secondop").setLevel(level.upper())

@@ -1,0 +1,383 @@
+"""The command line. Exits 0 done, 1 failed, 2 misused; an error is one line on stderr that says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import requests
+
+from fhir_secondop import __version__
+from fhir_secondop.errors import Invalid, SecondOpError, Unavailable
+
+Plain = dict[str, Any]
+
+
+class _Group(click.Group):
+    """Our failures become one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SecondOpError as error:
+            for issue in error.issues[1:4]:
+                click.echo(f"  {issue.expression}: {issue.diagnostics}", err=True)
+            first = error.issues[0]
+            where = f"{first.expression}: " if first.expression else ""
+            click.echo(f"error: {where}{error.message}", err=True)
+            ctx.exit(1)
+        except requests.ConnectionError:
+            click.echo("error: nothing answers there; is the service running? Start it with: fhir-secondop serve",
+                       err=True)  # fmt: skip
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Connects second opinions with EHRs over FHIR R4.
+
+    Try it: fhir-secondop demo --run-to-end
+    """
+
+
+def _print(plain: Plain, as_json: bool, show: Callable[[Plain], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(plain, ensure_ascii=False))
+    else:
+        show(plain)
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for machines.")
+
+
+@main.command()
+@click.option("--dir", "folder", default="secondop-demo", show_default=True, type=click.Path(path_type=Path),
+              help="Where the demo keeps its data.")  # fmt: skip
+@click.option("--case", "case_name", default="breast-treatment-plan", show_default=True,
+              help="A case of examples/, or a folder of that form.")  # fmt: skip
+@click.option("--database", default="", help="A PostgreSQL URL for the service; SQLite in the folder by default.")
+@click.option("--run-to-end", is_flag=True, help="Drive the whole loop, print timeline and board, and stop.")
+@_json
+def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json: bool) -> None:
+    """Simulated EHRs, a real case, the service; loopback only.
+
+    Example: fhir-secondop demo --run-to-end
+    """
+    from fhir_secondop.sandbox import demo as demos
+
+    def say(text: str) -> None:
+        if not as_json:
+            click.echo(f"{time.strftime('%H:%M:%S')}  {text}")
+
+    with demos.case_folder(case_name) as case:
+        layout = demos.lay_out(folder, case, database)
+        if run_to_end:
+            board, timeline = demos.run_to_end(layout, say)
+            _print({**board, "timeline": timeline}, as_json, _show_board)
+            if not board["case"]["aligned"]:
+                raise Unavailable("The case did not end aligned; the board says who is waited for.")
+            return
+        with demos.running(layout):
+            if as_json:
+                click.echo(json.dumps({"url": layout.url, "folder": str(folder)}))
+            else:
+                _show_demo(layout.url, folder, case_name)
+            _until_stopped()
+
+
+def _show_demo(url: str, folder: Path, case_name: str) -> None:
+    click.echo(f"The service runs at {url}, its API is described at {url}/docs.")
+    click.echo(f"Simulated EHRs and tokens: {folder}/secondop.toml and {folder}/tokens.toml. Stop with Ctrl-C.")
+    click.echo("Drive the case from another terminal, by hand or to the end:")
+    click.echo(f"  fhir-secondop case list --url {url} --token-file {folder}/tokens.toml")
+    click.echo(f"  (after stopping)  fhir-secondop demo --dir {folder} --case {case_name} --run-to-end")
+
+
+def _until_stopped() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return
+
+
+@main.command()
+@click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
+@click.option("--host", default=None, help="127.0.0.1 by default; this version listens on loopback only.")
+@click.option("--port", type=int, default=None, help="8100 by default.")
+@click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
+@click.option("--auth", type=click.Choice(["tokens", "none"]), default=None, help="tokens by default.")
+def serve(config_file: str, host: str | None, port: int | None, database: str | None, auth: str | None) -> None:
+    """The service, with its embedded worker.
+
+    Example: fhir-secondop serve --port 8100 --auth none
+    """
+    from fhir_secondop import config
+    from fhir_secondop.web import server
+
+    # The server's own process reads the settings again: what was said here goes with it.
+    said = {"CONFIG": config_file, "HOST": host, "PORT": port, "DATABASE": database, "AUTH": auth}
+    os.environ.update({f"SECONDOP_{key}": str(value) for key, value in said.items() if value})
+    settings = config.load()
+    click.echo(f"fhir_secondop {__version__} at {settings.public_url} (FHIR base {settings.public_url}/fhir)")
+    server.run("fhir_secondop.web.app:start", settings.host, settings.port)
+
+
+@main.group()
+def sandbox() -> None:
+    """Simulated EHRs."""
+
+
+@sandbox.command()
+@click.option("--shape", type=click.Choice(["full", "epic", "read-only"]), required=True)
+@click.option("--port", type=int, required=True)
+@click.option("--database", default="", help="Its SQLite file; beside the port number by default.")
+@click.option("--quirk", "quirks", multiple=True, help="One more quirk: text-only, no-transaction …")
+@click.option("--load", "paths", multiple=True, type=click.Path(exists=True, path_type=Path),
+              help="A transaction Bundle to hold, .json or .json.gz, or a folder of them.")  # fmt: skip
+def ehr(shape: str, port: int, database: str, quirks: tuple[str, ...], paths: tuple[Path, ...]) -> None:
+    """One simulated EHR, its base at /fhir.
+
+    Example: fhir-secondop sandbox ehr --shape full --port 8201 --load records.json
+    """
+    from fhir_secondop.bootstrap import log_to_stderr
+    from fhir_secondop.sandbox import ehr as ehrs
+    from fhir_secondop.store.database import Database
+
+    log_to_stderr("INFO")
+    base = f"http://127.0.0.1:{port}/fhir"
+    store = Database(database or f"ehr-{port}.sqlite")
+    store.migrate()
+    found = [f for p in paths for f in (sorted(p.glob("*.json*")) if p.is_dir() else [p])]
+    count = ehrs.load(store, base, found)
+    click.echo(f"{shape} EHR at {base}, {count} resources")
+    ehrs.serve(ehrs.build(shape, store, base, quirks), port)
+
+
+# ---- a case by hand -------------------------------------------------------------------------------------------
+
+
+def _connected(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        _json,
+        click.option("--token-file", default="", envvar="SECONDOP_TOKEN_FILE_OF_MINE", help=(
+            "A file with your token, or a token file of the service (then as its --caller).")),
+        click.option("--caller", default="coordinator", show_default=True, help="Whose token of a token file."),
+        click.option("--url", default="http://127.0.0.1:8100", show_default=True, help="The service."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+class _Remote:
+    """The service, for the commands that work on a case by hand."""
+
+    def __init__(self, url: str, token_file: str, caller: str) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {_token(token_file, caller)}"} if token_file else {}
+
+    def call(self, method: str, path: str, body: Plain | None = None) -> Plain:
+        answer = requests.request(
+            method, f"{self._url}/api/second-opinions{path}", json=body, headers=self._headers, timeout=120
+        )
+        plain: Plain = answer.json()
+        if answer.status_code >= 400:
+            first, *rest = plain["issue"]
+            for issue in rest[:10]:
+                click.echo(f"  {issue.get('expression', [''])[0]}: {issue['diagnostics']}", err=True)
+            raise Unavailable(f"{first.get('expression', [''])[0]} {first['diagnostics']}".strip())
+        return plain
+
+
+def _token(path: str, caller: str) -> str:
+    import tomllib
+
+    text = Path(path).read_text("utf-8").strip()
+    if "[callers." not in text:
+        return text
+    entry = tomllib.loads(text)["callers"].get(caller)
+    if entry is None or "token" not in entry:
+        raise Invalid(f"{path} has no token of {caller!r}.")
+    return str(entry["token"])
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@_connected
+def submit(file: Path, url: str, caller: str, token_file: str, as_json: bool) -> None:
+    """Opens a case from a plain JSON request.
+
+    Example: fhir-secondop submit examples/breast-treatment-plan/request.json --token-file token
+    """
+    opened = _Remote(url, token_file, caller).call("POST", "", _read_json(file))
+    _print(opened, as_json, lambda plain: click.echo(f"case {plain['id']}"))
+
+
+def _read_json(file: Path) -> Plain:
+    try:
+        loaded = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise Invalid(f"{file} is not JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise Invalid(f"{file} must hold one JSON object.")
+    return loaded
+
+
+@main.command()
+@click.argument("case_id")
+@_connected
+def status(case_id: str, url: str, caller: str, token_file: str, as_json: bool) -> None:
+    """How far a case has come.
+
+    Example: fhir-secondop status 0f0c… --token-file token
+    """
+    _print(_Remote(url, token_file, caller).call("GET", f"/{case_id}"), as_json, _show_status)
+
+
+def _show_status(plain: Plain) -> None:
+    click.echo(f"{plain['status']} ({plain['businessStatus']}), opened {plain['opened']}")
+    for source in plain["gathering"]:
+        click.echo(f"  records from {source['source']}: {source['status']} {source['why']}".rstrip())
+    for task in plain["deliveries"]:
+        click.echo(
+            f"  {task['what']} version {task['version']} to {task['to']}: {task['status']}, "
+            f"{task['businessStatus']} {task['why']}".rstrip()
+        )
+
+
+@main.command()
+@click.argument("case_id")
+@_connected
+def board(case_id: str, url: str, caller: str, token_file: str, as_json: bool) -> None:
+    """What each provider holds, acknowledged and decided.
+
+    Example: fhir-secondop board 0f0c… --token-file token
+    """
+    _print(_Remote(url, token_file, caller).call("GET", f"/{case_id}/alignment"), as_json, _show_board)
+
+
+def _show_board(plain: Plain) -> None:
+    head = ("provider", "role", "version", "sent", "copy", "rung", "ack", "decision", "state")
+    rows = [[str(row.get(name if name != "provider" else "name", "")) for name in head] for row in plain["providers"]]
+    rows.append([plain["patient"]["name"], "patient", "", "", "", "", "", "", plain["patient"]["state"]])
+    widths = [max(len(row[n]) for row in [list(head), *rows]) for n in range(len(head))]
+
+    def line(cells: Any) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    click.echo()
+    click.echo(line(head))
+    click.echo(line(["-" * width for width in widths]))
+    for row in rows:
+        click.echo(line(row))
+    click.echo()
+    case = plain["case"]
+    if case["aligned"]:
+        click.echo(f"ALIGNED: everybody holds version {case['version']}; plan of record: {case['planOfRecord']}.")
+        return
+    click.echo("INFORMED, not yet aligned." if case["informed"] else "NOT YET ALIGNED.")
+    for item in plain.get("waitingFor", []):
+        click.echo(f"  waiting for {item}")
+
+
+@main.command()
+@click.argument("operation")
+@click.argument("case_id", required=False)
+@click.option("--in", "file", type=click.Path(exists=True, path_type=Path), help="The input, a JSON file.")
+@_connected
+def case(
+    operation: str, case_id: str | None, file: Path | None, url: str, caller: str, token_file: str, as_json: bool
+) -> None:
+    """Any operation of the table, or "list".
+
+    Example: fhir-secondop case completeness 0f0c… --token-file token
+    """
+    remote = _Remote(url, token_file, caller)
+    if operation == "list":
+        found = remote.call("GET", "")
+    elif case_id is None:
+        raise click.UsageError("Name the case: fhir-secondop case OPERATION CASE.")
+    else:
+        body = _read_json(file) if file else None
+        reads = operation in ("manifest", "completeness", "alignment", "package")
+        found = remote.call("GET" if reads and body is None else "POST", f"/{case_id}/{operation}", body or
+                            (None if reads else {}))  # fmt: skip
+    _print(found, as_json, lambda plain: click.echo(json.dumps(plain, indent=2, ensure_ascii=False)))
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@_json
+def check(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Validates FHIR R4 resources (JSON files or folders), line by line with paths.
+
+    Example: fhir-secondop check examples/breast-treatment-plan/records
+    """
+    from fhir_secondop.fhir import codec, validate
+
+    files = [f for p in paths for f in (sorted(p.rglob("*.json")) if p.is_dir() else [p])]
+    found: list[Plain] = []
+    for file in files:
+        try:
+            issues = validate.validate(codec.parse(file.read_bytes()))
+        except SecondOpError as error:
+            issues = list(error.issues)
+        found += [
+            {"file": str(file), "severity": i.severity, "code": i.code, "path": i.expression, "message": i.diagnostics}
+            for i in issues
+        ]
+    bad = [f for f in found if f["severity"] in ("error", "fatal")]
+
+    def show(plain: Plain) -> None:
+        for issue in plain["issues"]:
+            click.echo(f"{issue['file']}: {issue['severity']}: {issue['path']}: {issue['message']}")
+        click.echo(f"{len(files)} file(s), {len(bad)} error(s)")
+
+    _print({"files": len(files), "errors": len(bad), "issues": found}, as_json, show)
+    sys.exit(1 if bad else 0)
+
+
+@main.command()
+@click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
+@_json
+def config(config_file: str, as_json: bool) -> None:
+    """The settings in force, and where each came from. Secrets are files; their content is never shown.
+
+    Example: fhir-secondop config --config secondop.toml
+    """
+    from dataclasses import fields
+
+    from sqlalchemy.engine import make_url
+
+    from fhir_secondop import config as configs
+
+    settings = configs.load(config_file)
+    rows: Plain = {}
+    for field in fields(settings):
+        if field.name in ("connections", "origins"):
+            continue
+        value = getattr(settings, field.name)
+        if field.name == "database" and "://" in value:
+            value = make_url(value).render_as_string(hide_password=True)
+        rows[field.name] = {"value": value, "from": settings.origins.get(field.name, "default")}
+    rows["connections"] = {
+        "value": {name: {"base": c.base, "auth": c.auth} for name, c in settings.connections.items()},
+        "from": config_file or configs.DEFAULT_FILE,
+    }
+
+    def show(plain: Plain) -> None:
+        for name, row in plain.items():
+            click.echo(f"{name} = {row['value']!r}  ({row['from']})")
+
+    _print(rows, as_json, show)
+
+
+if __name__ == "__main__":
+    main()

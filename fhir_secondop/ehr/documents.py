@@ -1,0 +1,152 @@
+"""What is delivered, and the FHIR resources that carry it to an EHR: theirs referenced, ours contained or logical.
+
+Never a relative reference of ours: over there it could name another patient.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from fhir_secondop.model import Resource
+
+URI = "urn:ietf:rfc3986"
+_AUTHOR = "#author"
+
+
+@dataclass(frozen=True, slots=True)
+class Deliverable:
+    """One version of one document. `set_id` is the same over versions, `version_id` is this one's (both urn:uuid).
+
+    `report` is the DiagnosticReport with its `observations`, where the document is a report. `clinicians` are the
+    identifiers of those whose encounter a note may go on. `placer` is the (system, value) of the sender's order.
+    """
+
+    title: str
+    set_id: str
+    version_id: str
+    version: int
+    previous_version_id: str
+    issued: str
+    doc_status: str
+    type: Resource
+    author: Resource
+    pdf: bytes
+    text: str
+    placer: tuple[str, str]
+    clinicians: frozenset[str]
+    period: Resource = field(default_factory=dict)
+    report: Resource | None = None
+    observations: tuple[Resource, ...] = ()
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def attachment(data: bytes, content_type: str, title: str, created: str) -> Resource:
+    """An inline Attachment; `hash` is SHA-1 of the bytes, as R4 wants it.
+
+    Source: https://hl7.org/fhir/R4/datatypes.html#Attachment
+    """
+    return {
+        "contentType": content_type,
+        "data": base64.b64encode(data).decode(),
+        "size": len(data),
+        "hash": base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode(),
+        "title": title,
+        "creation": created,
+    }
+
+
+def document_reference(
+    document: Deliverable, patient: str, *, as_text: bool = False, encounter: str = "", replaces: str = ""
+) -> Resource:
+    """The DocumentReference of a version, with the PDF or the text inline."""
+    form = (
+        attachment(document.text.encode(), "text/plain; charset=utf-8", document.title, document.issued)
+        if as_text
+        else attachment(document.pdf, "application/pdf", document.title, document.issued)
+    )
+    context: Resource = {"related": [_logical("ServiceRequest", document.placer)]} if document.placer[1] else {}
+    if document.period:
+        context["period"] = document.period
+    if encounter:
+        context["encounter"] = [{"reference": encounter}]
+    resource: Resource = {
+        "resourceType": "DocumentReference",
+        "contained": [_author(document)],
+        "masterIdentifier": {"system": URI, "value": document.version_id},
+        "identifier": [{"system": URI, "value": document.set_id}],
+        "status": "current",
+        "docStatus": document.doc_status,
+        "type": document.type,
+        "category": [
+            {
+                "coding": [
+                    {
+                        "system": "http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category",
+                        "code": "clinical-note",
+                    }
+                ]
+            }
+        ],
+        "subject": {"reference": patient},
+        "date": document.issued,
+        "author": [{"reference": _AUTHOR, "display": document.title}],
+        "description": f"{document.title}, version {document.version}",
+        "content": [{"attachment": form}],
+        "context": context,
+    }
+    if replaces:
+        resource["relatesTo"] = [{"code": "replaces", "target": {"reference": replaces}}]
+    return resource
+
+
+def _author(document: Deliverable) -> Resource:
+    return {**document.author, "id": "author"}
+
+
+def _logical(resource_type: str, identifier: tuple[str, str]) -> Resource:
+    return {"type": resource_type, "identifier": {"system": identifier[0], "value": identifier[1]}}
+
+
+def observation_for(document: Deliverable, observation: Resource, patient: str) -> Resource:
+    """An Observation of the report as it goes to an EHR."""
+    kept = ("identifier", "status", "code", "effectiveDateTime", "valueCodeableConcept", "note", "component")
+    return {
+        "resourceType": "Observation",
+        "contained": [_author(document)],
+        **{name: observation[name] for name in kept if name in observation},
+        "subject": {"reference": patient},
+        "performer": [{"reference": _AUTHOR}],
+        **_based_on(document),
+    }
+
+
+def report_for(document: Deliverable, patient: str, results: list[str]) -> Resource:
+    """The DiagnosticReport as it goes to an EHR; `results` are the references of its Observations there."""
+    ours: dict[str, Any] = document.report or {}
+    kept = ("identifier", "status", "category", "code", "effectiveDateTime", "issued", "conclusion", "presentedForm")
+    return {
+        "resourceType": "DiagnosticReport",
+        "contained": [_author(document)],
+        **{name: ours[name] for name in kept if name in ours},
+        "subject": {"reference": patient},
+        "performer": [{"reference": _AUTHOR}],
+        "result": [{"reference": result} for result in results],
+        **_based_on(document),
+    }
+
+
+def _based_on(document: Deliverable) -> Resource:
+    return {"basedOn": [_logical("ServiceRequest", document.placer)]} if document.placer[1] else {}
+
+
+def identifier_query(resource: Resource) -> str:
+    """The criteria that find this resource by its first identifier (for a document: its version)."""
+    identifier = resource.get("masterIdentifier") or resource["identifier"][0]
+    return f"identifier={identifier['system']}|{identifier['value']}"

@@ -1,0 +1,97 @@
+"""Deliver one version of a document to one EHR, and believe nothing that was not read back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from fhir_secondop.ehr import documents
+from fhir_secondop.ehr.documents import Deliverable
+from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.ladder import Rung, Target, content_of
+from fhir_secondop.errors import Conflict
+from fhir_secondop.fhir import refs
+from fhir_secondop.model import Receipt, Resource
+
+_SPACE = re.compile(r"\s+")
+
+
+def check_patient(target: Target) -> None:
+    """Reads the patient there once more. Raises Conflict when the record is inactive or was merged into another."""
+    patient = target.client.read(target.patient)
+    if patient.get("active") is False:
+        raise Conflict("The patient's record there is inactive; a person must look.")
+    if any(link.get("type") == "replaced-by" for link in patient.get("link", [])):
+        raise Conflict("The patient's record there was replaced by another; a person must look.")
+
+
+def look(target: Target, rung: Rung, document: Deliverable) -> Receipt | None:
+    """The receipt of a copy of this version that is there already, verified as after sending; None if there is none."""
+    found = rung.find(target, document, document.version_id)
+    return verify(target, rung, document, found, how="found there") if found else None
+
+
+def send(target: Target, rung: Rung, document: Deliverable) -> Receipt:
+    """Sends, then reads back. The caller has looked before."""
+    before = rung.find(target, document, document.previous_version_id) if document.previous_version_id else ""
+    location = rung.send(target, document, before)
+    receipt = verify(target, rung, document, location, how="sent")
+    if not before:
+        return receipt
+    return replace(receipt, evidence={**receipt.evidence, "superseded": _superseded(target, before)})
+
+
+def _superseded(target: Target, before: str) -> str:
+    try:
+        return "marked" if target.client.read(before).get("status") == "superseded" else "unmarked"
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return "unmarked"
+
+
+def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, how: str) -> Receipt:
+    """Reads the copy back: mapped patient, current, our version, same bytes or same normalised text.
+
+    What can't be read is unverifiable; what differs is a mismatch, and says in what.
+    """
+    if not location:
+        return Receipt("accepted", "unverifiable", rung.number, evidence={"how": how, "why": "no location was given"})
+    try:
+        there = target.client.read(location)
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return Receipt("accepted", "unverifiable", rung.number, location, {"how": how, "why": failure.kind})
+    content = content_of(target.client, there)
+    faults = _faults(target, rung, document, there, content)
+    sent = documents.document_reference(document, target.patient, as_text=rung.as_text())
+    dropped = tuple(sorted(name for name in sent if name not in there))
+    evidence = {
+        "how": how,
+        "sha256": documents.sha256(content),
+        "read-version": str(there.get("meta", {}).get("versionId", "")),
+    }
+    if faults:
+        evidence["why"] = "; ".join(faults)
+    return Receipt("accepted", "mismatch" if faults else "verified", rung.number, location, evidence, dropped)
+
+
+def _faults(target: Target, rung: Rung, document: Deliverable, there: Resource, content: bytes) -> list[str]:
+    faults = []
+    subject = refs.parse(there.get("subject", {}).get("reference", ""))
+    if subject is None or subject.local != target.patient:
+        faults.append("it is about another patient")
+    if there.get("status") != "current":
+        faults.append(f"its status is {there.get('status')}")
+    ours = document.text.encode() if rung.as_text() else document.pdf
+    same = content == ours or (rung.as_text() and _normalised(content) == _normalised(ours))
+    if not same:
+        faults.append("its content differs from what was sent")
+    if any(r.startswith("urn:uuid:") or "?" in r for r in refs.find(there)):
+        faults.append("a reference of the transaction was not resolved")
+    return faults
+
+
+def _normalised(content: bytes) -> str:
+    return _SPACE.sub(" ", content.decode("utf-8", "replace")).strip()

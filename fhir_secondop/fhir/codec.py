@@ -1,0 +1,213 @@
+"""Bytes ↔ resource.
+
+What was received is the truth: a stored resource keeps its text, without top-level `id` and `meta`, and an answer
+is that text with ours put back in (decision 1 of the design). Parsing is for looking inside, not for storing.
+Source: https://hl7.org/fhir/R4/json.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from typing import Any
+
+import msgspec
+
+from fhir_secondop.errors import Malformed
+from fhir_secondop.model import Resource
+
+MAX_DEPTH = 100
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NESTING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_SUSPECT_ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A resource's text without its top-level id and meta, and where they go back in."""
+
+    text: str
+    cut: int
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Malformed(f"The member {twice!r} stands twice in one JSON object; send it once.")
+    return members
+
+
+def _no_constant(name: str) -> Any:
+    raise Malformed(f"{name} is not JSON; leave the element out instead.")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=Decimal, parse_constant=_no_constant)
+_scan: Any = _decoder.scan_once  # type: ignore[attr-defined]  # C: (value, end) of the JSON value at a place
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def text_of(data: bytes) -> str:
+    """The characters of a JSON body. Raises Malformed unless it is UTF-8 without a byte order mark."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Malformed(f"The body is not UTF-8 (byte {error.start}); FHIR JSON is always UTF-8.") from error
+    if text.startswith("\ufeff"):
+        raise Malformed("The body begins with a byte order mark; leave it out.")
+    return text
+
+
+def parse(data: bytes | str) -> Resource:
+    """The resource in a JSON body; numbers with a fraction or exponent as Decimal.
+
+    Raises Malformed on anything that is not one JSON object, on a key that stands twice, on nesting deeper than
+    100, on NUL and on half of a surrogate pair.
+    """
+    text = text_of(data) if isinstance(data, bytes) else data
+    _check_depth(text)
+    try:
+        value = _decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise Malformed(f"Not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from error
+    except ValueError as error:
+        raise Malformed(f"Not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Malformed("The body must be one JSON object.")
+    if _SUSPECT_ESCAPE.search(text):
+        _check_characters(value)
+    return value
+
+
+def _check_depth(text: str) -> None:
+    # Counted before decoding: the C decoder recurses, and a hostile body must not decide how deep.
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _NESTING.finditer(text):
+        token = match.group()
+        if token in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Malformed(f"Nested deeper than {MAX_DEPTH} levels.")
+        elif token in "]}":
+            depth -= 1
+
+
+def _check_characters(value: Any) -> None:
+    """No NUL and no lone surrogate: neither database can hold them, and FHIR strings may not have them."""
+    if isinstance(value, str):
+        if "\0" in value or (not value.isascii() and value.encode("utf-8", "replace").decode() != value):
+            raise Malformed("A string holds a NUL or half of a surrogate pair.")
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            _check_characters(key)
+            _check_characters(child)
+    elif isinstance(value, list):
+        for child in value:
+            _check_characters(child)
+
+
+def dumps(value: Any) -> str:
+    """JSON text of a composed value; Decimals are written as numbers with their own digits."""
+    return _encoder.encode(value).decode("utf-8")
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def split(text: str) -> tuple[Body, Resource]:
+    """Parts a resource's text into what we keep and its parsed members.
+
+    The returned resource still has `id` and `meta` as sent. Raises Malformed as `parse` does, and when
+    `resourceType` is missing.
+    """
+    resource = parse(text)
+    if not isinstance(resource.get("resourceType"), str):
+        raise Malformed("There is no resourceType; a FHIR resource names its type.", path="resourceType")
+    kept: list[str] = []
+    position = 0
+    cut = 0
+    for member in _members(text, 0):
+        if member.key in ("id", "meta"):
+            kept.append(text[position : member.start])
+            if member.following is not None:
+                position = member.following
+            else:  # the last member: the comma before it goes too
+                kept[-1] = kept[-1].rstrip(" \t\n\r").removesuffix(",")
+                position = member.value_end
+        elif member.key == "resourceType":
+            kept.append(text[position : member.value_end])
+            position = member.value_end
+            cut = sum(map(len, kept))
+    kept.append(text[position:])
+    return Body("".join(kept), cut), resource
+
+
+def entry_resources(text: str) -> list[str | None]:
+    """The text of each Bundle.entry.resource, byte for byte; None for an entry without one.
+
+    `text` must have been parsed before.
+    """
+    entries = next((m for m in _members(text, 0) if m.key == "entry"), None)
+    if entries is None or text[entries.value_start] != "[":
+        return []
+    found: list[str | None] = []
+    at = _skip(text, entries.value_start + 1)
+    while text[at] == "{":
+        resource = None
+        end = _scan(text, at)[1]
+        for member in _members(text, at):
+            if member.key == "resource":
+                resource = text[member.value_start : member.value_end]
+        found.append(resource)
+        at = _skip(text, end)
+        if text[at] != ",":
+            break
+        at = _skip(text, at + 1)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    key: str
+    start: int  # of the key
+    value_start: int
+    value_end: int
+    following: int | None  # where the next key starts
+
+
+def _members(text: str, at: int) -> Iterator[_Member]:
+    """Where the members of the JSON object that begins at `at` (or after space) stand."""
+    at = _skip(text, _skip(text, at) + 1)
+    while text[at] == '"':
+        start = at
+        key, at = scanstring(text, at + 1, True)
+        value_start = _skip(text, _skip(text, at) + 1)
+        _, end = _scan(text, value_start)
+        at = _skip(text, end)
+        following = _skip(text, at + 1) if text[at] == "," else None
+        yield _Member(key, start, value_start, end, following)
+        if following is None:
+            return
+        at = following
+
+
+def splice(body: Body, resource_id: str, meta: Resource) -> str:
+    """The resource's text with this id and meta, everything else byte for byte as it was received."""
+    return f'{body.text[: body.cut]},"id":{dumps(resource_id)},"meta":{dumps(meta)}{body.text[body.cut :]}'
+
+
+def compose(resource: Resource) -> Body:
+    """The body of a resource that we composed ourselves."""
+    rest = {key: value for key, value in resource.items() if key not in ("resourceType", "id", "meta")}
+    head = f'{{"resourceType":{dumps(resource["resourceType"])}'
+    tail = dumps(rest)[1:]
+    return Body(head + ("," if rest else "") + tail, len(head))

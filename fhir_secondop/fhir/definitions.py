@@ -1,0 +1,240 @@
+"""What FHIR R4 4.0.1 and our own profiles define: types, search parameters, compartments, value sets.
+
+Read once, when first asked for, from the files in profiles/; two threads that ask first at the same time may both
+read, and get equal values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+from fhir_secondop.errors import Unsupported
+
+PACKAGE = "fhir_secondop.profiles"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a type. A choice has several `types` and a `name` without "[x]"; a backbone is named by its path.
+
+    `targets`: type (Reference or canonical) → resource types it may point to; {"Resource"} or no entry means any.
+    `max` None is "*". `binding` is the URL of the value set of a required binding.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    targets: Mapping[str, frozenset[str]]
+    min: int
+    max: int | None
+    is_choice: bool
+    binding: str
+    is_modifier: bool
+    is_summary: bool
+    is_attribute: bool
+
+    def members(self) -> Iterator[tuple[str, str]]:
+        """(JSON key, type): one, or one for each type of a choice (valueQuantity, Quantity)."""
+        for each in self.types:
+            yield (self.name + each[0].upper() + each[1:] if self.is_choice else self.name), each
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A resource, a data type, a primitive or a backbone ("Patient.contact"), with the inherited elements in order.
+
+    `fields`: JSON key → (element, type).
+    """
+
+    name: str
+    kind: str
+    base: str
+    is_abstract: bool
+    regex: str
+    elements: Mapping[str, Element]
+    fields: Mapping[str, tuple[Element, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParameter:
+    """How to search for something; `components` of a composite are (URL of the parameter, expression below ours)."""
+
+    code: str
+    type: str
+    expression: str
+    url: str
+    base: tuple[str, ...]
+    targets: tuple[str, ...]
+    components: tuple[tuple[str, str], ...]
+    modifiers: tuple[str, ...]
+    comparators: tuple[str, ...]
+
+
+@cache
+def _table(name: str) -> Mapping[str, Any]:
+    table: dict[str, Any] = json.loads(files(PACKAGE).joinpath("r4", f"{name}.json").read_bytes())
+    return table
+
+
+@cache
+def resource_types() -> frozenset[str]:
+    """The 146 resource types that can be stored or sent."""
+    rows = _table("structures").items()
+    return frozenset(name for name, row in rows if row["kind"] == "resource" and "abstract" not in row)
+
+
+@cache
+def data_types() -> frozenset[str]:
+    """The names of the complex and primitive types."""
+    return frozenset(name for name, row in _table("structures").items() if row["kind"] != "resource")
+
+
+@cache
+def structure(name: str) -> Structure:
+    """A type ("Patient", "Period", "code") or backbone ("Patient.contact"). Raises Unsupported if R4 has no such."""
+    root = name.partition(".")[0]
+    row = _table("structures").get(root)
+    if row is None or (root != name and name not in row.get("elements", {})):
+        raise Unsupported("FHIR R4 (4.0.1) has no such type")
+    parts = row.get("elements", {}).get(name, {})
+    elements = {e.name: e for e in (_element(key, part) for key, part in parts.items())}
+    fields = {key: (e, of_type) for e in elements.values() for key, of_type in e.members()}
+    of_backbone = root != name
+    return Structure(
+        name=name,
+        kind="backbone" if of_backbone else row["kind"],
+        base="BackboneElement" if of_backbone else row.get("base", ""),
+        is_abstract=not of_backbone and "abstract" in row,
+        regex=row.get("regex", ""),
+        elements=MappingProxyType(elements),
+        fields=MappingProxyType(fields),
+    )
+
+
+def _element(key: str, row: Mapping[str, Any]) -> Element:
+    types: dict[str, frozenset[str]] = {}
+    for text in row["types"]:
+        name, _, targets = text.rstrip(")").partition("(")
+        types[name] = frozenset(targets.split("|")) if targets else frozenset()
+    return Element(
+        name=key.removesuffix("[x]"),
+        types=tuple(types),
+        targets=MappingProxyType({name: targets for name, targets in types.items() if targets}),
+        min=row.get("min", 0),
+        max=None if row.get("max") == "*" else int(row.get("max", 1)),
+        is_choice=key.endswith("[x]"),
+        binding=row.get("binding", ""),
+        is_modifier="isModifier" in row,
+        is_summary="isSummary" in row,
+        is_attribute="attribute" in row,
+    )
+
+
+@cache
+def ancestors(name: str) -> tuple[str, ...]:
+    """The type itself and what it specialises: ("Age", "Quantity", "Element")."""
+    return (name, *ancestors(base)) if (base := structure(name).base) else (name,)
+
+
+@cache
+def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
+    """By code, with those of all resources (_id, _lastUpdated …); ours, from profiles/searchparameters/, win.
+
+    Without those that have no expression (_content, _text, _query).
+    """
+    bases = set(ancestors(resource_type))
+    rows = (*_table("search-parameters").values(), *_own("searchparameters").values())
+    found = (_search_parameter(row) for row in rows if bases.intersection(row["base"]) and row.get("expression"))
+    return MappingProxyType({parameter.code: parameter for parameter in found})
+
+
+@cache
+def search_parameter_by_url(url: str) -> SearchParameter | None:
+    """The parameter with that canonical URL: a composite names its components so."""
+    rows = (*_table("search-parameters").values(), *_own("searchparameters").values())
+    return next((_search_parameter(row) for row in rows if row["url"] == url), None)
+
+
+def _search_parameter(row: Mapping[str, Any]) -> SearchParameter:
+    components = (c if isinstance(c, list) else [c["definition"], c["expression"]] for c in row.get("component", ()))
+    return SearchParameter(
+        code=row["code"],
+        type=row["type"],
+        expression=row.get("expression", ""),
+        url=row["url"],
+        base=tuple(row["base"]),
+        targets=tuple(row.get("target", ())),
+        components=tuple((definition, expression) for definition, expression in components),
+        modifiers=tuple(row.get("modifier", ())),
+        comparators=tuple(row.get("comparator", ())),
+    )
+
+
+@cache
+def compartment(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Resource type → the reference parameters that put a resource into it; "{def}" is the resource itself."""
+    rows = _table("compartments").get(name)
+    if rows is None:
+        raise Unsupported("FHIR R4 (4.0.1) has no such compartment")
+    return MappingProxyType({key: tuple(codes) for key, codes in rows.items()})
+
+
+def profile(url: str) -> Mapping[str, Any] | None:
+    """Our StructureDefinition with that URL, as it stands in profiles/structures/."""
+    return _own("structures").get(url)
+
+
+def profiles() -> Mapping[str, Mapping[str, Any]]:
+    """All our StructureDefinitions by URL."""
+    return MappingProxyType(_own("structures"))
+
+
+def code_system(url: str) -> Mapping[str, Any] | None:
+    """Our CodeSystem with that URL."""
+    return _own("codesystems").get(url)
+
+
+@cache
+def value_set(url: str) -> Mapping[str, frozenset[str]] | None:
+    """System → codes. None: not known, or no list (MIME types, UCUM), so not checkable."""
+    url = url.partition("|")[0]
+    if url in _own("valuesets"):
+        return _expand(_own("valuesets")[url])
+    rows = _table("valuesets").get(url)
+    return None if rows is None else MappingProxyType({system: frozenset(codes) for system, codes in rows.items()})
+
+
+def _expand(own: Mapping[str, Any]) -> Mapping[str, frozenset[str]] | None:
+    """The codes of one of our value sets; None if it includes something that we have no list of."""
+    expansion: dict[str, frozenset[str]] = {}
+    for include in own["compose"]["include"]:
+        parts = [value_set(url) for url in include.get("valueSet", ())]
+        if system := include.get("system"):
+            concepts = include.get("concept") or (code_system(system) or {}).get("concept", ())
+            parts.append({system: frozenset(_codes(concepts))} if concepts and "filter" not in include else None)
+        for part in parts:
+            if part is None:
+                return None
+            expansion |= {key: expansion.get(key, frozenset()) | codes for key, codes in part.items()}
+    return MappingProxyType(expansion)
+
+
+def _codes(concepts: Any) -> Iterator[str]:
+    for concept in concepts:
+        yield concept["code"]
+        yield from _codes(concept.get("concept", ()))
+
+
+@cache
+def _own(folder: str) -> dict[str, dict[str, Any]]:
+    """URL → resource, for each JSON file of a folder of profiles/; empty where the folder is absent."""
+    directory = files(PACKAGE).joinpath(folder)
+    if not directory.is_dir():
+        return {}
+    paths = sorted((p for p in directory.iterdir() if p.name.endswith(".json")), key=lambda p: p.name)
+    return {resource["url"]: resource for resource in (json.loads(p.read_bytes()) for p in paths)}

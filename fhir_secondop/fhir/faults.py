@@ -1,0 +1,53 @@
+"""Faults with their places: what the walk along the tables collects.
+
+A place is a linked tuple and becomes text only when there is a fault to report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fhir_secondop.errors import Issue
+
+Place = tuple[Any, str, int | None, int]  # the place above, element, index, depth
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+class Walk:
+    """The faults found so far, and what a resource's parts need to know of it: contained id → type."""
+
+    __slots__ = ("contained", "issues")
+
+    def __init__(self, issues: list[Issue], contained: Mapping[str, str]) -> None:
+        self.issues = issues
+        self.contained = contained
+
+    def fault(self, code: str, place: Place, diagnostics: str) -> None:
+        """`diagnostics` never quotes a value: it may be a patient's."""
+        self.issues.append(Issue("error", code, expression(place), diagnostics))
+
+    def unknown(self, key: str, place: Place, type_name: str) -> None:
+        if _NAME.fullmatch(key):
+            self.fault("structure", child(place, key), f"R4 has no element {key} in {type_name}")
+        else:
+            self.fault("structure", place, f"has a member whose name can't be that of an element of {type_name}")
+
+
+def root(name: str) -> Place:
+    return (None, name, None, 0)
+
+
+def child(place: Place, name: str, index: int | None = None) -> Place:
+    return (place, name, index, place[3] + 1)
+
+
+def expression(place: Place) -> str:
+    """The place as FHIRPath: Patient.contact[0].name. A choice is named without its type: Observation.value."""
+    parts: list[str] = []
+    step: Place | None = place
+    while step is not None:
+        parts.append(step[1] if step[2] is None else f"{step[1]}[{step[2]}]")
+        step = step[0]
+    return ".".join(reversed(parts))

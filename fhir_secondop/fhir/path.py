@@ -1,0 +1,66 @@
+"""FHIRPath: search parameters as compiled closures that know the type of each value, invariants by fhirpathpy.
+
+Compiled once and kept: a search parameter then takes one to two microseconds, an invariant 10 to 40.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import fhirpathpy
+from fhirpathpy.models import models
+
+from fhir_secondop.errors import Unsupported
+from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir.definitions import SearchParameter
+from fhir_secondop.fhir.pathcompiler import Step, Typed, compile_node
+from fhir_secondop.fhir.pathsyntax import parse
+
+
+def select(expression: str | SearchParameter, value: Mapping[str, Any], type_name: str = "") -> list[Typed]:
+    """(type, value) of all that a search parameter's expression finds, in order; found twice, it stands there twice.
+
+    The value is a resource, or of the type named: a composite's components are relative to what it found.
+    A backbone element's type is its path ("Observation.component"); a choice's is the type that was sent.
+    Raises Unsupported if the expression can't be compiled.
+    """
+    text = expression if isinstance(expression, str) else expression.expression
+    name = type_name or value["resourceType"]
+    return compiled(text, name)([(name, value)])
+
+
+@lru_cache(maxsize=4096)
+def compiled(expression: str, type_name: str) -> Step:
+    """The expression as a function over values of that type. Raises Unsupported."""
+    definitions.structure(type_name)
+    return compile_node(parse(expression), frozenset({type_name}))[0]
+
+
+def evaluate(expression: str, resource: Mapping[str, Any], **variables: Any) -> list[Any]:
+    """The result of any FHIRPath expression, as an invariant needs it; %resource is the resource unless given.
+
+    Raises Unsupported if fhirpathpy can't read or run it.
+    """
+    context = {"resource": resource, "rootResource": resource} | variables
+    try:
+        result: list[Any] = _evaluator(expression)(resource, context)
+    except Exception as error:  # fhirpathpy's have no class of their own
+        raise Unsupported("a FHIRPath expression can't be evaluated") from error
+    return result
+
+
+def _silent(*_: Any) -> None:
+    """For trace(), which fhirpathpy prints to standard output: it may hold what a patient's record says."""
+
+
+_reading = Lock()  # the ANTLR parser fills tables that all threads share
+
+
+@lru_cache(maxsize=1024)
+def _evaluator(expression: str) -> Callable[[Mapping[str, Any], dict[str, Any]], list[Any]]:
+    with _reading:
+        compiled: Callable[..., list[Any]] = fhirpathpy.compile(expression, models["r4"], {"traceFn": _silent})
+    return compiled

@@ -1,0 +1,264 @@
+"""Walks a resource along the R4 tables: unknown elements, counts, JSON types, syntax, required codes.
+
+Each type is compiled, when first met, to a `Shape`: a dict from JSON key to a function that checks what stands there.
+Source: https://hl7.org/fhir/R4/json.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from fhir_secondop.fhir import definitions, primitives, rules
+from fhir_secondop.fhir.definitions import Element
+from fhir_secondop.fhir.faults import Place, Walk, child
+
+MAX_DEPTH = 100  # the same as the codec's
+
+Field = Callable[[dict[str, Any], Any, Place, Walk], None]  # the object, the value there, the object's place
+Check = Callable[[Any, Place, Walk], None]  # a value and its own place
+
+
+class Shape(dict[str, Field]):
+    """JSON key → check, filled on demand: types refer to each other in circles."""
+
+    def __init__(self, type_name: str) -> None:
+        super().__init__()
+        self.type = definitions.structure(type_name)
+        self.rule = rules.OF_TYPE.get(type_name)
+        self.is_resource = self.type.kind == "resource"
+        elements = self.type.elements.values()
+        self.required = [(e.name, frozenset(_keys(e)), e.min) for e in elements if e.min]
+        self.choices = [(e.name, frozenset(_keys(e))) for e in elements if e.is_choice]
+
+    def __missing__(self, key: str) -> Field:
+        if key == "resourceType" and self.is_resource:
+            field: Field = _pass
+        elif key in self.type.fields:
+            field = _field(*self.type.fields[key])
+        elif key[:1] == "_" and _is_primitive(self.type.fields.get(key[1:])):
+            field = _companion(key[1:], self.type.fields[key[1:]][0])
+        else:
+            # Not kept: the sender chooses these names.
+            return lambda parent, value, place, walk: walk.unknown(key, place, self.type.name)
+        self[key] = field
+        return field
+
+    def check(self, value: Any, place: Place, walk: Walk) -> None:
+        """Adds the faults of an object of this type to the walk."""
+        if type(value) is not dict:
+            walk.fault("structure", place, f"must be a JSON object ({self.type.name})")
+            return
+        if len(value) < 2 and (not value or "id" in value) and not self.is_resource:
+            walk.fault("structure", place, "must have a value or children; leave the element out instead")
+        if place[3] > MAX_DEPTH:
+            walk.fault("too-costly", place, f"is nested deeper than {MAX_DEPTH} levels")
+            return
+        for key, item in value.items():
+            self[key](value, item, place, walk)
+        for name, keys, least in self.required:
+            if name not in value and keys.isdisjoint(value):
+                walk.fault("required", child(place, name), "is required")
+            elif least > 1 and isinstance(value.get(name), list) and len(value[name]) < least:
+                walk.fault("required", child(place, name), f"needs at least {least} values")
+        for name, keys in self.choices:
+            if len(found := keys & value.keys()) > 1 and len({key.lstrip("_") for key in found}) > 1:
+                walk.fault("structure", child(place, name), "may be of one type only; there are several")
+        if self.rule is not None:
+            self.rule(value, place, walk)
+
+
+@cache
+def shape(type_name: str) -> Shape:
+    """The compiled form of a type or backbone."""
+    return Shape(type_name)
+
+
+def known_type(value: Any) -> str:
+    """The resourceType of what may be a resource; "" if it is none that R4 has."""
+    name = value.get("resourceType") if isinstance(value, dict) else None
+    return name if isinstance(name, str) and name in definitions.resource_types() else ""
+
+
+def check_resource(value: Any, place: Place, walk: Walk) -> None:
+    """A resource, alone or in another: its own contained resources, and no others, answer its #id references."""
+    if resource_type := known_type(value):
+        contained = value.get("contained")
+        inner = Walk(walk.issues, _contained(contained, place, walk) if isinstance(contained, list) else {})
+        shape(resource_type).check(value, place, inner)
+    elif isinstance(value, dict) and isinstance(value.get("resourceType"), str):
+        walk.fault("not-supported", place, "is of a resource type that FHIR R4 (4.0.1) does not have")
+    else:
+        walk.fault("structure", place, "must be a JSON object with a resourceType")
+
+
+def _check_contained(value: Any, place: Place, walk: Walk) -> None:
+    resource_type = known_type(value)
+    if not resource_type:
+        check_resource(value, place, walk)
+        return
+    if "contained" in value:
+        walk.fault("structure", child(place, "contained"), "a contained resource may not contain others")
+    meta = value.get("meta")
+    for name in ("versionId", "lastUpdated", "security"):
+        if isinstance(meta, dict) and name in meta:
+            walk.fault("structure", child(child(place, "meta"), name), "may not stand in a contained resource")
+    shape(resource_type).check(value, place, walk)
+
+
+def _contained(resources: list[Any], place: Place, walk: Walk) -> dict[str, str]:
+    """id → type of the contained resources; each must have an id of its own."""
+    found: dict[str, str] = {}
+    for index, resource in enumerate(resources):
+        key = resource.get("id") if isinstance(resource, dict) else None
+        here = child(child(place, "contained", index), "id")
+        if not isinstance(key, str):
+            walk.fault("required", here, "is required in a contained resource: nothing could refer to it")
+        elif key in found:
+            walk.fault("duplicate", here, "is the id of another contained resource too")
+        else:
+            found[key] = str(resource.get("resourceType"))
+    return found
+
+
+def _keys(element: Element) -> list[str]:
+    return [prefix + key for key, _ in element.members() for prefix in ("", "_")]
+
+
+def _is_primitive(field: tuple[Element, str] | None) -> bool:
+    return field is not None and definitions.structure(field[1]).kind == "primitive-type"
+
+
+def _pass(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+    return
+
+
+def _field(element: Element, type_name: str) -> Field:
+    many = element.max is None or element.max > 1
+    if definitions.structure(type_name).kind == "primitive-type":
+        return _primitives(element, type_name) if many else _primitive(element, type_name)
+    check = _check(element, type_name)
+    name = element.name
+    if not many:
+        return lambda parent, value, place, walk: check(value, (place, name, None, place[3] + 1), walk)
+
+    def each(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+        if _is_list(value, element, place, walk):
+            depth = place[3] + 1
+            for index, item in enumerate(value):
+                check(item, (place, name, index, depth), walk)
+
+    return each
+
+
+def _check(element: Element, type_name: str) -> Check:
+    """What is demanded of each object there: its type's shape, and what the element adds."""
+    if type_name == "Resource":
+        return _check_contained if element.name == "contained" else check_resource
+    check: Check = shape(type_name).check
+    if element.name == "modifierExtension":
+        more: rules.Rule | None = rules.of_modifier_extension
+    elif type_name == "Reference":
+        more = rules.of_targets(element)
+    else:
+        more = rules.of_binding(element, type_name)
+    return check if more is None else _both(check, more)
+
+
+def _both(check: Check, rule: rules.Rule) -> Check:
+    def run(value: Any, place: Place, walk: Walk) -> None:
+        check(value, place, walk)
+        if type(value) is dict:
+            rule(value, place, walk)
+
+    return run
+
+
+def _is_list(value: Any, element: Element, place: Place, walk: Walk) -> bool:
+    if type(value) is not list:
+        walk.fault("structure", child(place, element.name), "must be a JSON array: the element may repeat")
+        return False
+    if not value:
+        walk.fault("structure", child(place, element.name), "must not be an empty array; leave it out instead")
+    if element.max is not None and len(value) > element.max:
+        walk.fault("structure", child(place, element.name), f"may have at most {element.max} values")
+    return True
+
+
+def _value_test(element: Element, type_name: str) -> Callable[[Any], bool]:
+    """Syntax, or membership where a required binding lists the codes: they are of the right syntax."""
+    codes = definitions.value_set(element.binding) if element.binding else None
+    if codes is None:
+        return primitives.test(type_name)
+    allowed = frozenset().union(*codes.values())
+    return lambda value: type(value) is str and value in allowed
+
+
+def _bad_value(value: Any, element: Element, type_name: str, place: Place, walk: Walk) -> None:
+    if element.binding and type(value) is str and primitives.test(type_name)(value):
+        walk.fault("code-invalid", place, f"must be a code of the value set {element.binding}")
+    elif type(value) is list:
+        walk.fault("structure", place, "must not be a JSON array: the element does not repeat")
+    elif value is None:
+        walk.fault("structure", place, "must not be null; leave it out instead")
+    else:
+        walk.fault("value", place, f"must be {primitives.EXPECTED[type_name]}")
+
+
+def _primitive(element: Element, type_name: str) -> Field:
+    test, name = _value_test(element, type_name), element.name
+
+    def check(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+        if not test(value):
+            _bad_value(value, element, type_name, child(place, name), walk)
+
+    return check
+
+
+def _primitives(element: Element, type_name: str) -> Field:
+    test, name = _value_test(element, type_name), element.name
+
+    def check(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+        if not _is_list(value, element, place, walk):
+            return
+        for index, item in enumerate(value):
+            if not test(item) and not (item is None and _at(parent.get("_" + name), index)):
+                _bad_value(item, element, type_name, child(place, name, index), walk)
+
+    return check
+
+
+def _at(values: Any, index: int) -> bool:
+    return isinstance(values, list) and index < len(values) and values[index] is not None
+
+
+def _companion(key: str, element: Element) -> Field:
+    """`_birthDate`: id and extensions of a primitive; in an array, null where a value has none.
+
+    Source: https://hl7.org/fhir/R4/json.html#primitive
+    """
+    name, check = element.name, shape("Element").check
+
+    def one(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+        here = child(place, name)
+        if type(value) is dict and key in parent and value.keys() == {"id"}:
+            here = child(here, "id")
+            if not primitives.test("string")(value["id"]):
+                walk.fault("value", here, f"must be {primitives.EXPECTED['string']}")
+        else:
+            check(value, here, walk)
+
+    def many(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+        if not _is_list(value, element, place, walk):
+            return
+        values = parent.get(key)
+        if isinstance(values, list) and len(values) != len(value):
+            walk.fault("structure", child(place, name), f"{key} and _{key} must be arrays of the same length")
+        for index, item in enumerate(value):
+            if item is not None:
+                check(item, child(place, name, index), walk)
+            elif not _at(values, index):
+                walk.fault("structure", child(place, name, index), "must not be null in both arrays")
+
+    return many if element.max is None or element.max > 1 else one

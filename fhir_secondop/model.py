@@ -1,0 +1,143 @@
+"""Frozen values that several rooms share; no behaviour beyond reading themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Resource = dict[str, Any]
+"""A FHIR resource as it stands in JSON: numbers with a fraction are Decimal, everything else is plain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who acts. Nothing enters or leaves the store without one.
+
+    `parties` are the identifiers ("system|value", an NPI say) under which a case knows this caller;
+    `scopes` are SMART v2 scopes ("system/Observation.rs").
+    """
+
+    id: str
+    name: str
+    roles: frozenset[str] = frozenset()
+    scopes: tuple[str, ...] = ()
+    parties: frozenset[str] = frozenset()
+    on_behalf_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Which rows a caller may see: all, or its own and those of the cases in whose audience it stands."""
+
+    everything: bool
+    owner: str
+    parties: frozenset[str]
+
+
+EVERYTHING = Visibility(True, "", frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An EHR that we talk to, as configured.
+
+    `organization` ("system|value") says whose EHR it is; `patient_system` is the system of that place's own
+    patient identifiers. The secret is a file path, never a value. A resend after an unknown outcome waits `settle_s`
+    (at least the time-out); a note goes on an encounter of the last `encounter_days`.
+    """
+
+    name: str
+    base: str
+    auth: str = "none"
+    organization: str = ""
+    patient_system: str = ""
+    vendor: str = "generic"
+    username: str = ""
+    secret_file: str = ""
+    timeout_s: float = 30.0
+    settle_s: float = 0.0
+    text_only: bool = False
+    encounter_days: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What is known of one copy of one version at a recipient: the four facts of DOMAIN section 6 begin here.
+
+    `sent`: no, accepted, refused, unknown. `copy`: verified, mismatch, unverifiable.
+    `location` is theirs ("DocumentReference/12"); `evidence` says in words and hashes how we know.
+    """
+
+    sent: str
+    copy: str
+    rung: int
+    location: str = ""
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of an EHR, as its bytes came: the evidence of what it said."""
+
+    url: str
+    fetched_at: str
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one EHR said about one type: the line of the coverage manifest.
+
+    `outcome`: answered, refused, not-offered, truncated, failed, not-asked. `asked` is the search, without the
+    patient's id.
+    """
+
+    type: str
+    outcome: str
+    asked: str = ""
+    received: int = 0
+    strangers: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an operation answers: plain JSON, and the FHIR resource where it is more than those plain facts.
+
+    `location` is the path of what was created, below the FHIR base.
+    """
+
+    plain: dict[str, Any]
+    resource: Resource | None = None
+    status: int = 200
+    location: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A row of the table of operations: it gives the FHIR route, the JSON route, OpenAPI and the command.
+
+    `handler(caller, id, input)` gets the input as plain JSON that satisfies `schema` (JSON Schema, an object), or
+    with `raw` the FHIR resource as sent. `type` is empty for a system operation. `reads` means: no effect, so GET
+    is offered too.
+    """
+
+    code: str
+    type: str
+    summary: str
+    handler: Callable[[Caller, str, Resource], Result]
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "additionalProperties": False})
+    reads: bool = False
+    raw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An answer to a write that the domain has already given: an intake, say. `location` is below the FHIR base."""
+
+    status: int
+    resource: Resource
+    location: str = ""

@@ -1,0 +1,252 @@
+"""Does every provider hold the current version, and do they agree? DOMAIN section 6, as pure functions.
+
+Four independent facts per recipient and version: sent, copy, ack, decision. They stand on the delivery Tasks; here
+they are read, and nothing here ever adds one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fhir_secondop.model import Resource
+from fhir_secondop.opinion import codes, report, workflow
+from fhir_secondop.opinion.case import Case, Member
+
+_CONTRADICTING = ({"adopt", "adopt-in-part"}, {"keep-current", "patient-declined"})
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one recipient has of one version of one thing, as its delivery Task says."""
+
+    version: int
+    sent: str = "no"
+    copy: str = "none"
+    ack: str = "none"
+    ack_by: str = ""
+    decision: str = "none"
+    rung: str = ""
+    status: str = ""
+    superseded: str = ""  # how the copy before was marked: marked, unmarked, or nothing before
+
+    @property
+    def holds(self) -> bool:
+        """The copy was verified, or a person acknowledged this version. Unverifiable alone never counts."""
+        return self.copy == "verified" or self.ack != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the board."""
+
+    member: Member
+    version: int
+    held: Held
+    state: str
+    aligned: bool
+    required: tuple[str, ...]
+    waiting_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The whole case: every provider, and whether all of them are informed and aligned."""
+
+    case_id: str
+    version: int
+    rows: tuple[Row, ...]
+    informed: bool
+    aligned: bool
+    plan: str  # the decision of the plan of record, or ""
+    waiting_for: tuple[str, ...]
+
+
+def evidence(task: Resource) -> dict[str, str]:
+    """The outputs of a delivery Task by the code of their type."""
+    found: dict[str, str] = {}
+    for output in task.get("output", []):
+        code = codes.code_of(output["type"], codes.EVIDENCE)
+        if code:
+            value = next(v for k, v in output.items() if k.startswith("value"))
+            found[code] = str(value["reference"] if isinstance(value, dict) else value)
+    return found
+
+
+def with_evidence(task: Resource, facts: dict[str, str]) -> Resource:
+    """The Task with these outputs in place of earlier ones of the same type."""
+    kept = [o for o in task.get("output", []) if codes.code_of(o["type"], codes.EVIDENCE) not in facts]
+    added = [
+        {"type": codes.concept(codes.EVIDENCE, code), "valueString": value} for code, value in facts.items() if value
+    ]
+    return {**task, "output": [*kept, *added]}
+
+
+def version_of(task: Resource) -> int:
+    """The version that a delivery Task carries."""
+    for given in task.get("input", []):
+        if codes.has(given["type"], codes.EVIDENCE, "version"):
+            return int(given["valuePositiveInt"])
+    return 0
+
+
+def held(task: Resource) -> Held:
+    """The four facts of a delivery Task."""
+    said = evidence(task)
+    return Held(
+        version=version_of(task),
+        sent=said.get("sent", "no"),
+        copy=said.get("copy", "none"),
+        ack=said.get("ack", "none"),
+        ack_by=said.get("ack-by", ""),
+        decision=said.get("decision", "none"),
+        rung=said.get("rung", ""),
+        status=workflow.business_status(task),
+        superseded=said.get("superseded", ""),
+    )
+
+
+def board(case: Case) -> Board | None:
+    """The alignment board; None before a report is signed."""
+    signed = case.report
+    if signed is None or signed["status"] in ("registered", "preliminary"):
+        return None
+    current = report.version_of(signed)
+    retracted = signed["status"] == "entered-in-error"
+    plan = _plan(case, current)
+    plan_decision = str(codes.extension_value(plan, codes.DECISION)) if plan else ""
+    significant = _is_significant(case)
+    rows = tuple(_row(case, member, current, plan, plan_decision, significant) for member in case.audience)
+    informed = all(row.held.holds and row.held.version == current for row in rows)
+    waiting = []
+    if plan is None and not retracted:
+        waiting.append("the decision owner's plan of record")
+    elif not case.decision_owner and not retracted:
+        waiting.append("somebody who decides")
+    return Board(
+        case_id=case.id,
+        version=current,
+        rows=rows,
+        informed=informed,
+        aligned=not waiting and not retracted and all(row.aligned for row in rows) and bool(rows),
+        plan=plan_decision,
+        waiting_for=(*waiting, *(f"{row.member.person.name}: {row.waiting_for}" for row in rows if row.waiting_for)),
+    )
+
+
+def _is_significant(case: Case) -> bool:
+    significances = {
+        codes.code_of(component.get("valueCodeableConcept"), codes.SIGNIFICANCE)
+        for observation in case.of_type("Observation")
+        if any(codes.has(observation.get("code"), codes.SECTION, f"{axis}-concordance") for axis in ("diagnosis",
+                                                                                                     "treatment"))
+        for component in observation.get("component", [])
+    }  # fmt: skip
+    return bool(significances & {"major", "critical"})
+
+
+def _plan(case: Case, current: int) -> Resource | None:
+    """The newest plan of record that cites the current version."""
+    plans = [
+        p
+        for p in case.of_type("CarePlan")
+        if codes.extension_value(p, codes.CITES_REPORT) == current and p["status"] == "active"
+    ]
+    return plans[-1] if plans else None
+
+
+def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_decision: str, significant: bool) -> Row:
+    tasks = [t for t in case.deliveries if t.get("owner", {}).get("reference") == member.person.reference]
+    reports = sorted((held(t) for t in tasks if codes.has(t["code"], codes.TASK, "deliver-report")),
+                     key=lambda h: h.version)  # fmt: skip
+    now = next((h for h in reports if h.version == current), Held(current))
+    older = [h for h in reports if h.version < current and (h.holds or h.sent in ("accepted", "unknown"))]
+    required = _required(member, significant)
+    missing = []
+    if not now.holds:
+        missing.append("no verified copy yet" if now.ack == "none" else "")
+    if "ack" in required and now.ack == "none":
+        missing.append("acknowledgement")
+    if "decision" in required and now.decision == "none":
+        missing.append("decision")
+    if older and now.superseded == "unmarked" and now.ack == "none":
+        missing.append("an older copy there is not marked as superseded")
+    contradicts = _contradicts(now.decision, plan_decision)
+    if contradicts:
+        missing.append("decision against the plan of record")
+    if plan is not None:
+        missing.extend(_missing_of_plan(tasks, required, plan))
+    else:
+        missing.append("plan of record") if not missing else None
+    missing = [m for m in missing if m]
+    aligned = not missing
+    shown = now
+    if not now.holds and older:
+        shown = older[-1]
+    return Row(
+        member=member,
+        version=shown.version if (shown.holds or shown.sent != "no") else 0,
+        held=now,
+        state=_state(now, older, aligned, contradicts),
+        aligned=aligned,
+        required=required,
+        waiting_for=", ".join(missing) if missing != ["plan of record"] else "",
+    )
+
+
+def _required(member: Member, significant: bool) -> tuple[str, ...]:
+    """What this member must do beyond holding the version."""
+    needed = []
+    if {"pcp", "decision-owner", "requester"} & set(member.roles):
+        needed.append("ack")
+    if "decision-owner" in member.roles or ("pcp" in member.roles and significant):
+        needed.append("decision")
+    return tuple(needed)
+
+
+def _missing_of_plan(tasks: list[Resource], required: tuple[str, ...], plan: Resource) -> list[str]:
+    version = plan_version(plan)
+    found = next(
+        (held(t) for t in tasks if codes.has(t["code"], codes.TASK, "deliver-plan") and version_of(t) == version),
+        Held(version),
+    )
+    missing = []
+    if not found.holds:
+        missing.append("no verified copy of the plan of record yet")
+    if "ack" in required and found.ack == "none":
+        missing.append("acknowledgement of the plan of record")
+    return missing
+
+
+def plan_version(plan: Resource) -> int:
+    """The version of a plan of record, counted over the case."""
+    value = codes.extension_value(plan, codes.REPORT_VERSION)
+    return value if isinstance(value, int) else 0
+
+
+def _contradicts(decision: str, plan_decision: str) -> bool:
+    if decision == "seek-third-opinion":
+        return True
+    return any(
+        decision in one and plan_decision in other for one, other in (_CONTRADICTING, tuple(reversed(_CONTRADICTING)))
+    )
+
+
+def _state(now: Held, older: list[Held], aligned: bool, contradicts: bool) -> str:
+    if aligned:
+        return "aligned"
+    if now.status == "mismatch" or contradicts:
+        return "to-check"
+    if now.status == "failed" or now.sent == "refused":
+        return "blocked"
+    if now.holds:
+        return "informed"
+    if older:
+        return "behind"
+    return "unknown"
+
+
+def words(row: Row) -> str:
+    """The state for people: "acknowledged, unverified" where nobody but a person says that it arrived."""
+    if row.held.ack != "none" and row.held.copy != "verified":
+        return f"{row.state} (acknowledged, unverified)"
+    return row.state

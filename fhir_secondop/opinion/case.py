@@ -1,0 +1,285 @@
+"""The case as FHIR resources: what we add to a request, and how its parts are found again.
+
+`Case` is the resources of one case, as values; it decides nothing about storing or sending.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from fhir_secondop.errors import NotFound
+from fhir_secondop.model import Resource
+from fhir_secondop.opinion import codes, workflow
+from fhir_secondop.opinion.compose import compose
+from fhir_secondop.opinion.people import Directory, Person
+
+PLATFORM = {"display": "Second opinion platform"}
+
+
+def derived_id(case_id: str, *parts: str | int) -> str:
+    """The UUID (v5) that this role of a case always has: sending again names the same thing."""
+    return str(uuid.uuid5(uuid.UUID(case_id), "/".join(map(str, parts))))
+
+
+def reference(resource: Resource) -> str:
+    """ "Type/id"."""
+    return f"{resource['resourceType']}/{resource['id']}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One provider of the audience, under each role that it has."""
+
+    person: Person
+    roles: tuple[str, ...]  # of: requester, pcp, decision-owner, author, care-team
+
+    @property
+    def role(self) -> str:
+        """The roles for people: "pcp, requester"."""
+        return ", ".join(self.roles)
+
+
+class Case:
+    """The resources of one case, looked up by what they are to it."""
+
+    def __init__(self, case_id: str, resources: Iterable[Resource]) -> None:
+        self.id = case_id
+        self.resources = list(resources)
+        self.directory = Directory(self.resources)
+
+    def of_type(self, *types: str) -> Iterator[Resource]:
+        """The resources of these types, oldest first."""
+        return (r for r in self.resources if r["resourceType"] in types)
+
+    @cached_property
+    def request(self) -> Resource:
+        """The ServiceRequest that the case stands for."""
+        return self._one("ServiceRequest", self.id)
+
+    @cached_property
+    def patient(self) -> Resource:
+        """The Patient of the request: the case's own copy."""
+        found = self.directory.resource(self.request["subject"]["reference"])
+        if found is None:
+            raise NotFound("The case has no patient.")
+        return found
+
+    @property
+    def coordination(self) -> Resource:
+        """The current coordination Task: the newest one."""
+        tasks = [t for t in self.of_type("Task") if workflow.is_coordination(t)]
+        if not tasks:
+            raise NotFound("The case has no coordination Task.")
+        return tasks[-1]
+
+    @property
+    def encounter(self) -> Resource:
+        """The consultation Encounter."""
+        return self._one("Encounter", derived_id(self.id, "encounter"))
+
+    @property
+    def report(self) -> Resource | None:
+        """The DiagnosticReport, as draft or signed; None before the first draft."""
+        return self._find("DiagnosticReport", derived_id(self.id, "report"))
+
+    @property
+    def reviews(self) -> list[Resource]:
+        """The Tasks of the reviewers who were asked."""
+        return [t for t in self.of_type("Task") if workflow.is_review(t)]
+
+    @property
+    def deliveries(self) -> list[Resource]:
+        """The delivery Tasks, oldest first."""
+        return [t for t in self.of_type("Task") if workflow.is_delivery(t)]
+
+    def tasks_of(self, code: str) -> list[Resource]:
+        """The Tasks with that code of our task code system."""
+        return [t for t in self.of_type("Task") if codes.has(t.get("code"), codes.TASK, code)]
+
+    @property
+    def items(self) -> list[Resource]:
+        """What is under review: the diagnoses of reasonReference, then the plans of supportingInfo."""
+        wanted = [*self.request.get("reasonReference", []), *self.request.get("supportingInfo", [])]
+        found = [self.directory.resource(w.get("reference", "")) for w in wanted]
+        kinds = ("Condition", "CarePlan", "MedicationRequest", "ServiceRequest")
+        return [r for r in found if r is not None and r["resourceType"] in kinds]
+
+    @property
+    def questions(self) -> list[str]:
+        """The questions asked, in order: every string answered in the QuestionnaireResponses sent along."""
+        found = [self.directory.resource(s.get("reference", "")) for s in self.request.get("supportingInfo", [])]
+        return [
+            text
+            for r in found
+            if r is not None and r["resourceType"] == "QuestionnaireResponse"
+            for text in _answers(r.get("item", []))
+        ]
+
+    @property
+    def authors(self) -> list[Person]:
+        """Who made the diagnoses and plans under review."""
+        people = []
+        for item in self.items:
+            named = ("recorder", "asserter", "author", "requester")
+            element: Resource = next((item[e] for e in named if e in item), {})
+            person = self.directory.person(element.get("reference", ""))
+            if person is not None and person not in people:
+                people.append(person)
+        return people
+
+    @property
+    def decision_owner(self) -> Person | None:
+        """Who decides on the plan."""
+        value = codes.extension_value(self.request, codes.DECISION_OWNER)
+        return self.directory.person(value.get("reference", "")) if isinstance(value, dict) else None
+
+    @property
+    def pcps(self) -> list[Person]:
+        """The primary care providers named by the Patient."""
+        people = [self.directory.person(g.get("reference", "")) for g in self.patient.get("generalPractitioner", [])]
+        return [p for p in people if p is not None]
+
+    @property
+    def requester(self) -> Person | None:
+        """The professional who asked; None when the patient did."""
+        return self.directory.person(self.request.get("requester", {}).get("reference", ""))
+
+    @property
+    def sources(self) -> list[str]:
+        """References to the Organizations whose EHRs hold the record."""
+        return [
+            value["reference"]
+            for value in codes.extension_values(self.request, codes.RECORD_SOURCE)
+            if isinstance(value, dict)
+        ]
+
+    @property
+    def audience(self) -> list[Member]:
+        """Everyone who gets the report: requester, PCP, decision owner, authors, and whom intake ticked."""
+        roles: dict[str, list[str]] = {}
+        people: dict[str, Person] = {}
+
+        def put(person: Person | None, role: str) -> None:
+            if person is not None:
+                people.setdefault(person.key, person)
+                if role not in roles.setdefault(person.key, []):
+                    roles[person.key].append(role)
+
+        put(self.requester, "requester")
+        for pcp in self.pcps:
+            put(pcp, "pcp")
+        put(self.decision_owner, "decision-owner")
+        for author in self.authors:
+            put(author, "author")
+        for value in codes.extension_values(self.request, codes.INFORM):
+            if isinstance(value, dict):
+                put(self.directory.person(value.get("reference", "")), "care-team")
+        return [Member(person, tuple(roles[key])) for key, person in people.items()]
+
+    def member(self, reference_or_key: str) -> Member:
+        """The member of the audience with that reference, key or identifier. Raises NotFound."""
+        for member in self.audience:
+            person = member.person
+            names = {person.key, person.reference, person.practitioner, *person.identifiers}
+            if reference_or_key in names or any(i.endswith(f"|{reference_or_key}") for i in person.identifiers):
+                return member
+        raise NotFound("Nobody of that name is in this case's audience.")
+
+    def _find(self, kind: str, resource_id: str) -> Resource | None:
+        return next((r for r in self.of_type(kind) if r["id"] == resource_id), None)
+
+    def _one(self, kind: str, resource_id: str) -> Resource:
+        found = self._find(kind, resource_id)
+        if found is None:
+            raise NotFound(f"The case has no {kind}/{resource_id}.")
+        return found
+
+
+def _answers(items: list[Resource]) -> Iterator[str]:
+    for item in items:
+        for answer in item.get("answer", []):
+            if "valueString" in answer:
+                yield answer["valueString"]
+            yield from _answers(answer.get("item", []))
+        yield from _answers(item.get("item", []))
+
+
+def opened(request: Resource, case_id: str, patient: str, now: str, reviewer: str = "") -> list[Resource]:
+    """What opening a case adds: the coordination Task, the Encounter, and the Task of a reviewer already named.
+
+    `request` is the ServiceRequest as sent (it becomes ServiceRequest/`case_id`); `patient` the Patient's reference,
+    which may still be a urn:uuid of the same transaction.
+    """
+    focus = {"reference": f"ServiceRequest/{case_id}"}
+    requester = request.get("requester", {})
+    # Self-referral: the patient may ask, but the platform's organization is who the Task is from (DOMAIN section 1).
+    from_patient = requester.get("reference", "") == patient
+    task = compose(
+        "Task",
+        id=derived_id(case_id, "coordination", 1),
+        identifier=[filler(case_id)],
+        status="requested",
+        intent="order",
+        priority=request.get("priority"),
+        code=codes.concept(codes.TASK_CODE, "fulfill"),
+        businessStatus=codes.concept(codes.BUSINESS_STATUS, "records-requested"),
+        focus=focus,
+        for_={"reference": patient},
+        authoredOn=now,
+        lastModified=now,
+        requester=PLATFORM if from_patient else requester,
+        restriction=_restriction(request),
+    )
+    encounter = compose(
+        "Encounter",
+        id=derived_id(case_id, "encounter"),
+        status="planned",
+        # R4: class is a Coding, not a CodeableConcept. VR: no visit, or a video one.
+        class_=codes.coding(codes.ACT_CODE, "VR", "virtual"),
+        subject={"reference": patient},
+        basedOn=[focus],
+        type=[
+            {
+                "coding": [
+                    codes.coding(codes.SNOMED, "11429006", "Consultation"),
+                    codes.coding(codes.ENCOUNTER_TYPE, "record-review"),
+                ]
+            }
+        ],
+    )
+    return [task, encounter, *([review_task(case_id, task, reviewer, now)] if reviewer else [])]
+
+
+def filler(case_id: str) -> Resource:
+    """Our own number of the case: FILL, beside the placer's PLAC."""
+    return {
+        "type": codes.concept(codes.V2_IDENTIFIER_TYPE, "FILL"),
+        "system": f"{codes.CANONICAL}/case",
+        "value": case_id,
+    }
+
+
+def _restriction(request: Resource) -> Resource | None:
+    deadline = codes.extension_value(request, codes.DECISION_DEADLINE)
+    return {"period": {"end": deadline}} if deadline else None
+
+
+def review_task(case_id: str, coordination: Resource, reviewer: str, now: str) -> Resource:
+    """The Task of a reviewer who is asked: part of the coordination Task, owned by the candidate."""
+    return compose(
+        "Task",
+        id=derived_id(case_id, "review", reviewer, coordination["id"]),
+        partOf=[{"reference": reference(coordination)}],
+        status="requested",
+        intent="order",
+        code=codes.concept(codes.TASK_CODE, "fulfill"),
+        focus=coordination["focus"],
+        authoredOn=now,
+        lastModified=now,
+        for_=coordination["for"],
+        requester=PLATFORM,
+        owner={"reference": reviewer},
+    )

@@ -1,0 +1,172 @@
+"""What the report says, as plain facts: every rendering (PDF, text, narrative) is made of these and of nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fhir_secondop.model import Resource
+from fhir_secondop.opinion import checklist as lists
+from fhir_secondop.opinion import codes, concordance, independence, records, report
+from fhir_secondop.opinion.case import Case, derived_id
+from fhir_secondop.opinion.people import display_name
+
+Facts = dict[str, Any]
+
+
+def of_report(
+    case: Case, draft: report.Draft, *, status: str, version: int, issued: str, reviewer: str,
+    items: list[lists.Item], stated: Resource | None, before: Resource | None = None, reason: str = "",
+) -> Facts:  # fmt: skip
+    """The facts of a signed report. `before` is the DiagnosticReport that it replaces."""
+    judgements = report.judgements(draft)
+    total = concordance.overall(judgements)
+    person = case.directory.person(reviewer)
+    return {
+        "caseId": case.id,
+        "setId": report.set_id(case),
+        "version": version,
+        "versionId": f"urn:uuid:{derived_id(case.id, 'report', version)}",
+        "status": status,
+        "issued": issued,
+        "patient": patient(case),
+        "reviewer": {
+            "name": person.name if person else "",
+            "organization": person.organization_name if person else "",
+            "identifier": person.key.rpartition("|")[2] if person else "",
+        },
+        "requester": case.requester.name if case.requester else "the patient",
+        "reasons": [_reason(r) for r in case.request.get("reasonCode", []) if _reason(r)],
+        "decision": _decision(case),
+        "conclusion": draft["conclusion"],
+        "overall": total.text if total else "not assessed",
+        "significance": concordance.highest_significance(judgements),
+        "items": [_item(case, item) for item in draft["items"]],
+        "answers": [_answer(case, answer) for answer in sorted(draft.get("answers", []), key=lambda a: a["question"])],
+        "recommendations": [
+            {"text": r["text"], "strength": r.get("strength", ""), "kind": r.get("kind", "")}
+            for r in draft.get("recommendations", [])
+        ],
+        "prose": [
+            {"title": title, "text": draft[name]}
+            for name, title in (("history", "History"), ("findings", "Findings"), ("assessment", "Assessment"))
+            if name in draft
+        ],
+        "independence": _independence(stated),
+        "records": [_source(package_list) for package_list in records.packages(case)],
+        "missing": [item.title for item in items if item.state == "missing"],
+        "recipients": [{"name": m.person.name, "role": m.role} for m in case.audience],
+        "amendment": _amendment(before, status, reason),
+    }
+
+
+def of_plan(case: Case, plan: Resource, version: int) -> Facts:
+    """The facts of a plan of record."""
+    author = case.directory.person(plan.get("author", {}).get("reference", ""))
+    decision = codes.extension_value(plan, codes.DECISION)
+    return {
+        "caseId": case.id,
+        "setId": f"urn:uuid:{derived_id(case.id, 'set', 'plan')}",
+        "version": version,
+        "versionId": f"urn:uuid:{derived_id(case.id, 'plan', version)}",
+        "issued": plan["created"],
+        "patient": patient(case),
+        "author": author.name if author else "",
+        "decision": str(decision),
+        "cites": f"report version {codes.extension_value(plan, codes.CITES_REPORT)}",
+        "text": plan["description"],
+        "items": [a["detail"]["description"] for a in plan.get("activity", [])],
+    }
+
+
+def patient(case: Case) -> Facts:
+    """Who it is about, for the head of a document."""
+    found = case.patient
+    return {
+        "name": display_name(found),
+        "birthDate": found.get("birthDate", ""),
+        "gender": found.get("gender", ""),
+        "identifiers": [i["value"] for i in found.get("identifier", []) if "value" in i],
+    }
+
+
+def item_title(item: Resource) -> str:
+    """What stands under review, in words."""
+    code: Resource = item.get("code") or next(iter(item.get("category", [])), {})
+    coded = next((c.get("display", "") for c in code.get("coding", [])), "")
+    return item.get("description") or code.get("text") or coded or item["resourceType"]
+
+
+def _reason(reason: Resource) -> str:
+    code = codes.code_of(reason, codes.REASON)
+    return reason.get("text") or (code.replace("-", " ") if code else "")
+
+
+def _decision(case: Case) -> Facts:
+    under_review = codes.extension_value(case.request, codes.DECISION_UNDER_REVIEW)
+    planned = case.directory.resource(under_review["reference"]) if isinstance(under_review, dict) else None
+    owner = case.decision_owner
+    return {
+        "text": item_title(planned) if planned else "",
+        "deadline": str(codes.extension_value(case.request, codes.DECISION_DEADLINE) or ""),
+        "owner": owner.name if owner else "",
+    }
+
+
+def _item(case: Case, item: dict[str, Any]) -> Facts:
+    reviewed = case.items[item["item"]]
+    return {
+        "title": item_title(reviewed),
+        "axis": item["axis"],
+        "concordance": item["concordance"],
+        "significance": item.get("significance", ""),
+        "basis": item.get("basis", ""),
+        "confidence": item.get("confidence", ""),
+        "wouldChange": item.get("wouldChange", ""),
+        "missing": item.get("missing", ""),
+    }
+
+
+def _answer(case: Case, answer: dict[str, Any]) -> Facts:
+    return {
+        "question": case.questions[answer["question"]],
+        "text": answer.get("text", ""),
+        "cannotAnswer": answer.get("cannotAnswer", ""),
+    }
+
+
+def _independence(stated: Resource | None) -> Facts:
+    said = independence.stated({"extension": [stated]}) if stated else {}
+    return {
+        "result": next(iter(said.get("result", [])), "not assessed"),
+        "findings": said.get("finding", []),
+        "attestation": next(iter(said.get("attestation", [])), ""),
+        "override": next(iter(said.get("override", [])), ""),
+    }
+
+
+def _source(package_list: Resource) -> Facts:
+    answers = records.coverage(package_list)
+    return {
+        "name": package_list.get("title", ""),
+        "asOf": package_list.get("date", ""),
+        "received": len(package_list.get("entry", [])),
+        "gaps": [gap(a) for a in answers if a.outcome != "answered" or a.strangers],
+    }
+
+
+def gap(answer: Any) -> str:
+    """A line of the manifest in words: what of one type is not there, and why."""
+    words = {
+        "refused": "refused", "not-offered": "not offered", "truncated": "incomplete",
+        "failed": "could not be read", "not-asked": "not asked",
+    }  # fmt: skip
+    text = f"{answer.type}: {words.get(answer.outcome, answer.outcome)}"
+    if answer.strangers:
+        text += f", {answer.strangers} about somebody else dropped"
+    return text
+
+
+def _amendment(before: Resource | None, status: str, reason: str) -> Facts | None:
+    if before is None:
+        return None
+    return {"kind": status, "reason": reason, "replaces": report.version_of(before), "issued": before["issued"]}

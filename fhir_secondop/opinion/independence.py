@@ -1,0 +1,147 @@
+"""Is the reviewer independent of the first opinion? The truth table of DOMAIN section 5.
+
+Every row is evaluated against every author of what is under review and every earlier reviewer; the worst wins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from fhir_secondop.errors import Conflict, Invalid
+from fhir_secondop.model import Resource
+from fhir_secondop.opinion import codes
+from fhir_secondop.opinion.people import Person
+
+ORDER = ("pass", "warn", "unknown", "fail", "barred")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What the reviewer said: interests ("none" or what they are), and which items they took part in (references)."""
+
+    interests: str = ""
+    participated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row that applied: its result, the fact, and with whom."""
+
+    result: str
+    fact: str
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """All findings; `result` is the worst of them."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def result(self) -> str:
+        """barred, fail, unknown, warn or pass."""
+        return max((f.result for f in self.findings), key=ORDER.index, default="unknown")
+
+
+def assess(reviewer: Person, others: Iterable[Person], declaration: Declaration | None) -> Assessment:
+    """The findings on a reviewer against the authors of what is under review and the earlier reviewers."""
+    findings = list(_declared(declaration))
+    compared = list(others)
+    if not compared:
+        findings.append(Finding("unknown", "nobody is named as author of what is under review"))
+    for other in compared:
+        findings.extend(_compare(reviewer, other))
+    return Assessment(tuple(findings))
+
+
+def _declared(declaration: Declaration | None) -> Iterable[Finding]:
+    if declaration is None or not declaration.interests:
+        yield Finding("unknown", "no declaration of interests was made")
+    elif declaration.interests.strip().lower() == "none":
+        yield Finding("pass", "declared no interests")
+    else:
+        yield Finding("fail", "declared an interest")
+    if declaration is not None and declaration.participated:
+        yield Finding("fail", "took part in an item under review")
+
+
+def _compare(reviewer: Person, other: Person) -> Iterable[Finding]:
+    about = other.name or other.reference
+    same_reference = bool(reviewer.practitioner) and reviewer.practitioner == other.practitioner
+    if same_reference or reviewer.identifiers & other.identifiers:
+        yield Finding("barred", "is the same person", about)
+    elif not reviewer.identifiers or not other.identifiers:
+        yield Finding("unknown", "an identifier is missing, so they can't be told apart for certain", about)
+    if (not reviewer.organization and not reviewer.organization_ref) or not (
+        other.organization or other.organization_ref
+    ):
+        yield Finding("unknown", "an organization is missing", about)
+    elif (reviewer.organization and reviewer.organization == other.organization) or (
+        reviewer.organization_ref == other.organization_ref
+    ):
+        yield Finding("warn", "works for the same organization", about)
+    elif reviewer.parent and reviewer.parent == other.parent:
+        yield Finding("warn", "the organizations have a common parent", about)
+    if reviewer.phones & other.phones:
+        yield Finding("warn", "has the same direct line", about)
+    yield _specialty(reviewer, other, about)
+
+
+def _specialty(reviewer: Person, other: Person, about: str) -> Finding:
+    mine, theirs = reviewer.specialty, other.specialty
+    if not mine or not theirs:
+        return Finding("unknown", "a specialty is missing", about)
+    if mine == theirs or frozenset((mine, theirs)) in _equivalent():
+        return Finding("pass", "same specialty", about)
+    if mine.partition("|")[0] != theirs.partition("|")[0]:
+        return Finding("unknown", "the specialties are coded in systems that we can't compare", about)
+    return Finding("warn", "another specialty", about)
+
+
+@cache
+def _equivalent() -> frozenset[frozenset[str]]:
+    text = (files("fhir_secondop.profiles") / "specialties" / "nucc-snomed.json").read_text("utf-8")
+    return frozenset(frozenset(pair) for pair in json.loads(text)["equivalent"])
+
+
+def admit(assessment: Assessment, *, attestation: str, override: str) -> None:
+    """Raises unless the reviewer may accept: never when barred, on fail with a reason, on unknown with an attestation.
+
+    Raises Conflict when barred, Invalid when the reason or the attestation is missing.
+    """
+    results = {finding.result for finding in assessment.findings}
+    if "barred" in results:
+        raise Conflict("The reviewer is an author of what is under review; ask somebody else.")
+    if "fail" in results and not override.strip():
+        raise Invalid("Independence fails; to accept all the same, give a reason in override.", path="override")
+    if "unknown" in results and not attestation.strip():
+        raise Invalid("Independence is not fully known; attest it in attestation before accepting.", path="attestation")
+
+
+def extension(assessment: Assessment, *, attestation: str, override: str) -> Resource:
+    """The independence extension for the Task and the report."""
+    parts: list[Resource] = [{"url": "result", "valueCode": assessment.result}]
+    parts += [
+        {"url": "finding", "valueString": f"{f.result}: {f.fact}" + (f" ({f.about})" if f.about else "")}
+        for f in assessment.findings
+    ]
+    if attestation:
+        parts.append({"url": "attestation", "valueString": attestation})
+    if override:
+        parts.append({"url": "override", "valueString": override})
+    return {"url": codes.INDEPENDENCE, "extension": parts}
+
+
+def stated(resource: Resource) -> dict[str, list[str]]:
+    """What an independence extension says, by part: result, finding, attestation, override."""
+    said: dict[str, list[str]] = {}
+    for ext in resource.get("extension", []):
+        if ext.get("url") == codes.INDEPENDENCE:
+            for part in ext.get("extension", []):
+                said.setdefault(part["url"], []).append(part.get("valueString") or part.get("valueCode", ""))
+    return said

@@ -1,0 +1,66 @@
+"""Plain text ↔ XHTML narrative: paragraphs and lists, nothing active.
+
+Source: https://hl7.org/fhir/R4/narrative.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lxml import etree
+
+from fhir_secondop.model import Resource
+
+XHTML = "http://www.w3.org/1999/xhtml"
+_NAMESPACES: Any = {None: XHTML}  # lxml takes None for the default namespace, its stubs don't know
+
+
+def div(text: str) -> str:
+    """The XHTML div of plain text: a paragraph for each block, lines of a block kept apart."""
+    root = etree.Element(f"{{{XHTML}}}div", nsmap=_NAMESPACES)
+    for block in text.strip().split("\n\n"):
+        paragraph = etree.SubElement(root, f"{{{XHTML}}}p")
+        lines = block.split("\n")
+        paragraph.text = lines[0]
+        for line in lines[1:]:
+            etree.SubElement(paragraph, f"{{{XHTML}}}br").tail = line
+    return etree.tostring(root, encoding="unicode")
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """The XHTML div of a list."""
+    root = etree.Element(f"{{{XHTML}}}div", nsmap=_NAMESPACES)
+    listed = etree.SubElement(root, f"{{{XHTML}}}ul")
+    for line in lines:
+        etree.SubElement(listed, f"{{{XHTML}}}li").text = line
+    return etree.tostring(root, encoding="unicode")
+
+
+def text(narrative_div: str) -> str:
+    """The plain text of a div: paragraphs by an empty line, breaks by a line end."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    root = etree.fromstring(narrative_div.encode(), parser)
+    blocks = []
+    for block in root:
+        parts = [block.text or ""]
+        for child in block:
+            parts.append("\n" if etree.QName(child).localname == "br" else _all_text(child))
+            parts.append(child.tail or "")
+        blocks.append("".join(parts))
+    return "\n\n".join(blocks) if blocks else _all_text(root)
+
+
+def _all_text(element: Any) -> str:
+    return "".join(map(str, element.itertext()))
+
+
+def section(title: str, code: Resource, body: str, entries: Iterable[str] = ()) -> Resource:
+    """A Composition section; `body` is a div, `entries` are references."""
+    listed = [{"reference": entry} for entry in entries]
+    return {
+        "title": title,
+        "code": code,
+        "text": {"status": "generated", "div": body},
+        **({"entry": listed} if listed else {}),
+    }

@@ -1,0 +1,43 @@
+"""Who did what to which resource, for whom: Provenance as DOMAIN section 3 codes it.
+
+Source: https://hl7.org/fhir/R4/provenance.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fhir_secondop.model import Resource
+from fhir_secondop.opinion import codes
+from fhir_secondop.opinion.case import PLATFORM
+from fhir_secondop.opinion.compose import compose
+
+_OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
+
+
+def provenance(
+    resource_id: str, targets: Iterable[str], recorded: str, *, activity: str, author: Resource | None = None,
+    sources: Iterable[str] = (), revises: str = "", reason: str = "",
+) -> Resource:  # fmt: skip
+    """The Provenance of one act.
+
+    `activity` is CREATE, UPDATE or APPEND of v3-DataOperation; `author` a Reference (with `type` and `identifier`
+    where there is no resource), the platform is always the assembler; `sources` are references that it was made from.
+    """
+    agents: list[Resource] = []
+    if author:
+        agents.append({"type": codes.concept(codes.PROVENANCE_AGENT, "author"), "who": author})
+    agents.append({"type": codes.concept(codes.PROVENANCE_AGENT, "assembler"), "who": PLATFORM})
+    entities: list[Resource] = [{"role": "source", "what": {"reference": source}} for source in sources]
+    if revises:
+        entities.append({"role": "revision", "what": {"reference": revises}})
+    return compose(
+        "Provenance",
+        id=resource_id,
+        target=[{"reference": target} for target in targets],
+        recorded=recorded,
+        activity=codes.concept(_OPERATION, activity),
+        reason=[{"text": reason}] if reason else None,
+        agent=agents,
+        entity=entities,
+    )

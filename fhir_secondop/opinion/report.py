@@ -1,0 +1,363 @@
+"""The report as FHIR: the reviewer's draft ↔ DiagnosticReport, Observations, answers, proposals, Composition.
+
+`to_fhir` and `from_fhir` are each other's inverse, so the draft needs no store of its own. A draft of an amendment
+lives under ids of its own (`stage`) until it is signed; the signed version before it stays current meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fhir_secondop.errors import Invalid, Issue
+from fhir_secondop.model import Resource
+from fhir_secondop.opinion import codes, narrative
+from fhir_secondop.opinion.case import Case, derived_id, filler, reference
+from fhir_secondop.opinion.compose import compose
+from fhir_secondop.opinion.concordance import Judgement, overall
+
+Draft = dict[str, Any]
+"""What profiles/schemas/report-draft.json describes."""
+
+_AXIS_CODE = {"diagnosis": "diagnosis-concordance", "treatment": "treatment-concordance"}
+_AXIS_SYSTEM = {"diagnosis": codes.DIAGNOSIS_CONCORDANCE, "treatment": codes.TREATMENT_CONCORDANCE}
+_PROSE = (
+    ("history", "History", codes.concept(codes.LOINC, "11348-0", "History of Past illness")),
+    ("findings", "Findings", codes.concept(codes.LOINC, "30954-2", "Relevant diagnostic tests/laboratory data")),
+    ("assessment", "Assessment", codes.concept(codes.LOINC, "51848-0", "Evaluation note")),
+)
+_STATUS_OF_COMPOSITION = {"registered": "preliminary", "preliminary": "preliminary", "final": "final",
+                          "amended": "amended", "corrected": "amended", "appended": "amended",
+                          "entered-in-error": "entered-in-error"}  # fmt: skip
+_STATUS_OF_OBSERVATION = {"appended": "amended"}
+CODE = {
+    "coding": [
+        codes.coding(codes.LOINC, "47040-1", "Consultation 2nd opinion"),
+        codes.coding(codes.LOINC, "11488-4", "Consult note"),
+    ],
+    "text": "Second opinion",
+}
+
+
+def judgements(draft: Draft) -> list[Judgement]:
+    """The judgements of a draft."""
+    return [Judgement(i["axis"], i["concordance"], i.get("significance", "none")) for i in draft["items"]]
+
+
+def check_draft(case: Case, draft: Draft) -> None:
+    """Raises Invalid for each item or question that the case does not have, and for one that stands twice."""
+    issues = []
+    seen: set[tuple[Any, ...]] = set()
+    for name, known, parts in (("items", case.items, ("item", "axis")), ("answers", case.questions, ("question",))):
+        for place, entry in enumerate(draft.get(name, [])):
+            key = (name, *(entry[part] for part in parts))
+            if entry[parts[0]] >= len(known):
+                issues.append(
+                    Issue("error", "not-found", f"{name}[{place}].{parts[0]}", f"The case has {len(known)} of them.")
+                )
+            if key in seen:
+                issues.append(Issue("error", "duplicate", f"{name}[{place}]", "It stands twice."))
+            seen.add(key)
+    if issues:
+        raise Invalid(f"{len(issues)} fault(s) in the draft; nothing was stored.", issues=issues)
+
+
+def check_signable(case: Case, draft: Draft, missing: list[str]) -> None:
+    """Raises Invalid with everything that stands between a draft and its signature.
+
+    `missing` are the codes of the record's named gaps: the reviewer must say that it knows of each.
+    """
+    issues = []
+    if overall(judgements(draft)) is None:
+        issues.append(Issue("error", "business-rule", "items", "Assess at least one axis of one item."))
+    answered = {answer["question"] for answer in draft.get("answers", [])}
+    for number, _ in enumerate(case.questions):
+        if number not in answered:
+            issues.append(
+                Issue("error", "required", f"answers[question={number}]",
+                      f"Question {number + 1} has no answer; give one, or cannotAnswer with the reason.")
+            )  # fmt: skip
+    for place, item in enumerate(draft["items"]):
+        if item["concordance"] == "indeterminate" and not item.get("missing"):
+            issues.append(Issue("error", "required", f"items[{place}].missing", "Indeterminate: name what is missing."))
+    for code in missing:
+        if code not in draft.get("gapsConfirmed", []):
+            issues.append(
+                Issue("error", "required", "gapsConfirmed", f"The record lacks {code}; confirm that you know.")
+            )
+    if issues:
+        raise Invalid(f"The report can't be signed: {len(issues)} thing(s) to do.", issues=issues)
+
+
+def to_fhir(
+    case: Case,
+    draft: Draft,
+    *,
+    status: str,
+    version: int,
+    reviewer: str,
+    now: str,
+    stage: str = "",
+    extra: tuple[Resource, ...] = (),
+    presented: tuple[Resource, ...] = (),
+    replaces: str = "",
+    started: str = "",
+    stated: Resource | None = None,
+) -> list[Resource]:
+    """The report's resources, dependent ones first; the last two are the Composition and the DiagnosticReport.
+
+    `extra` are more Composition sections, `presented` Attachments, `replaces` the versioned reference of the report
+    before, `stated` the independence extension.
+    """
+    subject = {"reference": reference(case.patient)}
+    base: Resource = {"subject": subject, "encounter": {"reference": reference(case.encounter)}}
+    performer = [{"reference": reviewer}]
+    request = [{"reference": reference(case.request)}]
+
+    def named(*parts: str | int) -> str:
+        return derived_id(case.id, *parts, *([stage] if stage else []))
+
+    observations = [_observation(named, item, case, base, performer, request, status, now) for item in draft["items"]]
+    total = overall(judgements(draft))
+    if total is not None:
+        observations.append(
+            compose(
+                "Observation", id=named("overall"), status=_STATUS_OF_OBSERVATION.get(status, status),
+                identifier=[_identifier(case, "overall")],
+                code=codes.concept(codes.SECTION, "overall-concordance", "Overall concordance"),
+                basedOn=request, performer=performer, effectiveDateTime=now,
+                valueCodeableConcept=codes.concept(codes.OVERALL_CONCORDANCE, total.code, text=total.text), **base,
+            )
+        )  # fmt: skip
+    answers = _answers(named("answers"), case, draft, subject, reviewer, now) if draft.get("answers") else None
+    proposals = _proposals(named("proposals"), draft, base, reviewer, now) if draft.get("recommendations") else None
+    composition = _composition(
+        named("composition"), case, draft, base, reviewer, now, status, observations, answers, proposals, extra
+    )
+    if replaces:
+        composition["relatesTo"] = [
+            {"code": "replaces", "targetReference": {"reference": f"Composition/{derived_id(case.id, 'composition')}"}}
+        ]
+    extensions: list[Resource] = [{"url": codes.REPORT_VERSION, "valuePositiveInt": version}]
+    if replaces:
+        extensions.append({"url": codes.SUPERSEDES, "valueReference": {"reference": replaces}})
+    if stated:
+        extensions.append(stated)
+    report = compose(
+        "DiagnosticReport",
+        id=named("report"),
+        extension=extensions,
+        identifier=[_identifier(case, "report"), filler(case.id)],
+        basedOn=request,
+        status=status,
+        category=[codes.concept(codes.V2_DIAGNOSTIC_SERVICE, "PHY", "Physician (Hx. Dx, admission note, etc.)")],
+        code=CODE,
+        effectiveDateTime=started or now,
+        issued=now,
+        performer=performer,
+        resultsInterpreter=performer,
+        result=[{"reference": reference(o)} for o in observations],
+        conclusion=draft["conclusion"],
+        presentedForm=list(presented),
+        **base,
+    )
+    return [r for r in (*observations, answers, proposals, composition, report) if r is not None]
+
+
+def _identifier(case: Case, role: str) -> Resource:
+    """The set id of a part of the report: the same for every version."""
+    return {"system": f"{codes.CANONICAL}/set", "value": f"urn:uuid:{derived_id(case.id, 'set', role)}"}
+
+
+def set_id(case: Case) -> str:
+    """The set id of the report: the same over all versions."""
+    return f"urn:uuid:{derived_id(case.id, 'set', 'report')}"
+
+
+def _observation(
+    named: Any, item: dict[str, Any], case: Case, base: Resource, performer: list[Resource], request: list[Resource],
+    status: str, now: str,
+) -> Resource:  # fmt: skip
+    def component(code: str, **value: Any) -> Resource:
+        return {"code": codes.concept(codes.SECTION, code), **value}
+
+    components = []
+    if "significance" in item:
+        components.append(
+            component("significance", valueCodeableConcept=codes.concept(codes.SIGNIFICANCE, item["significance"]))
+        )
+    for name, code in (("confidence", "confidence"), ("wouldChange", "would-change"), ("missing", "missing")):
+        if name in item:
+            components.append(component(code, valueString=item[name]))
+    return compose(
+        "Observation",
+        id=named("concordance", item["item"], item["axis"]),
+        identifier=[_identifier(case, f"concordance/{item['item']}/{item['axis']}")],
+        basedOn=request,
+        status=_STATUS_OF_OBSERVATION.get(status, status),
+        code=codes.concept(codes.SECTION, _AXIS_CODE[item["axis"]]),
+        focus=[{"reference": reference(case.items[item["item"]])}],
+        effectiveDateTime=now,
+        performer=performer,
+        valueCodeableConcept=codes.concept(_AXIS_SYSTEM[item["axis"]], item["concordance"]),
+        note=[{"text": item["basis"]}] if "basis" in item else None,
+        component=components,
+        **base,
+    )
+
+
+def _answers(answer_id: str, case: Case, draft: Draft, subject: Resource, reviewer: str, now: str) -> Resource:
+    items = []
+    for answer in sorted(draft["answers"], key=lambda a: a["question"]):
+        number = answer["question"]
+        cannot = "cannotAnswer" in answer
+        items.append(
+            {
+                "linkId": f"{'cannot-' if cannot else ''}answer-{number + 1}",
+                "text": case.questions[number],
+                "answer": [{"valueString": answer["cannotAnswer"] if cannot else answer["text"]}],
+            }
+        )
+    return compose(
+        "QuestionnaireResponse", id=answer_id, status="completed", subject=subject, authored=now,
+        author={"reference": reviewer}, item=items,
+    )  # fmt: skip
+
+
+def _proposals(plan_id: str, draft: Draft, base: Resource, reviewer: str, now: str) -> Resource:
+    """The recommendations: a CarePlan of intent proposal, never an order."""
+    activities = []
+    for recommendation in draft["recommendations"]:
+        code: Resource = {"coding": []}
+        if "kind" in recommendation:
+            code["coding"].append(codes.coding(codes.system("recommendation"), recommendation["kind"]))
+        if "strength" in recommendation:
+            code["coding"].append(codes.coding(codes.system("strength"), recommendation["strength"]))
+        activities.append(
+            {
+                "detail": {
+                    "status": "not-started",
+                    **({"code": code} if code["coding"] else {}),
+                    "description": recommendation["text"],
+                }
+            }
+        )
+    return compose(
+        "CarePlan", id=plan_id, status="draft", intent="proposal", title="Recommendations of the second opinion",
+        created=now, author={"reference": reviewer}, activity=activities, **base,
+    )  # fmt: skip
+
+
+def _composition(
+    composition_id: str, case: Case, draft: Draft, base: Resource, reviewer: str, now: str, status: str,
+    observations: list[Resource], answers: Resource | None, proposals: Resource | None, extra: tuple[Resource, ...],
+) -> Resource:  # fmt: skip
+    sections = [
+        narrative.section(
+            "Conclusion", codes.concept(codes.SECTION, "conclusion"), narrative.div(draft["conclusion"])
+        ),
+        narrative.section(
+            "Concordance", codes.concept(codes.SECTION, "concordance"),
+            narrative.bullets(f"{i['axis']}: {i['concordance']}" for i in draft["items"]),
+            map(reference, observations),
+        ),
+    ]  # fmt: skip
+    if answers is not None:
+        lines = [f"{i['text']} {i['answer'][0]['valueString']}" for i in answers["item"]]
+        sections.append(
+            narrative.section("Questions and answers", codes.concept(codes.SECTION, "questions-and-answers"),
+                              narrative.bullets(lines), [reference(answers)])
+        )  # fmt: skip
+    if proposals is not None:
+        lines = [a["detail"]["description"] for a in proposals["activity"]]
+        sections.append(
+            narrative.section("Recommendations", codes.concept(codes.LOINC, "18776-5", "Plan of care note"),
+                              narrative.bullets(lines), [reference(proposals)])
+        )  # fmt: skip
+    sections += [
+        narrative.section(title, code, narrative.div(draft[name])) for name, title, code in _PROSE if name in draft
+    ]
+    if draft.get("gapsConfirmed"):
+        sections.append(
+            narrative.section("Gaps known to the reviewer", codes.concept(codes.SECTION, "gaps-confirmed"),
+                              narrative.bullets(draft["gapsConfirmed"]))
+        )  # fmt: skip
+    return compose(
+        "Composition",
+        id=composition_id,
+        identifier=_identifier(case, "report"),
+        status=_STATUS_OF_COMPOSITION[status],
+        type=CODE,
+        date=now,
+        author=[{"reference": reviewer}],
+        title="Second opinion",
+        section=[*sections, *extra],
+        **base,
+    )
+
+
+def from_fhir(case: Case, stage: str = "") -> Draft:
+    """The draft that these resources say. Raises NotFound when there is none at that stage."""
+
+    def named(*parts: str | int) -> str:
+        return derived_id(case.id, *parts, *([stage] if stage else []))
+
+    by_id = {r["id"]: r for r in case.resources}
+    report = case._one("DiagnosticReport", named("report"))
+    draft: Draft = {"conclusion": report["conclusion"], "items": [], "answers": []}
+    for place, _ in enumerate(case.items):
+        for axis in _AXIS_CODE:
+            observation = by_id.get(named("concordance", place, axis))
+            if observation is not None and any(
+                r.get("reference") == reference(observation) for r in report.get("result", [])
+            ):
+                draft["items"].append(_item(place, axis, observation))
+    answers = by_id.get(named("answers"))
+    if answers is not None:
+        for item in answers["item"]:
+            kind, _, number = item["linkId"].rpartition("answer-")
+            name = "cannotAnswer" if kind == "cannot-" else "text"
+            draft["answers"].append({"question": int(number) - 1, name: item["answer"][0]["valueString"]})
+    proposals = by_id.get(named("proposals"))
+    if proposals is not None:
+        draft["recommendations"] = [_recommendation(a["detail"]) for a in proposals["activity"]]
+    composition = by_id[named("composition")]
+    for section in composition["section"]:
+        for name, _, code in _PROSE:
+            if codes.has(section["code"], codes.LOINC, code["coding"][0]["code"]):
+                draft[name] = narrative.text(section["text"]["div"])
+        if codes.has(section["code"], codes.SECTION, "gaps-confirmed"):
+            draft["gapsConfirmed"] = narrative.text(section["text"]["div"]).split()
+    return draft
+
+
+def _item(place: int, axis: str, observation: Resource) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "item": place,
+        "axis": axis,
+        "concordance": codes.code_of(observation["valueCodeableConcept"], _AXIS_SYSTEM[axis]),
+    }
+    if "note" in observation:
+        item["basis"] = observation["note"][0]["text"]
+    names = {"confidence": "confidence", "would-change": "wouldChange", "missing": "missing"}
+    for component in observation.get("component", []):
+        code = codes.code_of(component["code"], codes.SECTION) or ""
+        if code == "significance":
+            item["significance"] = codes.code_of(component["valueCodeableConcept"], codes.SIGNIFICANCE)
+        elif code in names:
+            item[names[code]] = component["valueString"]
+    return item
+
+
+def _recommendation(detail: Resource) -> dict[str, Any]:
+    result = {"text": detail["description"]}
+    for name, system in (("strength", "strength"), ("kind", "recommendation")):
+        code = codes.code_of(detail.get("code"), codes.system(system))
+        if code is not None:
+            result[name] = code
+    return result
+
+
+def version_of(report: Resource) -> int:
+    """The version of a signed report, or of the draft that will be it."""
+    value = codes.extension_value(report, codes.REPORT_VERSION)
+    return value if isinstance(value, int) else 0

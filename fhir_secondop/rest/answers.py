@@ -1,0 +1,98 @@
+"""Requests read and answers written: formats, headers, bodies."""
+
+from __future__ import annotations
+
+import re
+from email.utils import formatdate
+
+from flask import Response, request
+
+from fhir_secondop.errors import Invalid, Malformed, NotAcceptable, UnsupportedMedia
+from fhir_secondop.fhir import codec, validate
+from fhir_secondop.fhir.codec import Body
+from fhir_secondop.model import Resource
+from fhir_secondop.rest import outcome
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store.resources import Stored
+
+JSON = "application/fhir+json"
+_READ = ("application/fhir+json", "application/json", "text/json")
+_WRITTEN = (*_READ, "application/*", "*/*", "json")
+_ETAG = re.compile(r'(?:W/)?"?(\d{1,9})"?')
+
+
+def check_accept() -> None:
+    """Raises NotAcceptable unless JSON will do. `_format` wins over Accept."""
+    wanted = request.args.get("_format", "")
+    if wanted:
+        if wanted.partition(";")[0].strip().replace(" ", "+") not in _WRITTEN:
+            raise NotAcceptable(f"_format={wanted}: this endpoint writes {JSON}.")
+        return
+    accept = request.headers.get("Accept", "")
+    offers = [part.partition(";")[0].strip() for part in accept.split(",") if part.strip()]
+    if offers and not any(offer in _WRITTEN for offer in offers):
+        raise NotAcceptable(f"Accept: {accept}: this endpoint writes {JSON}.")
+
+
+def json_body() -> str:
+    """The request's body as JSON text. Raises UnsupportedMedia, Malformed."""
+    sent = request.mimetype
+    if sent and sent not in _READ:
+        raise UnsupportedMedia(f"Content-Type {sent}: this endpoint reads {JSON}.")
+    text = codec.text_of(request.get_data())
+    if not text.strip():
+        raise Malformed("The body is empty.")
+    return text
+
+
+def valid(resource: Resource) -> None:
+    """Raises Invalid with every fault of a resource, each with its place."""
+    faults = [issue for issue in validate.validate(resource) if issue.severity in ("error", "fatal")]
+    if faults:
+        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=faults)
+
+
+def resource_body(resource_type: str) -> tuple[Body, Resource]:
+    """The valid resource of that type in the request's body: its text and its members."""
+    body, resource = codec.split(json_body())
+    if resource["resourceType"] != resource_type:
+        raise Invalid(
+            f"The body is a {resource['resourceType']}, the address says {resource_type}.",
+            path=f"{resource['resourceType']}",
+        )
+    valid(resource)
+    return body, resource
+
+
+def if_match() -> int | None:
+    """The version that the If-Match header demands."""
+    header = request.headers.get("If-Match")
+    if header is None:
+        return None
+    match = _ETAG.fullmatch(header.strip())
+    if match is None:
+        raise Malformed(f'If-Match: {header}: send the ETag as you got it, W/"3" say.')
+    return int(match[1])
+
+
+def json_answer(resource: Resource | str, status: int = 200) -> Response:
+    """An answer with this resource (or its text) as body."""
+    text = resource if isinstance(resource, str) else codec.dumps(resource)
+    return Response(text, status, mimetype=JSON)
+
+
+def stored_answer(endpoint: Endpoint, stored: Stored, status: int = 200) -> Response:
+    """An answer with a stored version, its ETag, Last-Modified and, when created, Location; as Prefer says."""
+    writing = request.method in ("POST", "PUT")
+    prefer = request.headers.get("Prefer", "") if writing else ""
+    if "return=minimal" in prefer:
+        answer = Response("", status, mimetype=JSON)
+    elif "return=OperationOutcome" in prefer:
+        answer = json_answer(outcome.all_ok(f"Stored as {stored.versioned}."), status)
+    else:
+        answer = json_answer(stored.text, status)
+    answer.headers["ETag"] = stored.etag
+    answer.headers["Last-Modified"] = formatdate(stored.updated / 1000, usegmt=True)
+    if writing:
+        answer.headers["Location"] = f"{endpoint.base_url}/{stored.versioned}"
+    return answer

@@ -1,0 +1,66 @@
+"""The CapabilityStatement, made from what is registered: it says exactly what works.
+
+Source: https://hl7.org/fhir/R4/capabilitystatement.html
+"""
+
+from __future__ import annotations
+
+from fhir_secondop import __version__
+from fhir_secondop.fhir import definitions, query
+from fhir_secondop.model import Operation, Resource
+from fhir_secondop.rest.endpoint import Endpoint
+
+
+def statement(endpoint: Endpoint, date: str) -> Resource:
+    """The CapabilityStatement of this endpoint."""
+    system = [op for op in endpoint.operations if not op.type]
+    rest: Resource = {
+        "mode": "server",
+        "resource": [_resource(endpoint, kind) for kind in endpoint.types()],
+        "interaction": [{"code": code} for code in sorted(endpoint.system)],
+    }
+    if not rest["interaction"]:
+        del rest["interaction"]
+    if system:
+        rest["operation"] = [_operation(endpoint, op) for op in system]
+    if endpoint.security:
+        rest["security"] = {"description": endpoint.security}
+    return {
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": date,
+        "kind": "instance",
+        "software": {"name": endpoint.software, "version": __version__},
+        "implementation": {"description": endpoint.software, "url": endpoint.base_url},
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json"],
+        "rest": [rest],
+    }
+
+
+def _resource(endpoint: Endpoint, kind: str) -> Resource:
+    result: Resource = {
+        "type": kind,
+        "interaction": [{"code": code} for code in sorted(endpoint.offered(kind))],
+        "versioning": "versioned-update",
+        "readHistory": True,
+        "updateCreate": endpoint.update_creates,
+        "conditionalCreate": endpoint.conditional_create,
+        "conditionalUpdate": False,
+        "conditionalDelete": "not-supported",
+    }
+    if "search-type" in endpoint.offered(kind):
+        result["searchParam"] = [
+            {"name": parameter.code, "type": parameter.type, "definition": parameter.url}
+            for parameter in definitions.search_parameters(kind).values()
+            if parameter.type in query.SUPPORTED_TYPES
+        ]
+    operations = [_operation(endpoint, op) for op in endpoint.operations if op.type == kind]
+    if operations:
+        result["operation"] = operations
+    return result
+
+
+def _operation(endpoint: Endpoint, operation: Operation) -> Resource:
+    # The definition is served by this endpoint itself; until OperationDefinitions are stored it is a stable name.
+    return {"name": operation.code, "definition": f"{endpoint.base_url}/OperationDefinition/{operation.code}"}

@@ -1,0 +1,71 @@
+"""What an endpoint is made of: `bootstrap` and the sandbox put it together, the handlers only use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from werkzeug.wrappers import Request
+
+from fhir_secondop.fhir import definitions, query
+from fhir_secondop.model import Caller, Operation, Ready, Visibility
+from fhir_secondop.store.bundles import Entry
+from fhir_secondop.store.database import Database, Transaction
+
+ALL = frozenset({"read", "vread", "history-instance", "create", "update", "delete", "search-type"})
+
+
+class Hooks(Protocol):
+    """What the domain adds to plain writes."""
+
+    def before(self, caller: Caller, entries: Sequence[Entry], key: str) -> Sequence[Entry] | Ready:
+        """Looks at a transaction before it runs; `key` is the Idempotency-Key header. May answer itself."""
+
+    def within(self, transaction: Transaction) -> None:
+        """Looks at `transaction.changes` before the commit; adds writes, or refuses by raising."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """No domain: writes are stored as they are."""
+
+    def before(self, caller: Caller, entries: Sequence[Entry], key: str) -> Sequence[Entry] | Ready:
+        return entries
+
+    def within(self, transaction: Transaction) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One FHIR base: where it is, what it stores in, who may do what.
+
+    `interactions` are those offered on every type, or on those of `by_type` alone where that is given; `system` those
+    of the whole endpoint ("transaction").
+    `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s.
+    """
+
+    database: Database
+    base_url: str
+    software: str
+    authenticate: Callable[[Request], Caller]
+    visibility: Callable[[Caller], Visibility]
+    allows: Callable[[Caller, str, str], bool]
+    hooks: Hooks = field(default_factory=Plain)
+    operations: Sequence[Operation] = ()
+    interactions: frozenset[str] = ALL
+    by_type: Mapping[str, frozenset[str]] | None = None
+    system: frozenset[str] = frozenset({"transaction"})
+    update_creates: bool = False
+    conditional_create: bool = True
+    max_count: int = query.MAX_COUNT
+    security: str = ""
+
+    def types(self) -> list[str]:
+        """The types offered, sorted."""
+        return sorted(definitions.resource_types() if self.by_type is None else self.by_type)
+
+    def offered(self, resource_type: str) -> frozenset[str]:
+        """The interactions offered on a type."""
+        return self.interactions if self.by_type is None else self.by_type.get(resource_type, frozenset())

@@ -1,0 +1,159 @@
+"""read, vread, history, create, update, delete and search of one type.
+
+Source: https://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from fhir_secondop.errors import Forbidden, Invalid, NotFound, Unsupported
+from fhir_secondop.fhir import codec, query, times
+from fhir_secondop.model import Caller
+from fhir_secondop.rest import answers, outcome
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store import bundles, resources, search
+from fhir_secondop.store.resources import Stored
+
+
+def _may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> None:
+    if interaction not in endpoint.offered(resource_type):
+        raise Unsupported(f"{interaction} of {resource_type} is not offered here; see metadata.")
+    if not endpoint.allows(caller, resource_type, letter):
+        raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
+
+
+def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
+    """GET [type]/[id]"""
+    _may(endpoint, caller, resource_type, "read", "r")
+    with endpoint.database.reading() as connection:
+        found = resources.read(connection, endpoint.visibility(caller), resource_type, resource_id)
+    if request.headers.get("If-None-Match", "") == found.etag:
+        return Response(status=304, headers={"ETag": found.etag})
+    return answers.stored_answer(endpoint, found)
+
+
+def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, version: str) -> Response:
+    """GET [type]/[id]/_history/[version]"""
+    _may(endpoint, caller, resource_type, "vread", "r")
+    if not version.isdecimal() or len(version) > 9:
+        raise NotFound(f"There is no {resource_type}/{resource_id}, version {version}.")
+    with endpoint.database.reading() as connection:
+        found = resources.history(
+            connection, endpoint.visibility(caller), resource_type, resource_id, version=int(version)
+        )[0]
+    return answers.stored_answer(endpoint, found)
+
+
+def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
+    """GET [type]/[id]/_history: every version, newest first."""
+    _may(endpoint, caller, resource_type, "history-instance", "r")
+    with endpoint.database.reading() as connection:
+        versions = resources.history(connection, endpoint.visibility(caller), resource_type, resource_id)
+    entries = [_history_entry(endpoint, stored) for stored in versions]
+    link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
+    head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
+    return answers.json_answer(with_entries(head, entries))
+
+
+def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
+    method = "DELETE" if stored.deleted else "POST" if stored.version == 1 else "PUT"
+    url = stored.type if method == "POST" else f"{stored.type}/{stored.id}"
+    status = {"DELETE": "204", "POST": "201", "PUT": "200"}[method]
+    full = codec.dumps(f"{endpoint.base_url}/{stored.type}/{stored.id}")
+    facts = {
+        "request": {"method": method, "url": url},
+        "response": {"status": status, "etag": stored.etag, "lastModified": times.instant(stored.updated)},
+    }
+    body = "" if stored.deleted else f'"resource":{stored.text},'
+    return f'{{"fullUrl":{full},{body}{codec.dumps(facts)[1:]}'
+
+
+def with_entries(head: dict[str, object], entries: list[str]) -> str:
+    """A Bundle's text from its head and the texts of its entries, which are not parsed again."""
+    text = codec.dumps(head)
+    return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
+
+
+def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
+    """POST [type]; with If-None-Exist the one that is there already."""
+    _may(endpoint, caller, resource_type, "create", "c")
+    body, resource = answers.resource_body(resource_type)
+    criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
+    visibility = endpoint.visibility(caller)
+    with endpoint.database.transaction(caller) as tx:
+        if criteria is not None:
+            found = bundles.match_one(tx, resource_type, criteria, visibility, endpoint.base_url)
+            if found is not None:
+                return answers.stored_answer(endpoint, found)
+        stored = resources.create(tx, body, resource, base_url=endpoint.base_url)
+        endpoint.hooks.within(tx)
+    return answers.stored_answer(endpoint, stored, 201)
+
+
+def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
+    """PUT [type]/[id], with If-Match or without."""
+    _may(endpoint, caller, resource_type, "update", "u")
+    body, resource = answers.resource_body(resource_type)
+    if resource.get("id") != resource_id:
+        raise Invalid(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
+    version = answers.if_match()
+    with endpoint.database.transaction(caller) as tx:
+        before = resources.find(tx.connection, endpoint.visibility(caller), resource_type, resource_id)
+        if before is None and not endpoint.update_creates:
+            raise NotFound(f"There is no {resource_type}/{resource_id}; POST it, ids are ours to give.")
+        if before is None:
+            stored = resources.create(tx, body, resource, base_url=endpoint.base_url, resource_id=resource_id)
+        else:
+            stored = resources.update(tx, before, body, resource, base_url=endpoint.base_url, if_match=version)
+        endpoint.hooks.within(tx)
+    return answers.stored_answer(endpoint, stored, 201 if before is None else 200)
+
+
+def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
+    """DELETE [type]/[id]; the versions stay."""
+    _may(endpoint, caller, resource_type, "delete", "d")
+    version = answers.if_match()
+    with endpoint.database.transaction(caller) as tx:
+        before = resources.find(tx.connection, endpoint.visibility(caller), resource_type, resource_id)
+        if before is None:
+            raise NotFound(f"There is no {resource_type}/{resource_id}.")
+        if not before.deleted:
+            resources.delete(tx, before, if_match=version)
+            endpoint.hooks.within(tx)
+    return Response(status=204)
+
+
+def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
+    """GET [type]?… and POST [type]/_search"""
+    _may(endpoint, caller, resource_type, "search-type", "s")
+    pairs = list(request.args.items(multi=True))
+    if request.method == "POST":
+        pairs += list(request.form.items(multi=True))
+    lenient = "handling=lenient" in request.headers.get("Prefer", "")
+    wanted = query.parse(resource_type, pairs, lenient=lenient)
+    wanted = replace(wanted, count=min(wanted.count, endpoint.max_count))
+    with endpoint.database.reading() as connection:
+        found = search.run(connection, wanted, endpoint.visibility(caller), endpoint.base_url)
+    here = f"{endpoint.base_url}/{resource_type}"
+    links = [{"relation": "self", "url": _url(here, wanted.applied)}]
+    if found.next_page:
+        links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", found.next_page)))})
+    head: dict[str, object] = {"resourceType": "Bundle", "type": "searchset", "link": links}
+    if found.total is not None:
+        head["total"] = found.total
+    entries = [
+        f'{{"fullUrl":{codec.dumps(f"{here}/{match.id}")},"resource":{match.text},"search":{{"mode":"match"}}}}'
+        for match in found.matches
+    ]
+    if wanted.ignored:
+        notice = outcome.outcome(wanted.ignored)
+        entries.append(codec.dumps({"resource": notice, "search": {"mode": "outcome"}}))
+    return answers.json_answer(with_entries(head, entries))
+
+
+def _url(here: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    return f"{here}?{urlencode(pairs)}" if pairs else here

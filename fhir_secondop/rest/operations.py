@@ -1,0 +1,78 @@
+"""$operations over FHIR: Parameters in, Parameters or the resource out; rows come from the table of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema
+from flask import Response, request
+
+from fhir_secondop.errors import Invalid, Issue, NotFound
+from fhir_secondop.fhir import codec, parameters
+from fhir_secondop.model import Caller, Operation, Resource
+from fhir_secondop.rest import answers
+from fhir_secondop.rest.endpoint import Endpoint
+
+
+def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, code: str) -> Response:
+    """Runs [base]/$code or [base]/[type]/[id]/$code."""
+    row = next((op for op in endpoint.operations if op.type == resource_type and op.code == code), None)
+    if row is None or (request.method == "GET" and not row.reads):
+        raise NotFound(f"There is no operation ${code} here; see metadata.")
+    sent = _input(row)
+    result = row.handler(caller, resource_id, sent)
+    answer = answers.json_answer(result.resource or parameters.from_plain(result.plain), result.status)
+    if result.location:
+        answer.headers["Location"] = f"{endpoint.base_url}/{result.location}"
+    return answer
+
+
+def _input(row: Operation) -> Resource:
+    if request.method == "GET" or not request.get_data():
+        sent: Resource = {}
+    else:
+        resource = codec.parse(answers.json_body())
+        answers.valid(resource)
+        if row.raw:
+            # The text goes along: an intake keeps what was sent byte for byte.
+            return {"resource": resource, "text": codec.text_of(request.get_data()),
+                    "key": request.headers.get("Idempotency-Key", "")}  # fmt: skip
+        sent = parameters.to_plain(resource, row.schema)
+    check(sent, row.schema)
+    return sent
+
+
+def check(plain: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Raises Invalid with every place where plain JSON breaks the schema."""
+    validator = jsonschema.Draft202012Validator(dict(schema), format_checker=jsonschema.FormatChecker())
+    issues = [
+        Issue("error", "required" if fault.validator == "required" else "invalid", _path(fault), _say(fault))
+        for fault in sorted(validator.iter_errors(dict(plain)), key=lambda f: list(map(str, f.absolute_path)))
+    ]
+    if issues:
+        raise Invalid(f"{len(issues)} fault(s); nothing was stored.", issues=issues)
+
+
+def _path(fault: jsonschema.ValidationError) -> str:
+    text = ""
+    for part in fault.absolute_path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    if fault.validator == "required":
+        # jsonschema puts the missing name only into its message: 'x' is a required property
+        missing = fault.message.split("'")[1]
+        return f"{text}.{missing}" if text else missing
+    return text
+
+
+def _say(fault: jsonschema.ValidationError) -> str:
+    # jsonschema's own messages repeat the value that was sent, which may be a patient's.
+    if fault.validator == "required":
+        return "It is missing."
+    if fault.validator in ("enum", "const"):
+        allowed = fault.validator_value if isinstance(fault.validator_value, list) else [fault.validator_value]
+        return "Use one of: " + ", ".join(map(str, allowed)) + "."
+    if fault.validator == "additionalProperties":
+        extra = sorted(set(fault.instance) - set(fault.schema.get("properties", {})))
+        return f"Unknown member: {', '.join(extra)}."
+    return f"It must satisfy {fault.validator}: {fault.validator_value}."

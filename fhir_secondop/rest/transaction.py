@@ -1,0 +1,123 @@
+"""POST [base]: a transaction Bundle in, a transaction-response out. All of it is stored, or nothing.
+
+Source: https://hl7.org/fhir/R4/http.html#transaction
+"""
+
+from __future__ import annotations
+
+import re
+
+from flask import Response, request
+
+from fhir_secondop.errors import Forbidden, Invalid, Issue, Unsupported
+from fhir_secondop.fhir import codec, definitions, times
+from fhir_secondop.model import Caller, Ready, Resource
+from fhir_secondop.rest import answers
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store import bundles
+from fhir_secondop.store.bundles import Entry, Outcome
+
+_ADDRESS = re.compile(r"/?([A-Z][A-Za-z]+)(?:/([A-Za-z0-9\-.]{1,64}))?(?:\?(.+))?")
+_LETTER = {"POST": "c", "PUT": "u", "DELETE": "d", "GET": "r", "HEAD": "r"}
+
+
+def transaction(endpoint: Endpoint, caller: Caller) -> Response:
+    """Runs the Bundle in the request's body."""
+    if "transaction" not in endpoint.system:
+        raise Unsupported("Transactions are not offered here; see metadata.")
+    text = answers.json_body()
+    bundle = codec.parse(text)
+    if bundle.get("resourceType") != "Bundle":
+        raise Invalid("POST to the base takes a Bundle.", path="resourceType")
+    if bundle.get("type") != "transaction":
+        raise Unsupported(f"Only Bundles of type transaction are offered, not {bundle.get('type')!r}.")
+    answers.valid(bundle)
+    entries = entries_of(bundle, text)
+    for entry in entries:
+        if not endpoint.allows(caller, entry.type, _LETTER[entry.method]):
+            raise Forbidden(
+                f"{caller.name} has no scope for {entry.method} of {entry.type}.",
+                path=f"Bundle.entry[{entry.place}].request",
+            )
+    prepared = endpoint.hooks.before(caller, entries, request.headers.get("Idempotency-Key", ""))
+    if isinstance(prepared, Ready):
+        answer = answers.json_answer(prepared.resource, prepared.status)
+        if prepared.location:
+            answer.headers["Location"] = f"{endpoint.base_url}/{prepared.location}"
+        return answer
+    with endpoint.database.transaction(caller) as tx:
+        outcomes = bundles.apply(
+            tx,
+            prepared,
+            visibility=endpoint.visibility(caller),
+            base_url=endpoint.base_url,
+            update_creates=endpoint.update_creates,
+        )
+        endpoint.hooks.within(tx)
+    return answers.json_answer(response(outcomes))
+
+
+def response(outcomes: list[Outcome]) -> Resource:
+    """The transaction-response Bundle of these outcomes."""
+    entries = []
+    for result in outcomes:
+        facts: Resource = {"status": _STATUS[result.status]}
+        if result.stored is not None:
+            facts["etag"] = result.stored.etag
+            facts["lastModified"] = times.instant(result.stored.updated)
+            facts["location"] = result.stored.versioned
+        entry: Resource = {"response": facts}
+        if result.entry.method == "GET" and result.stored is not None:
+            entry["resource"] = result.stored.resource
+        entries.append(entry)
+    return {"resourceType": "Bundle", "type": "transaction-response", **({"entry": entries} if entries else {})}
+
+
+_STATUS = {200: "200 OK", 201: "201 Created", 204: "204 No Content"}
+
+
+def entries_of(bundle: Resource, text: str) -> list[Entry]:
+    """The entries of a transaction Bundle, each resource with its text as sent. Raises Invalid with every fault."""
+    texts = codec.entry_resources(text)
+    entries: list[Entry] = []
+    faults: list[Issue] = []
+    for place, sent in enumerate(bundle.get("entry", [])):
+        try:
+            entries.append(_entry(place, sent, texts[place]))
+        except Invalid as error:
+            faults.extend(error.issues)
+    if faults:
+        raise Invalid(f"{len(faults)} fault(s) in the transaction; nothing was stored.", issues=faults)
+    return entries
+
+
+def _entry(place: int, sent: Resource, text: str | None) -> Entry:
+    here = f"Bundle.entry[{place}].request"
+    asked = sent.get("request", {})
+    method = asked.get("method", "")
+    match = _ADDRESS.fullmatch(asked.get("url", ""))
+    if match is None or match[1] not in definitions.resource_types():
+        raise Invalid(f"{asked.get('url')!r} is not Type, Type/id or Type?search.", path=f"{here}.url")
+    kind, resource_id, criteria = match[1], match[2] or "", match[3] or ""
+    if method not in _LETTER:
+        raise Invalid(f"{method} is not offered in a transaction.", path=f"{here}.method")
+    if criteria or (method != "POST" and not resource_id):
+        raise Invalid("Conditional updates, deletes and searches in a transaction are not offered.", path=f"{here}.url")
+    body, resource = codec.split(text) if text is not None else (None, {})
+    if method in ("POST", "PUT"):
+        if body is None:
+            raise Invalid(f"{method} needs a resource.", path=f"Bundle.entry[{place}].resource")
+        if resource["resourceType"] != kind:
+            raise Invalid(f"The resource is a {resource['resourceType']}, the url says {kind}.", path=f"{here}.url")
+    version = asked.get("ifMatch")
+    return Entry(
+        place=place,
+        method=method,
+        type=kind,
+        id=resource_id if method != "POST" else "",
+        full_url=sent.get("fullUrl", ""),
+        body=body,
+        resource=resource,
+        if_none_exist=asked.get("ifNoneExist"),
+        if_match=int("".join(c for c in version if c.isdecimal()) or 0) if version else None,
+    )

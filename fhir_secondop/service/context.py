@@ -1,0 +1,122 @@
+"""What a use case works with, and how the resources of a case are loaded and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection as SqlConnection
+
+from fhir_secondop.ehr.client import Client
+from fhir_secondop.errors import Invalid, NotFound
+from fhir_secondop.fhir import codec, times, validate
+from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibility
+from fhir_secondop.opinion.case import Case
+from fhir_secondop.store import resources, tables
+from fhir_secondop.store.database import Database, Transaction
+from fhir_secondop.store.resources import Stored
+
+# Who acts when a workflow runs: it may see every case, and what it does carries this name in Provenance.
+SERVICE = Caller("service", "Second opinion platform", frozenset({"system"}), ("system/*.cruds",))
+SOURCE = "source:"
+"""Owner prefix of what was pulled: a case's own resources can be loaded without the record."""
+
+
+class Enqueue(Protocol):
+    """Puts a workflow into the transaction: it runs once the transaction is committed, and never without it."""
+
+    def __call__(
+        self, tx: Transaction, workflow: str, key: str, partition: str, *args: str | int, delay_s: float = 0
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The real parts, chosen in `bootstrap`. `now` gives ms since 1970."""
+
+    database: Database
+    base_url: str
+    public_url: str
+    connections: Mapping[str, Connection]
+    client: Callable[[str], Client]
+    enqueue: Enqueue
+    visibility: Callable[[Caller], Visibility]
+    consent_policy: str
+    link_secret: bytes
+    now: Callable[[], int]
+
+    def instant(self) -> str:
+        """Now, as a FHIR instant."""
+        return times.instant(self.now())
+
+    def connection_of(self, organization: str) -> Connection | None:
+        """The connection to the EHR of this organization ("system|value")."""
+        return next((c for c in self.connections.values() if organization and c.organization == organization), None)
+
+
+def load(connection: SqlConnection, visibility: Visibility, case_id: str, *, gathered: bool = False) -> Case:
+    """The case with its own resources, and with the pulled ones when `gathered`. Raises NotFound."""
+    seen = resources.find(connection, visibility, "ServiceRequest", case_id)
+    if seen is None or seen.deleted or seen.case_id != case_id:
+        raise NotFound(f"There is no case {case_id}.")
+    query = resources.rows().where(tables.resource.c.case_id == case_id, tables.resource.c.deleted.is_(False))
+    if not gathered:
+        query = query.where(sa.not_(tables.resource.c.owner.startswith(SOURCE)))
+    else:
+        # The pages they came in are evidence, not content.
+        query = query.where(
+            sa.not_(sa.and_(tables.resource.c.type == "Binary", tables.resource.c.owner.startswith(SOURCE)))
+        )
+    rows = connection.execute(query.order_by(tables.resource.c.rid))
+    return Case(case_id, (resources.stored(row).resource for row in rows))
+
+
+def case_of_task(connection: SqlConnection, visibility: Visibility, task_id: str) -> tuple[str, Stored]:
+    """The case that a Task belongs to, and the Task. Raises NotFound."""
+    task = resources.read(connection, visibility, "Task", task_id)
+    if task.case_id is None:
+        raise NotFound(f"Task/{task_id} belongs to no case.")
+    return task.case_id, task
+
+
+def put(tx: Transaction, context: Context, case_id: str, resource: Resource, *, owner: str | None = None) -> Stored:
+    """Stores a resource of the case: the next version of it, or its first. What we composed is validated like
+    everything else.
+    """
+    faults = [issue for issue in validate.validate(resource) if issue.severity in ("error", "fatal")]
+    if faults:
+        raise Invalid(f"A {resource['resourceType']} of ours is not valid.", issues=faults)
+    body = codec.compose(resource)
+    before = resources.find(tx.connection, EVERYTHING, resource["resourceType"], resource["id"])
+    if before is None:
+        return resources.create(
+            tx, body, resource, base_url=context.base_url, resource_id=resource["id"], case_id=case_id, owner=owner
+        )
+    return resources.update(tx, before, body, resource, base_url=context.base_url)
+
+
+def put_all(tx: Transaction, context: Context, case_id: str, composed: Iterable[Resource]) -> None:
+    """`put` for each."""
+    for resource in composed:
+        put(tx, context, case_id, resource)
+
+
+def add_audience(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
+    """Lets these parties ("system|value" or a caller's id) see the case."""
+    wanted = set(parties)
+    known = set(
+        tx.connection.execute(sa.select(tables.audience.c.party).where(tables.audience.c.case_id == case_id)).scalars()
+    )
+    for party in sorted(wanted - known):
+        tx.connection.execute(sa.insert(tables.audience).values(case_id=case_id, party=party))
+
+
+def remove_audience(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
+    """Takes the case from these parties' view, at once."""
+    tx.connection.execute(
+        sa.delete(tables.audience).where(
+            tables.audience.c.case_id == case_id, tables.audience.c.party.in_(sorted(set(parties)))
+        )
+    )

@@ -1,0 +1,395 @@
+"""Delivers: one Task per recipient and version is the ledger, a workflow only carries it on.
+
+The order that makes it safe: what is about to happen is committed before it happens ("sending"), the EHR is always
+searched before anything is sent, and nothing is believed that was not read back. A worker that was killed anywhere
+leaves a Task from which the next one knows what may have landed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fhir_secondop.access import consent
+from fhir_secondop.ehr import ladder, pull, push
+from fhir_secondop.ehr.documents import Deliverable
+from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.ladder import Chosen, Target
+from fhir_secondop.errors import Conflict
+from fhir_secondop.fhir import times
+from fhir_secondop.model import EVERYTHING, Connection, Receipt, Resource
+from fhir_secondop.opinion import alignment, codes, facts, render, report, workflow
+from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference
+from fhir_secondop.opinion.compose import compose
+from fhir_secondop.opinion.people import Person
+from fhir_secondop.opinion.provenance import provenance
+from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
+from fhir_secondop.store import resources
+from fhir_secondop.store.database import Transaction
+
+WORKFLOW = "deliver"
+MAX_ATTEMPTS = 12
+FIRST_RETRY_S = 2.0
+LONGEST_RETRY_S = 900.0
+_SETTLED = ("completed", "failed", "cancelled", "on-hold", "entered-in-error")
+_LINK = "link"
+
+
+def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int, focus: str) -> None:
+    """A delivery Task and a workflow for everybody who must have this version, in the same transaction.
+
+    `kind` is "report" or "plan"; `focus` the versioned reference. An amendment also goes to every place that has, or
+    may have, any version; older deliveries that have not begun are cancelled.
+    """
+    now = context.instant()
+    code = f"deliver-{kind}"
+    people = {member.person.reference: member.person for member in case.audience}
+    for task in case.tasks_of(code):
+        owner = case.directory.person(task["owner"]["reference"])
+        if owner is not None and alignment.held(task).sent in ("accepted", "unknown"):
+            people.setdefault(owner.reference, owner)
+        if task["status"] == "accepted":
+            put(tx, context, case.id, workflow.moved(task, "cancelled", now, reason="superseded-by-event"))
+    for person in people.values():
+        task_id = derived_id(case.id, code, version, person.key)
+        connection = context.connection_of(person.organization)
+        task = compose(
+            "Task",
+            id=task_id,
+            identifier=[{"system": f"{codes.CANONICAL}/delivery", "value": task_id}],
+            partOf=[{"reference": reference(case.coordination)}],
+            status="accepted",
+            businessStatus=codes.concept(codes.DELIVERY_STATUS, "planned"),
+            intent="order",
+            code=codes.concept(codes.TASK, code),
+            focus={"reference": focus},
+            for_={"reference": reference(case.patient)},
+            authoredOn=now,
+            lastModified=now,
+            requester=PLATFORM,
+            owner={"reference": person.reference, "display": person.name},
+            input=[{"type": codes.concept(codes.EVIDENCE, "version"), "valuePositiveInt": version}],
+        )
+        put(tx, context, case.id, task)
+        _enqueue(tx, context, task_id, connection, 1)
+
+
+def _enqueue(
+    tx: Transaction, context: Context, task_id: str, connection: Connection | None, attempt: int, delay_s: float = 0
+) -> None:
+    partition = connection.name if connection else _LINK
+    context.enqueue(tx, WORKFLOW, f"deliver-{task_id}-{attempt}", partition, task_id, attempt, delay_s=delay_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A delivery Task with what its workflow needs around it."""
+
+    case: Case
+    task: Resource
+    person: Person
+    connection: Connection | None
+    attempt: int
+
+
+def attempt(context: Context, task_id: str, number: int) -> str:
+    """One attempt; answers what came of it. What may be tried again is enqueued again, with growing pauses."""
+    job = _job(context, task_id, number)
+    if job is None:
+        return "settled before"
+    decision = consent.decide(
+        job.case.of_type("Consent"), context.consent_policy,
+        frozenset({job.person.reference, job.person.practitioner, job.person.organization_ref}), context.now(),
+    )  # fmt: skip
+    if not decision.permitted:
+        return _hold(context, job, f"Not sent: {decision.because}.", "consent-withheld")
+    if job.connection is None:
+        return _issue_link(context, job, "no EHR connection to this organization")
+    try:
+        return _deliver(context, job, job.connection)
+    except Conflict as error:
+        return _hold(context, job, error.message)
+    except EhrFailure as failure:
+        return _failed(context, job, failure)
+
+
+def _job(context: Context, task_id: str, number: int) -> _Job | None:
+    with context.database.reading() as connection:
+        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
+        case = load(connection, EVERYTHING, case_id)
+    task = stored.resource
+    if task["status"] in _SETTLED:
+        return None
+    person = case.directory.person(task["owner"]["reference"])
+    if person is None:
+        raise Conflict(f"Task/{task_id} has an owner that the case does not know.")
+    return _Job(case, task, person, context.connection_of(person.organization), number)
+
+
+def target_of(context: Context, case: Case, connection: Connection) -> Target:
+    """The patient at that EHR, matched anew. Raises Conflict when it is not certain who that is."""
+    client = context.client(connection.name)
+    known = [
+        (i["system"], i["value"])
+        for i in case.patient.get("identifier", [])
+        if i.get("system") == connection.patient_system and "value" in i
+    ]
+    match = pull.find_patient(client, known, case.patient.get("birthDate", ""))
+    if not match.id:
+        raise Conflict(f"The patient was not matched there: {match.because}.")
+    target = Target(client, f"Patient/{match.id}")
+    push.check_patient(target)
+    return target
+
+
+def _deliver(context: Context, job: _Job, connection: Connection) -> str:
+    target = target_of(context, job.case, connection)
+    document = deliverable(context, job.case, job.task, job.person)
+    refused: list[tuple[int, str]] = []
+    while True:
+        chosen = ladder.choose(target, refused)
+        if chosen.rung is None:
+            return _issue_link(context, job, chosen.why)
+        receipt = push.look(target, chosen.rung, document)
+        if receipt is None:
+            wait = _settle_wait(context, job, connection)
+            if wait > 0:
+                return _again(context, job, "unknown", "what was sent before may still land", delay_s=wait)
+            job = _sending(context, job, chosen)
+            try:
+                receipt = push.send(target, chosen.rung, document)
+            except EhrFailure as failure:
+                if failure.kind not in ("validation", "scope", "policy"):
+                    raise
+                # The EHR said no to this way of doing it, which is an answer: the next rung may do.
+                refused.append((chosen.rung.number, f"refused ({failure.kind}, HTTP {failure.status})"))
+                job = _not_sent(context, job)
+                continue
+        return _settle(context, job, chosen, receipt)
+
+
+def _settle_wait(context: Context, job: _Job, connection: Connection) -> float:
+    """Seconds until an earlier send that nobody answered can't land any more; 0 when there was none."""
+    started = alignment.evidence(job.task).get("send-started")
+    if not started:
+        return 0.0
+    settled = times.interval(started).low + 1000 * max(connection.settle_s, connection.timeout_s)
+    return max(0.0, (settled - context.now()) / 1000)
+
+
+def _sending(context: Context, job: _Job, chosen: Chosen) -> _Job:
+    """Commits that we are about to send, before we do."""
+    now = context.instant()
+    said = {"sent": "unknown", "send-started": now, "rung": str(chosen.number), "rung-why": chosen.why}
+    task = alignment.with_evidence(job.task, said)
+    return _moved(context, job, task, "in-progress", "sending")
+
+
+def _not_sent(context: Context, job: _Job) -> _Job:
+    """Commits that nothing was stored there: the EHR refused."""
+    outputs = [
+        o for o in job.task.get("output", []) if codes.code_of(o["type"], codes.EVIDENCE) not in ("send-started",)
+    ]
+    task = {**job.task, "output": outputs}
+    return _moved(context, job, alignment.with_evidence(task, {"sent": "no"}), "in-progress", "planned")
+
+
+def _moved(context: Context, job: _Job, task: Resource, status: str, business: str, reason_text: str = "",
+           reason: str = "") -> _Job:  # fmt: skip
+    after = workflow.moved(task, status, context.instant(), business=business, reason=reason, reason_text=reason_text)
+    with context.database.transaction(SERVICE) as tx:
+        _fence(tx, job)
+        put(tx, context, job.case.id, after)
+        stored = resources.read(tx.connection, EVERYTHING, "Task", after["id"]).resource
+    return _Job(job.case, stored, job.person, job.connection, job.attempt)
+
+
+def _fence(tx: Transaction, job: _Job) -> None:
+    """A worker that lost its Task to another can't commit: the Task must still be the version it read.
+
+    Acknowledgements are the exception that may come in between; they are merged, never overwritten.
+    """
+    current = resources.read(tx.connection, EVERYTHING, "Task", job.task["id"]).resource
+    if current["meta"]["versionId"] != job.task["meta"]["versionId"]:
+        raise Conflict("The delivery Task changed meanwhile; it is looked at again.")
+
+
+def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> str:
+    said = {
+        "sent": receipt.sent,
+        "copy": receipt.copy,
+        "rung": str(chosen.number),
+        "rung-why": chosen.why,
+        "location": receipt.location,
+        "dropped": ", ".join(receipt.dropped),
+        "read-at": context.instant(),
+        **receipt.evidence,
+    }
+    task = alignment.with_evidence(job.task, said)
+    if receipt.copy == "mismatch":
+        held = task if task["status"] == "in-progress" else workflow.moved(task, "in-progress", context.instant())
+        _moved(context, job, held, "on-hold", "mismatch", reason_text=f"The copy differs: {said.get('why', '')}.")
+        return "mismatch"
+    if task["status"] == "accepted":  # found there: an earlier worker had sent it
+        task = workflow.moved(task, "in-progress", context.instant())
+    after = workflow.moved(task, "completed", context.instant(), business=receipt.copy)
+    with context.database.transaction(SERVICE) as tx:
+        _fence(tx, job)
+        stored = put(tx, context, job.case.id, after)
+        put(
+            tx, context, job.case.id,
+            provenance(
+                derived_id(job.case.id, "provenance", "transmit", job.task["id"]), [stored.versioned],
+                context.instant(), activity="APPEND", sources=[job.task["focus"]["reference"]],
+                reason=f"delivered on rung {chosen.number}",
+            ),
+        )  # fmt: skip
+    return receipt.copy
+
+
+def _issue_link(context: Context, job: _Job, why: str) -> str:
+    """Rung 10: a link with a cover sheet. Nobody can say that it arrived; only the acknowledgement will."""
+    said = {"sent": "unknown", "copy": "unverifiable", "rung": str(ladder.LINK), "rung-why": why,
+            "issued-at": context.instant()}  # fmt: skip
+    task = alignment.with_evidence(job.task, said)
+    if task["status"] == "accepted":
+        task = workflow.moved(task, "in-progress", context.instant())
+    _moved(context, job, task, "completed", "unverifiable")
+    return _LINK
+
+
+def _hold(context: Context, job: _Job, why: str, reason: str = "") -> str:
+    """Puts the Task aside for a person: `$replay` moves it back."""
+    business = "unknown" if alignment.evidence(job.task).get("sent") == "unknown" else "failed"
+    _moved(context, job, job.task, "on-hold", business, reason_text=why, reason=reason)
+    return "on-hold"
+
+
+def _failed(context: Context, job: _Job, failure: EhrFailure) -> str:
+    """What an EHR's failure means: try again later, or leave it to a person."""
+    # The Task on disk says whether we had begun to send.
+    current = _job(context, job.task["id"], job.attempt)
+    if current is None:
+        return "settled before"
+    if not failure.retryable:
+        return _hold(context, current, f"{failure.kind}: {failure.message}")
+    if current.attempt >= MAX_ATTEMPTS:
+        return _hold(context, current, f"Given up after {current.attempt} attempts; last: {failure.message}")
+    delay_s = max(failure.retry_after_s, min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (current.attempt - 1)))
+    sent_before = "send-started" in alignment.evidence(current.task)
+    return _again(context, current, "unknown" if sent_before else "", failure.kind, delay_s=delay_s)
+
+
+def _again(context: Context, job: _Job, business: str, why: str, *, delay_s: float) -> str:
+    """Enqueues the next attempt in the transaction that says why."""
+    task = alignment.with_evidence(job.task, {"last-failure": why})
+    if business:
+        task["businessStatus"] = codes.concept(codes.DELIVERY_STATUS, business)
+    with context.database.transaction(SERVICE) as tx:
+        _fence(tx, job)
+        put(tx, context, job.case.id, {**task, "lastModified": context.instant()})
+        _enqueue(tx, context, job.task["id"], job.connection, job.attempt + 1, delay_s)
+    return f"again in {delay_s:.0f} s: {why}"
+
+
+def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: str) -> Resource:
+    """Moves a held delivery back to where it came from and enqueues it; `by` says who and what changed."""
+    if task["status"] != "on-hold":
+        raise Conflict(f"Only a delivery on hold is replayed; this one is {task['status']}.")
+    begun = "send-started" in alignment.evidence(task)
+    number = 1 + int(alignment.evidence(task).get("replays", "0"))
+    task = alignment.with_evidence(task, {"replays": str(number), "replayed-by": by})
+    after = workflow.moved(task, "in-progress" if begun else "accepted", context.instant(),
+                           business="unknown" if begun else "planned")  # fmt: skip
+    put(tx, context, case.id, after)
+    person = case.directory.person(task["owner"]["reference"])
+    connection = context.connection_of(person.organization) if person else None
+    _enqueue(tx, context, task["id"], connection, 1000 * number + 1)
+    return after
+
+
+def deliverable(context: Context, case: Case, task: Resource, person: Person) -> Deliverable:
+    """The document of a delivery Task, from the version that its focus names."""
+    kind, resource_id, _, version = task["focus"]["reference"].split("/")
+    with context.database.reading() as connection:
+        focus = resources.history(connection, EVERYTHING, kind, resource_id, version=int(version))[0].resource
+        if kind == "DiagnosticReport":
+            cited = [r["reference"].partition("/")[2] for r in focus.get("result", [])]
+            observations = tuple(resources.read(connection, EVERYTHING, "Observation", ref).resource for ref in cited)
+        else:
+            observations = ()
+    number = alignment.version_of(task)
+    clinicians = frozenset(person.identifiers) | (case.requester.identifiers if case.requester else frozenset())
+    name = "report" if kind == "DiagnosticReport" else "plan"
+    author = focus["performer"][0] if name == "report" else focus["author"]
+    common: dict[str, Any] = {
+        "set_id": f"urn:uuid:{derived_id(case.id, 'set', name)}",
+        "version_id": f"urn:uuid:{derived_id(case.id, name, number)}",
+        "version": number,
+        "previous_version_id": f"urn:uuid:{derived_id(case.id, name, number - 1)}" if number > 1 else "",
+        "author": _contained(case, author.get("reference", "")),
+        "placer": _placer(case),
+        "clinicians": clinicians,
+        "period": _period(case),
+    }
+    if name == "report":
+        forms = {f["contentType"].partition(";")[0]: base64.b64decode(f["data"]) for f in focus["presentedForm"]}
+        return Deliverable(
+            title=_title("Second opinion", case, number, focus["status"]),
+            issued=focus["issued"],
+            doc_status="final" if focus["status"] == "final" else "amended",
+            type=report.CODE,
+            pdf=forms["application/pdf"],
+            text=forms["text/plain"].decode(),
+            report=focus,
+            observations=observations,
+            **common,
+        )
+    said = facts.of_plan(case, focus, number)
+    return Deliverable(
+        title=_title("Plan of record", case, number, ""),
+        issued=focus["created"],
+        doc_status="final" if number == 1 else "amended",
+        type=codes.concept(codes.LOINC, "18776-5", "Plan of care note"),
+        pdf=render.pdf("plan", said),
+        text=render.plan_text(said),
+        **common,
+    )
+
+
+def _title(what: str, case: Case, version: int, status: str) -> str:
+    # An EHR may drop every identifier: case and version must stand where people and searches see them.
+    mark = f", {status.upper()}" if status not in ("", "final") else ""
+    return f"{what}, case {case.id}, version {version}{mark}"
+
+
+def _contained(case: Case, author: str) -> Resource:
+    person = case.directory.person(author)
+    found = case.directory.resource(person.practitioner) if person else None
+    kept = ("identifier", "name", "telecom")
+    return {"resourceType": "Practitioner", **{k: (found or {})[k] for k in kept if k in (found or {})}}
+
+
+def _placer(case: Case) -> tuple[str, str]:
+    for identifier in case.request.get("identifier", []):
+        if "value" in identifier:
+            return identifier.get("system", ""), identifier["value"]
+    return "", ""
+
+
+def _period(case: Case) -> Resource:
+    period: Resource = case.encounter.get("period", {})
+    return period
+
+
+def recipients(case: Case) -> Iterable[tuple[Person, list[Resource]]]:
+    """Everybody with a delivery Task, and those Tasks, oldest first."""
+    owners: dict[str, list[Resource]] = {}
+    for task in case.deliveries:
+        owners.setdefault(task["owner"]["reference"], []).append(task)
+    for owner, tasks in owners.items():
+        person = case.directory.person(owner)
+        if person is not None:
+            yield person, tasks

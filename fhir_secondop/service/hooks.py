@@ -1,0 +1,92 @@
+"""What the domain adds to plain FHIR writes: a transaction that asks for a second opinion opens a case, and nobody
+moves a Task or finishes a report around the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fhir_secondop.errors import Conflict, Forbidden
+from fhir_secondop.fhir import times
+from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
+from fhir_secondop.opinion import intake, workflow
+from fhir_secondop.opinion.intake import Sent
+from fhir_secondop.service.context import Context
+from fhir_secondop.service.intake import Opened, open_case
+from fhir_secondop.store import resources
+from fhir_secondop.store.bundles import Entry
+from fhir_secondop.store.database import Change, Transaction
+
+# Made by the service alone, from what people did through operations; nobody writes them by hand.
+_OURS = frozenset({"DiagnosticReport", "Composition", "Provenance", "Bundle", "DocumentReference", "Observation"})
+
+
+@dataclass(frozen=True, slots=True)
+class CaseHooks:
+    """The hooks of the service's own endpoint."""
+
+    context: Context
+
+    def before(self, caller: Caller, entries: Sequence[Entry], key: str) -> Sequence[Entry] | Ready:
+        """A transaction that creates a second-opinion request is an intake; any other goes on as it is."""
+        if not any(e.method == "POST" and intake.is_second_opinion(e.resource) for e in entries):
+            return entries
+        others = [e for e in entries if e.method != "POST" or e.if_none_exist is not None]
+        if others:
+            raise Conflict(
+                "A transaction that opens a case only creates; send the rest on its own.",
+                path=f"Bundle.entry[{others[0].place}].request",
+            )
+        sent = [
+            Sent(e.full_url or f"#{e.place}", e.resource, f"Bundle.entry[{e.place}].resource.ofType({e.type})")
+            for e in entries
+        ]
+        opened = open_case(self.context, caller, sent, [e.body for e in entries], key)
+        return Ready(200, transaction_response(opened), f"ServiceRequest/{opened.case_id}")
+
+    def within(self, transaction: Transaction) -> None:
+        """Refuses what would go around the case's rules, whatever the caller's scopes are."""
+        for change in transaction.changes:
+            _check(transaction, change)
+
+
+def transaction_response(opened: Opened) -> Resource:
+    """The transaction-response of an intake: 201 for what it created, 200 for what a repeat found."""
+    status = "201 Created" if opened.created else "200 OK"
+    entries = [
+        {
+            "response": {
+                "status": status,
+                "location": stored.versioned,
+                "etag": stored.etag,
+                "lastModified": times.instant(stored.updated),
+            }
+        }
+        for stored in opened.stored
+    ]
+    return {"resourceType": "Bundle", "type": "transaction-response", "entry": entries}
+
+
+def _check(tx: Transaction, change: Change) -> None:
+    versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
+    if versions[0].case_id is None:
+        return
+    if change.interaction == "delete":
+        raise Forbidden(f"{change.type}/{change.id} belongs to a case; nothing of a case is deleted.")
+    if change.type in _OURS:
+        raise Forbidden(f"A {change.type} of a case is changed by the operations of the case only; see $submit-report.")
+    if len(versions) > 1 and change.type == "Task":
+        workflow.check_move(versions[1].resource, versions[0].resource, held_from=_held_from(versions))
+        _check_kept(versions[1].resource, versions[0].resource)
+
+
+def _held_from(versions: list[resources.Stored]) -> str:
+    """The state that a Task on hold came from: the last one before it that was another."""
+    return next((v.resource["status"] for v in versions[1:] if v.resource["status"] != "on-hold"), "")
+
+
+def _check_kept(before: Resource, after: Resource) -> None:
+    for element in ("code", "intent", "focus", "for", "partOf", "owner", "output"):
+        if before.get(element) != after.get(element):
+            raise Forbidden("Only status, reason and notes of a Task may be changed here.", path=f"Task.{element}")

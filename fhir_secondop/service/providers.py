@@ -1,0 +1,234 @@
+"""What the providers do: acknowledge, decide, set the plan of record; and the board that shows where each stands."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import uuid
+from typing import Any
+
+from fhir_secondop.access import rights
+from fhir_secondop.errors import Conflict, Forbidden, Gone, Invalid, NotFound
+from fhir_secondop.fhir import times
+from fhir_secondop.model import EVERYTHING, Caller, Resource
+from fhir_secondop.opinion import alignment, codes, report
+from fhir_secondop.opinion.alignment import Board
+from fhir_secondop.opinion.case import Case, Member, derived_id, reference
+from fhir_secondop.opinion.compose import compose
+from fhir_secondop.service import delivery
+from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
+from fhir_secondop.store.database import Transaction
+
+Plain = dict[str, Any]
+LINK_DAYS = 90
+_DAY_MS = 86_400_000
+
+
+def acknowledge(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
+    """The caller acknowledges a version of the report or the plan, for itself and for nobody else.
+
+    Acknowledging the same version again changes nothing.
+    """
+    kind = plain.get("what", "report")
+    with context.database.transaction(caller) as tx:
+        case = load(tx.connection, context.visibility(caller), case_id)
+        member = _member(case, caller)
+        task = _delivery(case, member, kind, plain["version"])
+        return _record(tx, context, case, task, {"ack": "signed-in", "ack-by": member.person.name})
+
+
+def _record(tx: Transaction, context: Context, case: Case, task: Resource, said: dict[str, str]) -> Resource:
+    if alignment.evidence(task).get("ack"):
+        return task
+    after = alignment.with_evidence(task, {**said, "ack-at": context.instant()})
+    after["lastModified"] = context.instant()
+    put(tx, context, case.id, after)
+    return after
+
+
+def _member(case: Case, caller: Caller) -> Member:
+    for member in case.audience:
+        if rights.acts_as(caller, member.person.identifiers):
+            return member
+    raise Forbidden("Only a recipient of this case may do this, and only for itself.")
+
+
+def _delivery(case: Case, member: Member, kind: str, version: int) -> Resource:
+    mine = [t for t in case.tasks_of(f"deliver-{kind}") if t["owner"]["reference"] == member.person.reference]
+    task = next((t for t in mine if alignment.version_of(t) == version), None)
+    if task is None or task["status"] == "cancelled":
+        raise NotFound(f"There is no version {version} of the {kind} for you.")
+    newest = max(map(alignment.version_of, mine))
+    if newest != version:
+        raise Conflict(f"Version {version} was replaced by version {newest}; read and acknowledge that one.")
+    return task
+
+
+def decide(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
+    """The caller's decision on a version of the report; a later one replaces it, the history keeps both."""
+    with context.database.transaction(caller) as tx:
+        case = load(tx.connection, context.visibility(caller), case_id)
+        task = _delivery(case, _member(case, caller), "report", plain["version"])
+        said = {"decision": plain["decision"], "decision-at": context.instant(),
+                "decision-comment": plain.get("comment", "")}  # fmt: skip
+        after = alignment.with_evidence(task, said)
+        after["lastModified"] = context.instant()
+        put(tx, context, case_id, after)
+        return after
+
+
+def plan_of_record(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
+    """The decision owner's plan, citing the report's current version; delivered like the report."""
+    with context.database.transaction(caller) as tx:
+        case = load(tx.connection, context.visibility(caller), case_id)
+        owner = case.decision_owner
+        if owner is None or not rights.acts_as(caller, owner.identifiers):
+            raise Forbidden("Only the decision owner sets the plan of record.")
+        signed = case.report
+        if signed is None or signed["status"] in ("registered", "preliminary"):
+            raise Conflict("There is no signed report to decide on yet.")
+        current = report.version_of(signed)
+        if plain["version"] != current:
+            raise Conflict(f"The report is at version {current}; decide on that one.", path="version")
+        earlier = [p for p in case.of_type("CarePlan") if codes.extension_values(p, codes.CITES_REPORT)]
+        version = len(earlier) + 1
+        if earlier and _same_plan(earlier[-1], plain, current):
+            return earlier[-1]
+        for old in earlier:
+            if old["status"] == "active":
+                put(tx, context, case_id, {**old, "status": "revoked"})
+        care_plan = compose(
+            "CarePlan",
+            id=derived_id(case_id, "plan-of-record", version),
+            extension=[
+                {"url": codes.REPORT_VERSION, "valuePositiveInt": version},
+                {"url": codes.CITES_REPORT, "valuePositiveInt": current},
+                {"url": codes.DECISION, "valueCode": plain["decision"]},
+            ],
+            status="active",
+            intent="plan",
+            title="Plan of record",
+            description=plain["text"],
+            subject={"reference": reference(case.patient)},
+            created=context.instant(),
+            author={"reference": owner.reference},
+            activity=[{"detail": {"status": "not-started", "description": item}} for item in plain.get("items", [])],
+        )
+        stored = put(tx, context, case_id, care_plan)
+        delivery.plan(tx, context, load(tx.connection, EVERYTHING, case_id), "plan", version, stored.versioned)
+        return stored.resource
+
+
+def _same_plan(old: Resource, plain: Plain, current: int) -> bool:
+    return (
+        old["status"] == "active"
+        and old["description"] == plain["text"]
+        and codes.extension_value(old, codes.CITES_REPORT) == current
+        and codes.extension_value(old, codes.DECISION) == plain["decision"]
+        and [a["detail"]["description"] for a in old.get("activity", [])] == plain.get("items", [])
+    )
+
+
+def board(context: Context, caller: Caller, case_id: str) -> tuple[Case, Board | None]:
+    """The case and its alignment board; None before a report is signed."""
+    with context.database.reading() as connection:
+        case = load(connection, context.visibility(caller), case_id)
+    return case, alignment.board(case)
+
+
+def replay(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
+    """Tries a delivery on hold again."""
+    rights.require_role(caller)
+    with context.database.transaction(caller) as tx:
+        case = load(tx.connection, context.visibility(caller), case_id)
+        task = next((t for t in case.deliveries if t["id"] == plain["task"]), None)
+        if task is None:
+            raise NotFound(f"The case has no delivery Task/{plain['task']}.")
+        return delivery.replay(tx, context, case, task, f"{caller.name}: {plain['changed']}")
+
+
+# ---- links ----------------------------------------------------------------------------------------------------
+
+
+def link_token(context: Context, task_id: str) -> str:
+    """The token of a delivery Task's link: its id and a signature of ours, so that no table of tokens can leak."""
+    raw = uuid.UUID(task_id).bytes
+    return base64.urlsafe_b64encode(raw + _signature(context, raw)).decode().rstrip("=")
+
+
+def _signature(context: Context, raw: bytes) -> bytes:
+    return hmac.new(context.link_secret, b"ack-link" + raw, hashlib.sha256).digest()[:18]
+
+
+def _task_of_token(context: Context, token: str) -> str:
+    try:
+        data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except ValueError:
+        data = b""
+    if len(data) != 34 or not hmac.compare_digest(data[16:], _signature(context, data[:16])):
+        raise NotFound("This link is not valid.")
+    return str(uuid.UUID(bytes=data[:16]))
+
+
+def open_link(context: Context, token: str) -> tuple[Case, Resource, str]:
+    """The case, the delivery Task and its state for a link: "open", "used", or "replaced by version N".
+
+    Raises NotFound for a token that we did not make, Gone when it is too old.
+    """
+    task_id = _task_of_token(context, token)
+    with context.database.reading() as connection:
+        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
+        case = load(connection, EVERYTHING, case_id)
+    task = stored.resource
+    if context.now() > times.interval(task["authoredOn"]).low + LINK_DAYS * _DAY_MS:
+        raise Gone("This link has expired; ask the sender for a new one.")
+    kind = (codes.code_of(task["code"], codes.TASK) or "").removeprefix("deliver-")
+    newest = max(
+        alignment.version_of(t)
+        for t in case.tasks_of(f"deliver-{kind}")
+        if t["owner"]["reference"] == task["owner"]["reference"]
+    )
+    if alignment.evidence(task).get("ack"):
+        return case, task, "used"
+    if newest != alignment.version_of(task):
+        return case, task, f"replaced by version {newest}"
+    return case, task, "open"
+
+
+def acknowledge_link(context: Context, token: str, name: str, role: str) -> Resource:
+    """The holder of a link acknowledges, by typed name and role; once. Raises Conflict when it is used or replaced."""
+    case, task, state = open_link(context, token)
+    if not name.strip() or not role.strip():
+        raise Invalid("Give your name and your role.", path="name" if not name.strip() else "role")
+    if state == "used":
+        raise Conflict("This link has been used.")
+    if state != "open":
+        raise Conflict(f"This version was {state}; ask for its link.")
+    with context.database.transaction(SERVICE) as tx:
+        current = next(t for t in load(tx.connection, EVERYTHING, case.id).deliveries if t["id"] == task["id"])
+        if alignment.evidence(current).get("ack"):
+            raise Conflict("This link has been used.")
+        said = {"ack": "link", "ack-by": f"{name.strip()[:120]}, {role.strip()[:120]}"}
+        return _record(tx, context, case, current, said)
+
+
+def cover_sheet(context: Context, caller: Caller, case_id: str, plain: Plain) -> Plain:
+    """The cover sheet with the link of a delivery that goes by hand. Only the coordinator may see a link."""
+    rights.require_role(caller)
+    with context.database.reading() as connection:
+        case = load(connection, context.visibility(caller), case_id)
+    task = next((t for t in case.deliveries if t["id"] == plain["task"]), None)
+    if task is None:
+        raise NotFound(f"The case has no delivery Task/{plain['task']}.")
+    if alignment.evidence(task).get("rung") != "10":
+        raise Conflict("This delivery does not go by link.")
+    url = f"{context.public_url}/ack/{link_token(context, task['id'])}"
+    version = alignment.version_of(task)
+    text = (
+        f"To: {task['owner'].get('display', '')}\nCase {case.id}, version {version}\n\n"
+        "A second opinion on a patient of yours is ready. Open this link, read it, and confirm with your name:\n\n"
+        f"{url}\n\nThe link is for you alone, works once, and ends {LINK_DAYS} days after {task['authoredOn'][:10]}.\n"
+    )
+    return {"task": task["id"], "version": version, "recipient": task["owner"].get("display", ""), "url": url,
+            "text": text}  # fmt: skip

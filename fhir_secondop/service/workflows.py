@@ -1,0 +1,154 @@
+"""The durable workflows: DBOS journals each step, and a killed process goes on where it was.
+
+Arguments and results are ids and counts, never patient data. A step may run twice; each is repeatable.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dbos import DBOS, DBOSClient, DBOSConfig
+from dbos._client import EnqueueOptions
+
+from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.errors import Conflict
+from fhir_secondop.service import delivery, gather
+from fhir_secondop.service.context import Context
+from fhir_secondop.store.database import Database, Transaction
+
+log = logging.getLogger(__name__)
+APPLICATION = "fhir-secondop"
+# Pinned: a workflow that an earlier start left behind must be taken up by this one.
+VERSION = "1"
+GATHER_RETRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much runs at once. `polling_s` is how often an idle worker looks."""
+
+    executor: str = "local"
+    per_ehr: int = 1
+    polling_s: float = 0.2
+
+
+def enqueuer(database: Database) -> Callable[..., None]:
+    """What `Context.enqueue` is: the workflow's row goes into the caller's own transaction.
+
+    The DBOS client is made when it is first needed: its tables must be there by then.
+    """
+    clients: list[DBOSClient] = []
+
+    def enqueue(tx: Transaction, workflow: str, key: str, partition: str, *args: str | int, delay_s: float = 0) -> None:
+        if not clients:
+            clients.append(DBOSClient(system_database_engine=database.engine, application_name=APPLICATION, lazy=True))
+        options: EnqueueOptions = {
+            "workflow_name": workflow,
+            "queue_name": workflow,
+            "workflow_id": key,
+            "queue_partition_key": partition,
+            "app_version": VERSION,
+        }
+        if delay_s > 0:
+            options["delay_seconds"] = delay_s
+        clients[0].enqueue_in_transaction(tx.connection, options, *args)
+
+    return enqueue
+
+
+def _configure(database: Database, settings: Settings) -> DBOS:
+    config: DBOSConfig = {
+        "name": APPLICATION,
+        "system_database_url": database.engine.url.render_as_string(hide_password=False),
+        "application_version": VERSION,
+        "executor_id": settings.executor,
+        "log_level": "WARNING",
+        "use_listen_notify": False,
+        "notification_listener_polling_interval_sec": settings.polling_s,
+    }
+    return DBOS(config=config)
+
+
+def launch(context: Context, settings: Settings) -> None:
+    """Starts working in this process, first on what an earlier start left unfinished."""
+    _configure(context.database, settings)
+    _register(context)
+    DBOS.launch()
+    for name in (gather.WORKFLOW, delivery.WORKFLOW):
+        DBOS.register_queue(name, partition_concurrency=settings.per_ehr, polling_interval_sec=settings.polling_s)
+
+
+def stop() -> None:
+    """Stops working; what is unfinished goes on at the next start."""
+    DBOS.destroy()
+
+
+def _register(context: Context) -> None:
+    def step(name: str, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return DBOS.step(name=name, **options)(function)
+
+    def retry(error: BaseException) -> bool:
+        return isinstance(error, EhrFailure) and error.retryable
+
+    retried: dict[str, Any] = {
+        "retries_allowed": True, "max_attempts": GATHER_RETRIES, "interval_seconds": 1.0, "backoff_rate": 3.0,
+        "should_retry": retry,
+    }  # fmt: skip
+    begin = step("gather.begin", lambda task: gather.begin(context, task), **retried)
+    fetch = step("gather.fetch", lambda task, asked, patient: gather.fetch(context, task, asked, patient), **retried)
+    cited = step("gather.cited", lambda task, pages: gather.fetch_cited(context, task, pages), **retried)
+    merge = step("gather.merge", lambda task, patient, pages, rows: gather.merge(context, task, patient, pages, rows))
+    fail = step("gather.fail", lambda task, why: gather.fail(context, task, why))
+
+    @DBOS.workflow(name=gather.WORKFLOW)
+    def gather_source(task_id: str) -> str:
+        try:
+            begun = begin(task_id)
+            if begun == ["ended"]:
+                return "ended"
+            patient, first_page, *types = begun
+            pages, rows = [first_page], []
+            for asked in types:
+                outcome, search, received, detail, *ids = _fetched(fetch, task_id, asked, patient)
+                rows.append([asked.partition(" ")[0], outcome, search, received, detail])
+                pages += ids
+            unresolved, *ids = cited(task_id, pages)
+            if unresolved != "0":
+                rows.append(["references", "truncated", "", "0", f"{unresolved} cited resources could not be read"])
+            merge(task_id, patient, pages + ids, rows)
+        except Exception as error:
+            # Whatever it was: the source must not stay silent in the manifest. The type only, not the text.
+            log.error("gathering %s failed: %s", task_id, type(error).__name__)
+            fail(task_id, f"The record could not be read ({type(error).__name__}).")
+            return "failed"
+        return "gathered"
+
+    attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
+
+    @DBOS.workflow(name=delivery.WORKFLOW)
+    def deliver(task_id: str, number: int) -> str:
+        return str(attempt(task_id, number))
+
+
+def _fetched(fetch: Callable[..., list[str]], task_id: str, asked: str, patient: str) -> list[str]:
+    """One type; when it can't be had even after retries, a row that says so: the other types still count."""
+    try:
+        return fetch(task_id, asked, patient)
+    except Exception as error:
+        if not isinstance(error, EhrFailure) and type(error).__name__ != "DBOSMaxStepRetriesExceeded":
+            raise
+        return ["failed", "", "0", "no answer after several tries"]
+
+
+def _attempted(context: Context, task_id: str, number: int) -> str:
+    """An attempt that lost its Task to a concurrent change (an acknowledgement, say) looks again at once."""
+    for _ in range(5):
+        try:
+            return delivery.attempt(context, task_id, number)
+        except Conflict as error:
+            if "changed meanwhile" not in error.message:
+                raise
+    return delivery.attempt(context, task_id, number)

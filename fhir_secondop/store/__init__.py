@@ -1,0 +1,1 @@
+"""Rows: resources with their versions and index, in SQLite or PostgreSQL."""

@@ -1,0 +1,204 @@
+"""Entries → outcomes in one transaction: R4 order, conditional references, urn:uuid rewriting. Knows no HTTP.
+
+Source: https://hl7.org/fhir/R4/http.html#trules
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from fhir_secondop.errors import Invalid, NotFound, PreconditionFailed
+from fhir_secondop.fhir import query, refs
+from fhir_secondop.fhir.codec import Body
+from fhir_secondop.model import Resource, Visibility
+from fhir_secondop.store import resources, search
+from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.resources import Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request of a transaction; `place` is its index in the Bundle as sent."""
+
+    place: int
+    method: str
+    type: str
+    id: str = ""
+    full_url: str = ""
+    body: Body | None = None
+    resource: Resource = field(default_factory=dict)
+    if_none_exist: str | None = None
+    if_match: int | None = None
+    search: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an entry: 201 created, 200 updated or found, 204 deleted."""
+
+    entry: Entry
+    status: int
+    stored: Stored | None
+
+
+_ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3}
+
+
+def apply(
+    tx: Transaction,
+    entries: Sequence[Entry],
+    *,
+    visibility: Visibility,
+    base_url: str,
+    case_id: str | None = None,
+    update_creates: bool = False,
+    case_of: Callable[[Entry], str | None] = lambda entry: None,
+) -> list[Outcome]:
+    """Applies all entries or, by raising, none; outcomes stand in the order of the Bundle.
+
+    New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
+    client's id.
+    """
+    _no_twice(entries)
+    known, existing = _identities(tx, entries, visibility, base_url)
+    resolve = _resolver(tx, known, visibility, base_url)
+    outcomes: dict[int, Outcome] = {}
+    for entry in sorted(entries, key=lambda e: _ORDER[e.method]):
+        found = existing.get(entry.place)
+        if entry.method in ("GET", "HEAD"):
+            outcomes[entry.place] = Outcome(entry, 200, _read(tx, entry, visibility))
+        elif entry.method == "DELETE":
+            outcomes[entry.place] = Outcome(entry, 204, _delete(tx, entry, visibility))
+        elif entry.method == "POST" and found is not None:
+            outcomes[entry.place] = Outcome(entry, 200, found)
+        else:
+            outcomes[entry.place] = _write(
+                tx, entry, known, resolve, visibility, base_url, case_id or case_of(entry), update_creates
+            )
+    return [outcomes[entry.place] for entry in entries]
+
+
+def match_one(
+    tx: Transaction, resource_type: str, criteria: str, visibility: Visibility, base_url: str
+) -> Stored | None:
+    """The one resource that If-None-Exist criteria match. Raises PreconditionFailed when there are several.
+
+    Source: https://hl7.org/fhir/R4/http.html#ccreate
+    """
+    wanted = query.parse(resource_type, criteria.removeprefix(f"{resource_type}?"))
+    if not wanted.criteria:
+        raise PreconditionFailed("The criteria of a conditional interaction are empty.")
+    page = search.run(tx.connection, replace(wanted, count=2), visibility, base_url)
+    if len(page.matches) > 1:
+        raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")
+    return page.matches[0] if page.matches else None
+
+
+def _no_twice(entries: Iterable[Entry]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for entry in entries:
+        if entry.id and entry.method in ("PUT", "DELETE"):
+            if (entry.type, entry.id) in seen:
+                raise Invalid(
+                    f"{entry.type}/{entry.id} is changed twice in one transaction.",
+                    path=f"Bundle.entry[{entry.place}].request",
+                )
+            seen.add((entry.type, entry.id))
+
+
+def _identities(
+    tx: Transaction, entries: Sequence[Entry], visibility: Visibility, base_url: str
+) -> tuple[dict[str, str], dict[int, Stored]]:
+    """fullUrl → "Type/id" of each entry, ids for new ones drawn now; and what If-None-Exist found, by place."""
+    known: dict[str, str] = {}
+    existing: dict[int, Stored] = {}
+    for entry in entries:
+        local = f"{entry.type}/{entry.id}"
+        if entry.method == "POST":
+            found = None
+            if entry.if_none_exist is not None:
+                found = match_one(tx, entry.type, entry.if_none_exist, visibility, base_url)
+            if found is not None:
+                existing[entry.place] = found
+            # Only our own use cases draw the id of a POST beforehand; the endpoint never does.
+            local = f"{entry.type}/{found.id if found else entry.id or resources.new_id()}"
+            known[f"#{entry.place}"] = local
+        if entry.full_url and entry.method in ("POST", "PUT"):
+            known[entry.full_url] = local
+            sent = refs.parse(entry.full_url)
+            if sent is not None and sent.base and entry.method == "POST":
+                # A relative reference inside the Bundle resolves against the fullUrl's base.
+                known.setdefault(sent.local, local)
+    return known, existing
+
+
+def _resolver(
+    tx: Transaction, known: dict[str, str], visibility: Visibility, base_url: str
+) -> Callable[[str], str | None]:
+    def resolve(reference: str) -> str | None:
+        target = known.get(reference)
+        if target is not None:
+            return target
+        if reference.startswith("urn:uuid:"):
+            whole, _, fragment = reference.partition("#")
+            if fragment and whole in known:
+                return f"{known[whole]}#{fragment}"
+            return None
+        kind, mark, criteria = reference.partition("?")
+        if mark and kind.isalpha() and kind[:1].isupper():
+            found = match_one(tx, kind, criteria, visibility, base_url)
+            if found is None:
+                raise PreconditionFailed(f"No {kind} matches the conditional reference.", path="Bundle.entry")
+            return f"{kind}/{found.id}"
+        return None
+
+    return resolve
+
+
+def _write(
+    tx: Transaction,
+    entry: Entry,
+    known: dict[str, str],
+    resolve: Callable[[str], str | None],
+    visibility: Visibility,
+    base_url: str,
+    case_id: str | None,
+    update_creates: bool,
+) -> Outcome:
+    if entry.body is None:
+        raise Invalid("The entry has no resource.", path=f"Bundle.entry[{entry.place}].resource")
+    body = refs.rewrite(entry.body, resolve)
+    resource = refs.rewritten(entry.resource, resolve)
+    unresolved = next((r for r in refs.find(resource) if r.startswith("urn:uuid:")), None)
+    if unresolved is not None:
+        raise Invalid(
+            f"{unresolved} is not the fullUrl of any entry in this Bundle.",
+            path=f"Bundle.entry[{entry.place}].resource",
+        )
+    if entry.method == "POST":
+        new = known[f"#{entry.place}"].partition("/")[2]
+        created = resources.create(tx, body, resource, base_url=base_url, resource_id=new, case_id=case_id)
+        return Outcome(entry, 201, created)
+    before = resources.find(tx.connection, visibility, entry.type, entry.id)
+    if before is None:
+        if not update_creates:
+            raise NotFound(
+                f"There is no {entry.type}/{entry.id}; POST it, ids are ours to give.",
+                path=f"Bundle.entry[{entry.place}].request.url",
+            )
+        created = resources.create(tx, body, resource, base_url=base_url, resource_id=entry.id, case_id=case_id)
+        return Outcome(entry, 201, created)
+    updated = resources.update(tx, before, body, resource, base_url=base_url, if_match=entry.if_match)
+    return Outcome(entry, 200, updated)
+
+
+def _read(tx: Transaction, entry: Entry, visibility: Visibility) -> Stored:
+    return resources.read(tx.connection, visibility, entry.type, entry.id)
+
+
+def _delete(tx: Transaction, entry: Entry, visibility: Visibility) -> Stored | None:
+    before = resources.find(tx.connection, visibility, entry.type, entry.id)
+    if before is None or before.deleted:
+        return before
+    return resources.delete(tx, before, if_match=entry.if_match)

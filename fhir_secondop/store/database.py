@@ -1,0 +1,155 @@
+"""The engine, the migrations, and the two ways in: `reading` and `transaction`.
+
+One writer at a time on either database: on SQLite a lock file between processes (its busy handler starves
+waiters), on PostgreSQL the clock row. That order is what makes `lastUpdated` rise strictly with commits, and what
+makes conditional creates free of races.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources as package_files
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import Connection, Engine, make_url
+
+from fhir_secondop.model import Caller
+from fhir_secondop.store import tables
+
+
+def now_ms() -> int:
+    """The wall clock in milliseconds since 1970; the one place that reads it for rows."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One resource that a transaction wrote: what `within` looks at before the commit."""
+
+    interaction: str  # create, update, delete
+    type: str
+    id: str
+    version: int
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A write transaction of one caller. `changes` grows as resources are written."""
+
+    connection: Connection
+    caller: Caller
+    _last_ms: int
+    changes: list[Change] = field(default_factory=list)
+
+    def tick(self) -> int:
+        """The next `lastUpdated`, in ms; later than every earlier one of this database."""
+        self._last_ms = max(self._last_ms + 1, now_ms())
+        return self._last_ms
+
+
+def normalised(url: str) -> str:
+    """A database URL as SQLAlchemy wants it: a bare path is SQLite, postgresql means psycopg 3."""
+    if "://" not in url:
+        return f"sqlite:///{Path(url).absolute()}"
+    if url.startswith(("postgres://", "postgresql://")):
+        return "postgresql+psycopg://" + url.split("://", 1)[1]
+    return url
+
+
+class Database:
+    """One SQLite file or one PostgreSQL database."""
+
+    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+        self.url = normalised(url)
+        parsed = make_url(self.url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._thread_lock = threading.Lock()
+        self._lock_path = f"{parsed.database}.lock" if self.is_sqlite else ""
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size, "pool_pre_ping": True}
+        if self.is_sqlite:
+            options["connect_args"] = {"timeout": 60, "check_same_thread": False}
+        self.engine: Engine = sa.create_engine(self.url, **options)
+        if self.is_sqlite:
+            _prepare_sqlite(self.engine)
+
+    def migrate(self) -> None:
+        """Brings the schema to this version's; safe when several processes start at once."""
+        with self._write_lock(), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_lock(20261123)"))
+                connection.commit()
+            config = Config()
+            scripts = package_files.files("fhir_secondop.store") / "migrations"
+            config.set_main_option("script_location", str(scripts))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            if not self.is_sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_unlock(20261123)"))
+            connection.commit()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection for reading: one snapshot, never waiting for writers."""
+        with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+            connection.rollback()
+
+    @contextmanager
+    def transaction(self, caller: Caller) -> Iterator[Transaction]:
+        """A write transaction: all of it is durable on leaving, or nothing of it. No network inside."""
+        with self._write_lock(), self.engine.connect() as raw:
+            connection = raw.execution_options(secondop_write=True)
+            with connection.begin():
+                row = connection.execute(sa.select(tables.clock.c.at).with_for_update()).scalar_one()
+                transaction = Transaction(connection, caller, row)
+                yield transaction
+                if transaction._last_ms != row:
+                    connection.execute(sa.update(tables.clock).values(at=transaction._last_ms))
+
+    def dispose(self) -> None:
+        """Closes every pooled connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _write_lock(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        with self._thread_lock, open(self._lock_path, "a") as handle:
+            _lock(handle)
+            yield
+
+
+def _lock(handle: IO[str]) -> None:
+    # Released by closing, and by the kernel when the process is killed.
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=60000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        # A deferred transaction that turns into a writer can fail at once with SQLITE_BUSY; an immediate one waits.
+        write = connection.get_execution_options().get("secondop_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+Clock = Callable[[], int]

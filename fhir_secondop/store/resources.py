@@ -1,0 +1,253 @@
+"""read, version, history, create, update, delete; each write puts its index rows in place in the same transaction."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
+
+from fhir_secondop.errors import Conflict, Gone, Invalid, NotFound, PreconditionFailed
+from fhir_secondop.fhir import codec, times
+from fhir_secondop.fhir.codec import Body
+from fhir_secondop.model import Resource, Visibility
+from fhir_secondop.store import index, tables
+from fhir_secondop.store.database import Change, Transaction
+
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One version of a resource, as it stands in the store. `updated` is in ms since 1970."""
+
+    rid: int
+    type: str
+    id: str
+    version: int
+    updated: int
+    deleted: bool
+    owner: str
+    case_id: str | None
+    body: Body
+    client_meta: str
+
+    @property
+    def meta(self) -> Resource:
+        """The resource's meta: the sender's, with our versionId and lastUpdated."""
+        return {
+            **json.loads(self.client_meta),
+            "versionId": str(self.version),
+            "lastUpdated": times.instant(self.updated),
+        }
+
+    @property
+    def text(self) -> str:
+        """The resource as JSON text, spliced and not parsed again."""
+        return codec.splice(self.body, self.id, self.meta)
+
+    @property
+    def resource(self) -> Resource:
+        """The resource, parsed."""
+        return codec.parse(self.text)
+
+    @property
+    def etag(self) -> str:
+        """The weak ETag of this version."""
+        return f'W/"{self.version}"'
+
+    @property
+    def versioned(self) -> str:
+        """ "Type/id/_history/n"."""
+        return f"{self.type}/{self.id}/_history/{self.version}"
+
+
+def new_id() -> str:
+    """A new logical id."""
+    return str(uuid.uuid4())
+
+
+_COLUMNS = (
+    tables.resource.c.rid,
+    tables.resource.c.type,
+    tables.resource.c.id,
+    tables.resource.c.owner,
+    tables.resource.c.case_id,
+    tables.version.c.version,
+    tables.version.c.updated,
+    tables.version.c.deleted,
+    tables.version.c.body,
+    tables.version.c.cut,
+    tables.version.c.meta,
+)
+CURRENT = sa.and_(tables.version.c.rid == tables.resource.c.rid, tables.version.c.version == tables.resource.c.version)
+
+
+def rows() -> sa.Select[Any]:
+    """Current versions, to be narrowed by conditions on `tables.resource`."""
+    return sa.select(*_COLUMNS).select_from(tables.resource.join(tables.version, CURRENT))
+
+
+def stored(row: Any) -> Stored:
+    """The Stored of a row of `rows()`."""
+    return Stored(
+        row.rid, row.type, row.id, row.version, row.updated, bool(row.deleted), row.owner, row.case_id,
+        Body(row.body, row.cut), row.meta,
+    )  # fmt: skip
+
+
+def visible(visibility: Visibility) -> ColumnElement[bool]:
+    """The SQL condition on `tables.resource` for what may be seen."""
+    if visibility.everything:
+        return sa.true()
+    cases = sa.select(tables.audience.c.case_id).where(tables.audience.c.party.in_(sorted(visibility.parties)))
+    return sa.or_(tables.resource.c.owner == visibility.owner, tables.resource.c.case_id.in_(cases))
+
+
+def find(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored | None:
+    """The current version, deleted ones included; None when there is none that may be seen."""
+    row = connection.execute(
+        rows().where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
+    ).one_or_none()
+    return stored(row) if row is not None else None
+
+
+def read(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored:
+    """The current version. Raises NotFound, or Gone when it was deleted."""
+    found = find(connection, visibility, resource_type, resource_id)
+    if found is None:
+        raise NotFound(f"There is no {resource_type}/{resource_id}.")
+    if found.deleted:
+        raise Gone(f"{resource_type}/{resource_id} was deleted; its versions are in _history.")
+    return found
+
+
+def history(
+    connection: Connection, visibility: Visibility, resource_type: str, resource_id: str, *, version: int | None = None
+) -> list[Stored]:
+    """The versions of a resource, newest first; only the given one with `version`. Raises NotFound."""
+    query = (
+        sa.select(*_COLUMNS)
+        .select_from(tables.resource.join(tables.version, tables.version.c.rid == tables.resource.c.rid))
+        .where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
+        .order_by(tables.version.c.version.desc())
+    )
+    if version is not None:
+        query = query.where(tables.version.c.version == version)
+    found = [stored(row) for row in connection.execute(query)]
+    if not found:
+        raise NotFound(f"There is no {resource_type}/{resource_id}" + (f", version {version}." if version else "."))
+    return found
+
+
+def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> list[Stored]:
+    """Every current resource of a case, oldest first, of these types or of all. For the domain's own use."""
+    query = rows().where(tables.resource.c.case_id == case_id, tables.resource.c.deleted.is_(False))
+    wanted = list(types)
+    if wanted:
+        query = query.where(tables.resource.c.type.in_(wanted))
+    return [stored(row) for row in connection.execute(query.order_by(tables.resource.c.rid))]
+
+
+def create(
+    tx: Transaction,
+    body: Body,
+    resource: Resource,
+    *,
+    base_url: str,
+    resource_id: str | None = None,
+    case_id: str | None = None,
+    owner: str | None = None,
+) -> Stored:
+    """Stores a new resource under a new id, or under the one given. Raises Conflict when that id is taken."""
+    resource_id = resource_id or new_id()
+    if not _ID.fullmatch(resource_id):
+        raise Invalid(f"{resource_id!r} is not a FHIR id (letters, digits, - and ., at most 64).", path="id")
+    updated = tx.tick()
+    values = {
+        "type": resource["resourceType"], "id": resource_id, "version": 1, "updated": updated, "deleted": False,
+        "owner": owner or tx.caller.id, "case_id": case_id,
+    }  # fmt: skip
+    taken = tx.connection.execute(
+        sa.select(tables.resource.c.rid).where(
+            tables.resource.c.type == values["type"], tables.resource.c.id == resource_id
+        )
+    ).first()
+    if taken is not None:
+        raise Conflict(f"{values['type']}/{resource_id} is there already.")
+    rid = tx.connection.execute(sa.insert(tables.resource).values(**values)).inserted_primary_key[0]  # type: ignore[index]
+    return _write_version(tx, "create", rid, values, body, resource, base_url)
+
+
+def update(
+    tx: Transaction, before: Stored, body: Body, resource: Resource, *, base_url: str, if_match: int | None = None
+) -> Stored:
+    """Stores the next version of `before`. Raises PreconditionFailed when it is no longer version `if_match`."""
+    if resource["resourceType"] != before.type:
+        raise Invalid(f"The body is a {resource['resourceType']}, the address a {before.type}.", path="resourceType")
+    _expect(before, if_match)
+    values = {
+        "type": before.type, "id": before.id, "version": before.version + 1, "updated": tx.tick(), "deleted": False,
+        "owner": before.owner, "case_id": before.case_id,
+    }  # fmt: skip
+    _advance(tx, before, values)
+    index.remove(tx.connection, before.rid)
+    return _write_version(tx, "update", before.rid, values, body, resource, base_url)
+
+
+def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> Stored:
+    """Marks a resource as deleted; its versions stay."""
+    _expect(before, if_match)
+    values = {
+        "type": before.type, "id": before.id, "version": before.version + 1, "updated": tx.tick(), "deleted": True,
+        "owner": before.owner, "case_id": before.case_id,
+    }  # fmt: skip
+    _advance(tx, before, values)
+    index.remove(tx.connection, before.rid)
+    tx.connection.execute(
+        sa.insert(tables.version).values(
+            rid=before.rid, version=values["version"], updated=values["updated"], deleted=True,
+            body=before.body.text, cut=before.body.cut, meta=before.client_meta, by=tx.caller.id,
+        )
+    )  # fmt: skip
+    tx.changes.append(Change("delete", before.type, before.id, before.version + 1))
+    return Stored(before.rid, **values, body=before.body, client_meta=before.client_meta)  # type: ignore[arg-type]
+
+
+def _expect(before: Stored, if_match: int | None) -> None:
+    if if_match is not None and if_match != before.version:
+        raise PreconditionFailed(
+            f"{before.type}/{before.id} is at version {before.version}, not {if_match}; read it again."
+        )
+
+
+def _advance(tx: Transaction, before: Stored, values: dict[str, Any]) -> None:
+    changed = tx.connection.execute(
+        sa.update(tables.resource)
+        .where(tables.resource.c.rid == before.rid, tables.resource.c.version == before.version)
+        .values(version=values["version"], updated=values["updated"], deleted=values["deleted"])
+    )
+    if changed.rowcount != 1:
+        raise PreconditionFailed(f"{before.type}/{before.id} changed since version {before.version}; read it again.")
+
+
+def _write_version(
+    tx: Transaction, interaction: str, rid: int, values: dict[str, Any], body: Body, resource: Resource, base_url: str
+) -> Stored:
+    meta = {k: v for k, v in resource.get("meta", {}).items() if k not in ("versionId", "lastUpdated")}
+    result = Stored(rid, **values, body=body, client_meta=codec.dumps(meta))
+    tx.connection.execute(
+        sa.insert(tables.version).values(
+            rid=rid, version=result.version, updated=result.updated, deleted=False,
+            body=body.text, cut=body.cut, meta=result.client_meta, by=tx.caller.id,
+        )
+    )  # fmt: skip
+    index.write(tx.connection, rid, {**resource, "id": result.id}, base_url)
+    tx.changes.append(Change(interaction, result.type, result.id, result.version))
+    return result

@@ -1,0 +1,88 @@
+"""A Search and a visibility condition → a page.
+
+Pages go by the creation number (keyset), bounded by the highest one at the first page: what matches throughout
+appears exactly once, whatever is written meanwhile. The place to continue from is "after.bound".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
+
+from fhir_secondop.errors import Invalid
+from fhir_secondop.fhir.query import Criterion, Search
+from fhir_secondop.model import Visibility
+from fhir_secondop.store import tables
+from fhir_secondop.store.resources import Stored, rows, stored, visible
+from fhir_secondop.store.search_types import DATE, KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One page. `next_page` is empty on the last; `total` is None unless it was asked for."""
+
+    matches: tuple[Stored, ...]
+    next_page: str
+    total: int | None
+
+
+def run(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> Found:
+    """The page of resources that match, may be seen and are not deleted, oldest first."""
+    resource = tables.resource.c
+    conditions = [
+        resource.type == search.type,
+        resource.deleted.is_(False),
+        visible(visibility),
+        *(_condition(search.type, criterion, base_url) for criterion in search.criteria),
+    ]
+    after, bound = _place(search.page)
+    if bound is None:
+        bound = connection.execute(sa.select(sa.func.coalesce(sa.func.max(resource.rid), 0))).scalar_one()
+    total = None
+    if search.total == "accurate" or search.count == 0:
+        counted = sa.select(sa.func.count()).select_from(tables.resource).where(*conditions, resource.rid <= bound)
+        total = connection.execute(counted).scalar_one()
+    if search.count == 0:
+        return Found((), "", total)
+    query = (
+        rows()
+        .where(*conditions, resource.rid > after, resource.rid <= bound)
+        .order_by(resource.rid)
+        .limit(search.count + 1)
+    )
+    found = [stored(row) for row in connection.execute(query)]
+    more = len(found) > search.count
+    found = found[: search.count]
+    return Found(tuple(found), f"{found[-1].rid}.{bound}" if more else "", total)
+
+
+def _place(page: str) -> tuple[int, int | None]:
+    if not page:
+        return 0, None
+    after, _, bound = page.partition(".")
+    if not (after.isdecimal() and bound.isdecimal()):
+        raise Invalid("This page link is not one of ours; start the search again.", path="_page")
+    return int(after), int(bound)
+
+
+def _condition(resource_type: str, criterion: Criterion, base_url: str) -> ColumnElement[bool]:
+    resource = tables.resource.c
+    if criterion.code == "_id":
+        return resource.id.in_([value.rpartition("|")[2] for value in criterion.values])
+    if criterion.code == "_lastUpdated":
+        # An instant, one millisecond wide.
+        return sa.or_(*(DATE.compare(value, resource.updated, resource.updated + 1) for value in criterion.values))
+    kind = KINDS[criterion.kind]
+    columns = kind.table.c
+    mine = [columns.type == resource_type, columns.param == criterion.code]
+    if criterion.modifier == "missing":
+        if criterion.values not in (("true",), ("false",)):
+            raise Invalid(f"{criterion.code}:missing is true or false.", path=criterion.code)
+        present = resource.rid.in_(sa.select(columns.rid).where(*mine))
+        return sa.not_(present) if criterion.values == ("true",) else present
+    wanted = sa.or_(*(kind.condition(value, criterion.modifier, base_url) for value in criterion.values if value))
+    matching = resource.rid.in_(sa.select(columns.rid).where(*mine, wanted))
+    return sa.not_(matching) if criterion.modifier == "not" else matching

@@ -1,0 +1,193 @@
+"""token, string, date, reference: how each is indexed and how it is matched, side by side.
+
+A kind is a table, `rows` (value → index rows) and `condition` (wanted text → SQL over that table's columns).
+Source: https://hl7.org/fhir/R4/search.html#ptypes
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
+
+from fhir_secondop.errors import Invalid
+from fhir_secondop.fhir import refs, times
+from fhir_secondop.store import tables
+
+Row = dict[str, Any]
+MAX_INDEXED = 1000  # characters of a string that are indexed: enough to find it, and within PostgreSQL's btree limit
+
+
+class Kind(Protocol):
+    """A search parameter type."""
+
+    table: sa.Table
+
+    def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
+        """Index rows of one value, without rid, type and param."""
+
+    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        """What an index row must satisfy to match one alternative."""
+
+
+class Token:
+    """Coded values: system and code; `|code` means a code without a system."""
+
+    table = tables.token
+
+    def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
+        if value_type == "CodeableConcept":
+            for coding in value.get("coding", ()):
+                yield from self.rows("Coding", coding, base_url)
+        elif value_type == "Coding":
+            if "code" in value:
+                yield {"system": value.get("system", ""), "code": value["code"][:MAX_INDEXED]}
+        elif value_type == "Identifier":
+            if "value" in value:
+                yield {"system": value.get("system", ""), "code": value["value"][:MAX_INDEXED]}
+        elif value_type == "ContactPoint":
+            if "value" in value:
+                yield {"system": "", "code": value["value"][:MAX_INDEXED]}
+        elif isinstance(value, bool):
+            yield {"system": "", "code": "true" if value else "false"}
+        elif isinstance(value, str):
+            yield {"system": "", "code": value[:MAX_INDEXED]}
+
+    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        columns = self.table.c
+        system, bar, code = wanted.rpartition("|")
+        code = _unescape(code)[:MAX_INDEXED]
+        if not bar:
+            return columns.code == code
+        if not code:
+            return columns.system == _unescape(system)
+        return sa.and_(columns.system == _unescape(system), columns.code == code)
+
+
+class String:
+    """Names and text: begins-with, without case and accents, unless `:exact`."""
+
+    table = tables.string
+    _parts = ("family", "text", "city", "state", "country", "postalCode", "district")
+    _lists = ("given", "prefix", "suffix", "line")
+
+    def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
+        if isinstance(value, str):
+            yield {"folded": fold(value)[:MAX_INDEXED], "exact": value[:MAX_INDEXED]}
+        elif isinstance(value, dict):
+            for part in self._parts:
+                if isinstance(value.get(part), str):
+                    yield from self.rows("string", value[part], base_url)
+            for part in self._lists:
+                for text in value.get(part, ()):
+                    if isinstance(text, str):
+                        yield from self.rows("string", text, base_url)
+
+    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        text = _unescape(wanted)[:MAX_INDEXED]
+        columns = self.table.c
+        if modifier == "exact":
+            return columns.exact == text
+        if modifier == "contains":
+            return columns.folded.contains(fold(text), autoescape=True)
+        low = fold(text)
+        return sa.and_(columns.folded >= low, columns.folded < low + "\U0010ffff")
+
+
+class Date:
+    """Moments and spans, compared as half-open UTC intervals.
+
+    Source: https://hl7.org/fhir/R4/search.html#prefix
+    """
+
+    table = tables.date
+    _prefixed = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb|ap)?(.+)")
+
+    def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
+        if value_type in ("date", "dateTime", "instant"):
+            span = times.interval(value)
+            yield {"low": span.low, "high": span.high}
+        elif value_type == "Period":
+            low = times.interval(value["start"]).low if "start" in value else times.MIN_MS
+            high = times.interval(value["end"]).high if "end" in value else times.MAX_MS
+            yield {"low": low, "high": high}
+        elif value_type == "Timing":
+            spans = [times.interval(event) for event in value.get("event", ())]
+            bounds = value.get("repeat", {}).get("boundsPeriod")
+            if spans:
+                yield {"low": min(s.low for s in spans), "high": max(s.high for s in spans)}
+            if bounds:
+                yield from self.rows("Period", bounds, base_url)
+
+    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        return self.compare(wanted, self.table.c.low, self.table.c.high)
+
+    def compare(self, wanted: str, low: ColumnElement[int], high: ColumnElement[int]) -> ColumnElement[bool]:
+        """The condition on an indexed interval [low, high) for "ge2024-05" and the like."""
+        match = self._prefixed.fullmatch(wanted)
+        if match is None:
+            raise Invalid("A date to search for is empty.")
+        prefix, span = match[1] or "eq", times.interval(match[2])
+        if prefix == "ap":
+            margin = max((span.high - span.low) // 10, abs(span.low - times.milliseconds(times.EPOCH)) // 10_000)
+            return sa.and_(low < span.high + margin, high > span.low - margin)
+        conditions: dict[str, ColumnElement[bool]] = {
+            "eq": sa.and_(low >= span.low, high <= span.high),
+            "ne": sa.or_(low < span.low, high > span.high),
+            "gt": high > span.high,
+            "lt": low < span.low,
+            "ge": sa.or_(high > span.high, sa.and_(low >= span.low, high <= span.high)),
+            "le": sa.or_(low < span.low, sa.and_(low >= span.low, high <= span.high)),
+            "sa": low >= span.high,
+            "eb": high <= span.low,
+        }
+        return conditions[prefix]
+
+
+class Reference:
+    """References: by "Type/id", a bare id, an absolute URL, or with `:identifier` by "system|value"."""
+
+    table = tables.reference
+
+    def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
+        if isinstance(value, str):  # canonical, uri
+            yield {"target": value[:MAX_INDEXED], "identifier": ""}
+            return
+        literal = value.get("reference", "")
+        identifier = value.get("identifier", {})
+        named = f"{identifier.get('system', '')}|{identifier['value']}" if "value" in identifier else ""
+        if literal and not literal.startswith("#"):
+            yield {"target": self._target(literal, base_url), "identifier": named}
+        elif named:
+            yield {"target": "", "identifier": named}
+
+    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        columns = self.table.c
+        text = _unescape(wanted)
+        if modifier == "identifier":
+            return columns.identifier == (text if "|" in text else "|" + text)
+        return columns.target == self._target(text, base_url)
+
+    def _target(self, literal: str, base_url: str) -> str:
+        ref = refs.parse(literal)
+        if ref is None:
+            return literal[:MAX_INDEXED]
+        return ref.local if ref.base in ("", base_url) else f"{ref.base}/{ref.local}"
+
+
+KINDS: dict[str, Kind] = {"token": Token(), "string": String(), "date": Date(), "reference": Reference()}
+DATE = Date()
+
+
+def fold(text: str) -> str:
+    """Text without case, accents and extra space: what string search compares."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    return " ".join(plain.split())
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([\\,$|])", r"\1", text)

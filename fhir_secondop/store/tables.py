@@ -1,0 +1,110 @@
+"""The tables. A change here comes with a migration in store/migrations (a test compares them)."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+# SQLite numbers rows by itself only in an INTEGER primary key.
+_RowId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+# Ranges over text must mean code points on both databases, whatever the locale of the PostgreSQL cluster.
+_Ordered = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+resource = sa.Table(
+    "resource",
+    metadata,
+    sa.Column("rid", _RowId, primary_key=True, autoincrement=True),  # creation number; never changes
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("updated", sa.BigInteger, nullable=False),  # ms since 1970, UTC
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("case_id", sa.String(64), nullable=True),
+    sa.UniqueConstraint("type", "id", name="uq_resource_type_id"),
+    sa.Index("ix_resource_case", "case_id", "type"),
+)
+
+version = sa.Table(
+    "version",
+    metadata,
+    sa.Column("rid", sa.BigInteger, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("updated", sa.BigInteger, nullable=False, unique=True),  # the same commit never gives two the same
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # without id and meta
+    sa.Column("cut", sa.Integer, nullable=False),
+    sa.Column("meta", sa.Text, nullable=False),  # the sender's meta but for versionId and lastUpdated
+    sa.Column("by", sa.String(128), nullable=False),
+)
+
+token = sa.Table(
+    "ix_token",
+    metadata,
+    sa.Column("rid", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("param", sa.String(64), nullable=False),
+    sa.Column("system", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Index("ix_token_code", "type", "param", "code", "system"),
+    sa.Index("ix_token_rid", "rid"),
+)
+
+string = sa.Table(
+    "ix_string",
+    metadata,
+    sa.Column("rid", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("param", sa.String(64), nullable=False),
+    sa.Column("folded", _Ordered, nullable=False),
+    sa.Column("exact", sa.Text, nullable=False),
+    sa.Index("ix_string_folded", "type", "param", "folded"),
+    sa.Index("ix_string_rid", "rid"),
+)
+
+date = sa.Table(
+    "ix_date",
+    metadata,
+    sa.Column("rid", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("param", sa.String(64), nullable=False),
+    sa.Column("low", sa.BigInteger, nullable=False),  # half-open, ms since 1970
+    sa.Column("high", sa.BigInteger, nullable=False),
+    sa.Index("ix_date_low", "type", "param", "low", "high"),
+    sa.Index("ix_date_rid", "rid"),
+)
+
+reference = sa.Table(
+    "ix_reference",
+    metadata,
+    sa.Column("rid", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("param", sa.String(64), nullable=False),
+    sa.Column("target", sa.Text, nullable=False),  # "Type/id", an absolute URL, or "" for identifier only
+    sa.Column("identifier", sa.Text, nullable=False),  # "system|value" or ""
+    sa.Index("ix_reference_target", "target", "type", "param"),
+    sa.Index("ix_reference_identifier", "identifier", "type", "param"),
+    sa.Index("ix_reference_rid", "rid"),
+)
+
+# One row. Writers lock it first, so commits are in one order and `updated` rises strictly with it (decision 8).
+clock = sa.Table("clock", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("at", sa.BigInteger))
+
+# What was opened under which key: a repeat is answered from here, in the transaction that would have opened it.
+intake = sa.Table(
+    "intake",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("case_id", sa.String(64), nullable=False),
+)
+
+# Who may see a case: "system|value" of a Caller's parties, or a caller's id.
+audience = sa.Table(
+    "audience",
+    metadata,
+    sa.Column("case_id", sa.String(64), primary_key=True),
+    sa.Column("party", sa.String(256), primary_key=True),
+    sa.Index("ix_audience_party", "party"),
+)

@@ -1,0 +1,46 @@
+"""The Flask application of the service, and its factory for the server."""
+
+from __future__ import annotations
+
+import atexit
+
+from flask import Flask, jsonify
+from flask.typing import ResponseReturnValue
+
+from fhir_secondop import bootstrap, config
+from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint
+from fhir_secondop.service import workflows
+from fhir_secondop.web import api, links, openapi
+
+
+def create(service: bootstrap.Service) -> Flask:
+    """The application of a service that was put together."""
+    app = Flask("fhir_secondop", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
+    app.register_blueprint(api.blueprint(service), url_prefix="/api")
+    app.register_blueprint(links.blueprint(service.context))
+    app.register_blueprint(openapi.blueprint(service))
+
+    @app.get("/healthz")
+    def health() -> ResponseReturnValue:
+        return jsonify({"status": "ok"})
+
+    @app.get("/readyz")
+    def ready() -> ResponseReturnValue:
+        # A write lock taken and given back: reading alone would not show a full disk or a read-only primary.
+        with service.context.database.transaction(bootstrap.LOCAL) as tx:
+            tx.tick()
+        return jsonify({"status": "ready"})
+
+    return app
+
+
+def start() -> Flask:
+    """What the server's process runs: the service with its embedded worker, from the settings in force."""
+    settings = config.load()
+    service = bootstrap.build(settings)
+    workflows.launch(service.context, workflows.Settings(polling_s=settings.polling_s))
+    atexit.register(workflows.stop)
+    return create(service)

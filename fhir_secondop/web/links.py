@@ -1,0 +1,67 @@
+"""Single-use links: GET shows the document, POST acknowledges. Mail scanners GET; only a person posts."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, render_template, request
+
+from fhir_secondop.errors import Conflict, SecondOpError, http_status
+from fhir_secondop.opinion import alignment
+from fhir_secondop.service import delivery, providers
+from fhir_secondop.service.context import Context
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "frame-ancestors 'none'",
+}
+
+
+def blueprint(context: Context) -> Blueprint:
+    """Routes /ack/{token} and its PDF."""
+    routes = Blueprint("links", __name__, template_folder="templates")
+
+    def document(token: str) -> tuple[str, str, bytes, str]:
+        """State, title, PDF and text of a link's document; nothing but the state once it is used or replaced."""
+        case, task, state = providers.open_link(context, token)
+        if state != "open":
+            return state, "", b"", ""
+        person = case.directory.person(task["owner"]["reference"])
+        if person is None:
+            raise Conflict("This link's recipient is not known any more.")
+        found = delivery.deliverable(context, case, task, person)
+        return state, found.title, found.pdf, found.text
+
+    @routes.get("/ack/<token>")
+    def show(token: str) -> Response:
+        state, title, _, text = document(token)
+        _, task, _ = providers.open_link(context, token)
+        said = alignment.evidence(task)
+        page = render_template("ack.html", state=state, title=title, text=text, token=token, said=said,
+                               recipient=task["owner"].get("display", ""))  # fmt: skip
+        return Response(page, headers=_HEADERS, mimetype="text/html")
+
+    @routes.get("/ack/<token>/document.pdf")
+    def pdf(token: str) -> Response:
+        state, _, data, _ = document(token)
+        if state != "open":
+            raise Conflict("This link has been used or replaced.")
+        return Response(data, headers=_HEADERS, mimetype="application/pdf")
+
+    @routes.post("/ack/<token>")
+    def acknowledge(token: str) -> Response:
+        providers.acknowledge_link(context, token, request.form.get("name", ""), request.form.get("role", ""))
+        _, task, _ = providers.open_link(context, token)
+        page = render_template("ack.html", state="thanks", title="", text="", token=token,
+                               said=alignment.evidence(task), recipient=task["owner"].get("display", ""))  # fmt: skip
+        return Response(page, headers=_HEADERS, mimetype="text/html")
+
+    def failed(error: SecondOpError) -> Response:
+        page = render_template("ack.html", state="failed", title="", text="", token="", said={}, recipient="",
+                               message=error.message)  # fmt: skip
+        return Response(page, http_status(error), headers=_HEADERS, mimetype="text/html")
+
+    routes.register_error_handler(SecondOpError, failed)
+    return routes

@@ -1,0 +1,80 @@
+"""OpenAPI 3.1 from the table of operations, and a page that makes it readable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, render_template
+
+from fhir_secondop import __version__
+from fhir_secondop.bootstrap import Service
+from fhir_secondop.fhir import codec
+from fhir_secondop.service import review
+
+_FAULT = {"description": "an OperationOutcome that names each fault", "content": {"application/json": {}}}
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Routes /api/openapi.json, /api/schemas/{name}.json and /docs."""
+    routes = Blueprint("openapi", __name__, template_folder="templates")
+    text = codec.dumps(document(service))
+
+    @routes.get("/api/openapi.json")
+    def openapi() -> Response:
+        return Response(text, mimetype="application/json")
+
+    @routes.get("/api/schemas/<any('second-opinion-request','report-draft'):name>.json")
+    def schema(name: str) -> Response:
+        return Response(codec.dumps(review.schema(name)), mimetype="application/schema+json")
+
+    @routes.get("/docs")
+    def docs() -> Response:
+        return Response(render_template("docs.html", api=document(service)), mimetype="text/html")
+
+    return routes
+
+
+def document(service: Service) -> dict[str, Any]:
+    """The OpenAPI document of the plain JSON door."""
+    request = review.schema("second-opinion-request")
+    case = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+    ok = {"description": "done", "content": {"application/json": {}}}
+    paths: dict[str, Any] = {
+        "/api/second-opinions": {
+            "post": {
+                "operationId": "open",
+                "summary": "Opens a case; a repeat answers 200 with the same ids.",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+                "responses": {"201": ok, "200": ok, "409": _FAULT, "422": _FAULT},
+            },
+            "get": {"operationId": "list", "summary": "The cases that you may see.", "responses": {"200": ok}},
+        },
+        "/api/second-opinions/{id}": {
+            "get": {"operationId": "show", "summary": "One case.", "parameters": [case],
+                    "responses": {"200": ok, "404": _FAULT}},
+        },
+    }  # fmt: skip
+    for row in service.operations:
+        if row.type != "ServiceRequest":
+            continue
+        call: dict[str, Any] = {
+            "operationId": row.code,
+            "summary": row.summary,
+            "parameters": [case],
+            "responses": {"200": ok, "404": _FAULT, "409": _FAULT, "422": _FAULT},
+        }
+        methods: dict[str, Any] = {"post": call}
+        if row.reads:
+            methods = {"get": call}
+        elif row.schema.get("properties"):
+            call["requestBody"] = {"content": {"application/json": {"schema": dict(row.schema)}}}
+        paths[f"/api/second-opinions/{{id}}/{row.code}"] = methods
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "fhir_secondop", "version": __version__,
+                 "description": "Second opinions over plain JSON. The same operations are at /fhir as $operations."},
+        "servers": [{"url": service.context.public_url}],
+        "security": [{"bearer": []}],
+        "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        "paths": paths,
+    }  # fmt: skip

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import copy
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhir_secondop.fhir.validate import validate
+
+PATIENT: dict[str, Any] = {"resourceType": "Patient", "name": [{"family": "Ek"}]}
+OBSERVATION: dict[str, Any] = {"resourceType": "Observation", "status": "final", "code": {"text": "weight"}}
+ABSENT = [{"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown"}]
+DIV = '<div xmlns="http://www.w3.org/1999/xhtml">%s</div>'
+
+
+def patient(**elements: Any) -> dict[str, Any]:
+    return PATIENT | elements
+
+
+def observation(**elements: Any) -> dict[str, Any]:
+    return OBSERVATION | elements
+
+
+def bundle(kind: str, *entries: Any) -> dict[str, Any]:
+    return {"resourceType": "Bundle", "type": kind, "entry": list(entries)}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    extension: dict[str, Any] = {"url": "u", "valueString": "x"}
+    for _ in range(levels):
+        extension = {"url": "u", "extension": [extension]}
+    return extension
+
+
+def faults(resource: Any, **options: Any) -> list[tuple[str, str]]:
+    return [(issue.code, issue.expression) for issue in validate(resource, **options)]
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        PATIENT,
+        OBSERVATION,
+        {"resourceType": "Patient"},
+        {"resourceType": "Basic", "code": {"text": "x"}},
+        patient(birthDate="1970-02"),
+        patient(birthDate="2024-02-29", _birthDate={"id": "a"}),
+        patient(_birthDate={"extension": ABSENT}),
+        patient(_gender={"extension": ABSENT}),
+        observation(valueQuantity={"value": Decimal("1.10"), "comparator": "<"}),
+        observation(valueQuantity={"value": 1}),
+        observation(_status={"extension": ABSENT}) | {"status": "final"},
+        {"resourceType": "Observation", "_status": {"extension": ABSENT}, "code": {"text": "x"}},
+        patient(name=[{"given": ["A", None], "_given": [None, {"extension": ABSENT}]}]),
+        patient(contained=[{"resourceType": "Organization", "id": "o"}], managingOrganization={"reference": "#o"}),
+        patient(managingOrganization={"reference": "http://example.org/fhir/Organization/1"}),
+        patient(managingOrganization={"reference": "urn:uuid:1dd6e4c5-0f1b-4c6b-8d4a-6d5b1d7f3a10"}),
+        patient(managingOrganization={"reference": "Organization?identifier=x|y"}),
+        patient(managingOrganization={"reference": "Organization/1/_history/2"}),
+        patient(text={"status": "generated", "div": DIV % '<p style="color: red">a &#160; <a href="#b">b</a></p>'}),
+        patient(photo=[{"contentType": "image/png", "data": "aGVs\nbG8="}]),
+        patient(multipleBirthInteger=2),
+        patient(extension=[nested(20)]),
+        bundle("transaction", {"resource": PATIENT, "request": {"method": "POST", "url": "Patient"}}),
+        bundle("collection", {"resource": PATIENT}),
+        {"resourceType": "Parameters", "parameter": [{"name": "a", "valueString": "b"}]},
+        {"resourceType": "Parameters", "parameter": [{"name": "r", "resource": PATIENT}]},
+        {
+            "resourceType": "Questionnaire",
+            "status": "draft",
+            "item": [{"linkId": "1", "type": "group", "item": [{"linkId": "1.1", "type": "string"}]}],
+        },
+    ],
+)
+def test_valid_resource_has_no_faults(resource: dict[str, Any]) -> None:
+    before = copy.deepcopy(resource)
+    assert validate(resource) == []
+    assert resource == before
+
+
+@pytest.mark.parametrize(
+    ("resource", "code", "expression"),
+    [
+        # the type
+        ({}, "structure", "Resource"),
+        ({"resourceType": 3}, "structure", "Resource"),
+        ({"resourceType": ["Patient"]}, "structure", "Resource"),
+        ({"resourceType": "Citation"}, "not-supported", "Resource"),
+        ({"resourceType": "DomainResource"}, "not-supported", "Resource"),
+        ({"resourceType": "HumanName"}, "not-supported", "Resource"),
+        # elements
+        (patient(nickname="x"), "structure", "Patient.nickname"),
+        (patient(**{"a b": "x"}), "structure", "Patient"),
+        (patient(_name=[{"id": "x"}]), "structure", "Patient._name"),
+        (patient(fhir_comments=["x"]), "structure", "Patient.fhir_comments"),
+        (patient(name=[{"family": "Ek", "first": "x"}]), "structure", "Patient.name[0].first"),
+        (patient(contact=[{"gender": "male"}, {"name": {"x": 1}}]), "structure", "Patient.contact[1].name.x"),
+        (patient(deceased=True), "structure", "Patient.deceased"),
+        # counts and JSON types
+        ({"resourceType": "Observation", "status": "final"}, "required", "Observation.code"),
+        ({"resourceType": "Observation", "code": {"text": "x"}}, "required", "Observation.status"),
+        (patient(communication=[{"preferred": True}]), "required", "Patient.communication[0].language"),
+        (patient(name={"family": "Ek"}), "structure", "Patient.name"),
+        (patient(name=["Ek"]), "structure", "Patient.name[0]"),
+        (patient(name=[None]), "structure", "Patient.name[0]"),
+        (patient(gender=["male"]), "structure", "Patient.gender"),
+        (patient(maritalStatus=[{"text": "x"}]), "structure", "Patient.maritalStatus"),
+        (patient(name=[]), "structure", "Patient.name"),
+        (patient(name=[{}]), "structure", "Patient.name[0]"),
+        (patient(name=[{"id": "only"}]), "structure", "Patient.name[0]"),
+        (patient(birthDate=None), "structure", "Patient.birthDate"),
+        (patient(name=[{"given": []}]), "structure", "Patient.name[0].given"),
+        (patient(name=[{"given": "Ann"}]), "structure", "Patient.name[0].given"),
+        (patient(active="true"), "value", "Patient.active"),
+        (patient(active=1), "value", "Patient.active"),
+        (patient(multipleBirthInteger=True), "value", "Patient.multipleBirth"),
+        (patient(multipleBirthInteger=Decimal("1.0")), "value", "Patient.multipleBirth"),
+        (patient(multipleBirthInteger=2**31), "value", "Patient.multipleBirth"),
+        (observation(valueQuantity={"value": "1.1"}), "value", "Observation.value.value"),
+        (observation(valueQuantity={"value": 1.1}), "value", "Observation.value.value"),
+        (observation(valueQuantity={"value": True}), "value", "Observation.value.value"),
+        (observation(valueQuantity={"value": Decimal("1E+999999")}), "value", "Observation.value.value"),
+        (observation(valueString=1), "value", "Observation.value"),
+        # syntax
+        (patient(id="a b"), "value", "Patient.id"),
+        (patient(id="a" * 65), "value", "Patient.id"),
+        (patient(id=""), "value", "Patient.id"),
+        (patient(birthDate="1970-13"), "value", "Patient.birthDate"),
+        (patient(birthDate="2023-02-29"), "value", "Patient.birthDate"),
+        (patient(birthDate="70-01-01"), "value", "Patient.birthDate"),
+        (patient(birthDate="1970-01-01T00:00:00Z"), "value", "Patient.birthDate"),
+        (patient(birthDate="1970-01-01\n"), "value", "Patient.birthDate"),
+        (patient(deceasedDateTime="2024-01-01T10:00:00"), "value", "Patient.deceased"),
+        (patient(deceasedDateTime="2024-01-01T10:00Z"), "value", "Patient.deceased"),
+        (patient(deceasedDateTime="2024-04-31T10:00:00Z"), "value", "Patient.deceased"),
+        (patient(meta={"lastUpdated": "2024-01-01"}), "value", "Patient.meta.lastUpdated"),
+        (patient(language="de "), "value", "Patient.language"),
+        (patient(implicitRules="http://a b"), "value", "Patient.implicitRules"),
+        (patient(name=[{"family": ""}]), "value", "Patient.name[0].family"),
+        (patient(name=[{"family": "a\x00"}]), "value", "Patient.name[0].family"),
+        (patient(name=[{"family": "\ud800"}]), "value", "Patient.name[0].family"),
+        (patient(name=[{"family": "x" * (1024 * 1024 + 1)}]), "value", "Patient.name[0].family"),
+        (patient(name=[{"given": ["A", 1]}]), "value", "Patient.name[0].given[1]"),
+        (patient(telecom=[{"rank": 0}]), "value", "Patient.telecom[0].rank"),
+        (patient(photo=[{"data": "not base64!"}]), "value", "Patient.photo[0].data"),
+        (patient(photo=[{"data": "abc"}]), "value", "Patient.photo[0].data"),
+        (patient(photo=[{"data": " " * 50_000 + "!"}]), "value", "Patient.photo[0].data"),
+        (patient(photo=[{"size": -1}]), "value", "Patient.photo[0].size"),
+        (observation(valueTime="24:00:00"), "value", "Observation.value"),
+        (patient(extension=[{"url": "u", "valueOid": "urn:oid:9.1"}]), "value", "Patient.extension[0].value"),
+        (patient(extension=[{"url": "u", "valueUuid": "urn:uuid:1"}]), "value", "Patient.extension[0].value"),
+        # primitives with extensions
+        (patient(_birthDate={}), "structure", "Patient.birthDate"),
+        (patient(_birthDate={"id": "only"}), "structure", "Patient.birthDate"),
+        (patient(birthDate="1970", _birthDate={"id": 1}), "value", "Patient.birthDate.id"),
+        (patient(_birthDate={"value": "1970"}), "structure", "Patient.birthDate.value"),
+        (patient(_birthDate=[{"extension": ABSENT}]), "structure", "Patient.birthDate"),
+        (patient(name=[{"given": [None]}]), "structure", "Patient.name[0].given[0]"),
+        (patient(name=[{"given": ["A"], "_given": [None]}]), None, None),
+        (patient(name=[{"given": ["A", "B"], "_given": [None]}]), "structure", "Patient.name[0].given"),
+        (patient(name=[{"_given": [None]}]), "structure", "Patient.name[0].given[0]"),
+        # choices
+        (patient(deceasedBoolean=True, deceasedDateTime="2024"), "structure", "Patient.deceased"),
+        (patient(deceasedBoolean=True, _deceasedDateTime={"extension": ABSENT}), "structure", "Patient.deceased"),
+        (observation(valueAddress={"text": "x"}), "structure", "Observation.valueAddress"),
+        # an element defined elsewhere
+        (
+            observation(component=[{"code": {"text": "x"}, "referenceRange": [{"lower": "x"}]}]),
+            "structure",
+            "Observation.component[0].referenceRange[0].lower",
+        ),
+        # codes
+        (patient(gender="Male"), "code-invalid", "Patient.gender"),
+        (observation(status="done"), "code-invalid", "Observation.status"),
+        (observation(valueQuantity={"value": 1, "comparator": "~"}), "code-invalid", "Observation.value.comparator"),
+        (
+            {"resourceType": "AllergyIntolerance", "patient": {"display": "x"}, "clinicalStatus": {"text": "active"}},
+            "code-invalid",
+            "AllergyIntolerance.clinicalStatus",
+        ),
+        (
+            {
+                "resourceType": "AllergyIntolerance",
+                "patient": {"display": "x"},
+                "clinicalStatus": {"coding": [{"system": "http://example.org", "code": "active"}]},
+            },
+            "code-invalid",
+            "AllergyIntolerance.clinicalStatus",
+        ),
+        # references
+        (patient(managingOrganization={"reference": "Patient/1"}), "value", "Patient.managingOrganization.reference"),
+        (
+            patient(managingOrganization={"reference": "https://example.org/fhir/Patient/1"}),
+            "value",
+            "Patient.managingOrganization.reference",
+        ),
+        (patient(managingOrganization={"reference": "Clinic/1"}), "value", "Patient.managingOrganization.reference"),
+        (patient(managingOrganization={"reference": "the clinic"}), "value", "Patient.managingOrganization.reference"),
+        (patient(managingOrganization={"reference": "#o"}), "not-found", "Patient.managingOrganization.reference"),
+        (
+            patient(contained=[{"resourceType": "Patient", "id": "o"}], managingOrganization={"reference": "#o"}),
+            "value",
+            "Patient.managingOrganization.reference",
+        ),
+        # contained resources
+        (patient(contained=[{"resourceType": "Organization"}]), "required", "Patient.contained[0].id"),
+        (patient(contained=[PATIENT | {"id": "a"}, PATIENT | {"id": "a"}]), "duplicate", "Patient.contained[1].id"),
+        (patient(contained=[{"resourceType": "Citation", "id": "a"}]), "not-supported", "Patient.contained[0]"),
+        (patient(contained=[{"resourceType": [], "id": "a"}]), "structure", "Patient.contained[0]"),
+        (patient(contained=[PATIENT | {"id": "a", "sex": 1}]), "structure", "Patient.contained[0].sex"),
+        (
+            patient(contained=[PATIENT | {"id": "a", "meta": {"versionId": "1"}}]),
+            "structure",
+            "Patient.contained[0].meta.versionId",
+        ),
+        # extensions
+        (patient(extension=[{"url": "u"}]), "extension", "Patient.extension[0]"),
+        (patient(extension=[{"valueCode": "x"}]), "required", "Patient.extension[0].url"),
+        (patient(extension=[nested(0) | {"extension": [nested(0)]}]), "extension", "Patient.extension[0]"),
+        (patient(modifierExtension=[nested(0)]), "extension", "Patient.modifierExtension[0]"),
+        (patient(contact=[{"modifierExtension": [nested(0)]}]), "extension", "Patient.contact[0].modifierExtension[0]"),
+        # narrative
+        (patient(text={"status": "generated"}), "required", "Patient.text.div"),
+        (patient(text={"status": "generated", "div": "plain"}), "invalid", "Patient.text.div"),
+        (patient(text={"status": "generated", "div": "<div>no namespace</div>"}), "invalid", "Patient.text.div"),
+        # in other resources
+        (bundle("collection", {"resource": patient(sex="x")}), "structure", "Bundle.entry[0].resource.sex"),
+        (bundle("collection", {"resource": {"a": 1}}), "structure", "Bundle.entry[0].resource"),
+        (bundle("collection", {"resource": "x"}), "structure", "Bundle.entry[0].resource"),
+        (
+            {"resourceType": "Parameters", "parameter": [{"name": "a", "part": [{"name": "b", "resource": {"x": 1}}]}]},
+            "structure",
+            "Parameters.parameter[0].part[0].resource",
+        ),
+        # Bundles
+        (bundle("transaction", {"resource": PATIENT}), "required", "Bundle.entry[0].request"),
+        (bundle("batch-response", {"resource": PATIENT}), "required", "Bundle.entry[0].response"),
+        (bundle("collection", {"fullUrl": "urn:x:y"}), "required", "Bundle.entry[0].resource"),
+        (
+            bundle("collection", *[{"fullUrl": "urn:x:y", "resource": PATIENT}] * 2),
+            "invariant",
+            "Bundle.entry[1].fullUrl",
+        ),
+        (bundle("document", {"resource": PATIENT}), "invariant", "Bundle.entry[0].resource"),
+    ],
+)
+def test_fault_is_named_with_its_place(resource: Any, code: str | None, expression: str | None) -> None:
+    found = faults(resource)
+    if code is None:
+        assert found == []
+    else:
+        assert found == [(code, expression)]
+
+
+def test_nested_contained_resource_is_refused_at_its_place() -> None:
+    inner = PATIENT | {"id": "a", "contained": [{"resourceType": "Patient", "id": "b"}]}
+    assert ("structure", "Patient.contained[0].contained") in faults(patient(contained=[inner]))
+
+
+def test_nesting_is_bounded() -> None:
+    assert [code for code, _ in faults(patient(extension=[nested(98)]))] == []
+    assert [code for code, _ in faults(patient(extension=[nested(400)]))] == ["too-costly"]
+
+
+def test_all_faults_are_found_at_once() -> None:
+    resource = patient(active="yes", birthDate="x", name=[{"family": 1}, {"last": "x"}], sex="f")
+    assert [expression for _, expression in faults(resource)] == [
+        "Patient.name[0].family",
+        "Patient.name[1].last",
+        "Patient.active",
+        "Patient.birthDate",
+        "Patient.sex",
+    ]
+
+
+def test_message_never_quotes_what_was_sent() -> None:
+    resource = patient(gender="SECRET", birthDate="SECRET", name=[{"family": ["SECRET"]}], **{"SECRET 1": "x"})
+    resource["managingOrganization"] = {"reference": "SECRET"}
+    resource["text"] = {"status": "generated", "div": DIV % "<SECRET/>"}
+    assert "SECRET" not in json.dumps([issue.expression + issue.diagnostics for issue in validate(resource)])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<script>x()</script>",
+        '<p onclick="x()">a</p>',
+        '<a href="javascript:x()">a</a>',
+        '<a href=" java&#10;script:x()">a</a>',
+        '<a href="data:text/html,x">a</a>',
+        '<img src="data:image/svg+xml,x" alt="a"/>',
+        '<iframe src="http://example.org"/>',
+        '<form action="http://example.org"/>',
+        '<svg xmlns="http://www.w3.org/2000/svg"/>',
+        '<p style="background: url(http://example.org/x)">a</p>',
+        '<p style="background: u\\72l(http://example.org/x)">a</p>',
+        "<style>p {}</style>",
+        '<link href="http://example.org/x.css"/>',
+        "<p>a",
+        "<p>&nbsp;</p>",
+        "<?php x ?>",
+        '<p xml:base="http://example.org">a</p>',
+    ],
+)
+def test_narrative_that_could_harm_is_refused(content: str) -> None:
+    text = {"status": "generated", "div": DIV % content}
+    assert faults(patient(text=text)) == [("invalid", "Patient.text.div")]
+
+
+@pytest.mark.parametrize(
+    "div",
+    [
+        '<!DOCTYPE div [<!ENTITY a "b">]><div xmlns="http://www.w3.org/1999/xhtml">&a;</div>',
+        '<!doctype div><div xmlns="http://www.w3.org/1999/xhtml">a</div>',
+        '<?xml version="1.0" encoding="UTF-16"?><div xmlns="http://www.w3.org/1999/xhtml">a</div>',
+        '<p xmlns="http://www.w3.org/1999/xhtml">a</p>',
+        DIV % ("<b>" * 300 + "a" + "</b>" * 300),
+    ],
+)
+def test_narrative_that_is_not_one_plain_div_is_refused(div: str) -> None:
+    assert faults(patient(text={"status": "generated", "div": div})) == [("invalid", "Patient.text.div")]
+
+
+NAMES = ["id", "meta", "text", "div", "contained", "extension", "url", "valueString", "_birthDate", "birthDate", "name"]
+NAMES += ["given", "_given", "reference", "managingOrganization", "resourceType", "entry", "resource", "gender", "a"]
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from([None, True, 0, Decimal("NaN"), "", "x", "\ud800", "Patient", "#", "1970", [], {}]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(["Patient", "Bundle", "Parameters"]), st.dictionaries(st.sampled_from(NAMES), JSON, max_size=3))
+def test_no_json_makes_the_validator_fail(resource_type: str, elements: dict[str, Any]) -> None:
+    validate(elements | {"resourceType": resource_type})

@@ -1,0 +1,130 @@
+"""The shipped tables against HL7's definitions from another source, and the validator against HL7's examples."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_secondop.fhir import definitions, path
+from fhir_secondop.fhir.validate import validate
+
+pytestmark = pytest.mark.shared
+
+# Examples that point to types that R4 does not allow there (SOURCES.md), and those whose modifier extensions nobody
+# but their example knows.
+REFUSED = {
+    "devicemetric-example.json": "DeviceMetric.parent.reference",
+    "deviceusestatement-example.json": "DeviceUseStatement.reasonReference[0].reference",
+    "medicationrequest0301.json": "MedicationRequest.dispenseRequest.performer.reference",
+    "observation-example-clinical-gender.json": "Observation.performer[0].reference",
+    "basic-example.json": "Basic.modifierExtension[0]",
+    "json-edge-cases.json": "Patient.modifierExtension[0]",
+}
+NOT_TYPES = {"SimpleQuantity", "MoneyQuantity", "MetadataResource"}
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return [entry["resource"] for entry in json.loads(lzma.decompress(file.read_bytes()))["entry"]]
+
+
+def test_structures_are_those_of_hl7(shared_data: Path) -> None:
+    compared = 0
+    for definition in read(shared_data / "r4-definitions" / "structuredefinitions-4.0.1.json.xz"):
+        name = definition["id"]
+        if name in NOT_TYPES:
+            continue
+        structure = definitions.structure(name)
+        assert (structure.kind, structure.is_abstract) == (definition["kind"], definition["abstract"])
+        assert structure.base == definition.get("baseDefinition", "").rpartition("/")[2]
+        if structure.kind == "primitive-type":
+            continue
+        for element in definition["snapshot"]["element"][1:]:
+            compare(element)
+            compared += 1
+    assert compared > 7000
+
+
+def compare(wanted: dict[str, Any]) -> None:
+    parent, _, name = wanted["path"].rpartition(".")
+    found = definitions.structure(parent).elements[name.removesuffix("[x]")]
+    assert (found.min, found.is_choice) == (wanted["min"], name.endswith("[x]")), wanted["path"]
+    assert ("*" if found.max is None else str(found.max)) == wanted["max"], wanted["path"]
+    assert (found.is_modifier, found.is_summary) == (wanted.get("isModifier", False), wanted.get("isSummary", False))
+    if "contentReference" in wanted:
+        assert found.types == (wanted["contentReference"].removeprefix("#"),)
+    elif not found.types[0].startswith(parent + "."):
+        codes = [t["code"] for t in wanted["type"] if "fhirpath" not in t["code"]]
+        assert list(found.types) == (codes or list(found.types)), wanted["path"]
+    for each in wanted.get("type", ()):
+        targets = {url.rpartition("/")[2] for url in each.get("targetProfile", ())}
+        assert found.targets.get(each["code"], frozenset()) == targets, wanted["path"]
+    binding = wanted.get("binding", {})
+    required = binding.get("valueSet", "") if binding.get("strength") == "required" else ""
+    assert found.binding == required.partition("|")[0], wanted["path"]
+
+
+def test_no_type_has_an_element_that_hl7_does_not_have(shared_data: Path) -> None:
+    wanted = {
+        element["path"]
+        for definition in read(shared_data / "r4-definitions" / "structuredefinitions-4.0.1.json.xz")
+        for element in definition["snapshot"]["element"]
+    }
+    for name in definitions.resource_types() | definitions.data_types():
+        for element in definitions.structure(name).elements.values():
+            assert {f"{name}.{element.name}", f"{name}.{element.name}[x]"} & wanted
+
+
+def test_search_parameters_are_those_of_hl7(shared_data: Path) -> None:
+    wanted = read(shared_data / "r4-definitions" / "search-parameters.json.xz")
+    assert len(wanted) == 1375
+    for parameter in wanted:
+        found = definitions.search_parameter_by_url(parameter["url"])
+        assert found is not None
+        assert (found.code, found.type, found.expression) == (
+            parameter["code"],
+            parameter["type"],
+            parameter.get("expression", ""),
+        )
+        assert (found.base, found.targets) == (tuple(parameter["base"]), tuple(parameter.get("target", ())))
+        components = [(c["definition"], c["expression"]) for c in parameter.get("component", ())]
+        assert found.components == tuple(components)
+
+
+def test_compartments_are_those_of_hl7(shared_data: Path) -> None:
+    for wanted in read(shared_data / "r4-definitions" / "compartmentdefinitions.json.xz"):
+        members = {each["code"]: sorted(each["param"]) for each in wanted["resource"] if "param" in each}
+        assert {key: list(codes) for key, codes in definitions.compartment(wanted["code"]).items()} == members
+
+
+def test_official_examples_are_valid_but_for_those_named(shared_data: Path) -> None:
+    files = sorted((shared_data / "official-r4-examples-json").glob("*.json"))
+    assert len(files) == 745
+    refused = {}
+    for file in files:
+        if issues := validate(json.loads(file.read_bytes(), parse_float=Decimal)):
+            refused[file.name] = issues[0].expression
+    assert refused == REFUSED
+
+
+def test_synthetic_records_are_valid(shared_data: Path) -> None:
+    files = sorted((shared_data / "synthea-r4-bundles").glob("*.json.gz"))
+    assert files
+    for file in files:
+        assert validate(json.loads(gzip.decompress(file.read_bytes()), parse_float=Decimal)) == [], file.name
+
+
+def test_search_parameters_find_what_fhirpathpy_finds_in_the_examples(shared_data: Path) -> None:
+    for name in ("patient-example", "encounter-example", "diagnosticreport-example-dxa", "servicerequest-example"):
+        resource = json.loads((shared_data / "official-r4-examples-json" / f"{name}.json").read_bytes())
+        for parameter in definitions.search_parameters(resource["resourceType"]).values():
+            if "resolve()" in parameter.expression or parameter.expression.startswith("Resource."):
+                continue  # fhirpathpy neither resolves nor takes the base type's name
+            found = [value for _, value in path.select(parameter, resource)]
+            once = [value for index, value in enumerate(found) if value not in found[:index]]
+            assert once == path.evaluate(parameter.expression, resource), parameter.url
