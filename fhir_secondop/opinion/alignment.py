@@ -113,7 +113,7 @@ def board(case: Case) -> Board | None:
     current = report.version_of(signed)
     retracted = signed["status"] == "entered-in-error"
     plan = _plan(case, current)
-    plan_decision = str(codes.extension_value(plan, codes.DECISION)) if plan else ""
+    plan_decision = str(codes.extension_value(plan, codes.DECISION_EXTENSION)) if plan else ""
     significant = _is_significant(case)
     rows = tuple(_row(case, member, current, plan, plan_decision, significant) for member in case.audience)
     informed = all(row.held.holds and row.held.version == current for row in rows)
@@ -161,24 +161,14 @@ def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_d
     now = next((h for h in reports if h.version == current), Held(current))
     older = [h for h in reports if h.version < current and (h.holds or h.sent in ("accepted", "unknown"))]
     required = _required(member, significant)
-    missing = []
-    if not now.holds:
-        missing.append("no verified copy yet" if now.ack == "none" else "")
-    if "ack" in required and now.ack == "none":
-        missing.append("acknowledgement")
-    if "decision" in required and now.decision == "none":
-        missing.append("decision")
-    if older and now.superseded == "unmarked" and now.ack == "none":
-        missing.append("an older copy there is not marked as superseded")
     contradicts = _contradicts(now.decision, plan_decision)
+    missing = _missing(now, bool(older), required)
     if contradicts:
         missing.append("decision against the plan of record")
     if plan is not None:
         missing.extend(_missing_of_plan(tasks, required, plan))
-    else:
-        missing.append("plan of record") if not missing else None
-    missing = [m for m in missing if m]
-    aligned = not missing
+    # Without a plan of record nobody is aligned; the board says whom that waits for.
+    aligned = plan is not None and not missing
     shown = now
     if not now.holds and older:
         shown = older[-1]
@@ -189,8 +179,22 @@ def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_d
         state=_state(now, older, aligned, contradicts),
         aligned=aligned,
         required=required,
-        waiting_for=", ".join(missing) if missing != ["plan of record"] else "",
+        waiting_for=", ".join(missing),
     )
+
+
+def _missing(now: Held, has_older: bool, required: tuple[str, ...]) -> list[str]:
+    missing = []
+    if not now.holds:
+        missing.append("no verified copy yet")
+    if "ack" in required and now.ack == "none":
+        missing.append("acknowledgement")
+    if "decision" in required and now.decision == "none":
+        missing.append("decision")
+    # An acknowledged new version is the superseding notice that section 6 asks for.
+    if has_older and now.superseded == "unmarked" and now.ack == "none":
+        missing.append("an older copy there is not marked as superseded")
+    return missing
 
 
 def _required(member: Member, significant: bool) -> tuple[str, ...]:

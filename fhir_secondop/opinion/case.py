@@ -38,8 +38,8 @@ class Member:
 
     @property
     def role(self) -> str:
-        """The roles for people: "pcp, requester"."""
-        return ", ".join(self.roles)
+        """The roles for people: "requester, PCP"."""
+        return ", ".join("PCP" if role == "pcp" else role.replace("-", " ") for role in self.roles)
 
 
 class Case:

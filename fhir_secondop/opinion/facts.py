@@ -62,7 +62,7 @@ def of_report(
 def of_plan(case: Case, plan: Resource, version: int) -> Facts:
     """The facts of a plan of record."""
     author = case.directory.person(plan.get("author", {}).get("reference", ""))
-    decision = codes.extension_value(plan, codes.DECISION)
+    decision = codes.extension_value(plan, codes.DECISION_EXTENSION)
     return {
         "caseId": case.id,
         "setId": f"urn:uuid:{derived_id(case.id, 'set', 'plan')}",

@@ -20,7 +20,7 @@ from fhir_secondop.ehr.ladder import Chosen, Target
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Connection, Receipt, Resource
-from fhir_secondop.opinion import alignment, codes, facts, render, report, workflow
+from fhir_secondop.opinion import alignment, codes, report, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
@@ -33,6 +33,11 @@ WORKFLOW = "deliver"
 MAX_ATTEMPTS = 12
 FIRST_RETRY_S = 2.0
 LONGEST_RETRY_S = 900.0
+PLAN_TYPE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
+DOC_STATUS = {
+    "final": "final", "amended": "amended", "corrected": "amended", "appended": "amended",
+    "entered-in-error": "entered-in-error",
+}  # fmt: skip
 _SETTLED = ("completed", "failed", "cancelled", "on-hold", "entered-in-error")
 _LINK = "link"
 
@@ -335,11 +340,11 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
         "period": _period(case),
     }
     if name == "report":
-        forms = {f["contentType"].partition(";")[0]: base64.b64decode(f["data"]) for f in focus["presentedForm"]}
+        forms = _forms(case, derived_id(case.id, "document", number))
         return Deliverable(
             title=_title("Second opinion", case, number, focus["status"]),
             issued=focus["issued"],
-            doc_status="final" if focus["status"] == "final" else "amended",
+            doc_status=DOC_STATUS[focus["status"]],
             type=report.CODE,
             pdf=forms["application/pdf"],
             text=forms["text/plain"].decode(),
@@ -347,16 +352,23 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
             observations=observations,
             **common,
         )
-    said = facts.of_plan(case, focus, number)
+    forms = _forms(case, derived_id(case.id, "plan-document", number))
     return Deliverable(
         title=_title("Plan of record", case, number, ""),
         issued=focus["created"],
         doc_status="final" if number == 1 else "amended",
-        type=codes.concept(codes.LOINC, "18776-5", "Plan of care note"),
-        pdf=render.pdf("plan", said),
-        text=render.plan_text(said),
+        type=PLAN_TYPE,
+        pdf=forms["application/pdf"],
+        text=forms["text/plain"].decode(),
         **common,
     )
+
+
+def _forms(case: Case, document_id: str) -> dict[str, bytes]:
+    """The renderings of a document of the case, by media type: rendered once, sent to everybody."""
+    document = next(d for d in case.of_type("DocumentReference") if d["id"] == document_id)
+    attachments = [content["attachment"] for content in document["content"]]
+    return {a["contentType"].partition(";")[0]: base64.b64decode(a["data"]) for a in attachments}
 
 
 def _title(what: str, case: Case, version: int, status: str) -> str:

@@ -9,10 +9,11 @@ import uuid
 from typing import Any
 
 from fhir_secondop.access import rights
+from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import alignment, codes, report
+from fhir_secondop.opinion import alignment, codes, facts, render, report
 from fhir_secondop.opinion.alignment import Board
 from fhir_secondop.opinion.case import Case, Member, derived_id, reference
 from fhir_secondop.opinion.compose import compose
@@ -80,44 +81,87 @@ def decide(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
 
 def plan_of_record(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
     """The decision owner's plan, citing the report's current version; delivered like the report."""
+    with context.database.reading() as connection:
+        case = load(connection, context.visibility(caller), case_id)
+    earlier = _plans(case)
+    current = _decidable(case, caller, plain)
+    if earlier and _same_plan(earlier[-1], plain, current):
+        return earlier[-1]
+    version = len(earlier) + 1
+    care_plan = _care_plan(context, case, plain, version, current)
+    said = facts.of_plan(case, care_plan, version)
+    # Rendered outside the transaction, once, so that every recipient gets the same bytes.
+    document = _plan_document(case, care_plan, version, render.pdf("plan", said), render.plan_text(said))
     with context.database.transaction(caller) as tx:
-        case = load(tx.connection, context.visibility(caller), case_id)
-        owner = case.decision_owner
-        if owner is None or not rights.acts_as(caller, owner.identifiers):
-            raise Forbidden("Only the decision owner sets the plan of record.")
-        signed = case.report
-        if signed is None or signed["status"] in ("registered", "preliminary"):
-            raise Conflict("There is no signed report to decide on yet.")
-        current = report.version_of(signed)
-        if plain["version"] != current:
-            raise Conflict(f"The report is at version {current}; decide on that one.", path="version")
-        earlier = [p for p in case.of_type("CarePlan") if codes.extension_values(p, codes.CITES_REPORT)]
-        version = len(earlier) + 1
-        if earlier and _same_plan(earlier[-1], plain, current):
-            return earlier[-1]
+        again = load(tx.connection, context.visibility(caller), case_id)
+        if len(_plans(again)) != len(earlier) or _decidable(again, caller, plain) != current:
+            raise Conflict("The case changed meanwhile; look at it again.")
         for old in earlier:
             if old["status"] == "active":
                 put(tx, context, case_id, {**old, "status": "revoked"})
-        care_plan = compose(
-            "CarePlan",
-            id=derived_id(case_id, "plan-of-record", version),
-            extension=[
-                {"url": codes.REPORT_VERSION, "valuePositiveInt": version},
-                {"url": codes.CITES_REPORT, "valuePositiveInt": current},
-                {"url": codes.DECISION, "valueCode": plain["decision"]},
-            ],
-            status="active",
-            intent="plan",
-            title="Plan of record",
-            description=plain["text"],
-            subject={"reference": reference(case.patient)},
-            created=context.instant(),
-            author={"reference": owner.reference},
-            activity=[{"detail": {"status": "not-started", "description": item}} for item in plain.get("items", [])],
-        )
+        put(tx, context, case_id, document)
         stored = put(tx, context, case_id, care_plan)
         delivery.plan(tx, context, load(tx.connection, EVERYTHING, case_id), "plan", version, stored.versioned)
         return stored.resource
+
+
+def _plans(case: Case) -> list[Resource]:
+    return [p for p in case.of_type("CarePlan") if codes.extension_values(p, codes.CITES_REPORT)]
+
+
+def _decidable(case: Case, caller: Caller, plain: Plain) -> int:
+    """The version that is decided on. Raises Forbidden unless the caller is the decision owner, Conflict otherwise."""
+    owner = case.decision_owner
+    if owner is None or not rights.acts_as(caller, owner.identifiers):
+        raise Forbidden("Only the decision owner sets the plan of record.")
+    signed = case.report
+    if signed is None or signed["status"] in ("registered", "preliminary"):
+        raise Conflict("There is no signed report to decide on yet.")
+    current = report.version_of(signed)
+    if plain["version"] != current:
+        raise Conflict(f"The report is at version {current}; decide on that one.", path="version")
+    return current
+
+
+def _care_plan(context: Context, case: Case, plain: Plain, version: int, current: int) -> Resource:
+    owner = case.decision_owner
+    return compose(
+        "CarePlan",
+        id=derived_id(case.id, "plan-of-record", version),
+        extension=[
+            {"url": codes.REPORT_VERSION, "valuePositiveInt": version},
+            {"url": codes.CITES_REPORT, "valuePositiveInt": current},
+            {"url": codes.DECISION_EXTENSION, "valueCode": plain["decision"]},
+        ],
+        status="active",
+        intent="plan",
+        title="Plan of record",
+        description=plain["text"],
+        subject={"reference": reference(case.patient)},
+        created=context.instant(),
+        author={"reference": owner.reference if owner else ""},
+        activity=[{"detail": {"status": "not-started", "description": item}} for item in plain.get("items", [])],
+    )
+
+
+def _plan_document(case: Case, care_plan: Resource, version: int, pdf: bytes, text: str) -> Resource:
+    title, created = f"Plan of record, version {version}", care_plan["created"]
+    forms = [
+        attachment(pdf, "application/pdf", title, created),
+        attachment(text.encode(), "text/plain; charset=utf-8", title, created),
+    ]
+    return compose(
+        "DocumentReference",
+        id=derived_id(case.id, "plan-document", version),
+        masterIdentifier={"system": URI, "value": f"urn:uuid:{derived_id(case.id, 'plan', version)}"},
+        identifier=[{"system": URI, "value": f"urn:uuid:{derived_id(case.id, 'set', 'plan')}"}],
+        status="current",
+        type=delivery.PLAN_TYPE,
+        subject=care_plan["subject"],
+        date=created,
+        author=[care_plan["author"]],
+        content=[{"attachment": form} for form in forms],
+    )
 
 
 def _same_plan(old: Resource, plain: Plain, current: int) -> bool:
@@ -125,7 +169,7 @@ def _same_plan(old: Resource, plain: Plain, current: int) -> bool:
         old["status"] == "active"
         and old["description"] == plain["text"]
         and codes.extension_value(old, codes.CITES_REPORT) == current
-        and codes.extension_value(old, codes.DECISION) == plain["decision"]
+        and codes.extension_value(old, codes.DECISION_EXTENSION) == plain["decision"]
         and [a["detail"]["description"] for a in old.get("activity", [])] == plain.get("items", [])
     )
 

@@ -450,14 +450,13 @@ def _document(
     )
     put(tx, context, case.id, bundle)
     previous = derived_id(case.id, "document", version - 1)
-    form = attachment(pdf, "application/pdf", f"Second opinion, version {version}", now)
     document = compose(
         "DocumentReference",
         id=derived_id(case.id, "document", version),
         masterIdentifier={"system": "urn:ietf:rfc3986", "value": version_id},
         identifier=[{"system": "urn:ietf:rfc3986", "value": report.set_id(case)}],
         status="current",
-        docStatus="final" if version == 1 else "amended",
+        docStatus=delivery.DOC_STATUS[composed[-1]["status"]],
         type=report.CODE,
         subject={"reference": reference(case.patient)},
         date=now,
@@ -465,7 +464,7 @@ def _document(
         relatesTo=[{"code": "replaces", "target": {"reference": f"DocumentReference/{previous}"}}]
         if version > 1
         else None,
-        content=[{"attachment": form}],
+        content=[{"attachment": form} for form in composed[-1]["presentedForm"]],
         context={
             "encounter": [{"reference": reference(case.encounter)}],
             "related": [{"reference": reference(case.request)}],
