@@ -17,6 +17,7 @@ from fhir_secondop.config import Settings
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
+from fhir_secondop.opinion import codes
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.service import operations, workflows
 from fhir_secondop.service.context import Context
@@ -71,6 +72,7 @@ def build(settings: Settings) -> Service:
         allows=rights.allows,
         hooks=CaseHooks(context),
         operations=table,
+        canonical=codes.CANONICAL,
         security="Bearer tokens from the operator's token file." if settings.auth == "tokens" else "None: loopback.",
     )
     return Service(context, endpoint, table, authenticate)

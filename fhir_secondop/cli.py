@@ -63,10 +63,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on
 @click.option("--case", "case_name", default="breast-treatment-plan", show_default=True,
               help="A case of examples/, or a folder of that form.")  # fmt: skip
 @click.option("--database", default="", help="A PostgreSQL URL for the service; SQLite in the folder by default.")
-@click.option("--run-to-end", is_flag=True, help="Drive the whole loop, print timeline and board, and stop.")
+@click.option("--run-to-end", is_flag=True, help="Stop when the loop is done.")
 @_json
 def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json: bool) -> None:
-    """Simulated EHRs, a real case, the service; loopback only.
+    """Simulated EHRs, a real case from the request to aligned providers, and the service; loopback only.
+
+    Goes on serving until stopped, or with --run-to-end exits: 0 only when the case ended aligned.
 
     Example: fhir-secondop demo --run-to-end
     """
@@ -85,19 +87,21 @@ def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json:
                 raise Unavailable("The case did not end aligned; the board says who is waited for.")
             return
         with demos.running(layout):
-            if as_json:
-                click.echo(json.dumps({"url": layout.url, "folder": str(folder)}))
-            else:
-                _show_demo(layout.url, folder, case_name)
+            board, timeline = demos.drive(layout, say)
+            _print({**board, "timeline": timeline, "url": layout.url}, as_json, _show_board)
+            if not as_json:
+                _show_demo(layout.url, folder, board["case"]["id"])
+            sys.stdout.flush()
             _until_stopped()
 
 
-def _show_demo(url: str, folder: Path, case_name: str) -> None:
-    click.echo(f"The service runs at {url}, its API is described at {url}/docs.")
-    click.echo(f"Simulated EHRs and tokens: {folder}/secondop.toml and {folder}/tokens.toml. Stop with Ctrl-C.")
-    click.echo("Drive the case from another terminal, by hand or to the end:")
-    click.echo(f"  fhir-secondop case list --url {url} --token-file {folder}/tokens.toml")
-    click.echo(f"  (after stopping)  fhir-secondop demo --dir {folder} --case {case_name} --run-to-end")
+def _show_demo(url: str, folder: Path, case_id: str) -> None:
+    click.echo()
+    click.echo(f"Still served: the service at {url} (FHIR base {url}/fhir), its API described at {url}/docs.")
+    click.echo(f"The EHRs' addresses are in {folder}/secondop.toml, everybody's token in {folder}/tokens.toml.")
+    click.echo("Look around from another terminal:")
+    click.echo(f"  fhir-secondop status {case_id} --url {url} --token-file {folder}/tokens.toml")
+    click.echo("Stop with Ctrl-C; started again on the same folder, it is all still there.")
 
 
 def _until_stopped() -> None:

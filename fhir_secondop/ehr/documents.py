@@ -96,14 +96,21 @@ def document_reference(
         ],
         "subject": {"reference": patient},
         "date": document.issued,
-        "author": [{"reference": _AUTHOR, "display": document.title}],
+        "author": [{"reference": _AUTHOR, "display": _name(document.author)}],
         "description": f"{document.title}, version {document.version}",
         "content": [{"attachment": form}],
-        "context": context,
     }
+    if context:
+        resource["context"] = context
     if replaces:
         resource["relatesTo"] = [{"code": "replaces", "target": {"reference": replaces}}]
     return resource
+
+
+def _name(practitioner: Resource) -> str:
+    name: Resource = next(iter(practitioner.get("name", [])), {})
+    parts = [*name.get("prefix", []), *name.get("given", []), name.get("family", "")]
+    return str(name.get("text") or " ".join(part for part in parts if part) or "Reviewer")
 
 
 def _author(document: Deliverable) -> Resource:

@@ -5,11 +5,12 @@ Nothing here stores: pages are handed back as they came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fhir_secondop.ehr.client import Capability, Client
 from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.errors import Malformed
 from fhir_secondop.fhir import codec, refs
 from fhir_secondop.model import Answer, Page, Resource
 
@@ -38,7 +39,7 @@ def find_patient(client: Client, identifiers: Iterable[tuple[str, str]], birth_d
     asked = False
     for system, value in identifiers:
         asked = True
-        page = client.get("Patient", {"identifier": f"{system}|{value}"})
+        page = next(client.pages("Patient", {"identifier": f"{system}|{value}"}))
         found = [r for r in _matches(page, "Patient") if _has(r, system, value)]
         if len(found) > 1:
             return Match("", "several patients there have this identifier; a person must choose")
@@ -74,21 +75,34 @@ def fetch(client: Client, resource_type: str, parameter: str, patient_id: str) -
     if not parameter:
         return [], Answer(resource_type, "not-offered")
     asked = f"{resource_type}?{parameter}="
-    pages: list[Page] = []
     value = patient_id if parameter == "patient" else f"Patient/{patient_id}"
+    pages, failure = _pages(client, resource_type, {parameter: value, "_count": "100"})
+    if failure is not None and failure.retryable and pages:
+        # Pages expire, and servers hiccup: once from the beginning, before the manifest says that it was cut off.
+        again, failure = _pages(client, resource_type, {parameter: value, "_count": "100"})
+        pages = again if failure is None or len(again) > len(pages) else pages
+    if failure is None:
+        return pages, Answer(resource_type, "answered", asked, _count(pages), detail=_notices(pages))
+    if failure.retryable and not pages:
+        raise failure
+    outcome = "truncated" if pages else "refused"
+    return pages, Answer(resource_type, outcome, asked, _count(pages), detail=f"{failure.kind}: {failure.message}")
+
+
+def _pages(client: Client, resource_type: str, params: Mapping[str, str]) -> tuple[list[Page], EhrFailure | None]:
+    """The pages that came, and the failure that ended them early."""
+    pages: list[Page] = []
     try:
-        for page in client.pages(resource_type, {parameter: value, "_count": "100"}):
+        for page in client.pages(resource_type, params):
             pages.append(page)
     except EhrFailure as failure:
-        if failure.retryable and not pages:
-            raise
-        outcome = "truncated" if pages else "refused"
-        return pages, Answer(resource_type, outcome, asked, _count(pages), detail=f"{failure.kind}: {failure.message}")
-    return pages, Answer(resource_type, "answered", asked, _count(pages), detail=_notices(pages))
+        return pages, failure
+    return pages, None
 
 
 def _count(pages: list[Page]) -> int:
-    return sum(len(resource_texts(page)) for page in pages)
+    entries = [entry for page in pages for entry in codec.parse(page.body).get("entry", [])]
+    return sum(1 for e in entries if e.get("resource", {}).get("resourceType", "OperationOutcome") != "OperationOutcome")
 
 
 def _notices(pages: list[Page]) -> str:
@@ -138,8 +152,13 @@ def _attachment_urls(resource: Resource) -> Iterator[str]:
 def read_cited(client: Client, reference: str) -> tuple[Page | None, str]:
     """A cited resource, or why it could not be read. Raises what trying again may mend."""
     try:
-        return client.get(reference), ""
+        page = client.get(reference)
+        cited_kind = codec.parse(page.body).get("resourceType")
+    except Malformed:
+        return None, "validation"  # a file's raw bytes, or a page for people
     except EhrFailure as failure:
-        if failure.retryable:
+        # Some servers answer 500 for a record that is missing; one such must not cost the whole record.
+        if failure.retryable and failure.status != 500:
             raise
         return None, failure.kind
+    return (page, "") if cited_kind == reference.partition("/")[0] else (None, "validation")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fhir_secondop.ehr import documents
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.ladder import Rung, Target, content_of
+from fhir_secondop.ehr.ladder import Rung, Target, content_of, is_about, supersede
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import Receipt, Resource
@@ -26,28 +26,40 @@ def check_patient(target: Target) -> None:
 
 
 def look(target: Target, rung: Rung, document: Deliverable) -> Receipt | None:
-    """The receipt of a copy of this version that is there already, verified as after sending; None if there is none."""
-    found = rung.find(target, document, document.version_id)
-    return verify(target, rung, document, found, how="found there") if found else None
+    """The receipt of a copy of this version that is there already, verified as after sending; None if there is none.
+
+    What a worker that was killed after sending left undone, the mark on earlier copies, is done.
+    """
+    found = rung.find(target, document)
+    return _superseding(target, rung, document, verify(target, rung, document, found, how="found there")) if found else None
 
 
 def send(target: Target, rung: Rung, document: Deliverable) -> Receipt:
     """Sends, then reads back. The caller has looked before."""
-    before = rung.find(target, document, document.previous_version_id) if document.previous_version_id else ""
-    location = rung.send(target, document, before)
-    receipt = verify(target, rung, document, location, how="sent")
-    if not before:
+    older = rung.older(target, document) if document.version > 1 else []
+    location = rung.send(target, document, older)
+    return _superseding(target, rung, document, verify(target, rung, document, location, how="sent"))
+
+
+def _superseding(target: Target, rung: Rung, document: Deliverable, receipt: Receipt) -> Receipt:
+    """The receipt with whether the earlier copies there are marked, after marking those that are not.
+
+    A copy that does not hold what we sent replaces nothing.
+    """
+    if document.version == 1 or receipt.copy == "mismatch":
         return receipt
-    return replace(receipt, evidence={**receipt.evidence, "superseded": _superseded(target, before)})
-
-
-def _superseded(target: Target, before: str) -> str:
     try:
-        return "marked" if target.client.read(before).get("status") == "superseded" else "unmarked"
+        older = rung.older(target, document)
+        for old in older:
+            supersede(target, old)
+        marked = all(r.get("status") != "current" for r in rung.older(target, document)) if older else True
     except EhrFailure as failure:
         if failure.retryable:
             raise
-        return "unmarked"
+        older, marked = [{}], False  # it shows us no more: what stands there is not known to be marked
+    if not older:
+        return receipt
+    return replace(receipt, evidence={**receipt.evidence, "superseded": "marked" if marked else "unmarked"})
 
 
 def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, how: str) -> Receipt:
@@ -79,8 +91,7 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
 
 def _faults(target: Target, rung: Rung, document: Deliverable, there: Resource, content: bytes) -> list[str]:
     faults = []
-    subject = refs.parse(there.get("subject", {}).get("reference", ""))
-    if subject is None or subject.local != target.patient:
+    if not is_about(target, there):
         faults.append("it is about another patient")
     if there.get("status") != "current":
         faults.append(f"its status is {there.get('status')}")

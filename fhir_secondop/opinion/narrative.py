@@ -38,17 +38,21 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def text(narrative_div: str) -> str:
-    """The plain text of a div: paragraphs by an empty line, breaks by a line end."""
+    """The plain text of a div: paragraphs by an empty line, breaks and items of a list by a line end."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     root = etree.fromstring(narrative_div.encode(), parser)
-    blocks = []
-    for block in root:
-        parts = [block.text or ""]
-        for child in block:
-            parts.append("\n" if etree.QName(child).localname == "br" else _all_text(child))
-            parts.append(child.tail or "")
-        blocks.append("".join(parts))
+    blocks = [_block(block) for block in root]
     return "\n\n".join(blocks) if blocks else _all_text(root)
+
+
+def _block(block: Any) -> str:
+    if etree.QName(block).localname == "ul":
+        return "\n".join(_all_text(item) for item in block)
+    parts = [block.text or ""]
+    for child in block:
+        parts.append("\n" if etree.QName(child).localname == "br" else _all_text(child))
+        parts.append(child.tail or "")
+    return "".join(parts)
 
 
 def _all_text(element: Any) -> str:

@@ -18,6 +18,7 @@ from fhir_secondop.store.resources import Stored
 JSON = "application/fhir+json"
 _READ = ("application/fhir+json", "application/json", "text/json")
 _WRITTEN = (*_READ, "application/*", "*/*", "json")
+_FORM = "application/x-www-form-urlencoded"
 _ETAG = re.compile(r'(?:W/)?"?(\d{1,9})"?')
 
 
@@ -45,6 +46,12 @@ def json_body() -> str:
     return text
 
 
+def check_form() -> None:
+    """Raises UnsupportedMedia when a POST _search has a body that is no form: it would be searched without."""
+    if request.mimetype not in ("", _FORM) or (not request.mimetype and request.content_length):
+        raise UnsupportedMedia(f"Content-Type {request.mimetype}: a search takes {_FORM}.")
+
+
 def valid(resource: Resource) -> None:
     """Raises Invalid with every fault of a resource, each with its place."""
     faults = [issue for issue in validate.validate(resource) if issue.severity in ("error", "fatal")]
@@ -56,10 +63,7 @@ def resource_body(resource_type: str) -> tuple[Body, Resource]:
     """The valid resource of that type in the request's body: its text and its members."""
     body, resource = codec.split(json_body())
     if resource["resourceType"] != resource_type:
-        raise Invalid(
-            f"The body is a {resource['resourceType']}, the address says {resource_type}.",
-            path=f"{resource['resourceType']}",
-        )
+        raise Invalid(f"The body is not a {resource_type}, as the address says.", path="resourceType")
     valid(resource)
     return body, resource
 
@@ -79,6 +83,12 @@ def json_answer(resource: Resource | str, status: int = 200) -> Response:
     """An answer with this resource (or its text) as body."""
     text = resource if isinstance(resource, str) else codec.dumps(resource)
     return Response(text, status, mimetype=JSON)
+
+
+def with_entries(head: Resource, entries: list[str]) -> str:
+    """A Bundle's text from its head and the texts of its entries, which are not parsed again."""
+    text = codec.dumps(head)
+    return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
 
 
 def stored_answer(endpoint: Endpoint, stored: Stored, status: int = 200) -> Response:

@@ -7,15 +7,17 @@ import time
 import uuid
 from collections.abc import Callable
 
-from flask import Blueprint, Response, request
-from werkzeug.exceptions import HTTPException
+from flask import Blueprint, Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from fhir_secondop.errors import (
     Malformed,
     NotFound,
     SecondOpError,
+    TooLarge,
     Unauthenticated,
     Unsupported,
+    UnsupportedMedia,
     http_status,
 )
 from fhir_secondop.fhir import definitions, times
@@ -26,6 +28,7 @@ from fhir_secondop.store.database import now_ms
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 64 * 1024 * 1024
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 Handler = Callable[..., Response]
 
@@ -59,26 +62,69 @@ def blueprint(endpoint: Endpoint, *, started: str | None = None) -> Blueprint:
     routes.add_url_rule("/metadata", "metadata", metadata, methods=["GET"])
     for place, (method, address, handler) in enumerate(ROUTES):
         routes.add_url_rule(address, f"r{place}", _view(endpoint, handler), methods=[method], strict_slashes=False)
+    _add_refusals(routes)
     routes.register_error_handler(SecondOpError, _failed)
     routes.register_error_handler(HTTPException, _http_failed)
     routes.register_error_handler(Exception, _broken)
     return routes
 
 
+def log_requests(app: Flask) -> None:
+    """Logs each request of an application: who, method, rule, status, time. Never a query string, a body or a path's
+    own words: any of them may carry a patient's name.
+    """
+
+    @app.before_request
+    def begin() -> None:
+        g.began = time.perf_counter()
+
+    @app.after_request
+    def end(answer: Response) -> Response:
+        rule = request.url_rule.rule if request.url_rule else "-"
+        kind = (request.view_args or {}).get("t", "")
+        shown = rule.replace("<t>", kind) if kind in definitions.resource_types() else rule
+        took_ms = (time.perf_counter() - g.began) * 1000
+        caller = g.get("caller", "-")
+        log.info("%s %s %s %s %.1f ms", caller, request.method, shown, answer.status_code, took_ms)
+        return answer
+
+
+def _add_refusals(routes: Blueprint) -> None:
+    """Every other method and address below the base, so that those too are answered with an OperationOutcome."""
+    offered: dict[str, list[str]] = {"/metadata": ["GET", "HEAD"]}
+    for method, address, _ in ROUTES:
+        offered.setdefault(address, []).extend(["GET", "HEAD"] if method == "GET" else [method])
+    for place, (address, methods) in enumerate(offered.items()):
+        rest = [m for m in _METHODS if m not in methods]
+        routes.add_url_rule(
+            address, f"not{place}", _refusal(sorted(methods)), methods=rest, strict_slashes=False,
+            provide_automatic_options=False,
+        )  # fmt: skip
+    routes.add_url_rule("/<path:rest>", "nowhere", _nowhere, methods=_METHODS, provide_automatic_options=False)
+
+
+def _refusal(methods: list[str]) -> Callable[..., Response]:
+    def refuse(**parts: str) -> Response:
+        raise MethodNotAllowed(methods)
+
+    return refuse
+
+
+def _nowhere(rest: str) -> Response:
+    raise NotFound("There is nothing at this address; see metadata.")
+
+
 def _view(endpoint: Endpoint, handler: Handler) -> Callable[..., Response]:
     def view(**parts: str) -> Response:
-        began = time.perf_counter()
         answers.check_accept()
         if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise Malformed(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        request.max_content_length = MAX_BODY_BYTES  # a chunked body says no length
         if "t" in parts and parts["t"] not in definitions.resource_types():
             raise NotFound(f"{parts['t'][:64]!r} is not an R4 resource type.")
         caller: Caller = endpoint.authenticate(request)
-        answer = handler(endpoint, caller, **parts)
-        # Only names of ours: never a query string, which may carry a patient's name.
-        log.info("%s %s %s %s %.1f ms", caller.id, request.method, parts.get("t", "-"), answer.status_code,
-                 (time.perf_counter() - began) * 1000)  # fmt: skip
-        return answer
+        g.caller = caller.id
+        return handler(endpoint, caller, **parts)
 
     return view
 
@@ -92,9 +138,13 @@ def _failed(error: SecondOpError) -> Response:
 
 def _http_failed(error: HTTPException) -> Response:
     code = error.code or 500
-    kind = NotFound if code == 404 else Unsupported if code == 405 else Malformed
-    answer = answers.json_answer(outcome.of_error(kind(error.name + ".")), code)
+    answer = answers.json_answer(outcome.of_error(_KINDS.get(code, Malformed)(error.name + ".")), code)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        answer.headers["Allow"] = ", ".join(error.valid_methods)
     return answer
+
+
+_KINDS: dict[int, type[SecondOpError]] = {404: NotFound, 405: Unsupported, 413: TooLarge, 415: UnsupportedMedia}
 
 
 def _broken(error: Exception) -> Response:

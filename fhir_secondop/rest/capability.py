@@ -42,10 +42,10 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
     result: Resource = {
         "type": kind,
         "interaction": [{"code": code} for code in sorted(endpoint.offered(kind))],
-        "versioning": "versioned-update",
-        "readHistory": True,
-        "updateCreate": endpoint.update_creates,
-        "conditionalCreate": endpoint.conditional_create,
+        "versioning": "versioned",  # If-Match is honoured, not demanded
+        "readHistory": "vread" in endpoint.offered(kind),
+        "updateCreate": endpoint.update_creates and "update" in endpoint.offered(kind),
+        "conditionalCreate": endpoint.conditional_create and "create" in endpoint.offered(kind),
         "conditionalUpdate": False,
         "conditionalDelete": "not-supported",
     }
@@ -62,5 +62,5 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
 
 
 def _operation(endpoint: Endpoint, operation: Operation) -> Resource:
-    # The definition is served by this endpoint itself; until OperationDefinitions are stored it is a stable name.
-    return {"name": operation.code, "definition": f"{endpoint.base_url}/OperationDefinition/{operation.code}"}
+    # A canonical name, not an address: no OperationDefinition is served.
+    return {"name": operation.code, "definition": f"{endpoint.canonical}/OperationDefinition/{operation.code}"}

@@ -61,6 +61,7 @@ class Endpoint:
     conditional_create: bool = True
     max_count: int = query.MAX_COUNT
     security: str = ""
+    canonical: str = ""  # under which the operations have their canonical names
 
     def types(self) -> list[str]:
         """The types offered, sorted."""

@@ -10,9 +10,9 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Invalid, NotFound, Unsupported
+from fhir_secondop.errors import Forbidden, Gone, Invalid, NotFound, Unsupported
 from fhir_secondop.fhir import codec, query, times
-from fhir_secondop.model import Caller
+from fhir_secondop.model import Caller, Resource
 from fhir_secondop.rest import answers, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles, resources, search
@@ -31,9 +31,14 @@ def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: st
     _may(endpoint, caller, resource_type, "read", "r")
     with endpoint.database.reading() as connection:
         found = resources.read(connection, endpoint.visibility(caller), resource_type, resource_id)
-    if request.headers.get("If-None-Match", "") == found.etag:
+    if _holds_already(request.headers.get("If-None-Match", ""), found):
         return Response(status=304, headers={"ETag": found.etag})
     return answers.stored_answer(endpoint, found)
+
+
+def _holds_already(if_none_match: str, found: Stored) -> bool:
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in tags or found.etag.removeprefix("W/") in tags
 
 
 def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, version: str) -> Response:
@@ -45,6 +50,8 @@ def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: s
         found = resources.history(
             connection, endpoint.visibility(caller), resource_type, resource_id, version=int(version)
         )[0]
+    if found.deleted:
+        raise Gone(f"{found.versioned} is the deletion; the versions before it are in _history.")
     return answers.stored_answer(endpoint, found)
 
 
@@ -56,7 +63,7 @@ def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id:
     entries = [_history_entry(endpoint, stored) for stored in versions]
     link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
     head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
-    return answers.json_answer(with_entries(head, entries))
+    return answers.json_answer(answers.with_entries(head, entries))
 
 
 def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
@@ -70,12 +77,6 @@ def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
     }
     body = "" if stored.deleted else f'"resource":{stored.text},'
     return f'{{"fullUrl":{full},{body}{codec.dumps(facts)[1:]}'
-
-
-def with_entries(head: dict[str, object], entries: list[str]) -> str:
-    """A Bundle's text from its head and the texts of its entries, which are not parsed again."""
-    text = codec.dumps(head)
-    return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
 
 
 def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
@@ -132,6 +133,7 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     _may(endpoint, caller, resource_type, "search-type", "s")
     pairs = list(request.args.items(multi=True))
     if request.method == "POST":
+        answers.check_form()
         pairs += list(request.form.items(multi=True))
     lenient = "handling=lenient" in request.headers.get("Prefer", "")
     wanted = query.parse(resource_type, pairs, lenient=lenient)
@@ -142,7 +144,7 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     links = [{"relation": "self", "url": _url(here, wanted.applied)}]
     if found.next_page:
         links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", found.next_page)))})
-    head: dict[str, object] = {"resourceType": "Bundle", "type": "searchset", "link": links}
+    head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
     if found.total is not None:
         head["total"] = found.total
     entries = [
@@ -150,9 +152,9 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
         for match in found.matches
     ]
     if wanted.ignored:
-        notice = outcome.outcome(wanted.ignored)
+        notice = outcome.outcome(replace(issue, severity="warning") for issue in wanted.ignored)
         entries.append(codec.dumps({"resource": notice, "search": {"mode": "outcome"}}))
-    return answers.json_answer(with_entries(head, entries))
+    return answers.json_answer(answers.with_entries(head, entries))
 
 
 def _url(here: str, pairs: tuple[tuple[str, str], ...]) -> str:

@@ -18,7 +18,7 @@ from fhir_secondop.rest.endpoint import Endpoint
 def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, code: str) -> Response:
     """Runs [base]/$code or [base]/[type]/[id]/$code."""
     row = next((op for op in endpoint.operations if op.type == resource_type and op.code == code), None)
-    if row is None or (request.method == "GET" and not row.reads):
+    if row is None or (request.method != "POST" and not row.reads):
         raise NotFound(f"There is no operation ${code} here; see metadata.")
     sent = _input(row)
     result = row.handler(caller, resource_id, sent)
@@ -29,7 +29,7 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
 
 
 def _input(row: Operation) -> Resource:
-    if request.method == "GET" or not request.get_data():
+    if request.method != "POST" or not request.get_data():
         sent: Resource = {}
     else:
         resource = codec.parse(answers.json_body())

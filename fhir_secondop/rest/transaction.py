@@ -19,6 +19,7 @@ from fhir_secondop.store.bundles import Entry, Outcome
 
 _ADDRESS = re.compile(r"/?([A-Z][A-Za-z]+)(?:/([A-Za-z0-9\-.]{1,64}))?(?:\?(.+))?")
 _LETTER = {"POST": "c", "PUT": "u", "DELETE": "d", "GET": "r", "HEAD": "r"}
+_INTERACTION = {"POST": "create", "PUT": "update", "DELETE": "delete", "GET": "read", "HEAD": "read"}
 
 
 def transaction(endpoint: Endpoint, caller: Caller) -> Response:
@@ -30,10 +31,15 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
     if bundle.get("resourceType") != "Bundle":
         raise Invalid("POST to the base takes a Bundle.", path="resourceType")
     if bundle.get("type") != "transaction":
-        raise Unsupported(f"Only Bundles of type transaction are offered, not {bundle.get('type')!r}.")
+        raise Unsupported("Only Bundles of type transaction are offered.", path="Bundle.type")
     answers.valid(bundle)
     entries = entries_of(bundle, text)
     for entry in entries:
+        if _INTERACTION[entry.method] not in endpoint.offered(entry.type):
+            raise Unsupported(
+                f"{_INTERACTION[entry.method]} of {entry.type} is not offered here; see metadata.",
+                path=f"Bundle.entry[{entry.place}].request",
+            )
         if not endpoint.allows(caller, entry.type, _LETTER[entry.method]):
             raise Forbidden(
                 f"{caller.name} has no scope for {entry.method} of {entry.type}.",
@@ -57,8 +63,8 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
     return answers.json_answer(response(outcomes))
 
 
-def response(outcomes: list[Outcome]) -> Resource:
-    """The transaction-response Bundle of these outcomes."""
+def response(outcomes: list[Outcome]) -> str:
+    """The text of the transaction-response Bundle of these outcomes; what was read is not parsed again."""
     entries = []
     for result in outcomes:
         facts: Resource = {"status": _STATUS[result.status]}
@@ -66,11 +72,9 @@ def response(outcomes: list[Outcome]) -> Resource:
             facts["etag"] = result.stored.etag
             facts["lastModified"] = times.instant(result.stored.updated)
             facts["location"] = result.stored.versioned
-        entry: Resource = {"response": facts}
-        if result.entry.method == "GET" and result.stored is not None:
-            entry["resource"] = result.stored.resource
-        entries.append(entry)
-    return {"resourceType": "Bundle", "type": "transaction-response", **({"entry": entries} if entries else {})}
+        read = result.stored.text if result.entry.method == "GET" and result.stored is not None else ""
+        entries.append("{" + (f'"resource":{read},' if read else "") + codec.dumps({"response": facts})[1:])
+    return answers.with_entries({"resourceType": "Bundle", "type": "transaction-response"}, entries)
 
 
 _STATUS = {200: "200 OK", 201: "201 Created", 204: "204 No Content"}
@@ -97,7 +101,8 @@ def _entry(place: int, sent: Resource, text: str | None) -> Entry:
     method = asked.get("method", "")
     match = _ADDRESS.fullmatch(asked.get("url", ""))
     if match is None or match[1] not in definitions.resource_types():
-        raise Invalid(f"{asked.get('url')!r} is not Type, Type/id or Type?search.", path=f"{here}.url")
+        # A search may name a patient: it is not repeated.
+        raise Invalid("This is not Type or Type/id of R4.", path=f"{here}.url")
     kind, resource_id, criteria = match[1], match[2] or "", match[3] or ""
     if method not in _LETTER:
         raise Invalid(f"{method} is not offered in a transaction.", path=f"{here}.method")
@@ -108,7 +113,7 @@ def _entry(place: int, sent: Resource, text: str | None) -> Entry:
         if body is None:
             raise Invalid(f"{method} needs a resource.", path=f"Bundle.entry[{place}].resource")
         if resource["resourceType"] != kind:
-            raise Invalid(f"The resource is a {resource['resourceType']}, the url says {kind}.", path=f"{here}.url")
+            raise Invalid(f"The resource is not a {kind}, as the url says.", path=f"{here}.url")
     version = asked.get("ifMatch")
     return Entry(
         place=place,

@@ -233,9 +233,14 @@ def running(layout: Layout) -> Iterator[Processes]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_to_end(layout: Layout, say: Callable[[str], None]) -> tuple[Plain, list[Plain]]:
-    """Drives the whole story; the board and the timeline."""
+def drive(layout: Layout, say: Callable[[str], None]) -> tuple[Plain, list[Plain]]:
+    """Drives the whole story through the running processes; the board and the timeline."""
     story = Story(layout.case, people(layout), say)
-    with running(layout):
-        board = story.run()
+    board = story.run()
     return board, story.timeline
+
+
+def run_to_end(layout: Layout, say: Callable[[str], None]) -> tuple[Plain, list[Plain]]:
+    """Starts the processes, drives the story, stops them; the board and the timeline."""
+    with running(layout):
+        return drive(layout, say)

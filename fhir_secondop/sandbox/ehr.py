@@ -20,7 +20,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
-from fhir_secondop.rest.app import blueprint
+from fhir_secondop.rest.app import blueprint, log_requests
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.transaction import entries_of
 from fhir_secondop.store import bundles, resources, tables
@@ -100,6 +100,7 @@ def build(shape: str, database: Database, base_url: str, quirks: Iterable[str] =
         if quirk in LACKS:
             endpoint = LACKS[quirk](endpoint)
     app = Flask("fhir_secondop.sandbox", static_folder=None)
+    log_requests(app)
     app.register_blueprint(blueprint(endpoint), url_prefix="/fhir")
 
     @app.get("/healthz")

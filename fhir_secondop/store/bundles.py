@@ -5,8 +5,10 @@ Source: https://hl7.org/fhir/R4/http.html#trules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fhir_secondop.errors import Invalid, NotFound, PreconditionFailed
 from fhir_secondop.fhir import query, refs
@@ -60,9 +62,9 @@ def apply(
     New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
     client's id.
     """
-    _no_twice(entries)
+    changed = _no_twice(entries)
     known, existing = _identities(tx, entries, visibility, base_url)
-    resolve = _resolver(tx, known, visibility, base_url)
+    _found_not_changed(entries, existing, changed)
     outcomes: dict[int, Outcome] = {}
     for entry in sorted(entries, key=lambda e: _ORDER[e.method]):
         found = existing.get(entry.place)
@@ -73,6 +75,7 @@ def apply(
         elif entry.method == "POST" and found is not None:
             outcomes[entry.place] = Outcome(entry, 200, found)
         else:
+            resolve = _resolver(tx, entry, known, visibility, base_url)
             outcomes[entry.place] = _write(
                 tx, entry, known, resolve, visibility, base_url, case_id or case_of(entry), update_creates
             )
@@ -86,16 +89,17 @@ def match_one(
 
     Source: https://hl7.org/fhir/R4/http.html#ccreate
     """
-    wanted = query.parse(resource_type, criteria.removeprefix(f"{resource_type}?"))
+    wanted = query.parse(resource_type, criteria.removeprefix(resource_type).removeprefix("?"))
     if not wanted.criteria:
         raise PreconditionFailed("The criteria of a conditional interaction are empty.")
-    page = search.run(tx.connection, replace(wanted, count=2), visibility, base_url)
+    page = search.run(tx.connection, replace(wanted, count=2, page=""), visibility, base_url)
     if len(page.matches) > 1:
         raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")
     return page.matches[0] if page.matches else None
 
 
-def _no_twice(entries: Iterable[Entry]) -> None:
+def _no_twice(entries: Iterable[Entry]) -> set[tuple[str, str]]:
+    """(type, id) of what is updated or deleted. Raises Invalid when an entry does so a second time."""
     seen: set[tuple[str, str]] = set()
     for entry in entries:
         if entry.id and entry.method in ("PUT", "DELETE"):
@@ -105,6 +109,20 @@ def _no_twice(entries: Iterable[Entry]) -> None:
                     path=f"Bundle.entry[{entry.place}].request",
                 )
             seen.add((entry.type, entry.id))
+    return seen
+
+
+def _found_not_changed(
+    entries: Iterable[Entry], existing: Mapping[int, Stored], changed: AbstractSet[tuple[str, str]]
+) -> None:
+    """Raises Invalid when what If-None-Exist found is deleted or updated by another entry: identities overlap."""
+    for entry in entries:
+        found = existing.get(entry.place)
+        if found is not None and (found.type, found.id) in changed:
+            raise Invalid(
+                f"ifNoneExist matches {found.type}/{found.id}, which another entry changes.",
+                path=f"Bundle.entry[{entry.place}].request.ifNoneExist",
+            )
 
 
 def _identities(
@@ -126,18 +144,21 @@ def _identities(
             known[f"#{entry.place}"] = local
         if entry.full_url and entry.method in ("POST", "PUT"):
             known[entry.full_url] = local
-            sent = refs.parse(entry.full_url)
-            if sent is not None and sent.base and entry.method == "POST":
-                # A relative reference inside the Bundle resolves against the fullUrl's base.
-                known.setdefault(sent.local, local)
     return known, existing
 
 
 def _resolver(
-    tx: Transaction, known: dict[str, str], visibility: Visibility, base_url: str
+    tx: Transaction, entry: Entry, known: dict[str, str], visibility: Visibility, base_url: str
 ) -> Callable[[str], str | None]:
+    own = refs.parse(entry.full_url)
+
     def resolve(reference: str) -> str | None:
+        if reference.startswith("#"):
+            return None  # contained; "#0" must not be taken for the mark of entry 0
         target = known.get(reference)
+        if target is None and own is not None and own.base:
+            # Relative to the base of this entry's fullUrl: two hospitals' Patient/1 may stand in one Bundle.
+            target = known.get(f"{own.base}/{reference}")
         if target is not None:
             return target
         if reference.startswith("urn:uuid:"):
@@ -170,13 +191,15 @@ def _write(
         raise Invalid("The entry has no resource.", path=f"Bundle.entry[{entry.place}].resource")
     body = refs.rewrite(entry.body, resolve)
     resource = refs.rewritten(entry.resource, resolve)
-    unresolved = next((r for r in refs.find(resource) if r.startswith("urn:uuid:")), None)
+    links = (*refs.find(resource), *_attached(resource))
+    unresolved = next((link for link in links if link.startswith("urn:uuid:")), None)
     if unresolved is not None:
         raise Invalid(
             f"{unresolved} is not the fullUrl of any entry in this Bundle.",
             path=f"Bundle.entry[{entry.place}].resource",
         )
     if entry.method == "POST":
+        _not_created_before(tx, entry, visibility, base_url)
         new = known[f"#{entry.place}"].partition("/")[2]
         created = resources.create(tx, body, resource, base_url=base_url, resource_id=new, case_id=case_id)
         return Outcome(entry, 201, created)
@@ -191,6 +214,29 @@ def _write(
         return Outcome(entry, 201, created)
     updated = resources.update(tx, before, body, resource, base_url=base_url, if_match=entry.if_match)
     return Outcome(entry, 200, updated)
+
+
+def _not_created_before(tx: Transaction, entry: Entry, visibility: Visibility, base_url: str) -> None:
+    """Nothing matched before the transaction; Invalid when an earlier entry of it has created a match since."""
+    if entry.if_none_exist is None:
+        return
+    if match_one(tx, entry.type, entry.if_none_exist, visibility, base_url) is not None:
+        raise Invalid(
+            "Another entry of this transaction creates what ifNoneExist matches; send it once and refer to it.",
+            path=f"Bundle.entry[{entry.place}].request.ifNoneExist",
+        )
+
+
+def _attached(value: Any, key: str = "") -> Iterator[str]:
+    """Every Attachment.url; other elements named url may be canonical names, for which a urn is right."""
+    if isinstance(value, dict):
+        if key.lower().endswith("attachment") and isinstance(value.get("url"), str):
+            yield value["url"]
+        for name, child in value.items():
+            yield from _attached(child, name)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _attached(child, key)
 
 
 def _read(tx: Transaction, entry: Entry, visibility: Visibility) -> Stored:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Iterable
@@ -42,7 +41,7 @@ class Stored:
     def meta(self) -> Resource:
         """The resource's meta: the sender's, with our versionId and lastUpdated."""
         return {
-            **json.loads(self.client_meta),
+            **codec.parse(self.client_meta),
             "versionId": str(self.version),
             "lastUpdated": times.instant(self.updated),
         }
@@ -112,6 +111,8 @@ def visible(visibility: Visibility) -> ColumnElement[bool]:
 
 def find(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored | None:
     """The current version, deleted ones included; None when there is none that may be seen."""
+    if not _ID.fullmatch(resource_id):
+        return None
     row = connection.execute(
         rows().where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
     ).one_or_none()
@@ -121,6 +122,8 @@ def find(connection: Connection, visibility: Visibility, resource_type: str, res
 def read(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored:
     """The current version. Raises NotFound, or Gone when it was deleted."""
     found = find(connection, visibility, resource_type, resource_id)
+    if found is None and not _ID.fullmatch(resource_id):
+        raise NotFound(f"There is no such {resource_type}: that is not a FHIR id.")
     if found is None:
         raise NotFound(f"There is no {resource_type}/{resource_id}.")
     if found.deleted:
@@ -132,6 +135,8 @@ def history(
     connection: Connection, visibility: Visibility, resource_type: str, resource_id: str, *, version: int | None = None
 ) -> list[Stored]:
     """The versions of a resource, newest first; only the given one with `version`. Raises NotFound."""
+    if not _ID.fullmatch(resource_id):
+        raise NotFound(f"There is no such {resource_type}: that is not a FHIR id.")
     query = (
         sa.select(*_COLUMNS)
         .select_from(tables.resource.join(tables.version, tables.version.c.rid == tables.resource.c.rid))

@@ -6,6 +6,7 @@ appears exactly once, whatever is written meanwhile. The place to continue from 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -18,6 +19,8 @@ from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
 from fhir_secondop.store.resources import Stored, rows, stored, visible
 from fhir_secondop.store.search_types import DATE, KINDS
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +66,33 @@ def _place(page: str) -> tuple[int, int | None]:
     if not page:
         return 0, None
     after, _, bound = page.partition(".")
-    if not (after.isdecimal() and bound.isdecimal()):
+    if not (_NUMBER.fullmatch(after) and _NUMBER.fullmatch(bound)):
         raise Invalid("This page link is not one of ours; start the search again.", path="_page")
     return int(after), int(bound)
 
 
 def _condition(resource_type: str, criterion: Criterion, base_url: str) -> ColumnElement[bool]:
     resource = tables.resource.c
-    if criterion.code == "_id":
-        return resource.id.in_([value.rpartition("|")[2] for value in criterion.values])
-    if criterion.code == "_lastUpdated":
-        # An instant, one millisecond wide.
-        return sa.or_(*(DATE.compare(value, resource.updated, resource.updated + 1) for value in criterion.values))
+    values = [value for value in criterion.values if value]
+    if any("\0" in value for value in values):
+        raise Invalid("A value to search for holds a NUL.", path=criterion.code)
     kind = KINDS[criterion.kind]
     columns = kind.table.c
     mine = [columns.type == resource_type, columns.param == criterion.code]
+    matching: ColumnElement[bool]
     if criterion.modifier == "missing":
-        if criterion.values not in (("true",), ("false",)):
+        if values not in (["true"], ["false"]):
             raise Invalid(f"{criterion.code}:missing is true or false.", path=criterion.code)
-        present = resource.rid.in_(sa.select(columns.rid).where(*mine))
-        return sa.not_(present) if criterion.values == ("true",) else present
-    wanted = sa.or_(*(kind.condition(value, criterion.modifier, base_url) for value in criterion.values if value))
-    matching = resource.rid.in_(sa.select(columns.rid).where(*mine, wanted))
+        # Every resource has an id and a time of its last change.
+        always = criterion.code in ("_id", "_lastUpdated")
+        matching = sa.true() if always else resource.rid.in_(sa.select(columns.rid).where(*mine))
+        return sa.not_(matching) if values == ["true"] else matching
+    if criterion.code == "_id":
+        matching = resource.id.in_([value.rpartition("|")[2] for value in values])
+    elif criterion.code == "_lastUpdated":
+        # An instant, one millisecond wide.
+        return sa.or_(*(DATE.compare(value, resource.updated, resource.updated + 1) for value in values))
+    else:
+        wanted = sa.or_(sa.false(), *(kind.condition(value, criterion.modifier, base_url) for value in values))
+        matching = resource.rid.in_(sa.select(columns.rid).where(*mine, wanted))
     return sa.not_(matching) if criterion.modifier == "not" else matching

@@ -6,6 +6,7 @@ Source: https://hl7.org/fhir/R4/search.html#ptypes
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from fhir_secondop.fhir import refs, times
 from fhir_secondop.store import tables
 
 Row = dict[str, Any]
-MAX_INDEXED = 1000  # characters of a string that are indexed: enough to find it, and within PostgreSQL's btree limit
+# PostgreSQL's btree takes 2,704 bytes a row, all columns of an index together.
+KEY_BYTES = 1000
+TEXT_BYTES = 2000
 
 
 class Kind(Protocol):
@@ -45,27 +48,29 @@ class Token:
                 yield from self.rows("Coding", coding, base_url)
         elif value_type == "Coding":
             if "code" in value:
-                yield {"system": value.get("system", ""), "code": value["code"][:MAX_INDEXED]}
+                yield self._row(value.get("system", ""), value["code"])
         elif value_type == "Identifier":
             if "value" in value:
-                yield {"system": value.get("system", ""), "code": value["value"][:MAX_INDEXED]}
+                yield self._row(value.get("system", ""), value["value"])
         elif value_type == "ContactPoint":
             if "value" in value:
-                yield {"system": "", "code": value["value"][:MAX_INDEXED]}
+                yield self._row("", value["value"])
         elif isinstance(value, bool):
-            yield {"system": "", "code": "true" if value else "false"}
+            yield self._row("", "true" if value else "false")
         elif isinstance(value, str):
-            yield {"system": "", "code": value[:MAX_INDEXED]}
+            yield self._row("", value)
+
+    def _row(self, system: str, code: str) -> Row:
+        return {"system": key(system), "code": key(code)}
 
     def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
         columns = self.table.c
-        system, bar, code = wanted.rpartition("|")
-        code = _unescape(code)[:MAX_INDEXED]
+        first, bar, second = _at_bar(wanted)
         if not bar:
-            return columns.code == code
-        if not code:
-            return columns.system == _unescape(system)
-        return sa.and_(columns.system == _unescape(system), columns.code == code)
+            return columns.code == key(first)
+        if not second:
+            return columns.system == key(first)
+        return sa.and_(columns.system == key(first), columns.code == key(second))
 
 
 class String:
@@ -77,7 +82,7 @@ class String:
 
     def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
         if isinstance(value, str):
-            yield {"folded": fold(value)[:MAX_INDEXED], "exact": value[:MAX_INDEXED]}
+            yield {"folded": _cut(fold(value), TEXT_BYTES), "exact": key(value)}
         elif isinstance(value, dict):
             for part in self._parts:
                 if isinstance(value.get(part), str):
@@ -88,13 +93,15 @@ class String:
                         yield from self.rows("string", text, base_url)
 
     def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        text = _unescape(wanted)[:MAX_INDEXED]
+        text = _unescape(wanted)
         columns = self.table.c
         if modifier == "exact":
-            return columns.exact == text
+            return columns.exact == key(text)
+        low = _cut(fold(text), TEXT_BYTES)
+        if not low:
+            raise Invalid("A text to search for is empty but for space and accents.")
         if modifier == "contains":
-            return columns.folded.contains(fold(text), autoescape=True)
-        low = fold(text)
+            return columns.folded.contains(low, autoescape=True)
         return sa.and_(columns.folded >= low, columns.folded < low + "\U0010ffff")
 
 
@@ -131,7 +138,13 @@ class Date:
         match = self._prefixed.fullmatch(wanted)
         if match is None:
             raise Invalid("A date to search for is empty.")
-        prefix, span = match[1] or "eq", times.interval(match[2])
+        try:
+            prefix, span = match[1] or "eq", times.interval(match[2])
+        except Invalid as error:
+            # The value may be a birth date: it does not go into the message.
+            raise Invalid(
+                "A date to search for is not one; write ge2024, 2024-05-17 or lt2024-05-17T09:30:00Z."
+            ) from error
         if prefix == "ap":
             margin = max((span.high - span.low) // 10, abs(span.low - times.milliseconds(times.EPOCH)) // 10_000)
             return sa.and_(low < span.high + margin, high > span.low - margin)
@@ -155,11 +168,12 @@ class Reference:
 
     def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
         if isinstance(value, str):  # canonical, uri
-            yield {"target": value[:MAX_INDEXED], "identifier": ""}
+            yield {"target": key(value, TEXT_BYTES), "identifier": ""}
             return
         literal = value.get("reference", "")
         identifier = value.get("identifier", {})
         named = f"{identifier.get('system', '')}|{identifier['value']}" if "value" in identifier else ""
+        named = key(named, TEXT_BYTES)
         if literal and not literal.startswith("#"):
             yield {"target": self._target(literal, base_url), "identifier": named}
         elif named:
@@ -169,14 +183,14 @@ class Reference:
         columns = self.table.c
         text = _unescape(wanted)
         if modifier == "identifier":
-            return columns.identifier == (text if "|" in text else "|" + text)
+            return columns.identifier == key(text if "|" in text else "|" + text, TEXT_BYTES)
         return columns.target == self._target(text, base_url)
 
     def _target(self, literal: str, base_url: str) -> str:
         ref = refs.parse(literal)
         if ref is None:
-            return literal[:MAX_INDEXED]
-        return ref.local if ref.base in ("", base_url) else f"{ref.base}/{ref.local}"
+            return key(literal, TEXT_BYTES)
+        return ref.local if ref.base in ("", base_url) else key(f"{ref.base}/{ref.local}", TEXT_BYTES)
 
 
 KINDS: dict[str, Kind] = {"token": Token(), "string": String(), "date": Date(), "reference": Reference()}
@@ -185,8 +199,32 @@ DATE = Date()
 
 def fold(text: str) -> str:
     """Text without case, accents and extra space: what string search compares."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    return " ".join(plain.split())
+    # Decomposed before the case goes, too: "℡" comes apart into capitals.
+    small = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return " ".join("".join(c for c in small if not unicodedata.combining(c)).split())
+
+
+def key(text: str, limit: int = KEY_BYTES) -> str:
+    """Text to be compared as a whole: itself, or, beyond `limit` bytes, its beginning and its SHA-256.
+
+    Cutting alone would let two long identifiers match each other.
+    """
+    if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
+        return text
+    return f"{_cut(text, limit - 65)}~{hashlib.sha256(data).hexdigest()}"
+
+
+def _cut(text: str, limit: int) -> str:
+    """The beginning of a text, at most `limit` bytes of UTF-8."""
+    return text if len(text) * 4 <= limit else text.encode()[:limit].decode("utf-8", "ignore")
+
+
+def _at_bar(text: str) -> tuple[str, bool, str]:
+    """What stands before and after the first bar that has no backslash before it, both without escapes."""
+    match = re.fullmatch(r"((?:[^\\|]|\\.)*)(\|?)(.*)", text, re.DOTALL)
+    if match is None:  # a backslash at the end
+        return _unescape(text), False, ""
+    return _unescape(match[1]), bool(match[2]), _unescape(match[3])
 
 
 def _unescape(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from fhir_secondop.access import rights
 from fhir_secondop.bootstrap import Service
@@ -37,7 +37,7 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.post("/second-opinions")
     def open_case() -> Response:
-        caller = service.authenticate(request)
+        caller = _caller(service)
         rights.require_role(caller, "requester")
         plain = _body()
         check(plain, review.schema("second-opinion-request"))
@@ -51,17 +51,17 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.get("/second-opinions")
     def list_cases() -> Response:
-        caller = service.authenticate(request)
+        caller = _caller(service)
         return _json({"cases": _cases(service, caller)})
 
     @routes.get("/second-opinions/<case_id>")
     def show(case_id: str) -> Response:
-        caller = service.authenticate(request)
+        caller = _caller(service)
         return _json(operations.case_summary(intake.find_case(context, caller, case_id)))
 
     @routes.route("/second-opinions/<case_id>/<code>", methods=["GET", "POST"])
     def operate(case_id: str, code: str) -> Response:
-        caller = service.authenticate(request)
+        caller = _caller(service)
         row = rows.get(code)
         if row is None or (request.method == "GET" and not row.reads):
             raise NotFound(f"There is no operation {code!r}; /api/openapi.json lists them.")
@@ -69,6 +69,12 @@ def blueprint(service: Service) -> Blueprint:
 
     routes.register_error_handler(SecondOpError, _failed)
     return routes
+
+
+def _caller(service: Service) -> Caller:
+    caller = service.authenticate(request)
+    g.caller = caller.id
+    return caller
 
 
 def _run(row: Operation, caller: Caller, case_id: str) -> Result:

@@ -8,7 +8,7 @@ from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop import bootstrap, config
-from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint
+from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.web import api, links, openapi
 
@@ -17,7 +17,7 @@ def create(service: bootstrap.Service) -> Flask:
     """The application of a service that was put together."""
     app = Flask("fhir_secondop", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    log_requests(app)
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
     app.register_blueprint(links.blueprint(service.context))

@@ -19,10 +19,10 @@ def run(target: str, host: str, port: int) -> None:
         interface=Interfaces.WSGI,
         workers=1,
         blocking_threads=THREADS,
-        # Its own lines from warnings up; `log_enabled=False` would silence ours too.
+        # Its own lines for errors only; `log_enabled=False` would silence ours too.
         log_enabled=True,
         log_access=False,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
         log_dictconfig={"version": 1, "disable_existing_loggers": False},
         respawn_failed_workers=False,
     ).serve()

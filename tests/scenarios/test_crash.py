@@ -1,4 +1,4 @@
-"""SIGKILL of the whole process group at exact points; a new start ends in the same board, nothing twice, nothing lost."""
+"""SIGKILL of the whole process group at exact points: a new start ends in the same board, nothing twice or lost."""
 
 from __future__ import annotations
 
