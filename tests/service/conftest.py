@@ -1,0 +1,85 @@
+"""The service put together as it is, in this process, on both databases; only its workflows wait to be run by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from fhir_secondop import bootstrap
+from fhir_secondop.config import Settings
+from fhir_secondop.service import workflows
+from fhir_secondop.web.app import create
+
+TOKENS = """
+[callers.desk]
+name = "Desk"
+token = "desk"
+roles = ["coordinator", "requester"]
+scopes = ["system/*.crus"]
+
+[callers.clinic]
+name = "A clinic's system"
+token = "clinic"
+roles = ["requester"]
+scopes = ["system/*.crus"]
+
+[callers.reviewer]
+name = "Dr. Clara Standin"
+token = "reviewer"
+roles = ["reviewer"]
+scopes = ["user/*.rus"]
+parties = ["http://hl7.org/fhir/sid/us-npi|9000000190"]
+
+[callers.stranger]
+name = "Somebody else"
+token = "stranger"
+roles = ["provider"]
+scopes = ["user/*.rs"]
+parties = ["http://hl7.org/fhir/sid/us-npi|9999999999"]
+"""
+
+
+@dataclass
+class Bench:
+    """A client of the service, and the workflows that it enqueued."""
+
+    service: bootstrap.Service
+    client: FlaskClient
+    enqueued: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def call(self, method: str, path: str, body: Any = None, who: str = "desk", **headers: str) -> Any:
+        """One request; a body goes as FHIR JSON below /fhir, as JSON elsewhere."""
+        kind = "application/fhir+json" if path.startswith("/fhir") else "application/json"
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        return self.client.open(
+            path, method=method, json=body, content_type=kind if body is not None else None,
+            headers={"Authorization": f"Bearer {who}", **named},
+        )  # fmt: skip
+
+
+@pytest.fixture
+def bench(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    enqueued: list[tuple[Any, ...]] = []
+
+    def recorder(_: Any) -> Any:
+        def enqueue(tx: Any, workflow: str, key: str, partition: str, *args: Any, delay_s: float = 0) -> None:
+            enqueued.append((workflow, key, partition, *args))
+
+        return enqueue
+
+    monkeypatch.setattr(workflows, "enqueuer", recorder)
+    (tmp_path / "tokens.toml").write_text(TOKENS)
+    settings = Settings(
+        database=database_url,
+        token_file=str(tmp_path / "tokens.toml"),
+        link_secret_file=str(tmp_path / "link-secret"),
+        log_level="WARNING",
+    )
+    service = bootstrap.build(settings)
+    yield Bench(service, create(service).test_client(), enqueued)
+    service.context.database.dispose()
