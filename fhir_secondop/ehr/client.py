@@ -141,7 +141,8 @@ class Client:
     ) -> _Answer:
         target = url if "://" in url else f"{self.base}/{url}" if url else self.base
         # The kind alone: an id or a query may say who the patient is.
-        what = f"{self.connection.name}: {method} {url.partition('?')[0].partition('/')[0] if '://' not in url else 'page'}"
+        kind = "page" if "://" in url else url.partition("?")[0].partition("/")[0]
+        what = f"{self.connection.name}: {method} {kind}".strip()
         if _origin(target) != self._origin:
             raise EhrFailure("policy", f"{what}: it is on another host; not asked.")
         extra = {**(headers or {}), **({"Content-Type": JSON} if body is not None else {})}

@@ -80,7 +80,8 @@ def document_reference(
         "resourceType": "DocumentReference",
         "contained": [_author(document)],
         "masterIdentifier": {"system": URI, "value": document.version_id},
-        "identifier": [{"system": URI, "value": document.set_id}],
+        # The version id once more: servers were met whose `identifier` search leaves masterIdentifier out.
+        "identifier": [{"system": URI, "value": document.set_id}, {"system": URI, "value": document.version_id}],
         "status": "current",
         "docStatus": document.doc_status,
         "type": document.type,

@@ -101,8 +101,8 @@ def _pages(client: Client, resource_type: str, params: Mapping[str, str]) -> tup
 
 
 def _count(pages: list[Page]) -> int:
-    entries = [entry for page in pages for entry in codec.parse(page.body).get("entry", [])]
-    return sum(1 for e in entries if e.get("resource", {}).get("resourceType", "OperationOutcome") != "OperationOutcome")
+    resources = [e.get("resource", {}) for page in pages for e in codec.parse(page.body).get("entry", [])]
+    return sum(1 for r in resources if r.get("resourceType", "OperationOutcome") != "OperationOutcome")
 
 
 def _notices(pages: list[Page]) -> str:

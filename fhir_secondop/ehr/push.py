@@ -31,7 +31,9 @@ def look(target: Target, rung: Rung, document: Deliverable) -> Receipt | None:
     What a worker that was killed after sending left undone, the mark on earlier copies, is done.
     """
     found = rung.find(target, document)
-    return _superseding(target, rung, document, verify(target, rung, document, found, how="found there")) if found else None
+    if not found:
+        return None
+    return _superseding(target, rung, document, verify(target, rung, document, found, how="found there"))
 
 
 def send(target: Target, rung: Rung, document: Deliverable) -> Receipt:

@@ -151,6 +151,15 @@ def split(text: str) -> tuple[Body, Resource]:
     return Body("".join(kept), cut), resource
 
 
+def with_member(body: Body, key: str, value: str) -> Body:
+    """The body with another string as the value of a top-level member that it has; every other byte stays."""
+    member = next(m for m in _members(body.text, 0) if m.key == key)
+    put = dumps(value)
+    text = body.text[: member.value_start] + put + body.text[member.value_end :]
+    moved = len(text) - len(body.text) if member.value_end <= body.cut else 0
+    return Body(text, body.cut + moved)
+
+
 def entry_resources(text: str) -> list[str | None]:
     """The text of each Bundle.entry.resource, byte for byte; None for an entry without one.
 

@@ -91,8 +91,8 @@ class Story:
         reviewer, script = self.people[REVIEWER], self.file("review.json")
         state = self._case()
         if state["status"] == "requested":
-            body = {k: v for k, v in {"reviewer": script["reviewer"], "declaration": script["declaration"],
-                                      "attestation": script.get("attestation", "")}.items() if v}  # fmt: skip
+            self._desk.post(f"/{self.case_id}/ask-reviewer", {"reviewer": script["reviewer"]})
+            body: Plain = {k: script[k] for k in ("declaration", "attestation") if k in script}
             reviewer.post(f"/{self.case_id}/accept", body)
             self._tell(f"{reviewer.name} accepted the review")
             state = self._case()

@@ -59,7 +59,6 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
             put(tx, context, case.id, workflow.moved(task, "cancelled", now, reason="superseded-by-event"))
     for person in people.values():
         task_id = derived_id(case.id, code, version, person.key)
-        connection = context.connection_of(person.organization)
         task = compose(
             "Task",
             id=task_id,
@@ -78,7 +77,7 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
             input=[{"type": codes.concept(codes.EVIDENCE, "version"), "valuePositiveInt": version}],
         )
         put(tx, context, case.id, task)
-        _enqueue(tx, context, task_id, connection, 1)
+        enqueue(tx, context, case, task)
 
 
 def _enqueue(
@@ -86,6 +85,12 @@ def _enqueue(
 ) -> None:
     partition = connection.name if connection else _LINK
     context.enqueue(tx, WORKFLOW, f"deliver-{task_id}-{attempt}", partition, task_id, attempt, delay_s=delay_s)
+
+
+def enqueue(tx: Transaction, context: Context, case: Case, task: Resource) -> None:
+    """The first workflow of a delivery Task; one that is there already stays the only one."""
+    person = case.directory.person(task["owner"]["reference"])
+    _enqueue(tx, context, task["id"], context.connection_of(person.organization) if person else None, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +275,13 @@ def _hold(context: Context, job: _Job, why: str, reason: str = "") -> str:
     business = "unknown" if alignment.evidence(job.task).get("sent") == "unknown" else "failed"
     _moved(context, job, job.task, "on-hold", business, reason_text=why, reason=reason)
     return "on-hold"
+
+
+def give_up(context: Context, task_id: str, why: str) -> None:
+    """Puts a delivery that failed on our side on hold, unless it has settled meanwhile."""
+    job = _job(context, task_id, MAX_ATTEMPTS)
+    if job is not None:
+        _hold(context, job, why)
 
 
 def _failed(context: Context, job: _Job, failure: EhrFailure) -> str:

@@ -71,9 +71,14 @@ def start(tx: Transaction, context: Context, case: Case, sources: Iterable[str])
             ],
         )
         put(tx, context, case.id, task)
-        context.enqueue(tx, WORKFLOW, f"gather-{task_id}", connection.name if connection else "none", task_id)
+        enqueue(tx, context, task)
         started.append(task_id)
     return started
+
+
+def enqueue(tx: Transaction, context: Context, task: Resource) -> None:
+    """The workflow of a gathering Task; one that is there already stays the only one."""
+    context.enqueue(tx, WORKFLOW, f"gather-{task['id']}", connection_name(task), task["id"])
 
 
 def _source(task: Resource) -> str:

@@ -7,19 +7,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Forbidden
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
-from fhir_secondop.opinion import intake, workflow
+from fhir_secondop.opinion import codes, intake, workflow
 from fhir_secondop.opinion.intake import Sent
-from fhir_secondop.service.context import Context
+from fhir_secondop.service import review
+from fhir_secondop.service.context import Context, load, remove_audience
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Change, Transaction
-
-# Made by the service alone, from what people did through operations; nobody writes them by hand.
-_OURS = frozenset({"DiagnosticReport", "Composition", "Provenance", "Bundle", "DocumentReference", "Observation"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,8 @@ class CaseHooks:
 
     def within(self, transaction: Transaction) -> None:
         """Refuses what would go around the case's rules, whatever the caller's scopes are."""
-        for change in transaction.changes:
-            _check(transaction, change)
+        for change in list(transaction.changes):
+            _check(self.context, transaction, change)
 
 
 def transaction_response(opened: Opened) -> Resource:
@@ -68,17 +67,36 @@ def transaction_response(opened: Opened) -> Resource:
     return {"resourceType": "Bundle", "type": "transaction-response", "entry": entries}
 
 
-def _check(tx: Transaction, change: Change) -> None:
+def _check(context: Context, tx: Transaction, change: Change) -> None:
     versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
-    if versions[0].case_id is None:
+    case_id = versions[0].case_id
+    if case_id is None:
         return
     if change.interaction == "delete":
         raise Forbidden(f"{change.type}/{change.id} belongs to a case; nothing of a case is deleted.")
-    if change.type in _OURS:
-        raise Forbidden(f"A {change.type} of a case is changed by the operations of the case only; see $submit-report.")
-    if len(versions) > 1 and change.type == "Task":
-        workflow.check_move(versions[1].resource, versions[0].resource, held_from=_held_from(versions))
-        _check_kept(versions[1].resource, versions[0].resource)
+    if change.type != "Task":
+        # Nor is the placer's request edited: a change of content is a new request that replaces it.
+        raise Forbidden(f"A {change.type} of a case is changed by the operations of the case only.")
+    before, after = versions[1].resource, versions[0].resource
+    workflow.check_move(before, after, held_from=_held_from(versions))
+    _check_kept(before, after)
+    if workflow.is_review(after) and before["status"] != after["status"]:
+        _review_moved(context, tx, case_id, before, after)
+
+
+def _review_moved(context: Context, tx: Transaction, case_id: str, before: Resource, after: Resource) -> None:
+    """A reviewer who answers by updating its Task: the same as $accept and $decline. A note is the attestation."""
+    case = load(tx.connection, EVERYTHING, case_id)
+    person = case.directory.person(after.get("owner", {}).get("reference", ""))
+    if person is None or not rights.acts_as(tx.caller, person.identifiers):
+        raise Forbidden("Only the reviewer who was asked may answer.", path="Task.status")
+    if after["status"] == "accepted":
+        attestation = " ".join(note.get("text", "") for note in after.get("note", []))
+        review.take(tx, context, case, after, None, attestation, "")
+    elif after["status"] == "rejected":
+        remove_audience(tx, case_id, person.identifiers)
+    elif after["status"] != "received":
+        raise Forbidden("A review under way is moved by the operations of the case.", path="Task.status")
 
 
 def _held_from(versions: list[resources.Stored]) -> str:
@@ -87,6 +105,11 @@ def _held_from(versions: list[resources.Stored]) -> str:
 
 
 def _check_kept(before: Resource, after: Resource) -> None:
-    for element in ("code", "intent", "focus", "for", "partOf", "owner", "output"):
+    kept = ["code", "intent", "focus", "for", "partOf", "owner", "output", "input", "extension", "identifier"]
+    if workflow.is_delivery(before) or codes.has(before["code"], codes.TASK, "gather-records"):
+        kept.append("businessStatus")
+        if after["status"] not in (before["status"], "failed"):
+            raise Forbidden("Its workflow moves this Task; a person may only give it up (failed).", path="Task.status")
+    for element in kept:
         if before.get(element) != after.get(element):
             raise Forbidden("Only status, reason and notes of a Task may be changed here.", path=f"Task.{element}")

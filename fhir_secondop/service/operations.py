@@ -50,7 +50,8 @@ def case_operations(context: Context) -> list[Operation]:
 
         return handler
 
-    accepting = _object([], reviewer=_reviewer_schema(), declaration=_DECLARATION, attestation=_TEXT, override=_TEXT)
+    accepting = _object([], declaration=_DECLARATION, attestation=_TEXT, override=_TEXT)
+    asking = _object(["reviewer"], reviewer=_reviewer_schema())
     leaving = _object(["reason"], reason=_REASON, text=_TEXT)
     draft = review.schema("report-draft")
     changes = {**draft, "required": []}
@@ -64,6 +65,8 @@ def case_operations(context: Context) -> list[Operation]:
         Operation("independence", "ServiceRequest", "How independent a reviewer is, with the facts.",
                   _independence(context), _object(["reviewer"], reviewer=_reviewer_schema(), declaration=_DECLARATION),
                   ),
+        Operation("ask-reviewer", "ServiceRequest", "Asks a reviewer, who sees the case from then on.",
+                  with_case(review.ask), asking),
         Operation("accept", "ServiceRequest", "The reviewer takes the case.", with_case(review.accept), accepting),
         Operation("decline", "ServiceRequest", "A reviewer who was asked says no.", with_case(review.decline), leaving),
         Operation("withdraw", "ServiceRequest", "A reviewer who had accepted steps back.", with_case(review.withdraw),

@@ -10,7 +10,7 @@ from typing import Any
 from fhir_secondop.access import rights
 from fhir_secondop.ehr.documents import attachment
 from fhir_secondop.errors import Conflict, Forbidden, Invalid, NotFound
-from fhir_secondop.fhir import refs
+from fhir_secondop.fhir import codec, refs
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import codes, facts, independence, intake_json, narrative, render, report, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference, review_task
@@ -54,22 +54,17 @@ def _review_of(case: Case, reference_: str) -> Resource | None:
 
 
 def _reviewer(tx: Transaction, context: Context, case: Case, caller: Caller, plain: Plain) -> tuple[Person, Case]:
-    """The reviewer: somebody of the case already, or new with what is known of them. The caller must be that person.
+    """The reviewer with what is said of them, and the case with them in it.
 
     `plain["reviewer"]` has the shape of a provider in the intake, with its organization inline.
     """
-    if "reviewer" in plain:
-        composed = _reviewer_resources(case, plain["reviewer"])
-        put_all(tx, context, case.id, composed)
-        case = Case(case.id, [*case.resources, *composed])
-        person = case.directory.person(reference(composed[-1]))
-    else:
-        asked = [case.directory.person(t["owner"]["reference"]) for t in case.reviews if "owner" in t]
-        person = next((p for p in asked if p is not None and rights.acts_as(caller, p.identifiers)), None)
+    composed = _reviewer_resources(case, plain["reviewer"])
+    known = {reference(r) for r in case.resources}
+    put_all(tx, context, case.id, [r for r in composed if reference(r) not in known])
+    case = Case(case.id, [*case.resources, *(r for r in composed if reference(r) not in known)])
+    person = case.directory.person(reference(composed[-1]))
     if person is None:
         raise Invalid("Say who the reviewer is.", path="reviewer")
-    if not rights.acts_as(caller, person.identifiers):
-        rights.require_role(caller)  # only the coordinator may act for a reviewer
     return person, case
 
 
@@ -141,46 +136,61 @@ def independence_of(context: Context, caller: Caller, case_id: str, plain: Plain
     return assess(case, person, _declaration(plain))
 
 
+def ask(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
+    """The coordinator asks a reviewer: a Task for the candidate, who sees the case from now on."""
+    rights.require_role(caller)
+    with context.database.transaction(caller) as tx:
+        case = load(tx.connection, context.visibility(caller), case_id)
+        person, case = _reviewer(tx, context, case, caller, plain)
+        task = _review_of(case, person.reference)
+        if task is None:
+            if case.coordination["status"] != "requested":
+                raise Conflict("Somebody has taken the case already.")
+            task = review_task(case_id, case.coordination, person.reference, context.instant())
+            put(tx, context, case_id, task)
+        add_audience(tx, case_id, person.identifiers)
+        return task
+
+
 def accept(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
-    """The reviewer takes the case: the review Task and the coordination Task move to accepted together.
+    """The reviewer who was asked takes the case: the review Task and the coordination Task move to accepted together.
 
     Raises Conflict when barred or when somebody else has it, Invalid when a reason or an attestation is missing.
     """
-    rights.require_role(caller, "reviewer")
-    # A reviewer who is not yet in the case's audience may still be told the case by the coordinator's invitation.
     with context.database.transaction(caller) as tx:
-        case = load(tx.connection, _invited(context, caller), case_id)
-        person, case = _reviewer(tx, context, case, caller, plain)
-        coordination = case.coordination
-        task = _review_of(case, person.reference)
-        if task is not None and task["status"] == "accepted":
+        case = load(tx.connection, context.visibility(caller), case_id)
+        task = _own_review(case, caller)
+        if task["status"] == "accepted":
             return task
-        assessment = assess(case, person, _declaration(plain))
-        attestation, override = plain.get("attestation", ""), plain.get("override", "")
-        independence.admit(assessment, attestation=attestation, override=override)
-        now = context.instant()
-        if task is None:
-            task = review_task(case_id, coordination, person.reference, now)
-            put(tx, context, case_id, task)
-        stated = independence.extension(assessment, attestation=attestation, override=override)
-        accepted = {**workflow.moved(task, "accepted", now), "extension": [stated]}
-        both = workflow.moved(coordination, "accepted", now)
-        both = {**both, "owner": {"reference": person.reference, "display": person.name}, "extension": [stated]}
-        put_all(tx, context, case_id, [accepted, both])
-        for other in case.reviews:
-            if other["id"] != task["id"] and other["status"] in ("requested", "received"):
-                put(tx, context, case_id, workflow.moved(other, "cancelled", now, reason="not-selected"))
-        encounter = {
-            **case.encounter,
-            "participant": _participants(case, person),
-        }
-        put(tx, context, case_id, encounter)
-        add_audience(tx, case_id, person.identifiers)
-        return accepted
+        accepted = workflow.moved(task, "accepted", context.instant())
+        return take(
+            tx, context, case, accepted, _declaration(plain), plain.get("attestation", ""), plain.get("override", "")
+        )
 
 
-def _invited(context: Context, caller: Caller) -> Any:
-    return EVERYTHING if "reviewer" in caller.roles else context.visibility(caller)
+def take(
+    tx: Transaction, context: Context, case: Case, accepted: Resource, declaration: Declaration | None,
+    attestation: str, override: str,
+) -> Resource:  # fmt: skip
+    """What follows when a review Task is accepted, in the same transaction; the Task as it then stands."""
+    person = case.directory.person(accepted["owner"]["reference"])
+    if person is None:
+        raise Invalid("The reviewer of this Task is not known.", path="Task.owner")
+    assessment = assess(case, person, declaration)
+    independence.admit(assessment, attestation=attestation, override=override)
+    now = context.instant()
+    stated = independence.extension(assessment, attestation=attestation, override=override)
+    accepted = {**accepted, "extension": [stated]}
+    both = workflow.moved(case.coordination, "accepted", now)
+    both = {**both, "owner": {"reference": person.reference, "display": person.name}, "extension": [stated]}
+    put_all(tx, context, case.id, [accepted, both])
+    for other in case.reviews:
+        if other["id"] != accepted["id"] and other["status"] in ("requested", "received"):
+            put(tx, context, case.id, workflow.moved(other, "cancelled", now, reason="not-selected"))
+            lost = case.directory.person(other["owner"]["reference"])
+            remove_audience(tx, case.id, lost.identifiers if lost else ())
+    put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
+    return accepted
 
 
 def _participants(case: Case, reviewer: Person) -> list[Resource]:
@@ -487,7 +497,7 @@ def _complete(tx: Transaction, context: Context, case: Case, person: Person, sig
     start = case.encounter.get("period", {}).get("start", now)
     put(tx, context, case.id, {**case.encounter, "status": "finished", "period": {"start": start, "end": now}})
     # The author of the request may not be able to write to us: we close it as its agent, with Provenance.
-    stored = put(tx, context, case.id, {**case.request, "status": "completed"})
+    stored = _close_request(tx, context, case)
     put(
         tx, context, case.id,
         provenance(
@@ -495,6 +505,13 @@ def _complete(tx: Transaction, context: Context, case: Case, person: Person, sig
             author=PLATFORM, reason="closed as the placer's agent: the report is final",
         ),
     )  # fmt: skip
+
+
+def _close_request(tx: Transaction, context: Context, case: Case) -> resources.Stored:
+    """The request with status completed, every other byte of it as its author sent it."""
+    before = resources.read(tx.connection, EVERYTHING, "ServiceRequest", case.id)
+    body = codec.with_member(before.body, "status", "completed")
+    return resources.update(tx, before, body, {**before.resource, "status": "completed"}, base_url=context.base_url)
 
 
 def cancel(context: Context, caller: Caller, task_id: str, plain: Plain) -> Resource:

@@ -128,9 +128,17 @@ def _register(context: Context) -> None:
 
     attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
 
+    give_up = step("deliver.give_up", lambda task, why: delivery.give_up(context, task, why))
+
     @DBOS.workflow(name=delivery.WORKFLOW)
     def deliver(task_id: str, number: int) -> str:
-        return str(attempt(task_id, number))
+        try:
+            return str(attempt(task_id, number))
+        except Exception as error:
+            # A fault of ours must not leave a delivery that nobody carries on: a person sees it on hold.
+            log.error("delivering %s failed: %s", task_id, type(error).__name__)
+            give_up(task_id, f"It failed on our side ({type(error).__name__}); replay it when that is mended.")
+            return "on-hold"
 
 
 def _fetched(fetch: Callable[..., list[str]], task_id: str, asked: str, patient: str) -> list[str]:

@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from fhir_secondop import bootstrap, config
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
+from fhir_secondop.service.requeue import requeue
 from fhir_secondop.web import api, links, openapi
 
 
@@ -42,5 +43,6 @@ def start() -> Flask:
     settings = config.load()
     service = bootstrap.build(settings)
     workflows.launch(service.context, workflows.Settings(polling_s=settings.polling_s))
+    requeue(service.context)
     atexit.register(workflows.stop)
     return create(service)

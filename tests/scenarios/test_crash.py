@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import requests
+import sqlalchemy as sa
 
 from fhir_secondop.sandbox import demo
+from fhir_secondop.store.database import normalised
 from tests.scenarios.faults import POINTS, Proxy
 
 Plain = dict[str, Any]
@@ -37,7 +39,7 @@ class Killed:
     """A demo whose EHRs are behind proxies, in a process group of its own."""
 
     def __init__(self, folder: Path, case: Path, database: str) -> None:
-        self.folder, self.case = folder, case
+        self.folder, self.case, self.database = folder, case, database
         self.layout = demo.lay_out(folder, case, database)
         self.proxies = {name: Proxy(self.layout.ports[name]) for name in EHRS}
         config = (folder / "secondop.toml").read_text()
@@ -115,4 +117,16 @@ def test_killed_while_gathering_ends_in_the_same_board(killed: Killed, path: str
 @pytest.mark.parametrize(("name", "path"), [("lakeside", "/fhir"), ("riverside", "/fhir/DocumentReference")])
 def test_killed_while_delivering_sends_nothing_twice(killed: Killed, name: str, path: str, point: str) -> None:
     killed.run_until_killed(name, point, "POST", path)
+    _check(killed, killed.run_to_end())
+
+
+def test_jobs_deleted_and_made_anew_from_the_tasks_change_nothing(killed: Killed, database_url: str) -> None:
+    killed.run_until_killed("lakeside", "after-send", "POST", "/fhir")
+    url = database_url if killed.database else f"sqlite:///{killed.folder / 'secondop.sqlite'}"
+    engine = sa.create_engine(normalised(url))
+    with engine.begin() as connection:
+        prefix = "dbos." if killed.database else ""
+        deleted = connection.execute(sa.text(f"DELETE FROM {prefix}workflow_status")).rowcount
+    engine.dispose()
+    assert deleted > 0
     _check(killed, killed.run_to_end())

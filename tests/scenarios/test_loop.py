@@ -195,7 +195,8 @@ def test_the_report_can_be_signed_only_with_every_question_answered_and_every_ga
         story.request()
         story.gathered()
         reviewer, script = story.people["reviewer"], story.file("review.json")
-        reviewer.post(f"/{story.case_id}/accept", {k: script[k] for k in ("reviewer", "declaration")})
+        story.people["coordinator"].post(f"/{story.case_id}/ask-reviewer", {"reviewer": script["reviewer"]})
+        reviewer.post(f"/{story.case_id}/accept", {"declaration": script["declaration"]})
         draft = {**script["draft"], "answers": script["draft"]["answers"][:-1]}
         reviewer.post(f"/{story.case_id}/submit-report", draft)
         with pytest.raises(Unavailable) as refused:

@@ -1,0 +1,44 @@
+"""The jobs made anew from the Tasks: the Tasks are the ledger, a job only carries one on."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from fhir_secondop.model import EVERYTHING
+from fhir_secondop.opinion import codes, workflow
+from fhir_secondop.service import delivery, gather
+from fhir_secondop.service.context import SERVICE, Context, load
+from fhir_secondop.store import resources, tables
+
+_OPEN = ("requested", "accepted", "in-progress")
+
+
+def requeue(context: Context) -> int:
+    """Enqueues the workflow of every open gathering and delivery Task; how many there were.
+
+    A workflow that is there already is left as it is, so this may run at every start.
+    """
+    with context.database.transaction(SERVICE) as tx:
+        status = tables.token.alias()
+        open_tasks = resources.rows().where(
+            tables.resource.c.type == "Task",
+            tables.resource.c.case_id.is_not(None),
+            tables.resource.c.deleted.is_(False),
+            tables.resource.c.rid.in_(
+                sa.select(status.c.rid).where(
+                    status.c.type == "Task", status.c.param == "status", status.c.code.in_(_OPEN)
+                )
+            ),
+        )
+        count = 0
+        for row in tx.connection.execute(open_tasks).all():
+            stored = resources.stored(row)
+            task = stored.resource
+            if codes.has(task["code"], codes.TASK, "gather-records"):
+                gather.enqueue(tx, context, task)
+            elif workflow.is_delivery(task):
+                delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, stored.case_id or ""), task)
+            else:
+                continue
+            count += 1
+        return count
