@@ -282,6 +282,8 @@ def _show_board(plain: Plain) -> None:
     for row in rows:
         click.echo(line(row))
     click.echo()
+    for notice in plain.get("notices", []):
+        click.echo(f"Note: {notice}.")
     case = plain["case"]
     if case["aligned"]:
         click.echo(f"ALIGNED: everybody holds version {case['version']}; plan of record: {case['planOfRecord']}.")

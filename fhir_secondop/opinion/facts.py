@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import checklist as lists
 from fhir_secondop.opinion import codes, concordance, independence, records, report
@@ -27,7 +28,7 @@ def of_report(
         "version": version,
         "versionId": f"urn:uuid:{derived_id(case.id, 'report', version)}",
         "status": status,
-        "issued": issued,
+        "issued": moment(issued),
         "patient": patient(case),
         "reviewer": {
             "name": person.name if person else "",
@@ -68,7 +69,7 @@ def of_plan(case: Case, plan: Resource, version: int) -> Facts:
         "setId": f"urn:uuid:{derived_id(case.id, 'set', 'plan')}",
         "version": version,
         "versionId": f"urn:uuid:{derived_id(case.id, 'plan', version)}",
-        "issued": plan["created"],
+        "issued": moment(plan["created"]),
         "patient": patient(case),
         "author": author.name if author else "",
         "decision": str(decision),
@@ -76,6 +77,11 @@ def of_plan(case: Case, plan: Resource, version: int) -> Facts:
         "text": plan["description"],
         "items": [a["detail"]["description"] for a in plan.get("activity", [])],
     }
+
+
+def moment(instant: str) -> str:
+    """A FHIR instant for people, to the minute: "2026-11-23 09:30 UTC"."""
+    return f"{times.instant(times.interval(instant).low)[:16].replace('T', ' ')} UTC"
 
 
 def patient(case: Case) -> Facts:
@@ -148,7 +154,7 @@ def _source(package_list: Resource) -> Facts:
     answers = records.coverage(package_list)
     return {
         "name": package_list.get("title", ""),
-        "asOf": package_list.get("date", ""),
+        "asOf": moment(package_list["date"]),
         "received": len(package_list.get("entry", [])),
         "gaps": [gap(a) for a in answers if a.outcome != "answered" or a.strangers],
     }
@@ -169,4 +175,4 @@ def gap(answer: Any) -> str:
 def _amendment(before: Resource | None, status: str, reason: str) -> Facts | None:
     if before is None:
         return None
-    return {"kind": status, "reason": reason, "replaces": report.version_of(before), "issued": before["issued"]}
+    return {"kind": status, "reason": reason, "replaces": report.version_of(before), "issued": moment(before["issued"])}

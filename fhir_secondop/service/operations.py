@@ -236,7 +236,13 @@ def board(case: Case, found: Board | None) -> Plain:
         facts_: Plain = {"id": case.id, "aligned": False, "informed": False}
         rows = [{"name": m.person.name, "role": m.role, "version": 0, "sent": "no", "copy": "none", "ack": "none",
                  "decision": "none", "state": "unknown", "aligned": False} for m in case.audience]  # fmt: skip
-        return {"case": facts_, "providers": rows, "patient": patient, "waitingFor": ["the signed report"]}
+        return {
+            "case": facts_,
+            "providers": rows,
+            "patient": patient,
+            "waitingFor": ["the signed report"],
+            "notices": _notices(case),
+        }
     facts_ = {"id": case.id, "aligned": found.aligned, "informed": found.informed, "version": found.version,
               "planOfRecord": found.plan}  # fmt: skip
     return {
@@ -244,7 +250,13 @@ def board(case: Case, found: Board | None) -> Plain:
         "providers": [_row(row) for row in found.rows],
         "patient": patient,
         "waitingFor": list(found.waiting_for),
+        "notices": _notices(case),
     }
+
+
+def _notices(case: Case) -> list[str]:
+    """What blocks nothing and must be seen all the same."""
+    return [] if case.pcps else ["no primary care provider is known: nobody there gets the report"]
 
 
 def _row(row: Row) -> Plain:

@@ -258,7 +258,7 @@ def acknowledge_link(context: Context, token: str, name: str, role: str) -> Reso
 
 
 def cover_sheet(context: Context, caller: Caller, case_id: str, plain: Plain) -> Plain:
-    """The cover sheet with the link of a delivery that goes by hand. Only the coordinator may see a link."""
+    """The printable cover sheet (PDF, base64) of a delivery that goes by hand. Only the coordinator may see a link."""
     rights.require_role(caller)
     with context.database.reading() as connection:
         case = load(connection, context.visibility(caller), case_id)
@@ -267,12 +267,16 @@ def cover_sheet(context: Context, caller: Caller, case_id: str, plain: Plain) ->
         raise NotFound(f"The case has no delivery Task/{plain['task']}.")
     if alignment.evidence(task).get("rung") != "10":
         raise Conflict("This delivery does not go by link.")
-    url = f"{context.public_url}/ack/{link_token(context, task['id'])}"
-    version = alignment.version_of(task)
-    text = (
-        f"To: {task['owner'].get('display', '')}\nCase {case.id}, version {version}\n\n"
-        "A second opinion on a patient of yours is ready. Open this link, read it, and confirm with your name:\n\n"
-        f"{url}\n\nThe link is for you alone, works once, and ends {LINK_DAYS} days after {task['authoredOn'][:10]}.\n"
-    )
-    return {"task": task["id"], "version": version, "recipient": task["owner"].get("display", ""), "url": url,
-            "text": text}  # fmt: skip
+    said = {
+        "task": task["id"],
+        "caseId": case.id,
+        "what": (codes.code_of(task["code"], codes.TASK) or "")
+        .removeprefix("deliver-")
+        .replace("plan", "plan of record"),
+        "version": alignment.version_of(task),
+        "recipient": task["owner"].get("display", ""),
+        "url": f"{context.public_url}/ack/{link_token(context, task['id'])}",
+        "issued": task["authoredOn"],
+        "days": LINK_DAYS,
+    }
+    return {**said, "pdf": base64.b64encode(render.pdf("cover", said)).decode()}
