@@ -162,7 +162,7 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
         chosen = ladder.choose(target, refused)
         if chosen.rung is None:
             return _issue_link(context, job, chosen.why)
-        receipt = push.look(target, chosen.rung, document)
+        receipt = _look(job, chosen, target, document)
         if receipt is None:
             wait = _settle_wait(context, job, connection)
             if wait > 0:
@@ -178,6 +178,17 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                 job = _not_sent(context, job)
                 continue
         return _settle(context, job, chosen, receipt)
+
+
+def _look(job: _Job, chosen: Chosen, target: Target, document: Deliverable) -> Receipt | None:
+    """A copy that is there already, on the rung chosen now or on the one that an earlier attempt had begun with."""
+    begun = alignment.evidence(job.task).get("rung", "")
+    earlier = [rung for rung in ladder.RUNGS if str(rung.number) == begun and rung is not chosen.rung]
+    for rung in ([chosen.rung] if chosen.rung else []) + earlier:
+        receipt = push.look(target, rung, document)
+        if receipt is not None:
+            return receipt
+    return None
 
 
 def _settle_wait(context: Context, job: _Job, connection: Connection) -> float:
@@ -230,7 +241,7 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
     said = {
         "sent": receipt.sent,
         "copy": receipt.copy,
-        "rung": str(chosen.number),
+        "rung": str(receipt.rung),
         "rung-why": chosen.why,
         "location": receipt.location,
         "dropped": ", ".join(receipt.dropped),
