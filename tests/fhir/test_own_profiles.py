@@ -1,0 +1,663 @@
+"""Our own profiles and code systems: each invariant with an example that holds and one that fails for it alone."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_secondop.fhir import definitions, path
+from fhir_secondop.fhir.validate import validate
+from fhir_secondop.opinion import checklist, codes, concordance, independence, records
+
+ROOT = Path(__file__).parents[2]
+PROFILES = ROOT / "profiles"
+FILES = sorted(
+    file
+    for folder in ("codesystems", "valuesets", "structures", "conceptmaps")
+    for file in (PROFILES / folder).glob("*.json")
+)
+Json = dict[str, Any]
+
+NOW, LATER = "2026-11-20T10:00:00.000Z", "2026-11-20T12:00:00.000Z"
+PATIENT = {"reference": "Patient/1"}
+REVIEWER = {"reference": "PractitionerRole/reviewer"}
+BEFORE = {"url": codes.SUPERSEDES, "valueReference": {"reference": "DiagnosticReport/1/_history/2"}}
+TEXT = {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml"><p>x</p></div>'}
+REPORT_CODE = codes.concept(codes.LOINC, "47040-1")
+
+
+def independent(result: str = "pass", **more: str) -> Json:
+    parts = [{"url": "result", "valueCode": result}, {"url": "finding", "valueString": f"{result}: a fact"}]
+    return {
+        "url": codes.INDEPENDENCE,
+        "extension": parts + [{"url": url, "valueString": value} for url, value in more.items()],
+    }
+
+
+VERSION = {"url": codes.REPORT_VERSION, "valuePositiveInt": 1}
+REQUEST: Json = {
+    "resourceType": "ServiceRequest",
+    "extension": [
+        {"url": codes.PATHWAY_EXTENSION, "valueCodeableConcept": codes.concept(codes.PATHWAY, "self")},
+        {"url": codes.DECISION_UNDER_REVIEW, "valueReference": {"reference": "ServiceRequest/surgery"}},
+        {"url": codes.DECISION_DEADLINE, "valueDate": "2026-12-15"},
+        {"url": codes.DECISION_OWNER, "valueReference": {"reference": "PractitionerRole/surgeon"}},
+        {"url": codes.RECORD_SOURCE, "valueReference": {"reference": "Organization/1"}},
+        {"url": codes.RECORD_SOURCE, "valueReference": {"reference": "Organization/2"}},
+        {"url": codes.INFORM, "valueReference": {"reference": "PractitionerRole/other"}},
+    ],
+    "status": "active",
+    "intent": "order",
+    "code": codes.concept(codes.SNOMED, "11429006"),
+    "orderDetail": [codes.concept(codes.V2_DISPOSITION, "SO")],
+    "subject": PATIENT,
+    "requester": PATIENT,
+    "reasonCode": [codes.concept(codes.REASON, "pre-procedure"), {"text": "in words alone"}],
+}
+COORDINATION: Json = {
+    "resourceType": "Task",
+    "identifier": [
+        {"type": codes.concept(codes.V2_IDENTIFIER_TYPE, "FILL"), "system": "https://x.example", "value": "1"}
+    ],
+    "status": "requested",
+    "businessStatus": codes.concept(codes.BUSINESS_STATUS, "records-requested"),
+    "intent": "order",
+    "code": codes.concept(codes.TASK_CODE, "fulfill"),
+    "focus": {"reference": "ServiceRequest/1"},
+    "for": PATIENT,
+    "authoredOn": NOW,
+    "lastModified": LATER,
+    "requester": {"display": "Second opinion platform"},
+}
+OUTPUT = [{"type": codes.concept(codes.EVIDENCE, "report"), "valueReference": {"reference": "DiagnosticReport/1"}}]
+COMPLETED = {**COORDINATION, "status": "completed", "output": OUTPUT}
+PART = {k: v for k, v in COORDINATION.items() if k not in ("identifier", "businessStatus")} | {
+    "partOf": [{"reference": "Task/1"}],
+    "owner": REVIEWER,
+}
+REVIEW: Json = {**PART, "status": "accepted", "extension": [independent()]}
+DELIVERY: Json = {
+    **PART,
+    "identifier": [{"system": "https://x.example/delivery", "value": "1"}],
+    "status": "accepted",
+    "businessStatus": codes.concept(codes.DELIVERY_STATUS, "planned"),
+    "code": codes.concept(codes.TASK, "deliver-report"),
+    "focus": {"reference": "DiagnosticReport/1/_history/3"},
+    "input": [{"type": codes.concept(codes.EVIDENCE, "version"), "valuePositiveInt": 1}],
+}
+GATHERING: Json = {
+    **PART,
+    "code": codes.concept(codes.TASK, "gather-records"),
+    "owner": {"reference": "Organization/1"},
+    "input": [{"type": codes.concept(codes.EVIDENCE, "connection"), "valueString": "none"}],
+}
+ENCOUNTER: Json = {
+    "resourceType": "Encounter",
+    "id": "1",
+    "status": "finished",
+    "class": codes.coding(codes.ACT_CODE, "VR"),
+    "type": [{"coding": [codes.coding(codes.SNOMED, "11429006"), codes.coding(codes.ENCOUNTER_TYPE, "record-review")]}],
+    "subject": PATIENT,
+    "basedOn": [{"reference": "ServiceRequest/1"}],
+    "period": {"start": NOW, "end": LATER},
+}
+REPORT: Json = {
+    "resourceType": "DiagnosticReport",
+    "id": "1",
+    "extension": [VERSION, independent()],
+    "identifier": [{"system": f"{codes.CANONICAL}/set", "value": "urn:uuid:6f9a0c8e-1f5c-4b5e-9d5c-0f6f5d1c2b3a"}],
+    "basedOn": [{"reference": "ServiceRequest/1"}],
+    "status": "final",
+    "category": [codes.concept(codes.V2_DIAGNOSTIC_SERVICE, "PHY")],
+    "code": REPORT_CODE,
+    "subject": PATIENT,
+    "encounter": {"reference": "Encounter/1"},
+    "issued": LATER,
+    "performer": [REVIEWER],
+    "conclusion": "x",
+}
+AMENDED = {**REPORT, "status": "corrected", "extension": [VERSION, BEFORE, independent()]}
+COMPOSITION: Json = {
+    "resourceType": "Composition",
+    "id": "1",
+    "identifier": {"system": "https://x.example", "value": "1"},
+    "status": "final",
+    "type": REPORT_CODE,
+    "subject": PATIENT,
+    "encounter": {"reference": "Encounter/1"},
+    "date": LATER,
+    "author": [REVIEWER],
+    "title": "Second opinion",
+    "section": [
+        {"title": "x", "code": codes.concept(codes.SECTION, "conclusion"), "text": TEXT},
+        {"title": "x", "code": codes.concept(codes.SECTION, "concordance"), "text": TEXT},
+    ],
+}
+REPLACING = {
+    **COMPOSITION,
+    "status": "amended",
+    "relatesTo": [{"code": "replaces", "targetReference": {"reference": "Composition/1/_history/2"}}],
+}
+DIAGNOSIS: Json = {
+    "resourceType": "Observation",
+    "id": "1",
+    "basedOn": [{"reference": "ServiceRequest/1"}],
+    "status": "final",
+    "code": codes.concept(codes.SECTION, "diagnosis-concordance"),
+    "subject": PATIENT,
+    "focus": [{"reference": "Condition/1"}],
+    "performer": [REVIEWER],
+    "valueCodeableConcept": codes.concept(codes.DIAGNOSIS_CONCORDANCE, "refined"),
+    "component": [
+        {
+            "code": codes.concept(codes.SECTION, "significance"),
+            "valueCodeableConcept": codes.concept(codes.SIGNIFICANCE, "major"),
+        }
+    ],
+}
+OVERALL = {
+    **{k: v for k, v in DIAGNOSIS.items() if k not in ("focus", "component")},
+    "code": codes.concept(codes.SECTION, "overall-concordance"),
+    "valueCodeableConcept": codes.concept(codes.OVERALL_CONCORDANCE, "partial"),
+}
+INDETERMINATE = {
+    **DIAGNOSIS,
+    "valueCodeableConcept": codes.concept(codes.DIAGNOSIS_CONCORDANCE, "indeterminate"),
+    "component": [{"code": codes.concept(codes.SECTION, "missing"), "valueString": "the biopsy"}],
+}
+CONDITION: Json = {
+    "resourceType": "Condition",
+    "id": "1",
+    "clinicalStatus": codes.concept("http://terminology.hl7.org/CodeSystem/condition-clinical", "active"),
+    "subject": PATIENT,
+    "recorder": {"reference": "PractitionerRole/first"},
+}
+BASE = "https://x.example/fhir"
+
+
+def document(**changed: Json) -> Json:
+    """The document Bundle, some of its entries replaced: by type, in lower case."""
+    parts = {
+        "composition": COMPOSITION, "patient": {"resourceType": "Patient", "id": "1"}, "encounter": ENCOUNTER,
+        "condition": CONDITION, "observation": DIAGNOSIS, "report": REPORT, **changed,
+    }  # fmt: skip
+    return {
+        "resourceType": "Bundle",
+        "identifier": {"system": "urn:ietf:rfc3986", "value": "urn:uuid:6f9a0c8e-1f5c-4b5e-9d5c-0f6f5d1c2b3b"},
+        "type": "document",
+        "timestamp": LATER,
+        "entry": [{"fullUrl": f"{BASE}/{r['resourceType']}/{r['id']}", "resource": r} for r in parts.values()],
+    }
+
+
+def own_report(*extensions: Json, **elements: Any) -> Json:
+    return {**REPORT, "extension": [VERSION, *extensions], **elements}
+
+
+def without(resource: Json, *names: str) -> Json:
+    return {name: value for name, value in resource.items() if name not in names}
+
+
+AS_AUTHOR = {**CONDITION, "recorder": REVIEWER}
+NOT_ASSESSED = {**DIAGNOSIS, "valueCodeableConcept": codes.concept(codes.DIAGNOSIS_CONCORDANCE, "not-assessed")}
+OF_ANOTHER = {**ENCOUNTER, "subject": {"reference": "Patient/2"}}
+
+EXAMPLES: dict[str, list[Json]] = {
+    "second-opinion-request": [REQUEST, {**REQUEST, "reasonCode": [{"text": "in words"}], "extension": [VERSION]}],
+    "coordination-task": [COORDINATION, COMPLETED, {**COORDINATION, "extension": [independent()], "owner": REVIEWER}],
+    "review-task": [REVIEW],
+    "delivery-task": [DELIVERY],
+    "gather-task": [GATHERING],
+    "consultation-encounter": [ENCOUNTER, without({**ENCOUNTER, "status": "planned"}, "period")],
+    "second-opinion-report": [
+        REPORT,
+        AMENDED,
+        own_report(
+            {"url": codes.AMENDMENT_KIND, "valueCode": "corrected"},
+            {"url": codes.AMENDMENT_REASON, "valueString": "a wrong dose"},
+            status="registered",
+        ),
+        {**AMENDED, "status": "entered-in-error"},
+    ],
+    "second-opinion-composition": [COMPOSITION, REPLACING],
+    "concordance-observation": [DIAGNOSIS, OVERALL, INDETERMINATE],
+    "second-opinion-document": [
+        document(),
+        document(condition=AS_AUTHOR, report=own_report(independent("fail", override="nobody else knows this"))),
+        # It names who made it, but is not under review.
+        document(condition={**AS_AUTHOR, "id": "2"}),
+        document(report={**AMENDED, "subject": {"reference": f"{BASE}/Patient/1"}}, composition=REPLACING),
+        document(observation=NOT_ASSESSED, report={**REPORT, "status": "registered"}),
+        # The same moment, though as text it is later.
+        document(encounter={**ENCOUNTER, "period": {"start": "2026-11-20T17:00:00+05:00", "end": LATER}}),
+    ],
+}
+
+# key → profile, the example that holds, the one that fails for that reason only, the place
+INVARIANTS: dict[str, tuple[str, Json, Json, str]] = {
+    "so-task-1": ("coordination-task", COMPLETED, without(COMPLETED, "output"), "Task"),
+    "so-task-2": (
+        "coordination-task",
+        {**COORDINATION, "status": "on-hold", "statusReason": {"text": "the office is closed"}},
+        {**COORDINATION, "status": "on-hold"},
+        "Task",
+    ),
+    "so-task-3": (
+        "coordination-task",
+        {**COORDINATION, "authoredOn": "2026-11-20T15:00:00+05:00", "lastModified": NOW},
+        {**COORDINATION, "authoredOn": "2026-11-20T15:00:01+05:00", "lastModified": NOW},
+        "Task",
+    ),
+    "so-del-1": ("delivery-task", DELIVERY, {**DELIVERY, "focus": {"reference": "DiagnosticReport/1"}}, "Task"),
+    "so-enc-1": ("consultation-encounter", ENCOUNTER, {**ENCOUNTER, "period": {"start": NOW}}, "Encounter"),
+    "so-rep-1": ("second-opinion-report", REPORT, without(REPORT, "basedOn"), "DiagnosticReport"),
+    "so-rep-2": ("second-opinion-report", AMENDED, {**REPORT, "status": "corrected"}, "DiagnosticReport"),
+    "so-rep-3": ("second-opinion-report", REPORT, own_report(), "DiagnosticReport"),
+    "so-ind-1": (
+        "second-opinion-report",
+        own_report(independent("warn", attestation="barred")),
+        own_report(independent("barred")),
+        "DiagnosticReport.extension[1]",
+    ),
+    "so-ind-2": (
+        "second-opinion-report",
+        own_report(independent("fail", override="nobody else knows this")),
+        own_report(independent("fail")),
+        "DiagnosticReport.extension[1]",
+    ),
+    "so-ind-3": (
+        "review-task",
+        {**REVIEW, "extension": [independent("unknown", attestation="I know nobody there")]},
+        {**REVIEW, "extension": [independent("unknown")]},
+        "Task.extension[0]",
+    ),
+    "so-com-1": ("second-opinion-composition", REPLACING, {**COMPOSITION, "status": "amended"}, "Composition"),
+    "so-con-1": (
+        "concordance-observation",
+        DIAGNOSIS,
+        {**DIAGNOSIS, "valueCodeableConcept": codes.concept(codes.TREATMENT_CONCORDANCE, "agreed")},
+        "Observation",
+    ),
+    "so-con-2": ("concordance-observation", OVERALL, without(DIAGNOSIS, "focus"), "Observation"),
+    "so-con-3": ("concordance-observation", INDETERMINATE, without(INDETERMINATE, "component"), "Observation"),
+    "so-doc-1": ("second-opinion-document", document(), document(observation=NOT_ASSESSED), "Bundle"),
+    "so-doc-2": ("second-opinion-document", document(), document(encounter=OF_ANOTHER), "Bundle"),
+    "so-doc-3": (
+        "second-opinion-document",
+        document(condition=AS_AUTHOR, report=own_report(independent("fail", override="nobody else knows this"))),
+        document(condition=AS_AUTHOR),
+        "Bundle",
+    ),
+    "so-doc-4": (
+        "second-opinion-document",
+        document(report={**REPORT, "issued": NOW}),
+        document(report={**REPORT, "issued": "2026-11-20T09:59:59.999Z"}),
+        "Bundle",
+    ),
+}
+
+# What a profile refuses by counts, fixed values, types and bindings: (profile, resource, place)
+REFUSED: dict[str, tuple[str, Json, str]] = {
+    "request without code": ("second-opinion-request", without(REQUEST, "code", "orderDetail"), "ServiceRequest.code"),
+    "request without reason": ("second-opinion-request", without(REQUEST, "reasonCode"), "ServiceRequest.reasonCode"),
+    "request by nobody": ("second-opinion-request", without(REQUEST, "requester"), "ServiceRequest.requester"),
+    "request of another intent": (
+        "second-opinion-request",
+        {**REQUEST, "intent": "reflex-order"},
+        "ServiceRequest.intent",
+    ),
+    "reason that our system does not have": (
+        "second-opinion-request",
+        {**REQUEST, "reasonCode": [codes.concept(codes.REASON, "curiosity")]},
+        "ServiceRequest.reasonCode[0].coding[0]",
+    ),
+    "pathway that our system does not have": (
+        "second-opinion-request",
+        {
+            **REQUEST,
+            "extension": [{"url": codes.PATHWAY_EXTENSION, "valueCodeableConcept": codes.concept(codes.PATHWAY, "x")}],
+        },
+        "ServiceRequest.extension[0].value",
+    ),
+    "source that is no organization": (
+        "second-opinion-request",
+        {**REQUEST, "extension": [{"url": codes.RECORD_SOURCE, "valueReference": {"reference": "Practitioner/1"}}]},
+        "ServiceRequest.extension[0].value.reference",
+    ),
+    "coordination Task without our number": (
+        "coordination-task",
+        without(COORDINATION, "identifier"),
+        "Task.identifier",
+    ),
+    "coordination Task that is part of another": (
+        "coordination-task",
+        {**COORDINATION, "partOf": [{"reference": "Task/2"}]},
+        "Task.partOf",
+    ),
+    "status reason that our system does not have": (
+        "coordination-task",
+        {**COORDINATION, "status": "failed", "statusReason": codes.concept(codes.STATUS_REASON, "weather")},
+        "Task.statusReason.coding[0]",
+    ),
+    "business status of a delivery on the case": (
+        "coordination-task",
+        {**COORDINATION, "businessStatus": codes.concept(codes.DELIVERY_STATUS, "verified")},
+        "Task.businessStatus",
+    ),
+    "delivery of no version": ("delivery-task", without(DELIVERY, "input"), "Task.input"),
+    "delivery that is none": (
+        "delivery-task",
+        {**DELIVERY, "code": codes.concept(codes.TASK, "gather-records")},
+        "Task.code",
+    ),
+    "gathering from a person": ("gather-task", {**GATHERING, "owner": REVIEWER}, "Task.owner.reference"),
+    "consultation in hospital": (
+        "consultation-encounter",
+        {**ENCOUNTER, "class": codes.coding(codes.ACT_CODE, "IMP")},
+        "Encounter.class",
+    ),
+    "report without version": (
+        "second-opinion-report",
+        {**REPORT, "extension": [independent()]},
+        "DiagnosticReport.extension",
+    ),
+    "report that is no second opinion": (
+        "second-opinion-report",
+        {**REPORT, "code": codes.concept(codes.LOINC, "11488-4")},
+        "DiagnosticReport.code",
+    ),
+    "composition without conclusion": (
+        "second-opinion-composition",
+        {**COMPOSITION, "section": COMPOSITION["section"][1:]},
+        "Composition.section",
+    ),
+    "significance that our system does not have": (
+        "concordance-observation",
+        {
+            **DIAGNOSIS,
+            "component": [
+                {
+                    "code": codes.concept(codes.SECTION, "significance"),
+                    "valueCodeableConcept": codes.concept(codes.SIGNIFICANCE, "huge"),
+                }
+            ],
+        },
+        "Observation.component[0].value",
+    ),
+    "document that is a collection": (
+        "second-opinion-document",
+        {**document(), "type": "collection"},
+        "Bundle.type",
+    ),
+}
+
+
+def faults(profile: str, resource: Json) -> list[tuple[str, str]]:
+    """(place, key of the constraint or the code of the issue) against a profile of ours."""
+    return [
+        (issue.expression, issue.diagnostics.partition(":")[0] if issue.code == "invariant" else issue.code)
+        for issue in validate(resource, profiles=[codes.extension(profile)])
+    ]
+
+
+def constraints() -> Iterator[tuple[str, Json, Json]]:
+    """(name of the profile, its StructureDefinition, constraint)."""
+    for definition in definitions.profiles().values():
+        for element in definition["differential"]["element"]:
+            for constraint in element.get("constraint", ()):
+                yield definition["id"], dict(definition), constraint
+
+
+def codes_of(system: str) -> list[str]:
+    found = definitions.code_system(system)
+    assert found is not None, system
+    return [concept["code"] for concept in found["concept"]]
+
+
+@pytest.mark.parametrize(
+    ("profile", "resource"), [(name, each) for name, resources in EXAMPLES.items() for each in resources]
+)
+def test_example_conforms_to_its_profile(profile: str, resource: Json) -> None:
+    assert faults(profile, resource) == []
+
+
+@pytest.mark.parametrize("key", INVARIANTS)
+def test_invariant_lets_its_example_through(key: str) -> None:
+    profile, holds, _, _ = INVARIANTS[key]
+    assert faults(profile, holds) == []
+
+
+@pytest.mark.parametrize("key", INVARIANTS)
+def test_invariant_is_the_only_fault_of_its_counterexample(key: str) -> None:
+    profile, _, fails, place = INVARIANTS[key]
+    assert faults(profile, fails) == [(place, key)]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_profile_refuses(name: str) -> None:
+    profile, resource, place = REFUSED[name]
+    assert [found for found, _ in faults(profile, resource)] == [place]
+
+
+def test_every_constraint_has_a_pair_of_examples() -> None:
+    assert {constraint["key"] for _, _, constraint in constraints()} == set(INVARIANTS)
+
+
+def test_profile_claimed_in_meta_is_enforced_in_a_bundle_too() -> None:
+    claimed = {**without(ENCOUNTER, "period"), "meta": {"profile": [codes.extension("consultation-encounter")]}}
+    bundle = document(encounter=claimed)
+    assert [(i.expression, i.diagnostics.partition(":")[0]) for i in validate(bundle)] == [
+        ("Bundle.entry[2].resource", "so-enc-1")
+    ]
+
+
+@pytest.mark.parametrize(("target", "expected"), [("1/_history/2", []), ("1", [("DiagnosticReport", "so-rep-2")])])
+@pytest.mark.parametrize("status", ["amended", "corrected", "appended"])
+def test_next_version_cites_the_one_before_by_its_version(
+    status: str, target: str, expected: list[tuple[str, str]]
+) -> None:
+    cited = {"url": codes.SUPERSEDES, "valueReference": {"reference": f"DiagnosticReport/{target}"}}
+    report = {**REPORT, "status": status, "extension": [VERSION, cited, independent()]}
+    assert faults("second-opinion-report", report) == expected
+
+
+@pytest.mark.parametrize(
+    ("profile", "definition", "constraint"), [pytest.param(*each, id=each[2]["key"]) for each in constraints()]
+)
+def test_constraint_gives_true_or_false_whatever_is_there(profile: str, definition: Json, constraint: Json) -> None:
+    of_extension = definition["type"] == "Extension"
+    users = {"case-task": "coordination-task", "independence": "review-task"}
+    # It runs on what R4 finds sound, so a status is there.
+    bare = {"resourceType": definition["type"], "status": "final"}
+    for resource in (*EXAMPLES[users.get(profile, profile)], bare):
+        if of_extension and "extension" not in resource:
+            continue
+        expression = f"extension.all({constraint['expression']})" if of_extension else constraint["expression"]
+        assert path.evaluate(expression, resource) in ([True], [False])
+    assert constraint["source"] == definition["url"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_shipped_definition_is_valid_and_stands_under_its_name(file: Path) -> None:
+    resource = json.loads(file.read_text("utf-8"))
+    assert validate(resource) == []
+    assert resource["id"] == file.stem
+    assert resource["url"] == f"{codes.CANONICAL}/{resource['resourceType']}/{file.stem}"
+
+
+def test_every_definition_that_a_profile_names_is_there() -> None:
+    for definition in definitions.profiles().values():
+        named = [definition["baseDefinition"]]
+        for element in definition["differential"]["element"]:
+            for each in element.get("type", ()):
+                named += [*each.get("profile", ()), *each.get("targetProfile", ())]
+            if element.get("binding", {}).get("strength") == "required":
+                assert definitions.value_set(element["binding"]["valueSet"]), element["id"]
+        ours = [url for url in named if url.startswith(codes.CANONICAL)]
+        assert [url for url in ours if definitions.profile(url) is None] == []
+
+
+def test_differentials_name_only_elements_that_r4_has() -> None:
+    for definition in definitions.profiles().values():
+        for element in definition["differential"]["element"]:
+            assert element["path"] == ".".join(part.partition(":")[0] for part in element["id"].split("."))
+            type_name = definition["type"]
+            for name in element["path"].split(".")[1:]:
+                found = definitions.structure(type_name).elements[name.removesuffix("[x]")]
+                type_name = found.types[0]
+
+
+LISTED = {
+    codes.REASON: codes.REASONS,
+    codes.PATHWAY: codes.PATHWAYS,
+    codes.DIAGNOSIS_CONCORDANCE: codes.DIAGNOSIS_CODES,
+    codes.TREATMENT_CONCORDANCE: codes.TREATMENT_CODES,
+    codes.SIGNIFICANCE: codes.SIGNIFICANCES,
+    codes.DECISION: codes.DECISIONS,
+    codes.STATUS_REASON: codes.STATUS_REASONS,
+    codes.system("independence-result"): independence.ORDER,
+}
+
+
+@pytest.mark.parametrize("system", LISTED)
+def test_code_system_has_exactly_the_codes_of_the_program(system: str) -> None:
+    assert codes_of(system) == list(LISTED[system])
+
+
+def test_overall_concordance_has_exactly_the_codes_that_can_be_derived() -> None:
+    judgements = [
+        concordance.Judgement(axis, code, significance)
+        for axis, axis_codes in (("diagnosis", codes.DIAGNOSIS_CODES), ("treatment", codes.TREATMENT_CODES))
+        for code in axis_codes
+        for significance in codes.SIGNIFICANCES
+    ]
+    derived = {found.code for each in judgements if (found := concordance.overall([each]))}
+    assert derived == set(codes_of(codes.OVERALL_CONCORDANCE))
+
+
+def test_every_system_and_extension_that_the_program_names_is_defined() -> None:
+    named = {value for value in vars(codes).values() if isinstance(value, str)} | {records.COVERAGE}
+    systems = {url for url in named if url.startswith(f"{codes.CANONICAL}/CodeSystem/")}
+    profiles = {url for url in named if url.startswith(f"{codes.CANONICAL}/StructureDefinition/")}
+    assert [url for url in systems if definitions.code_system(url) is None] == []
+    assert [url for url in profiles if definitions.profile(url) is None] == []
+    shipped = {url for url, definition in definitions.profiles().items() if definition["type"] == "Extension"}
+    assert shipped == profiles - {codes.REQUEST_PROFILE}
+
+
+def test_schemas_allow_exactly_the_codes_of_the_code_systems() -> None:
+    draft = json.loads((PROFILES / "schemas/report-draft.json").read_text("utf-8"))["properties"]
+    request = json.loads((PROFILES / "schemas/second-opinion-request.json").read_text("utf-8"))["properties"]
+    item, advice = (draft[name]["items"]["properties"] for name in ("items", "recommendations"))
+    axes = draft["items"]["items"]["allOf"][0]
+    allowed = {
+        codes.SIGNIFICANCE: item["significance"],
+        codes.DIAGNOSIS_CONCORDANCE: axes["then"]["properties"]["concordance"],
+        codes.TREATMENT_CONCORDANCE: axes["else"]["properties"]["concordance"],
+        codes.system("strength"): advice["strength"],
+        codes.system("recommendation"): advice["kind"],
+        codes.REASON: request["reasons"]["items"]["properties"]["code"],
+        codes.PATHWAY: request["pathway"],
+    }
+    for system, element in allowed.items():
+        assert sorted(element["enum"]) == sorted(codes_of(system)), system
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted((PROFILES / "checklists").glob("*.json"))])
+def test_items_of_a_checklist_are_codes_of_the_record_items(name: str) -> None:
+    assert {item["code"] for item in checklist.load(name)["items"]} <= set(codes_of(codes.RECORD_ITEM))
+
+
+def written() -> Iterator[tuple[str, str, str]]:
+    """(file, system, code) wherever the program names a code of ours beside its system."""
+    for file in sorted((ROOT / "fhir_secondop").rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(call, ast.Call):
+                for system, code in itertools.pairwise(call.args):
+                    if isinstance(system, ast.Attribute) and isinstance(code, ast.Constant):
+                        url = getattr(codes, system.attr, None) if _is_codes(system.value) else None
+                        if isinstance(url, str) and url.startswith(codes.CANONICAL):
+                            yield file.name, url, str(code.value)
+
+
+def _is_codes(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "codes"
+
+
+TAKES_EVIDENCE = ("with_evidence", "_record", "Receipt", "replace")
+
+
+def facts() -> Iterator[tuple[str, str]]:
+    """(file, key) of the dicts that a function hands on as evidence: in the call, or under a name given before."""
+    for name in ("service/delivery.py", "service/providers.py", "ehr/push.py"):
+        tree = ast.parse((ROOT / "fhir_secondop" / name).read_text("utf-8"))
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            nodes = list(ast.walk(function))
+            named = {
+                target.id: node.value
+                for node in nodes
+                if isinstance(node, ast.Assign)
+                for target in node.targets
+                if isinstance(target, ast.Name)
+            }
+            for call in (n for n in nodes if isinstance(n, ast.Call)):
+                if getattr(call.func, "attr", getattr(call.func, "id", "")) in TAKES_EVIDENCE:
+                    for value in (*call.args[1:], *(k.value for k in call.keywords)):
+                        found = named.get(value.id) if isinstance(value, ast.Name) else value
+                        for key in found.keys if isinstance(found, ast.Dict) else ():
+                            if isinstance(key, ast.Constant):
+                                yield name, str(key.value)
+
+
+def test_every_code_that_the_program_writes_is_in_its_code_system() -> None:
+    found = list(written())
+    assert len(found) > 15
+    assert [each for each in found if each[2] not in codes_of(each[1])] == []
+
+
+def test_every_fact_of_a_delivery_is_in_the_code_system_of_evidence() -> None:
+    found = list(facts())
+    assert {"sent", "ack", "sha256", "decision-at", "replays"} <= {key for _, key in found}
+    assert [each for each in found if each[1] not in codes_of(codes.EVIDENCE)] == []
+
+
+def test_concept_map_places_every_code_of_concordance() -> None:
+    concept_map = json.loads((PROFILES / "conceptmaps/meyer-2015.json").read_text("utf-8"))
+    assert [group["source"] for group in concept_map["group"]] == [
+        codes.DIAGNOSIS_CONCORDANCE,
+        codes.TREATMENT_CONCORDANCE,
+    ]
+    for group in concept_map["group"]:
+        assert [element["code"] for element in group["element"]] == codes_of(group["source"])
+        for target in (target for element in group["element"] for target in element["target"]):
+            assert ("code" in target) == (target["equivalence"] != "unmatched")
+            assert target.get("code", "changed") in codes_of(group["target"])
+            assert target["equivalence"] == "equivalent" or target["comment"]
+
+
+def test_the_snomed_code_of_a_follow_up_is_not_taken_for_a_second_opinion() -> None:
+    # 281036007 means Follow-up consultation and is seen used for "second opinion".
+    texts = (".json", ".py", ".md", ".toml", ".typ", ".html")
+    for folder in ("profiles", "examples", "fhir_secondop"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in texts:
+                assert "281036007" not in file.read_text("utf-8"), file
+
+
+@pytest.mark.parametrize("profile", EXAMPLES)
+def test_profile_costs_little(profile: str) -> None:
+    limit_ms = 10.0 if profile == "second-opinion-document" else 2.0
+    resource, urls = EXAMPLES[profile][0], [codes.extension(profile)]
+    best = float("inf")
+    for _ in range(30):
+        begun = time.perf_counter()
+        validate(resource, profiles=urls)
+        best = min(best, time.perf_counter() - begun)
+    assert best * 1000 < limit_ms
