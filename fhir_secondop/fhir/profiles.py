@@ -14,6 +14,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
+from fhir_secondop.errors import Unsupported
 from fhir_secondop.fhir import definitions, path, rules
 from fhir_secondop.fhir.faults import Place, Walk, child, expression
 
@@ -133,7 +134,11 @@ class _Checker:
             text = constraint["expression"]
             if place != self.root:
                 text = f"{_below(place, self.root)}.all({text})"
-            holds = path.evaluate(text, self.resource)
+            try:
+                holds = path.evaluate(text, self.resource)
+            except Unsupported:
+                # A value that the evaluator can't take (a leap second, say) is a fault at its place, not an abort.
+                holds = []
             if not holds or holds[0] is False:
                 self.walk.fault("invariant", place, f"{constraint['key']}: {constraint['human']}")
 

@@ -29,6 +29,16 @@ def reference(resource: Resource) -> str:
     return f"{resource['resourceType']}/{resource['id']}"
 
 
+def versioned(resource: Resource) -> str:
+    """ "Type/id/_history/version" of a resource as it was read."""
+    return f"{reference(resource)}/_history/{resource['meta']['versionId']}"
+
+
+def profile(name: str) -> Resource:
+    """The meta of a resource of ours: the profile that it claims, and is validated against when it is stored."""
+    return {"profile": [codes.extension(name)]}
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One provider of the audience, under each role that it has."""
@@ -57,7 +67,7 @@ class Case:
     @cached_property
     def request(self) -> Resource:
         """The ServiceRequest that the case stands for."""
-        return self._one("ServiceRequest", self.id)
+        return self.one("ServiceRequest", self.id)
 
     @cached_property
     def patient(self) -> Resource:
@@ -78,12 +88,12 @@ class Case:
     @property
     def encounter(self) -> Resource:
         """The consultation Encounter."""
-        return self._one("Encounter", derived_id(self.id, "encounter"))
+        return self.one("Encounter", derived_id(self.id, "encounter"))
 
     @property
     def report(self) -> Resource | None:
         """The DiagnosticReport, as draft or signed; None before the first draft."""
-        return self._find("DiagnosticReport", derived_id(self.id, "report"))
+        return self.find("DiagnosticReport", derived_id(self.id, "report"))
 
     @property
     def reviews(self) -> list[Resource]:
@@ -188,11 +198,13 @@ class Case:
                 return member
         raise NotFound("Nobody of that name is in this case's audience.")
 
-    def _find(self, kind: str, resource_id: str) -> Resource | None:
+    def find(self, kind: str, resource_id: str) -> Resource | None:
+        """The resource of the case with that id."""
         return next((r for r in self.of_type(kind) if r["id"] == resource_id), None)
 
-    def _one(self, kind: str, resource_id: str) -> Resource:
-        found = self._find(kind, resource_id)
+    def one(self, kind: str, resource_id: str) -> Resource:
+        """The resource of the case with that id. Raises NotFound."""
+        found = self.find(kind, resource_id)
         if found is None:
             raise NotFound(f"The case has no {kind}/{resource_id}.")
         return found
@@ -220,6 +232,7 @@ def opened(request: Resource, case_id: str, patient: str, now: str, reviewer: st
     task = compose(
         "Task",
         id=derived_id(case_id, "coordination", 1),
+        meta=profile("coordination-task"),
         identifier=[filler(case_id)],
         status="requested",
         intent="order",
@@ -235,6 +248,7 @@ def opened(request: Resource, case_id: str, patient: str, now: str, reviewer: st
     )
     encounter = compose(
         "Encounter",
+        meta=profile("consultation-encounter"),
         id=derived_id(case_id, "encounter"),
         status="planned",
         # R4: class is a Coding, not a CodeableConcept. VR: no visit, or a video one.
@@ -271,6 +285,7 @@ def review_task(case_id: str, coordination: Resource, reviewer: str, now: str) -
     """The Task of a reviewer who is asked: part of the coordination Task, owned by the candidate."""
     return compose(
         "Task",
+        meta=profile("review-task"),
         id=derived_id(case_id, "review", reviewer, coordination["id"]),
         partOf=[{"reference": reference(coordination)}],
         status="requested",

@@ -185,6 +185,7 @@ def adoption(request: Resource, url: str, requester: Resource) -> Resource:
             "performer", "reasonCode", "reasonReference", "insurance", "supportingInfo")  # fmt: skip
     return compose(
         "ServiceRequest",
+        meta={"profile": [codes.REQUEST_PROFILE]},
         **{name: request.get(name) for name in kept},
         status="active",
         intent="order",

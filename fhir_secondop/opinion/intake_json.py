@@ -242,6 +242,7 @@ def _request(plain: Plain, reviewed: list[tuple[str, Plain]]) -> Resource:
     code = {"coding": [plain["code"]]} if "code" in plain else codes.concept(codes.SNOMED, "11429006", "Consultation")
     return compose(
         "ServiceRequest",
+        meta={"profile": [codes.REQUEST_PROFILE]},
         extension=extensions,
         identifier=[{"type": codes.concept(codes.V2_IDENTIFIER_TYPE, "PLAC"), **plain["placer"]}],
         status="active",

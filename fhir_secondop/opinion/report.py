@@ -11,7 +11,7 @@ from typing import Any
 from fhir_secondop.errors import Invalid, Issue
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import codes, narrative
-from fhir_secondop.opinion.case import Case, derived_id, filler, reference
+from fhir_secondop.opinion.case import Case, derived_id, filler, profile, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.concordance import Judgement, overall
 
@@ -121,7 +121,8 @@ def to_fhir(
     if total is not None:
         observations.append(
             compose(
-                "Observation", id=named("overall"), status=_STATUS_OF_OBSERVATION.get(status, status),
+                "Observation", id=named("overall"),
+                meta=profile("concordance-observation"), status=_STATUS_OF_OBSERVATION.get(status, status),
                 identifier=[_identifier(case, "overall")],
                 code=codes.concept(codes.SECTION, "overall-concordance", "Overall concordance"),
                 basedOn=request, performer=performer, effectiveDateTime=now,
@@ -134,8 +135,12 @@ def to_fhir(
         named("composition"), case, draft, base, reviewer, now, status, observations, answers, proposals, extra
     )
     if replaces:
+        earlier = versioned(case.one("Composition", named("composition")))
         composition["relatesTo"] = [
-            {"code": "replaces", "targetReference": {"reference": f"Composition/{derived_id(case.id, 'composition')}"}}
+            {
+                "code": "replaces",
+                "targetReference": {"reference": versioned(case.one("Composition", named("composition")))},
+            }
         ]
     extensions: list[Resource] = [{"url": codes.REPORT_VERSION, "valuePositiveInt": version}]
     if replaces:
@@ -145,6 +150,7 @@ def to_fhir(
     report = compose(
         "DiagnosticReport",
         id=named("report"),
+        meta=profile("second-opinion-report"),
         extension=extensions,
         identifier=[_identifier(case, "report"), filler(case.id)],
         basedOn=request,
@@ -191,6 +197,7 @@ def _observation(
     return compose(
         "Observation",
         id=named("concordance", item["item"], item["axis"]),
+        meta=profile("concordance-observation"),
         identifier=[_identifier(case, f"concordance/{item['item']}/{item['axis']}")],
         basedOn=request,
         status=_STATUS_OF_OBSERVATION.get(status, status),
@@ -284,6 +291,7 @@ def _composition(
     return compose(
         "Composition",
         id=composition_id,
+        meta=profile("second-opinion-composition"),
         identifier=_identifier(case, "report"),
         status=_STATUS_OF_COMPOSITION[status],
         type=CODE,
@@ -302,7 +310,7 @@ def from_fhir(case: Case, stage: str = "") -> Draft:
         return derived_id(case.id, *parts, *([stage] if stage else []))
 
     by_id = {r["id"]: r for r in case.resources}
-    report = case._one("DiagnosticReport", named("report"))
+    report = case.one("DiagnosticReport", named("report"))
     draft: Draft = {"conclusion": report["conclusion"], "items": [], "answers": []}
     for place, _ in enumerate(case.items):
         for axis in _AXIS_CODE:

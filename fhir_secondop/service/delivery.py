@@ -21,7 +21,7 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Connection, Receipt, Resource
 from fhir_secondop.opinion import alignment, codes, report, workflow
-from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference
+from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
@@ -61,6 +61,7 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
         task_id = derived_id(case.id, code, version, person.key)
         task = compose(
             "Task",
+            meta=profile("delivery-task"),
             id=task_id,
             identifier=[{"system": f"{codes.CANONICAL}/delivery", "value": task_id}],
             partOf=[{"reference": reference(case.coordination)}],

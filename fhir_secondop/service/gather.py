@@ -18,7 +18,7 @@ from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import EVERYTHING, Answer, Caller, Page, Resource
 from fhir_secondop.opinion import checklist, codes, records, workflow
-from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference
+from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
@@ -52,6 +52,7 @@ def start(tx: Transaction, context: Context, case: Case, sources: Iterable[str])
             task_id = derived_id(case.id, "gather", source, round_)
         task = compose(
             "Task",
+            meta=profile("gather-task"),
             id=task_id,
             partOf=[{"reference": reference(case.coordination)}],
             status="requested",

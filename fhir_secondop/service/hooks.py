@@ -110,6 +110,8 @@ def _check_kept(before: Resource, after: Resource) -> None:
         kept.append("businessStatus")
         if after["status"] not in (before["status"], "failed"):
             raise Forbidden("Its workflow moves this Task; a person may only give it up (failed).", path="Task.status")
+    if set(before.get("meta", {}).get("profile", [])) - set(after.get("meta", {}).get("profile", [])):
+        raise Forbidden("A Task of a case keeps the profile that it claims.", path="Task.meta.profile")
     for element in kept:
         if before.get(element) != after.get(element):
             raise Forbidden("Only status, reason and notes of a Task may be changed here.", path=f"Task.{element}")

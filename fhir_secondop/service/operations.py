@@ -13,7 +13,7 @@ from fhir_secondop.opinion import alignment, codes, facts, records, report, work
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import gather, intake, providers, review
+from fhir_secondop.service import gather, intake, providers, review, signing
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -71,11 +71,11 @@ def case_operations(context: Context) -> list[Operation]:
         Operation("decline", "ServiceRequest", "A reviewer who was asked says no.", with_case(review.decline), leaving),
         Operation("withdraw", "ServiceRequest", "A reviewer who had accepted steps back.", with_case(review.withdraw),
                   leaving),
-        Operation("submit-report", "ServiceRequest", "Stores the reviewer's draft.", with_case(review.submit), draft),
+        Operation("submit-report", "ServiceRequest", "Stores the reviewer's draft.", with_case(signing.submit), draft),
         Operation("sign", "ServiceRequest", "The only way to final: report, document and deliveries.",
-                  with_case(review.sign)),
+                  with_case(signing.sign)),
         Operation("amend-report", "ServiceRequest", "Drafts the next version of a signed report.",
-                  with_case(review.amend),
+                  with_case(signing.amend),
                   _object(["kind", "reason"], kind={"enum": ["amended", "corrected", "appended", "entered-in-error"]},
                           reason=_TEXT, changes=changes)),
         Operation("alignment", "ServiceRequest", "What each provider holds, acknowledged and decided.",

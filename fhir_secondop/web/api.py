@@ -21,6 +21,7 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import outcome
+from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check
 from fhir_secondop.service import intake, operations, review
 from fhir_secondop.service.context import load
@@ -42,6 +43,7 @@ def blueprint(service: Service) -> Blueprint:
         plain = _body()
         check(plain, review.schema("second-opinion-request"))
         bundle = intake_json.to_bundle(plain)
+        valid(bundle)
         sent = intake.sent_of_bundle(bundle)
         key = request.headers.get("Idempotency-Key", "")
         result = operations.opened(intake.open_case(context, caller, sent, [None] * len(sent), key))
