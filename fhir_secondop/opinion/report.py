@@ -136,12 +136,7 @@ def to_fhir(
     )
     if replaces:
         earlier = versioned(case.one("Composition", named("composition")))
-        composition["relatesTo"] = [
-            {
-                "code": "replaces",
-                "targetReference": {"reference": versioned(case.one("Composition", named("composition")))},
-            }
-        ]
+        composition["relatesTo"] = [{"code": "replaces", "targetReference": {"reference": earlier}}]
     extensions: list[Resource] = [{"url": codes.REPORT_VERSION, "valuePositiveInt": version}]
     if replaces:
         extensions.append({"url": codes.SUPERSEDES, "valueReference": {"reference": replaces}})
