@@ -40,18 +40,29 @@ def decide(consents: Iterable[dict[str, Any]], policy: str, actors: frozenset[st
 
 
 def _verdict(consent: dict[str, Any], actors: frozenset[str], now_ms: int) -> str:
-    provision = consent.get("provision", {})
-    if not _in_period(provision, now_ms):
-        return ""
-    for exception in provision.get("provision", []):
-        if _in_period(exception, now_ms) and _names(exception, actors):
-            return str(exception.get("type", ""))
-    if provision.get("actor") and not _names(provision, actors):
-        return ""
-    if "type" in provision:
-        return str(provision["type"])
     policies = {c.get("code") for c in consent.get("policyRule", {}).get("coding", [])}
-    return "deny" if "OPTOUT" in policies else "permit" if "OPTIN" in policies else ""
+    rule = "deny" if "OPTOUT" in policies else "permit" if "OPTIN" in policies else ""
+    return _of_provision(consent.get("provision", {}), rule, actors, now_ms)
+
+
+def _of_provision(provision: dict[str, Any], above: str, actors: frozenset[str], now_ms: int) -> str:
+    """deny, permit or "" of one provision with its exceptions; `above` is the type of what it is an exception to.
+
+    Of several exceptions that cover it a deny wins; one that names nobody is for everybody.
+    """
+    if not _in_period(provision, now_ms) or (provision.get("actor") and not _names(provision, actors)):
+        return ""
+    own = str(provision.get("type", above))
+    if own == "permit" and not _is_care(provision):
+        own = ""
+    nested = [_of_provision(exception, own, actors, now_ms) for exception in provision.get("provision", [])]
+    return "deny" if "deny" in nested else "permit" if "permit" in nested else own
+
+
+def _is_care(provision: dict[str, Any]) -> bool:
+    """Whether a permit is for what we do: it names no purpose, or one of ours."""
+    purposes = {p.get("code") for p in provision.get("purpose", [])}
+    return not purposes or bool(purposes & {"TREAT", "COC", "PATRQT"})
 
 
 def _names(provision: dict[str, Any], actors: frozenset[str]) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from fhir_secondop.errors import Invalid, Unauthenticated
 from fhir_secondop.model import Caller
 
+_TOKEN = re.compile(r"[!-~]+")  # what an Authorization header can carry
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 ROLES = frozenset({"coordinator", "requester", "reviewer", "provider", "patient", "system"})
 
 
@@ -24,9 +27,7 @@ def load(text: str) -> Mapping[str, Caller]:
         raise Invalid(f"The token file is not TOML: {error}") from error
     callers: dict[str, Caller] = {}
     for key, entry in entries.items():
-        digest = entry.get("token_sha256") or (hash_of(entry["token"]) if "token" in entry else "")
-        if not digest:
-            raise Invalid(f"callers.{key} has neither token nor token_sha256.", path=f"callers.{key}")
+        digest = _digest(key, entry)
         unknown = set(entry.get("roles", [])) - ROLES
         if unknown:
             raise Invalid(f"callers.{key}.roles: unknown {sorted(unknown)}; known are {sorted(ROLES)}.")
@@ -41,6 +42,20 @@ def load(text: str) -> Mapping[str, Caller]:
             on_behalf_of=entry.get("on_behalf_of", ""),
         )
     return callers
+
+
+def _digest(key: str, entry: Any) -> str:
+    where = f"callers.{key}"
+    if not isinstance(entry, dict):
+        raise Invalid(f"{where} must be a table: [callers.{key}].", path=where)
+    token, digest = entry.get("token"), entry.get("token_sha256")
+    if digest is not None:
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise Invalid(f"{where}.token_sha256 must be the 64 hex digits of a SHA-256.", path=where)
+        return digest.lower()
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise Invalid(f"{where} needs a token without spaces, or its token_sha256.", path=where)
+    return hash_of(token)
 
 
 def hash_of(token: str) -> str:

@@ -140,9 +140,9 @@ def split(text: str) -> tuple[Body, Resource]:
             kept.append(text[position : member.start])
             if member.following is not None:
                 position = member.following
-            else:  # the last member: the comma before it goes too
-                kept[-1] = kept[-1].rstrip(" \t\n\r").removesuffix(",")
-                position = member.value_end
+            else:  # the last member: the comma before it goes too, which may stand before one that was cut already
+                whole = "".join(kept).rstrip(" \t\n\r").removesuffix(",")
+                kept, position = [whole], member.value_end
         elif member.key == "resourceType":
             kept.append(text[position : member.value_end])
             position = member.value_end

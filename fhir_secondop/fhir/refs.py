@@ -15,7 +15,8 @@ from typing import Any
 from fhir_secondop.fhir.codec import Body, dumps
 
 # In valid JSON a quote inside a string is escaped, so a quote after one of these characters begins a token.
-_REFERENCE_TOKEN = re.compile(r'(?<=[{,\s])"(reference|url)"(\s*:\s*)"((?:[^"\\]|\\.)*)"')
+# A key may be written with escapes ("\\u0072eference" is "reference"): those are decoded before they are compared.
+_REFERENCE_TOKEN = re.compile(r'(?<=[{,\s])"(reference|url|[^"\\]*\\(?:[^"\\]|\\.)*)"(\s*:\s*)"((?:[^"\\]|\\.)*)"')
 _LITERAL = re.compile(
     r"(?:(?P<base>https?://.+?)/)?(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.\-]{1,64})"
     r"(?:/_history/(?P<version>[A-Za-z0-9.\-]{1,64}))?"
@@ -68,6 +69,8 @@ def rewrite(body: Body, replacement: Callable[[str], str | None]) -> Body:
 
     def put(match: re.Match[str]) -> str:
         nonlocal before_cut
+        if match[1] not in ("reference", "url") and json.loads(f'"{match[1]}"') not in ("reference", "url"):
+            return match[0]
         old = json.loads(f'"{match[3]}"')
         new = replacement(old)
         if new is None or new == old:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import codes, report, workflow
-from fhir_secondop.opinion.case import Case, Member
+from fhir_secondop.opinion.case import Case, Member, reference
 
 _CONTRADICTING = ({"adopt", "adopt-in-part"}, {"keep-current", "patient-declined"})
 
@@ -116,7 +116,7 @@ def board(case: Case) -> Board | None:
     plan_decision = str(codes.extension_value(plan, codes.DECISION_EXTENSION)) if plan else ""
     significant = _is_significant(case)
     rows = tuple(_row(case, member, current, plan, plan_decision, significant) for member in case.audience)
-    informed = all(row.held.holds and row.held.version == current for row in rows)
+    informed = bool(rows) and all(row.held.holds and row.held.version == current for row in rows)
     waiting = []
     if plan is None and not retracted:
         waiting.append("the decision owner's plan of record")
@@ -134,22 +134,28 @@ def board(case: Case) -> Board | None:
 
 
 def _is_significant(case: Case) -> bool:
-    significances = {
-        codes.code_of(component.get("valueCodeableConcept"), codes.SIGNIFICANCE)
-        for observation in case.of_type("Observation")
-        if any(codes.has(observation.get("code"), codes.SECTION, f"{axis}-concordance") for axis in ("diagnosis",
-                                                                                                     "treatment"))
-        for component in observation.get("component", [])
-    }  # fmt: skip
-    return bool(significances & {"major", "critical"})
+    """Whether an assessed axis of the signed report is of major significance or more."""
+    cited = {result["reference"] for result in (case.report or {}).get("result", [])}
+    for observation in case.of_type("Observation"):
+        judged = {c.get("code") for c in observation.get("valueCodeableConcept", {}).get("coding", [])}
+        if reference(observation) not in cited or judged == {"not-assessed"}:
+            continue
+        for component in observation.get("component", []):
+            if codes.code_of(component.get("valueCodeableConcept"), codes.SIGNIFICANCE) in ("major", "critical"):
+                return True
+    return False
 
 
 def _plan(case: Case, current: int) -> Resource | None:
-    """The newest plan of record that cites the current version."""
+    """The newest plan of record, by the decision owner, that cites the current version."""
+    owner = case.decision_owner
     plans = [
         p
         for p in case.of_type("CarePlan")
-        if codes.extension_value(p, codes.CITES_REPORT) == current and p["status"] == "active"
+        if codes.extension_value(p, codes.CITES_REPORT) == current
+        and p["status"] == "active"
+        and owner is not None
+        and p.get("author", {}).get("reference") in (owner.reference, owner.practitioner)
     ]
     return plans[-1] if plans else None
 
@@ -174,7 +180,7 @@ def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_d
         shown = older[-1]
     return Row(
         member=member,
-        version=shown.version if (shown.holds or shown.sent != "no") else 0,
+        version=shown.version if shown.holds or shown.sent in ("accepted", "unknown") else 0,
         held=now,
         state=_state(now, older, aligned, contradicts),
         aligned=aligned,
@@ -192,7 +198,7 @@ def _missing(now: Held, has_older: bool, required: tuple[str, ...]) -> list[str]
     if "decision" in required and now.decision == "none":
         missing.append("decision")
     # An acknowledged new version is the superseding notice that section 6 asks for.
-    if has_older and now.superseded == "unmarked" and now.ack == "none":
+    if has_older and now.superseded != "marked" and now.ack == "none":
         missing.append("an older copy there is not marked as superseded")
     return missing
 
@@ -228,7 +234,7 @@ def plan_version(plan: Resource) -> int:
 
 
 def _contradicts(decision: str, plan_decision: str) -> bool:
-    if decision == "seek-third-opinion":
+    if "seek-third-opinion" in (decision, plan_decision):
         return True
     return any(
         decision in one and plan_decision in other for one, other in (_CONTRADICTING, tuple(reversed(_CONTRADICTING)))

@@ -111,11 +111,16 @@ class Case:
 
     @property
     def items(self) -> list[Resource]:
-        """What is under review: the diagnoses of reasonReference, then the plans of supportingInfo."""
-        wanted = [*self.request.get("reasonReference", []), *self.request.get("supportingInfo", [])]
-        found = [self.directory.resource(w.get("reference", "")) for w in wanted]
+        """What is under review, in the sender's order where it says one, else diagnoses before plans."""
+        ordered = [v for v in codes.extension_values(self.request, codes.ITEM_UNDER_REVIEW) if isinstance(v, dict)]
+        listed = [*self.request.get("reasonReference", []), *self.request.get("supportingInfo", [])]
         kinds = ("Condition", "CarePlan", "MedicationRequest", "ServiceRequest")
-        return [r for r in found if r is not None and r["resourceType"] in kinds]
+        found: dict[str, Resource] = {}
+        for wanted in [*ordered, *listed]:
+            item = self.directory.resource(wanted.get("reference", ""))
+            if item is not None and item["resourceType"] in kinds:
+                found.setdefault(reference(item), item)
+        return list(found.values())
 
     @property
     def questions(self) -> list[str]:
@@ -131,14 +136,16 @@ class Case:
     @property
     def authors(self) -> list[Person]:
         """Who made the diagnoses and plans under review."""
-        people = []
+        people: list[Person] = []
         for item in self.items:
-            named = ("recorder", "asserter", "author", "requester")
-            element: Resource = next((item[e] for e in named if e in item), {})
-            person = self.directory.person(element.get("reference", ""))
-            if person is not None and person not in people:
-                people.append(person)
+            people += [person for person in self.authors_of(item) if person not in people]
         return people
+
+    def authors_of(self, item: Resource) -> list[Person]:
+        """Everyone named as having made one item: who recorded, asserted, wrote or ordered it."""
+        named = [item[e] for e in ("recorder", "asserter", "author", "requester") if isinstance(item.get(e), dict)]
+        people = [self.directory.person(one.get("reference", "")) for one in named]
+        return [person for person in people if person is not None]
 
     @property
     def decision_owner(self) -> Person | None:

@@ -75,21 +75,27 @@ def _compare(reviewer: Person, other: Person) -> Iterable[Finding]:
     same_reference = bool(reviewer.practitioner) and reviewer.practitioner == other.practitioner
     if same_reference or reviewer.identifiers & other.identifiers:
         yield Finding("barred", "is the same person", about)
-    elif not reviewer.identifiers or not other.identifiers:
-        yield Finding("unknown", "an identifier is missing, so they can't be told apart for certain", about)
-    if (not reviewer.organization and not reviewer.organization_ref) or not (
-        other.organization or other.organization_ref
-    ):
-        yield Finding("unknown", "an organization is missing", about)
-    elif (reviewer.organization and reviewer.organization == other.organization) or (
-        reviewer.organization_ref == other.organization_ref
-    ):
-        yield Finding("warn", "works for the same organization", about)
-    elif reviewer.parent and reviewer.parent == other.parent:
-        yield Finding("warn", "the organizations have a common parent", about)
+    elif not _systems(reviewer) & _systems(other):
+        yield Finding("unknown", "no identifiers of one system, so they can't be told apart for certain", about)
+    yield from _organizations(reviewer, other, about)
     if reviewer.phones & other.phones:
         yield Finding("warn", "has the same direct line", about)
     yield _specialty(reviewer, other, about)
+
+
+def _systems(person: Person) -> set[str]:
+    return {identifier.rpartition("|")[0] for identifier in person.identifiers}
+
+
+def _organizations(reviewer: Person, other: Person, about: str) -> Iterable[Finding]:
+    mine = {name for name in (reviewer.organization, reviewer.organization_ref) if name}
+    theirs = {name for name in (other.organization, other.organization_ref) if name}
+    if not mine or not theirs:
+        yield Finding("unknown", "an organization is missing", about)
+    elif mine & theirs:
+        yield Finding("warn", "works for the same organization", about)
+    elif (reviewer.parent and reviewer.parent in {other.parent, *theirs}) or (other.parent and other.parent in mine):
+        yield Finding("warn", "the organizations have a common parent", about)
 
 
 def _specialty(reviewer: Person, other: Person, about: str) -> Finding:

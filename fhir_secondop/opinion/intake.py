@@ -78,6 +78,15 @@ def _placer(request: Resource) -> str:
     return f"{identifiers[0].get('system', '')}|{identifiers[0]['value']}" if identifiers else ""
 
 
+_TARGETS = {
+    codes.RECORD_SOURCE: ("Organization",),
+    codes.INFORM: ("PractitionerRole", "Practitioner"),
+    codes.DECISION_OWNER: ("PractitionerRole", "Practitioner"),
+    codes.ITEM_UNDER_REVIEW: ("Condition", "CarePlan", "MedicationRequest", "ServiceRequest"),
+}
+_REQUESTERS = ("PractitionerRole", "Practitioner", "Patient", "RelatedPerson")
+
+
 def _request_faults(request: Sent, by_url: dict[str, Sent]) -> list[Issue]:
     resource, path = request.resource, request.path
     issues: list[Issue] = []
@@ -98,7 +107,7 @@ def _request_faults(request: Sent, by_url: dict[str, Sent]) -> list[Issue]:
     elif not any("value" in i for i in patient.resource.get("identifier", [])):
         issues.append(Issue("error", "required", f"{patient.path}.identifier", "Say how the EHRs know the patient."))
     requester = resource.get("requester", {}).get("reference", "")
-    if requester not in by_url:
+    if requester not in by_url or by_url[requester].resource["resourceType"] not in _REQUESTERS:
         fault("not-found", "requester", "It must point at a PractitionerRole, Patient or RelatedPerson sent along.")
     reasons = resource.get("reasonCode", [])
     if not reasons:
@@ -116,9 +125,9 @@ def _request_faults(request: Sent, by_url: dict[str, Sent]) -> list[Issue]:
             code = codes.code_of(ext.get("valueCodeableConcept"), codes.PATHWAY)
             if code not in codes.PATHWAYS:
                 fault("code-invalid", f"extension[{place}]", "Use one of: " + ", ".join(codes.PATHWAYS) + ".")
-        elif ext.get("url") in (codes.RECORD_SOURCE, codes.INFORM, codes.DECISION_OWNER):
+        elif ext.get("url") in _TARGETS:
             target = ext.get("valueReference", {}).get("reference", "")
-            wanted = ("Organization",) if ext["url"] == codes.RECORD_SOURCE else ("PractitionerRole", "Practitioner")
+            wanted = _TARGETS[ext["url"]]
             if target not in by_url or by_url[target].resource["resourceType"] not in wanted:
                 fault("not-found", f"extension[{place}]", f"It must point at a {wanted[0]} sent along.")
     return issues
@@ -134,7 +143,7 @@ def _subject_faults(sent: Sequence[Sent], request: Sent) -> list[Issue]:
         if other.full_url != subject
     ]
     for item in sent:
-        for element in ("subject", "patient"):
+        for element in ("subject", "patient", "beneficiary", "for"):
             target = item.resource.get(element, {})
             reference = target.get("reference", "") if isinstance(target, dict) else ""
             if reference and item is not request and reference != subject:

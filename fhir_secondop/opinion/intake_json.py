@@ -86,6 +86,8 @@ def _check_keys(plain: Plain) -> None:
     wanted += [
         (f"consent.except[{i}]", key, organizations) for i, key in enumerate(plain.get("consent", {}).get("except", []))
     ]
+    if "patient" in providers:
+        raise Invalid('No provider may have the key "patient".', path="providers.patient")
     issues = [
         Issue("error", "not-found", path, "This key is not defined; known are " + ", ".join(sorted(known)) + ".")
         for path, key, known in wanted
@@ -232,6 +234,9 @@ def _request(plain: Plain, reviewed: list[tuple[str, Plain]]) -> Resource:
         if "deadline" in plain["decision"]:
             extensions.append({"url": codes.DECISION_DEADLINE, "valueDate": plain["decision"]["deadline"]})
         extensions.append({"url": codes.DECISION_OWNER, "valueReference": _role(plain["decision"]["owner"])})
+    for key, _ in reviewed:
+        # reasonReference and supportingInfo part diagnoses from plans: this keeps the order that was meant.
+        extensions.append({"url": codes.ITEM_UNDER_REVIEW, "valueReference": _ref(key)})
     for key in plain.get("sources", []):
         extensions.append({"url": codes.RECORD_SOURCE, "valueReference": _ref(f"organization/{key}")})
     for key in plain.get("inform", []):

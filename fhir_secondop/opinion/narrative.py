@@ -5,20 +5,25 @@ Source: https://hl7.org/fhir/R4/narrative.html
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from lxml import etree
 
+from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Resource
 
 XHTML = "http://www.w3.org/1999/xhtml"
+# What XML, and so a narrative, can't hold. Source: https://hl7.org/fhir/R4/datatypes.html#string
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _NAMESPACES: Any = {None: XHTML}  # lxml takes None for the default namespace, its stubs don't know
 
 
 def div(text: str) -> str:
     """The XHTML div of plain text: a paragraph for each block, lines of a block kept apart."""
     root = etree.Element(f"{{{XHTML}}}div", nsmap=_NAMESPACES)
+    _check(text)
     for block in text.strip().split("\n\n"):
         paragraph = etree.SubElement(root, f"{{{XHTML}}}p")
         lines = block.split("\n")
@@ -28,11 +33,17 @@ def div(text: str) -> str:
     return etree.tostring(root, encoding="unicode")
 
 
+def _check(text: str) -> None:
+    if _UNPRINTABLE.search(text):
+        raise Invalid("A text holds a control character; only tab and line end may stand in one.")
+
+
 def bullets(lines: Iterable[str]) -> str:
     """The XHTML div of a list."""
     root = etree.Element(f"{{{XHTML}}}div", nsmap=_NAMESPACES)
     listed = etree.SubElement(root, f"{{{XHTML}}}ul")
     for line in lines:
+        _check(line)
         etree.SubElement(listed, f"{{{XHTML}}}li").text = line
     return etree.tostring(root, encoding="unicode")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from fhir_secondop.fhir import codec, refs
+from fhir_secondop.fhir import codec, refs, times
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import Answer, Resource
 from fhir_secondop.opinion import codes
@@ -18,7 +18,7 @@ from fhir_secondop.opinion.compose import compose
 
 COVERAGE = codes.extension("coverage")
 # Not about one patient: read because something cites them.
-_SHARED = frozenset({"Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device"})
+_SHARED = frozenset({"Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device", "Binary"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ def merge(
         ref = refs.parse(text)
         if ref is None or ref.base not in ("", base):
             return None
-        return local.get(ref.local) or f"{base}/{ref.local}"
+        # Not gathered: the source's own address, with the version that was meant.
+        return local.get(ref.local) or (text if ref.base else f"{base}/{text}")
 
     copies = []
     for key, (body, resource, page) in taken.items():
@@ -79,26 +80,30 @@ def merge(
         rewritten["meta"] = {**resource.get("meta", {}), "source": url}
         copies.append(Copy(local[key].partition("/")[2], refs.rewrite(body, replacement), rewritten, url, page))
     counted = tuple(replace(a, strangers=strangers.pop(a.type, 0)) for a in answers)
+    counted += tuple(Answer(kind, "not-asked", strangers=number) for kind, number in sorted(strangers.items()))
     return Gathered(tuple(copies), counted)
 
 
-def _version(resource: Resource) -> tuple[str, str]:
+def _version(resource: Resource) -> tuple[int, str]:
     meta = resource.get("meta", {})
-    return (meta.get("lastUpdated", ""), str(meta.get("versionId", "")).rjust(20, "0"))
+    updated = times.interval(meta["lastUpdated"]).low if "lastUpdated" in meta else times.MIN_MS
+    return (updated, str(meta.get("versionId", "")).rjust(20, "0"))
 
 
 def _is_about(resource: Resource, patient_id: str, base: str) -> bool:
+    """Whether a resource is the matched patient's, or nobody's: a person, a place, a file that was read by name."""
     kind = resource["resourceType"]
     if kind == "Patient":
         return bool(resource["id"] == patient_id)
-    if kind in _SHARED or kind == "Provenance":
-        return True
+    if kind == "Provenance":
+        about = [r for r in map(refs.parse, refs.find(resource.get("target", []))) if r and r.type == "Patient"]
+        return all(r.id == patient_id and r.base in ("", base) for r in about)
     for element in ("subject", "patient", "beneficiary", "individual", "for"):
         target = resource.get(element)
         if isinstance(target, dict):
             ref = refs.parse(target.get("reference", ""))
             return ref is not None and ref.local == f"Patient/{patient_id}" and ref.base in ("", base)
-    return bool(kind == "Binary")
+    return kind in _SHARED
 
 
 def package(case: Case, source: str, title: str, gathered: Gathered, as_of: str) -> Resource:

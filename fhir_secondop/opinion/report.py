@@ -11,7 +11,7 @@ from typing import Any
 from fhir_secondop.errors import Invalid, Issue
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import codes, narrative
-from fhir_secondop.opinion.case import Case, derived_id, filler, profile, reference, versioned
+from fhir_secondop.opinion.case import Case, derived_id, filler, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.concordance import Judgement, overall
 
@@ -100,13 +100,14 @@ def to_fhir(
     extra: tuple[Resource, ...] = (),
     presented: tuple[Resource, ...] = (),
     replaces: str = "",
+    composition_version: str = "1",
     started: str = "",
     stated: Resource | None = None,
 ) -> list[Resource]:
     """The report's resources, dependent ones first; the last two are the Composition and the DiagnosticReport.
 
     `extra` are more Composition sections, `presented` Attachments, `replaces` the versioned reference of the report
-    before, `stated` the independence extension.
+    before and `composition_version` the version of its Composition, `stated` the independence extension.
     """
     subject = {"reference": reference(case.patient)}
     base: Resource = {"subject": subject, "encounter": {"reference": reference(case.encounter)}}
@@ -135,7 +136,7 @@ def to_fhir(
         named("composition"), case, draft, base, reviewer, now, status, observations, answers, proposals, extra
     )
     if replaces:
-        earlier = versioned(case.one("Composition", named("composition")))
+        earlier = f"Composition/{named('composition')}/_history/{composition_version}"
         composition["relatesTo"] = [{"code": "replaces", "targetReference": {"reference": earlier}}]
     extensions: list[Resource] = [{"url": codes.REPORT_VERSION, "valuePositiveInt": version}]
     if replaces:

@@ -24,6 +24,7 @@ from fhir_secondop.fhir import definitions, times
 from fhir_secondop.model import Caller
 from fhir_secondop.rest import answers, capability, interactions, operations, outcome, transaction
 from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,9 @@ def _view(endpoint: Endpoint, handler: Handler) -> Callable[..., Response]:
             raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
         request.max_content_length = MAX_BODY_BYTES  # a chunked body says no length
         if "t" in parts and parts["t"] not in definitions.resource_types():
-            raise NotFound(f"{parts['t'][:64]!r} is not an R4 resource type.")
+            raise NotFound("There is no such resource type in R4, and nothing else at this address; see metadata.")
+        if "i" in parts and not resources.is_id(parts["i"]):
+            raise NotFound(f"There is no such {parts['t']}: that is not a FHIR id.")
         caller: Caller = endpoint.authenticate(request)
         g.caller = caller.id
         return handler(endpoint, caller, **parts)

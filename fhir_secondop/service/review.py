@@ -11,7 +11,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.opinion import codes, independence, intake_json, workflow
+from fhir_secondop.opinion import codes, facts, independence, intake_json, workflow
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference, review_task
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
@@ -118,7 +118,13 @@ def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Ass
         and (person := case.directory.person(task.get("owner", {}).get("reference", ""))) is not None
         and person.key != reviewer.key
     ]
-    return independence.assess(reviewer, [*case.authors, *earlier], declaration)
+    found = independence.assess(reviewer, [*case.authors, *earlier], declaration)
+    unnamed = [
+        independence.Finding("unknown", "nobody is named as author of an item under review", facts.item_title(item))
+        for item in case.items
+        if not case.authors_of(item)
+    ]
+    return Assessment((*found.findings, *unnamed))
 
 
 def independence_of(context: Context, caller: Caller, case_id: str, plain: Plain) -> Assessment:

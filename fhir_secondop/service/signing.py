@@ -155,6 +155,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
             case, draft, status=status, version=version, reviewer=person.reference, now=now,
             extra=(_record_section(said),), presented=presented, stated=stated,
             replaces=versioned(before) if before else "",
+            composition_version=case.one("Composition", derived_id(case_id, "composition"))["meta"]["versionId"],
             started=case.encounter.get("period", {}).get("start", ""),
         )  # fmt: skip
         _check_invariants(case, composed)

@@ -67,6 +67,11 @@ class Stored:
         return f"{self.type}/{self.id}/_history/{self.version}"
 
 
+def is_id(text: str) -> bool:
+    """Whether this is a FHIR id at all: letters, digits, - and ., at most 64."""
+    return _ID.fullmatch(text) is not None
+
+
 def new_id() -> str:
     """A new logical id."""
     return str(uuid.uuid4())
@@ -111,7 +116,7 @@ def visible(visibility: Visibility) -> ColumnElement[bool]:
 
 def find(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored | None:
     """The current version, deleted ones included; None when there is none that may be seen."""
-    if not _ID.fullmatch(resource_id):
+    if not is_id(resource_id):
         return None
     row = connection.execute(
         rows().where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
@@ -122,7 +127,7 @@ def find(connection: Connection, visibility: Visibility, resource_type: str, res
 def read(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored:
     """The current version. Raises NotFound, or Gone when it was deleted."""
     found = find(connection, visibility, resource_type, resource_id)
-    if found is None and not _ID.fullmatch(resource_id):
+    if found is None and not is_id(resource_id):
         raise NotFound(f"There is no such {resource_type}: that is not a FHIR id.")
     if found is None:
         raise NotFound(f"There is no {resource_type}/{resource_id}.")
@@ -135,7 +140,7 @@ def history(
     connection: Connection, visibility: Visibility, resource_type: str, resource_id: str, *, version: int | None = None
 ) -> list[Stored]:
     """The versions of a resource, newest first; only the given one with `version`. Raises NotFound."""
-    if not _ID.fullmatch(resource_id):
+    if not is_id(resource_id):
         raise NotFound(f"There is no such {resource_type}: that is not a FHIR id.")
     query = (
         sa.select(*_COLUMNS)
@@ -172,7 +177,7 @@ def create(
 ) -> Stored:
     """Stores a new resource under a new id, or under the one given. Raises Conflict when that id is taken."""
     resource_id = resource_id or new_id()
-    if not _ID.fullmatch(resource_id):
+    if not is_id(resource_id):
         raise Invalid(f"{resource_id!r} is not a FHIR id (letters, digits, - and ., at most 64).", path="id")
     updated = tx.tick()
     values = {
