@@ -29,7 +29,11 @@ def decide(consents: Iterable[dict[str, Any]], policy: str, actors: frozenset[st
 
     An active deny that covers it wins over everything.
     """
-    verdicts = [_verdict(consent, actors, now_ms) for consent in consents if consent.get("status") == "active"]
+    verdicts = [
+        _verdict(consent, actors, now_ms)
+        for consent in consents
+        if consent.get("status") == "active" and _is_about_privacy(consent)
+    ]
     if "deny" in verdicts:
         return Decision(False, "a consent on file denies it")
     if "permit" in verdicts:
@@ -59,8 +63,20 @@ def _of_provision(provision: dict[str, Any], above: str, actors: frozenset[str],
     return "deny" if "deny" in nested else "permit" if "permit" in nested else own
 
 
+def _is_about_privacy(consent: dict[str, Any]) -> bool:
+    """Whether a Consent is about sharing or treatment; those for research or advance directives are not asked."""
+    scopes = {c.get("code") for c in consent.get("scope", {}).get("coding", [])}
+    return not scopes or bool(scopes & {"patient-privacy", "treatment"})
+
+
+# What narrows a provision to a part of the record or of what is done with it.
+_NARROWING = ("securityLabel", "class", "code", "data", "action", "dataPeriod")
+
+
 def _is_care(provision: dict[str, Any]) -> bool:
-    """Whether a permit is for what we do: it names no purpose, or one of ours."""
+    """Whether a permit is for all that we do: it names no purpose, or one of ours, and is narrowed to no part."""
+    if any(provision.get(element) for element in _NARROWING):
+        return False
     purposes = {p.get("code") for p in provision.get("purpose", [])}
     return not purposes or bool(purposes & {"TREAT", "COC", "PATRQT"})
 

@@ -8,7 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from fhir_secondop.errors import Invalid
 
-_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2})(?:T(\d{2}):(\d{2})(?::(\d{2})(\.\d+)?)?(Z|[+-]\d{2}:\d{2})?)?)?)?")
+_DATE = re.compile(
+    r"(\d{4})(?:-(\d{2})(?:-(\d{2})(?:T(\d{2}):(\d{2})(?::([0-5]\d|60)(\.\d+)?)?"
+    r"(Z|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)?)?)?)?",
+    re.ASCII,  # digits of other scripts are no date
+)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MIN_MS = -(2**53)
 MAX_MS = 2**53
@@ -34,7 +38,7 @@ def moment(ms: int) -> datetime:
 
 def instant(ms: int) -> str:
     """A FHIR instant, in UTC with milliseconds: "2026-11-23T09:30:00.125Z"."""
-    return moment(ms).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+    return moment(ms).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def interval(text: str) -> Interval:

@@ -165,7 +165,7 @@ def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_d
     reports = sorted((held(t) for t in tasks if codes.has(t["code"], codes.TASK, "deliver-report")),
                      key=lambda h: h.version)  # fmt: skip
     now = next((h for h in reports if h.version == current), Held(current))
-    older = [h for h in reports if h.version < current and (h.holds or h.sent in ("accepted", "unknown"))]
+    older = [h for h in reports if h.version < current and _may_be_there(h)]
     required = _required(member, significant)
     contradicts = _contradicts(now.decision, plan_decision)
     missing = _missing(now, bool(older), required)
@@ -187,6 +187,15 @@ def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_d
         required=required,
         waiting_for=", ".join(missing),
     )
+
+
+def _may_be_there(held_: Held) -> bool:
+    """Whether a copy of this version may stand at the recipient: not by a link that nobody opened, which says itself
+    that its version was replaced.
+    """
+    if held_.holds:
+        return True
+    return held_.sent in ("accepted", "unknown") and held_.rung != "10"
 
 
 def _missing(now: Held, has_older: bool, required: tuple[str, ...]) -> list[str]:
@@ -246,10 +255,10 @@ def _state(now: Held, older: list[Held], aligned: bool, contradicts: bool) -> st
         return "aligned"
     if now.status == "mismatch" or contradicts:
         return "to-check"
-    if now.status == "failed" or now.sent == "refused":
-        return "blocked"
     if now.holds:
         return "informed"
+    if now.status == "failed" or now.sent == "refused":
+        return "blocked"
     if older:
         return "behind"
     return "unknown"
@@ -257,6 +266,8 @@ def _state(now: Held, older: list[Held], aligned: bool, contradicts: bool) -> st
 
 def words(row: Row) -> str:
     """The state for people: "acknowledged, unverified" where nobody but a person says that it arrived."""
+    if row.held.ack != "none" and row.held.copy == "mismatch":
+        return f"{row.state} (acknowledged, the copy there differs)"
     if row.held.ack != "none" and row.held.copy != "verified":
         return f"{row.state} (acknowledged, unverified)"
     return row.state

@@ -30,8 +30,9 @@ class Overall:
 
     @property
     def text(self) -> str:
-        """ "full (treatment only)"."""
-        return self.code if len(self.axes) != 1 else f"{self.code} ({self.axes[0]} only)"
+        """The code with its scope, which is always said: full (treatment only), partial (diagnosis and treatment)."""
+        only = " only" if len(self.axes) == 1 else ""
+        return f"{self.code} ({' and '.join(self.axes)}{only})"
 
 
 def overall(judgements: Iterable[Judgement]) -> Overall | None:

@@ -6,7 +6,7 @@ absolute URL, because two EHRs both have a Patient/1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 from fhir_secondop.fhir import codec, refs, times
@@ -63,6 +63,10 @@ def merge(
         # Pages may overlap: the newest version is kept.
         if before is None or _version(before[1]) <= _version(resource):
             taken[key] = (body, resource, page)
+    for key in [k for k in taken if k.startswith("Provenance/")]:
+        if not _about_taken(taken[key][1], taken, base):
+            del taken[key]
+            strangers["Provenance"] = strangers.get("Provenance", 0) + 1
     local = {key: f"{key.partition('/')[0]}/{derived_id(case_id, source, key)}" for key in taken}
 
     def replacement(text: str) -> str | None:
@@ -95,15 +99,18 @@ def _is_about(resource: Resource, patient_id: str, base: str) -> bool:
     kind = resource["resourceType"]
     if kind == "Patient":
         return bool(resource["id"] == patient_id)
-    if kind == "Provenance":
-        about = [r for r in map(refs.parse, refs.find(resource.get("target", []))) if r and r.type == "Patient"]
-        return all(r.id == patient_id and r.base in ("", base) for r in about)
     for element in ("subject", "patient", "beneficiary", "individual", "for"):
         target = resource.get(element)
         if isinstance(target, dict):
             ref = refs.parse(target.get("reference", ""))
             return ref is not None and ref.local == f"Patient/{patient_id}" and ref.base in ("", base)
-    return kind in _SHARED
+    return kind in _SHARED or kind == "Provenance"
+
+
+def _about_taken(provenance: Resource, taken: Container[str], base: str) -> bool:
+    """Whether a Provenance is about something of this patient's: decided when all pages are in."""
+    targets = [refs.parse(text) for text in refs.find(provenance.get("target", []))]
+    return any(ref is not None and ref.base in ("", base) and ref.local in taken for ref in targets)
 
 
 def package(case: Case, source: str, title: str, gathered: Gathered, as_of: str) -> Resource:

@@ -55,7 +55,14 @@ def _legal(old: str, new: str, held_from: str) -> bool:
 
 
 def moved(
-    task: Resource, status: str, now: str, *, business: str = "", reason: str = "", reason_text: str = ""
+    task: Resource,
+    status: str,
+    now: str,
+    *,
+    business: str = "",
+    reason: str = "",
+    reason_text: str = "",
+    held_from: str = "",
 ) -> Resource:
     """The Task after a legal move, with its business status and the reason. Raises Conflict, Invalid.
 
@@ -70,7 +77,7 @@ def moved(
         after["statusReason"] = codes.concept(codes.STATUS_REASON, reason, text=reason_text)
     elif reason_text:
         after["statusReason"] = {"text": reason_text}
-    check_move(task, after)
+    check_move(task, after, held_from=held_from)
     return after
 
 

@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 from flask import Response, request
 
-from fhir_secondop.errors import Invalid, Malformed, NotAcceptable, UnsupportedMedia
+from fhir_secondop.errors import Invalid, Malformed, NotAcceptable, Unsupported, UnsupportedMedia
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import Resource
@@ -50,6 +50,13 @@ def check_form() -> None:
     """Raises UnsupportedMedia when a POST _search has a body that is no form: it would be searched without."""
     if request.mimetype not in ("", _FORM) or (not request.mimetype and request.content_length):
         raise UnsupportedMedia(f"Content-Type {request.mimetype}: a search takes {_FORM}.")
+
+
+def check_no_search() -> None:
+    """Raises Unsupported when a write has search parameters: some clients put there what belongs in If-None-Exist."""
+    extra = [name for name in request.args if name not in ("_format", "_pretty")]
+    if extra:
+        raise Unsupported("Parameters on a write are not offered; criteria of a create go into If-None-Exist.")
 
 
 def valid(resource: Resource) -> None:

@@ -82,6 +82,7 @@ def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
 def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """POST [type]; with If-None-Exist the one that is there already."""
     _may(endpoint, caller, resource_type, "create", "c")
+    answers.check_no_search()
     body, resource = answers.resource_body(resource_type)
     criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
     visibility = endpoint.visibility(caller)
@@ -98,6 +99,7 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
 def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """PUT [type]/[id], with If-Match or without."""
     _may(endpoint, caller, resource_type, "update", "u")
+    answers.check_no_search()
     body, resource = answers.resource_body(resource_type)
     if resource.get("id") != resource_id:
         raise Invalid(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
@@ -117,6 +119,7 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
 def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """DELETE [type]/[id]; the versions stay."""
     _may(endpoint, caller, resource_type, "delete", "d")
+    answers.check_no_search()
     version = answers.if_match()
     with endpoint.database.transaction(caller) as tx:
         before = resources.find(tx.connection, endpoint.visibility(caller), resource_type, resource_id)

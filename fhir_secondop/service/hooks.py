@@ -78,7 +78,7 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
         # Nor is the placer's request edited: a change of content is a new request that replaces it.
         raise Forbidden(f"A {change.type} of a case is changed by the operations of the case only.")
     before, after = versions[1].resource, versions[0].resource
-    workflow.check_move(before, after, held_from=_held_from(versions))
+    workflow.check_move(before, after, held_from=review.held_from_of(versions))
     _check_kept(before, after)
     if workflow.is_review(after) and before["status"] != after["status"]:
         _review_moved(context, tx, case_id, before, after)
@@ -97,11 +97,6 @@ def _review_moved(context: Context, tx: Transaction, case_id: str, before: Resou
         remove_audience(tx, case_id, person.identifiers)
     elif after["status"] != "received":
         raise Forbidden("A review under way is moved by the operations of the case.", path="Task.status")
-
-
-def _held_from(versions: list[resources.Stored]) -> str:
-    """The state that a Task on hold came from: the last one before it that was another."""
-    return next((v.resource["status"] for v in versions[1:] if v.resource["status"] != "on-hold"), "")
 
 
 def _check_kept(before: Resource, after: Resource) -> None:

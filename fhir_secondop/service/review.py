@@ -10,7 +10,7 @@ from typing import Any
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import refs
-from fhir_secondop.model import Caller, Resource
+from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import codes, facts, independence, intake_json, workflow
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference, review_task
 from fhir_secondop.opinion.compose import compose
@@ -26,6 +26,7 @@ from fhir_secondop.service.context import (
     remove_audience,
 )
 from fhir_secondop.service.intake import who
+from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
 Plain = dict[str, Any]
@@ -254,14 +255,20 @@ def _own_review(case: Case, caller: Caller) -> Resource:
     raise NotFound("You were not asked to review this case.")
 
 
+def held_from_of(versions: list[resources.Stored]) -> str:
+    """The state that a Task on hold came from: the last one before it that was another. Newest version first."""
+    return next((v.resource["status"] for v in versions[1:] if v.resource["status"] != "on-hold"), "")
+
+
 def cancel(context: Context, caller: Caller, task_id: str, plain: Plain) -> Resource:
     """Cancels a Task that has not begun; one in progress gets an abort Task, which its owner must act on."""
     with context.database.transaction(caller) as tx:
         case_id, stored = case_of_task(tx.connection, context.visibility(caller), task_id)
         task, now = stored.resource, context.instant()
-        if task["status"] != "in-progress":
+        held_from = held_from_of(resources.history(tx.connection, EVERYTHING, "Task", task_id))
+        if "in-progress" not in (task["status"], held_from if task["status"] == "on-hold" else ""):
             cancelled = workflow.moved(task, "cancelled", now, reason=plain["reason"],
-                                       reason_text=plain.get("text", ""))  # fmt: skip
+                                       reason_text=plain.get("text", ""), held_from=held_from)  # fmt: skip
             put(tx, context, case_id, cancelled)
             return cancelled
         abort = compose(
