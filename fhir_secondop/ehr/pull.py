@@ -132,7 +132,7 @@ def cited(texts: Iterable[str], base: str) -> list[str]:
         resource = codec.parse(text)
         have.add(f"{resource['resourceType']}/{resource.get('id', '')}")
         wanted.update(_literal(reference, base) for reference in [*refs.find(resource), *_attachment_urls(resource)])
-    return sorted(r for r in wanted - have if r.partition("/")[0] in CITED)[:MAX_CITED]
+    return sorted(r for r in wanted - have if r.partition("/")[0] in CITED)
 
 
 def _literal(text: str, base: str) -> str:

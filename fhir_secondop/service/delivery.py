@@ -165,6 +165,9 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             return _issue_link(context, job, chosen.why)
         receipt = _look(job, chosen, target, document)
         if receipt is None:
+            if _is_outdated(job):
+                why = "A newer version exists; this one is not there and is not sent any more."
+                return _hold(context, job, why, "superseded-by-event")
             wait = _settle_wait(context, job, connection)
             if wait > 0:
                 return _again(context, job, "unknown", "what was sent before may still land", delay_s=wait)
@@ -175,10 +178,20 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                 if failure.kind not in ("validation", "scope", "policy"):
                     raise
                 # The EHR said no to this way of doing it, which is an answer: the next rung may do.
-                refused.append((chosen.rung.number, f"refused ({failure.kind}, HTTP {failure.status})"))
+                why = f"HTTP {failure.status}" if failure.status >= 400 else failure.message
+                refused.append((chosen.rung.number, f"refused ({failure.kind}: {why})"))
                 job = _not_sent(context, job)
                 continue
         return _settle(context, job, chosen, receipt)
+
+
+def _is_outdated(job: _Job) -> bool:
+    """Whether the same recipient has a delivery of a newer version: what was not sent yet stays unsent."""
+    version, code = alignment.version_of(job.task), job.task["code"]
+    return any(
+        other["code"] == code and other["owner"] == job.task["owner"] and alignment.version_of(other) > version
+        for other in job.case.deliveries
+    )
 
 
 def _look(job: _Job, chosen: Chosen, target: Target, document: Deliverable) -> Receipt | None:

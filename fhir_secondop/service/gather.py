@@ -192,19 +192,20 @@ def fetch_cited(context: Context, task_id: str, page_ids: list[str]) -> list[str
     client = context.client(name)
     read: dict[str, Page] = {}
     unresolved: set[str] = set()
+    held = {_reference_of(text) for text in texts}
     wanted = pull.cited(texts, client.base)
     while wanted:
         found = []
         for cited in wanted:
-            page, _ = pull.read_cited(client, cited)
+            # Bounded, whatever the record cites; what is beyond counts as unresolved and is said.
+            page = pull.read_cited(client, cited)[0] if len(read) < pull.MAX_CITED else None
             if page is None:
                 unresolved.add(cited)
             else:
                 read[cited] = page
                 found.extend(pull.resource_texts(page))
         # A role cites its practitioner and its organisation.
-        wanted = [c for c in pull.cited(found, client.base) if c not in read and c not in unresolved]
-        wanted = [c for c in wanted if c not in {_reference_of(t) for t in texts}]
+        wanted = [c for c in pull.cited(found, client.base) if c not in {*read, *unresolved, *held}]
     ids = []
     with context.database.transaction(SERVICE) as tx:
         for cited, page in read.items():

@@ -112,10 +112,10 @@ def _register(context: Context) -> None:
             patient, first_page, *types = begun
             pages, rows = [first_page], []
             for asked in types:
-                outcome, search, received, detail, *ids = _fetched(fetch, task_id, asked, patient)
+                outcome, search, received, detail, *ids = _tried(fetch, _NO_ANSWER, task_id, asked, patient)
                 rows.append([asked.partition(" ")[0], outcome, search, received, detail])
                 pages += ids
-            unresolved, *ids = cited(task_id, pages)
+            unresolved, *ids = _tried(cited, ["some"], task_id, pages)
             if unresolved != "0":
                 rows.append(["references", "truncated", "", "0", f"{unresolved} cited resources could not be read"])
             merge(task_id, patient, pages + ids, rows)
@@ -141,14 +141,17 @@ def _register(context: Context) -> None:
             return "on-hold"
 
 
-def _fetched(fetch: Callable[..., list[str]], task_id: str, asked: str, patient: str) -> list[str]:
-    """One type; when it can't be had even after retries, a row that says so: the other types still count."""
+_NO_ANSWER = ["failed", "", "0", "no answer after several tries"]
+
+
+def _tried(step: Callable[..., list[str]], otherwise: list[str], *args: Any) -> list[str]:
+    """A step's answer, or when it fails even after its retries what stands for that: the rest still counts."""
     try:
-        return fetch(task_id, asked, patient)
+        return step(*args)
     except Exception as error:
         if not isinstance(error, EhrFailure) and type(error).__name__ != "DBOSMaxStepRetriesExceeded":
             raise
-        return ["failed", "", "0", "no answer after several tries"]
+        return otherwise
 
 
 def _attempted(context: Context, task_id: str, number: int) -> str:
