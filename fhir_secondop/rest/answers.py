@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 from flask import Response, request
 
-from fhir_secondop.errors import Invalid, Malformed, NotAcceptable, Unsupported, UnsupportedMedia
+from fhir_secondop.errors import Invalid, Malformed, NotAcceptable, TooLarge, Unsupported, UnsupportedMedia
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import Resource
@@ -40,7 +40,12 @@ def json_body() -> str:
     sent = request.mimetype
     if sent and sent not in _READ:
         raise UnsupportedMedia(f"Content-Type {sent}: this endpoint reads {JSON}.")
-    text = codec.text_of(request.get_data())
+    data = request.get_data()
+    limit = request.max_content_length
+    if limit is not None and len(data) >= limit:
+        # Werkzeug cuts a chunked body at its limit without a word.
+        raise TooLarge(f"The body is larger than {limit} bytes.")
+    text = codec.text_of(data)
     if not text.strip():
         raise Malformed("The body is empty.")
     return text

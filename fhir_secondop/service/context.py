@@ -56,12 +56,23 @@ class Context:
         return next((c for c in self.connections.values() if organization and c.organization == organization), None)
 
 
-def load(connection: SqlConnection, visibility: Visibility, case_id: str, *, gathered: bool = False) -> Case:
-    """The case with its own resources, and with the pulled ones when `gathered`. Raises NotFound."""
+def draft_case(case_id: str) -> str:
+    """What a draft's rows belong to until it is signed: the reviewer sees them, the case's audience does not."""
+    return f"{case_id}#draft"
+
+
+def load(
+    connection: SqlConnection, visibility: Visibility, case_id: str, *, gathered: bool = False, drafts: bool = False
+) -> Case:
+    """The case with its own resources, with the pulled ones when `gathered`, with an unsigned draft when `drafts`.
+
+    Raises NotFound.
+    """
     seen = resources.find(connection, visibility, "ServiceRequest", case_id)
     if seen is None or seen.deleted or seen.case_id != case_id:
         raise NotFound(f"There is no case {case_id}.")
-    query = resources.rows().where(tables.resource.c.case_id == case_id, tables.resource.c.deleted.is_(False))
+    wanted = [case_id, draft_case(case_id)] if drafts else [case_id]
+    query = resources.rows().where(tables.resource.c.case_id.in_(wanted), tables.resource.c.deleted.is_(False))
     if not gathered:
         query = query.where(sa.not_(tables.resource.c.owner.startswith(SOURCE)))
     else:

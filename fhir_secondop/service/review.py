@@ -20,6 +20,7 @@ from fhir_secondop.service.context import (
     Context,
     add_audience,
     case_of_task,
+    draft_case,
     load,
     put,
     put_all,
@@ -193,6 +194,7 @@ def take(
             lost = case.directory.person(other["owner"]["reference"])
             remove_audience(tx, case.id, lost.identifiers if lost else ())
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
+    add_audience(tx, draft_case(case.id), person.identifiers)
     return accepted
 
 
@@ -243,7 +245,8 @@ def withdraw(context: Context, caller: Caller, case_id: str, plain: Plain) -> Re
         )
         put_all(tx, context, case_id, [*failed, opened])
         person = case.directory.person(task["owner"]["reference"])
-        remove_audience(tx, case_id, person.identifiers if person else ())
+        for seen in (case_id, draft_case(case_id)):
+            remove_audience(tx, seen, person.identifiers if person else ())
         return failed[0]
 
 

@@ -15,14 +15,14 @@ from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import delivery, gather
-from fhir_secondop.service.context import Context, load, put, put_all
+from fhir_secondop.service.context import Context, draft_case, load, put, put_all
 from fhir_secondop.service.intake import who
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
 Plain = dict[str, Any]
-AMENDMENT = "amendment"
+DRAFT = "draft"
 
 
 def _as_reviewer(case: Case, caller: Caller) -> Person:
@@ -36,11 +36,6 @@ def _as_reviewer(case: Case, caller: Caller) -> Person:
     return person
 
 
-def _stage(case: Case) -> str:
-    """Where a draft stands: under the report's own ids before the first signature, beside them afterwards."""
-    return AMENDMENT if _is_signed(case) else ""
-
-
 def _is_signed(case: Case) -> bool:
     return case.report is not None and case.report["status"] not in ("registered", "preliminary")
 
@@ -48,14 +43,16 @@ def _is_signed(case: Case) -> bool:
 def submit(context: Context, caller: Caller, case_id: str, draft: report.Draft) -> Resource:
     """Stores the reviewer's draft as DiagnosticReport `registered`; again and again until it is signed."""
     with context.database.transaction(caller) as tx:
-        case = load(tx.connection, context.visibility(caller), case_id)
+        case = load(tx.connection, context.visibility(caller), case_id, drafts=True)
         person = _as_reviewer(case, caller)
         if _is_signed(case):
             raise Conflict("The report is signed; change it with $amend-report.")
         report.check_draft(case, draft)
         now = context.instant()
-        composed = report.to_fhir(case, draft, status="registered", version=1, reviewer=person.reference, now=now)
-        _replace_draft(tx, context, case, composed, "")
+        composed = report.to_fhir(
+            case, draft, status="registered", version=1, reviewer=person.reference, now=now, stage=DRAFT
+        )
+        _replace(tx, context, case, composed, DRAFT)
         coordination = case.coordination
         if coordination["status"] == "accepted":
             for task in (coordination, review_of(case, person.reference)):
@@ -66,16 +63,20 @@ def submit(context: Context, caller: Caller, case_id: str, draft: report.Draft) 
         return composed[-1]
 
 
-def _replace_draft(tx: Transaction, context: Context, case: Case, composed: list[Resource], stage: str) -> None:
-    """Puts a draft in the place of an earlier one; parts that it no longer has are deleted."""
-    put_all(tx, context, case.id, composed)
-    kept = {reference(r) for r in composed}
+def _replace(tx: Transaction, context: Context, case: Case, composed: list[Resource], stage: str = "") -> None:
+    """Puts a draft, or without `stage` the signed report, in the place of an earlier one; parts it no longer has go."""
+    put_all(tx, context, draft_case(case.id) if stage else case.id, composed)
+    _drop_parts(tx, case, {reference(r) for r in composed}, stage)
+
+
+def _drop_parts(tx: Transaction, case: Case, kept: set[str], stage: str = "") -> None:
+    staged = [stage] if stage else []
     for place in range(len(case.items)):
         for axis in ("diagnosis", "treatment"):
-            _drop(tx, case, "Observation", kept, "concordance", place, axis, *([stage] if stage else []))
-    _drop(tx, case, "Observation", kept, "overall", *([stage] if stage else []))
-    _drop(tx, case, "QuestionnaireResponse", kept, "answers", *([stage] if stage else []))
-    _drop(tx, case, "CarePlan", kept, "proposals", *([stage] if stage else []))
+            _drop(tx, case, "Observation", kept, "concordance", place, axis, *staged)
+    for kind, name in (("Observation", "overall"), ("QuestionnaireResponse", "answers"), ("CarePlan", "proposals"),
+                       ("Composition", "composition"), ("DiagnosticReport", "report")):  # fmt: skip
+        _drop(tx, case, kind, kept, name, *staged)
 
 
 def _drop(tx: Transaction, case: Case, kind: str, kept: set[str], *parts: str | int) -> None:
@@ -100,13 +101,13 @@ def amend(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resou
         version = report.version_of(signed) + 1
         now = context.instant()
         composed = report.to_fhir(
-            case, draft, status="registered", version=version, reviewer=person.reference, now=now, stage=AMENDMENT
+            case, draft, status="registered", version=version, reviewer=person.reference, now=now, stage=DRAFT
         )
         composed[-1]["extension"] += [
             {"url": codes.AMENDMENT_KIND, "valueCode": plain["kind"]},
             {"url": codes.AMENDMENT_REASON, "valueString": plain["reason"]},
         ]
-        _replace_draft(tx, context, case, composed, AMENDMENT)
+        _replace(tx, context, case, composed, DRAFT)
         return composed[-1]
 
 
@@ -116,21 +117,20 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
     Signing what is signed already answers with it. Raises Invalid with everything that is still to do.
     """
     with context.database.reading() as connection:
-        case = load(connection, context.visibility(caller), case_id, gathered=True)
+        case = load(connection, context.visibility(caller), case_id, gathered=True, drafts=True)
     person = _as_reviewer(case, caller)
-    stage = _stage(case)
     if not gather.is_over(case):
         raise Conflict("The record is still being gathered; sign when every source has answered.")
-    if stage and case.find("DiagnosticReport", derived_id(case_id, "report", stage)) is None:
-        signed = case.report
-        if signed is not None:
-            return signed
-    draft = report.from_fhir(case, stage)
+    before = case.report
+    proposal = case.find("DiagnosticReport", derived_id(case_id, "report", DRAFT))
+    if proposal is None:
+        if before is not None:
+            return before
+        raise Conflict("There is no draft to sign; submit one with $submit-report.")
+    draft = report.from_fhir(case, DRAFT)
     items = gather.items(case)
     report.check_signable(case, draft, [item.code for item in items if item.state == "missing"])
     now = context.instant()
-    before = case.report if stage else None
-    proposal = case.one("DiagnosticReport", derived_id(case_id, "report", *([stage] if stage else [])))
     status = str(codes.extension_value(proposal, codes.AMENDMENT_KIND) or "final")
     reason = str(codes.extension_value(proposal, codes.AMENDMENT_REASON) or "")
     version = report.version_of(proposal)
@@ -146,22 +146,19 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
         attachment(text.encode(), "text/plain; charset=utf-8", f"Second opinion, version {version}", now),
     )
     with context.database.transaction(caller) as tx:
-        current = load(tx.connection, context.visibility(caller), case_id)
-        if (current.report or {}).get("meta", {}).get("versionId") != (case.report or {}).get("meta", {}).get(
-            "versionId"
-        ) or current.coordination["status"] != case.coordination["status"]:
+        current = load(tx.connection, context.visibility(caller), case_id, drafts=True)
+        if _versions(current) != _versions(case):
             raise Conflict("The case changed while it was being signed; look at it again, then sign.")
         composed = report.to_fhir(
             case, draft, status=status, version=version, reviewer=person.reference, now=now,
             extra=(_record_section(said),), presented=presented, stated=stated,
             replaces=versioned(before) if before else "",
-            composition_version=case.one("Composition", derived_id(case_id, "composition"))["meta"]["versionId"],
+            composition_version=_composition_version(case) if before else "",
             started=case.encounter.get("period", {}).get("start", ""),
         )  # fmt: skip
         _check_invariants(case, composed)
-        _replace_draft(tx, context, case, composed, "")
-        if stage:
-            _drop_stage(tx, case, stage)
+        _replace(tx, context, case, composed)
+        _drop_parts(tx, case, set(), DRAFT)
         signed_report = composed[-1]
         if not before:
             _complete(tx, context, case, person, signed_report, now)
@@ -182,14 +179,15 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
         return {**signed_report, "meta": stored.meta}
 
 
-def _drop_stage(tx: Transaction, case: Case, stage: str) -> None:
-    """The draft of an amendment is the signed version now; its own copies go."""
-    for place in range(len(case.items)):
-        for axis in ("diagnosis", "treatment"):
-            _drop(tx, case, "Observation", set(), "concordance", place, axis, stage)
-    for kind, name in (("Observation", "overall"), ("QuestionnaireResponse", "answers"), ("CarePlan", "proposals"),
-                       ("Composition", "composition"), ("DiagnosticReport", "report")):  # fmt: skip
-        _drop(tx, case, kind, set(), name, stage)
+def _composition_version(case: Case) -> str:
+    return str(case.one("Composition", derived_id(case.id, "composition"))["meta"]["versionId"])
+
+
+def _versions(case: Case) -> list[tuple[str, str]]:
+    """What a signature stands on: report, draft and coordination Task, each with its version."""
+    signed_or_draft = [*case.of_type("DiagnosticReport"), case.coordination]
+    ours = {derived_id(case.id, "report"), derived_id(case.id, "report", DRAFT), case.coordination["id"]}
+    return [(r["id"], r["meta"]["versionId"]) for r in signed_or_draft if r["id"] in ours]
 
 
 def _record_section(said: facts.Facts) -> Resource:

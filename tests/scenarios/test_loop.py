@@ -205,7 +205,7 @@ def test_the_report_can_be_signed_only_with_every_question_answered_and_every_ga
         assert "gapsConfirmed" in str(refused.value)
         assert "images" in str(refused.value)
         state = reviewer.get(f"/{story.case_id}")
-        assert state["report"]["status"] == "registered"
+        assert state["report"] is None
         assert state["deliveries"] == []
 
 

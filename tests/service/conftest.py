@@ -35,6 +35,13 @@ roles = ["reviewer"]
 scopes = ["user/*.rus"]
 parties = ["http://hl7.org/fhir/sid/us-npi|9000000190"]
 
+[callers.pcp]
+name = "Dr. Ines Placeholder"
+token = "pcp"
+roles = ["provider"]
+scopes = ["user/*.rs"]
+parties = ["http://hl7.org/fhir/sid/us-npi|9000000111"]
+
 [callers.stranger]
 name = "Somebody else"
 token = "stranger"

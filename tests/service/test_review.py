@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fhir_secondop.opinion import alignment, workflow
-from fhir_secondop.service import delivery, gather, providers
+from fhir_secondop.service import delivery, gather, providers, signing
 from tests.service.conftest import Bench
 
 Plain = dict[str, Any]
@@ -293,3 +293,40 @@ def test_unknown_members_and_missing_ones_are_named(bench: Bench, code: str) -> 
     answer = operate(bench, case_id, code, {"nonsense": 1})
     assert answer.status_code == 422
     assert "nonsense" in answer.get_data(as_text=True)
+
+
+def test_a_draft_is_seen_by_its_reviewer_and_not_by_the_audience_before_it_is_signed(bench: Bench) -> None:
+    case_id = drafted(bench)
+    sentence = example("review.json")["draft"]["conclusion"]
+
+    def says(who: str) -> bool:
+        reports = bench.call("GET", "/fhir/DiagnosticReport", who=who).get_data(as_text=True)
+        package = bench.call("GET", f"/fhir/ServiceRequest/{case_id}/$package", who=who).get_data(as_text=True)
+        return sentence in reports + package
+
+    assert not says("pcp")
+    assert not says("clinic")
+    assert "registered" in bench.call("GET", "/fhir/DiagnosticReport", who="reviewer").get_data(as_text=True)
+    draft = bench.call("GET", "/fhir/DiagnosticReport", who="reviewer").get_json()["entry"][0]["resource"]
+    assert bench.call("GET", f"/fhir/DiagnosticReport/{draft['id']}/_history", who="pcp").status_code == 404
+    operate(bench, case_id, "sign", who="reviewer")
+    assert says("pcp")
+    assert bench.call("GET", f"/fhir/DiagnosticReport/{draft['id']}/_history", who="pcp").status_code == 404
+
+
+def test_a_draft_changed_while_it_is_signed_is_not_signed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    case_id = drafted(bench)
+    gaps = [item["code"] for item in operate_get(bench, case_id, "completeness")["items"]]
+    other = {**example("review.json")["draft"], "gapsConfirmed": gaps, "conclusion": "On second thoughts: no."}
+    real = signing.render.pdf
+
+    def slow(template: str, said: Plain) -> bytes:
+        assert operate(bench, case_id, "submit-report", other, "reviewer").status_code == 200
+        return real(template, said)
+
+    monkeypatch.setattr(signing.render, "pdf", slow)
+    assert operate(bench, case_id, "sign", who="reviewer").status_code == 409
+    monkeypatch.setattr(signing.render, "pdf", real)
+    assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
+    report = resources(bench, case_id, "DiagnosticReport")[0]
+    assert report["conclusion"] == "On second thoughts: no."
