@@ -5,6 +5,7 @@ Source: https://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -127,12 +128,12 @@ def _split(value: str) -> list[str]:
 
 
 def _count(value: str) -> int:
-    if not value.isdecimal():
-        raise Invalid(f"_count={value!r} is not a whole number.", path="_count")
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise Invalid("_count is not a whole number.", path="_count")
     return min(int(value), MAX_COUNT)
 
 
 def _total(value: str) -> str:
     if value not in ("none", "estimate", "accurate"):
-        raise Invalid(f"_total={value!r}: use none, estimate or accurate.", path="_total")
+        raise Invalid("_total is none, estimate or accurate.", path="_total")
     return "accurate" if value == "estimate" else value

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
 
 from flask import Blueprint, Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed
 
 from fhir_secondop.errors import (
-    Malformed,
     NotFound,
-    SecondOpError,
     TooLarge,
-    Unauthenticated,
-    Unsupported,
-    UnsupportedMedia,
-    http_status,
 )
 from fhir_secondop.fhir import definitions, times
 from fhir_secondop.model import Caller
-from fhir_secondop.rest import answers, capability, interactions, operations, outcome, transaction
+from fhir_secondop.rest import answers, capability, failures, interactions, operations, transaction
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
@@ -64,9 +57,7 @@ def blueprint(endpoint: Endpoint, *, started: str | None = None) -> Blueprint:
     for place, (method, address, handler) in enumerate(ROUTES):
         routes.add_url_rule(address, f"r{place}", _view(endpoint, handler), methods=[method], strict_slashes=False)
     _add_refusals(routes)
-    routes.register_error_handler(SecondOpError, _failed)
-    routes.register_error_handler(HTTPException, _http_failed)
-    routes.register_error_handler(Exception, _broken)
+    failures.handle(routes)
     return routes
 
 
@@ -130,33 +121,3 @@ def _view(endpoint: Endpoint, handler: Handler) -> Callable[..., Response]:
         return handler(endpoint, caller, **parts)
 
     return view
-
-
-def _failed(error: SecondOpError) -> Response:
-    answer = answers.json_answer(outcome.of_error(error), http_status(error))
-    if isinstance(error, Unauthenticated):
-        answer.headers["WWW-Authenticate"] = "Bearer"
-    return answer
-
-
-def _http_failed(error: HTTPException) -> Response:
-    code = error.code or 500
-    answer = answers.json_answer(outcome.of_error(_KINDS.get(code, Malformed)(error.name + ".")), code)
-    if isinstance(error, MethodNotAllowed) and error.valid_methods:
-        answer.headers["Allow"] = ", ".join(error.valid_methods)
-    return answer
-
-
-_KINDS: dict[int, type[SecondOpError]] = {404: NotFound, 405: Unsupported, 413: TooLarge, 415: UnsupportedMedia}
-
-
-def _broken(error: Exception) -> Response:
-    number = uuid.uuid4().hex[:12]
-    # The traceback's locals are not logged, and its message may quote a row: only the type and the place.
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
-    log.error("failure %s: %s at %s", number, type(error).__name__, where)
-    failure = SecondOpError(f"This failed on our side; nothing was stored. Quote number {number} to the operator.")
-    return answers.json_answer(outcome.of_error(failure), 500)

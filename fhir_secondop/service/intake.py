@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ def open_case(
     """
     request = intake.check(sent)
     digest = intake.digest(sent)
-    keys = [f"placer:{request.placer}"] if request.placer else []
+    keys = [_key("placer", request.placer)] if request.placer else []
     if key:
-        keys.append(f"key:{caller.id}:{key}")
+        keys.append(_key("key", caller.id, key))
     with context.database.transaction(caller) as tx:
         case_id = _known(tx, keys, digest)
         created = case_id is None
@@ -66,6 +67,11 @@ def open_case(
             case_id, created, stored, cases.reference(case.coordination), cases.reference(case.patient),
             request.warnings,
         )  # fmt: skip
+
+
+def _key(*parts: str) -> str:
+    """Under what an intake is known: a hash, because an identifier may be of any length."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _known(tx: Transaction, keys: list[str], digest: str) -> str | None:

@@ -105,6 +105,6 @@ audience = sa.Table(
     "audience",
     metadata,
     sa.Column("case_id", sa.String(64), primary_key=True),
-    sa.Column("party", sa.String(256), primary_key=True),
+    sa.Column("party", sa.Text, primary_key=True),
     sa.Index("ix_audience_party", "party"),
 )

@@ -12,15 +12,12 @@ from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import (
     Malformed,
     NotFound,
-    SecondOpError,
-    Unauthenticated,
     UnsupportedMedia,
-    http_status,
 )
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
-from fhir_secondop.rest import outcome
+from fhir_secondop.rest import failures
 from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check
 from fhir_secondop.service import intake, operations, review
@@ -69,7 +66,7 @@ def blueprint(service: Service) -> Blueprint:
             raise NotFound(f"There is no operation {code!r}; /api/openapi.json lists them.")
         return _answer(_run(row, caller, case_id))
 
-    routes.register_error_handler(SecondOpError, _failed)
+    failures.handle(routes, JSON)
     return routes
 
 
@@ -126,10 +123,3 @@ def _answer(result: Result) -> Response:
 
 def _json(plain: dict[str, Any], status: int = 200) -> Response:
     return Response(codec.dumps(plain), status, mimetype=JSON)
-
-
-def _failed(error: SecondOpError) -> Response:
-    answer = Response(codec.dumps(outcome.of_error(error)), http_status(error), mimetype=JSON)
-    if isinstance(error, Unauthenticated):
-        answer.headers["WWW-Authenticate"] = "Bearer"
-    return answer

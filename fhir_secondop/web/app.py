@@ -8,6 +8,7 @@ from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop import bootstrap, config
+from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
@@ -19,6 +20,7 @@ def create(service: bootstrap.Service) -> Flask:
     app = Flask("fhir_secondop", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     log_requests(app)
+    failures.handle(app, "application/json")
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
     app.register_blueprint(links.blueprint(service.context))

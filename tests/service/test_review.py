@@ -330,3 +330,24 @@ def test_a_draft_changed_while_it_is_signed_is_not_signed(bench: Bench, monkeypa
     assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
     report = resources(bench, case_id, "DiagnosticReport")[0]
     assert report["conclusion"] == "On second thoughts: no."
+
+
+def test_a_failure_of_ours_says_a_number_and_quotes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    case_id = opened(bench)
+
+    def broken(*_: Any) -> None:
+        raise KeyError("Sampleton")
+
+    monkeypatch.setattr(signing.rights, "acts_as", broken)
+    for answer in (
+        operate(bench, case_id, "acknowledge", {"version": 1}),
+        bench.call("POST", f"/fhir/ServiceRequest/{case_id}/$acknowledge", {
+            "resourceType": "Parameters", "parameter": [{"name": "version", "valueInteger": 1}]}),
+    ):  # fmt: skip
+        assert answer.status_code == 500
+        assert answer.get_json()["resourceType"] == "OperationOutcome"
+        assert "Sampleton" not in answer.get_data(as_text=True)
+    assert "Sampleton" not in caplog.text
+    assert "failure" in caplog.text

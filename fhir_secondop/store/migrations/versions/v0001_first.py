@@ -74,6 +74,6 @@ def upgrade() -> None:
     op.create_table(
         "audience",
         sa.Column("case_id", sa.String(64), primary_key=True),
-        sa.Column("party", sa.String(256), primary_key=True),
+        sa.Column("party", sa.Text, primary_key=True),
     )
     op.create_index("ix_audience_party", "audience", ["party"])

@@ -1,0 +1,68 @@
+"""Every failure as an OperationOutcome: ours, HTTP's own, and those that nobody foresaw."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from flask import Blueprint, Flask, Response
+from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from fhir_secondop.errors import (
+    Malformed,
+    NotFound,
+    SecondOpError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+    UnsupportedMedia,
+    http_status,
+)
+from fhir_secondop.fhir import codec
+from fhir_secondop.rest import outcome
+from fhir_secondop.rest.answers import JSON
+
+log = logging.getLogger(__name__)
+_KINDS: dict[int, type[SecondOpError]] = {404: NotFound, 405: Unsupported, 413: TooLarge, 415: UnsupportedMedia}
+
+
+def handle(routes: Blueprint | Flask, mimetype: str = JSON) -> None:
+    """Answers every failure of these routes with an OperationOutcome of that media type."""
+
+    def failed(error: SecondOpError) -> ResponseReturnValue:
+        answer = _answer(error, http_status(error), mimetype)
+        if isinstance(error, Unauthenticated):
+            answer.headers["WWW-Authenticate"] = "Bearer"
+        return answer
+
+    def of_http(error: HTTPException) -> ResponseReturnValue:
+        code = error.code or 500
+        answer = _answer(_KINDS.get(code, Malformed)(error.name + "."), code, mimetype)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            answer.headers["Allow"] = ", ".join(error.valid_methods)
+        return answer
+
+    def broken(error: Exception) -> ResponseReturnValue:
+        number = uuid.uuid4().hex[:12]
+        # Its text and the traceback's locals may quote a row: only the type and the place are logged.
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
+        log.error("failure %s: %s at %s", number, type(error).__name__, where)
+        if isinstance(error, OperationalError | InterfaceError | TimeoutError):
+            said = f"The database does not answer, nothing was stored; try again. Quote number {number}."
+            return _answer(Unavailable(said), 503, mimetype)
+        said = f"This failed on our side; nothing was stored. Quote number {number} to the operator."
+        return _answer(SecondOpError(said), 500, mimetype)
+
+    routes.register_error_handler(SecondOpError, failed)
+    routes.register_error_handler(HTTPException, of_http)
+    routes.register_error_handler(Exception, broken)
+
+
+def _answer(error: SecondOpError, status: int, mimetype: str) -> Response:
+    return Response(codec.dumps(outcome.of_error(error)), status, mimetype=mimetype)

@@ -1,0 +1,116 @@
+"""The engine: schema and model are the same, migrations may run twice at once, readers do not wait."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from fhir_secondop.store import tables
+from fhir_secondop.store.database import Database, normalised
+from tests.store.rows import DESK, create, everything, put
+
+BASIC = {"resourceType": "Basic", "code": {"text": "x"}}
+
+
+def test_the_migrated_schema_is_the_one_of_the_model(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        differences = compare_metadata(context, tables.metadata)
+    ours = [d for d in differences if not _is_alembics(d)]
+    assert ours == []
+
+
+def _is_alembics(difference: object) -> bool:
+    return "alembic_version" in repr(difference)
+
+
+def test_the_comparison_would_see_a_missing_column(database: Database) -> None:
+    with database.engine.connect() as connection:
+        metadata = sa.MetaData()
+        for table in tables.metadata.sorted_tables:
+            table.to_metadata(metadata)
+        metadata.tables["resource"].append_column(sa.Column("forgotten", sa.Text))
+        assert "forgotten" in repr(compare_metadata(MigrationContext.configure(connection), metadata))
+
+
+def test_a_range_over_text_goes_by_code_points_on_both(database: Database) -> None:
+    """PostgreSQL's locale must not decide what begins with what (the column's collation)."""
+    for family in ("Zed", "abel", "Äbel", "Z-Z", "zz top"):
+        put(database, {"resourceType": "Patient", "name": [{"family": family}]})
+    assert len(everything(database, "Patient", "family=z")) == 3
+    assert len(everything(database, "Patient", "family=zz")) == 1
+
+
+def test_two_starts_at_once_migrate_once(database_url: str) -> None:
+    opened = [Database(database_url) for _ in range(3)]
+    failures: list[BaseException] = []
+
+    def start(database: Database) -> None:
+        try:
+            database.migrate()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start, args=(database,)) for database in opened]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    put(opened[0], BASIC)
+    assert len(everything(opened[2], "Basic", "")) == 1
+    for database in opened:
+        database.dispose()
+
+
+def test_a_second_migration_keeps_what_is_there(database: Database) -> None:
+    stored = put(database, BASIC)
+    database.migrate()
+    assert everything(database, "Basic", "") == [stored.id]
+
+
+def test_a_reader_sees_one_state_and_does_not_wait_for_a_writer(database: Database) -> None:
+    put(database, BASIC)
+    with database.transaction(DESK) as tx:
+        create(tx, BASIC)
+        assert len(everything(database, "Basic", "")) == 1, "what is not committed is not there"
+    count = sa.select(sa.func.count()).select_from(tables.resource)
+    with database.reading() as connection:
+        before = connection.execute(count).scalar_one()
+        put(database, BASIC)
+        assert connection.execute(count).scalar_one() == before, "one snapshot throughout"
+    assert len(everything(database, "Basic", "")) == 3
+
+
+def test_a_failed_transaction_lets_the_next_writer_in(database: Database) -> None:
+    for _ in range(10):  # more than the pool holds
+        with pytest.raises(RuntimeError), database.transaction(DESK):
+            raise RuntimeError
+    put(database, BASIC)
+
+
+def test_commits_are_durable_before_they_are_acknowledged(database: Database) -> None:
+    with database.transaction(DESK) as tx:
+        if database.is_sqlite:
+            assert tx.connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
+            assert tx.connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        else:
+            assert tx.connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+            assert tx.connection.exec_driver_sql("SHOW fsync").scalar_one() == "on"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("postgres://u@h/d", "postgresql+psycopg://u@h/d"),
+        ("postgresql://u@h/d", "postgresql+psycopg://u@h/d"),
+        ("/var/lib/x.sqlite", "sqlite:////var/lib/x.sqlite"),
+        ("sqlite:///x", "sqlite:///x"),
+    ],
+)
+def test_a_url_as_people_write_it_is_understood(given: str, meant: str) -> None:
+    assert normalised(given) == meant
