@@ -18,7 +18,7 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import codes
-from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.rest.endpoint import ALL, Endpoint
 from fhir_secondop.service import operations, workflows
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
@@ -72,6 +72,7 @@ def build(settings: Settings) -> Service:
         allows=rights.allows,
         hooks=CaseHooks(context),
         operations=table,
+        interactions=ALL - {"delete"},  # nothing of a case is deleted
         canonical=codes.CANONICAL,
         security="Bearer tokens from the operator's token file." if settings.auth == "tokens" else "None: loopback.",
     )

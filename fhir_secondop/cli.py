@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 
 import click
 import requests
+from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.errors import Invalid, SecondOpError, Unavailable
+from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
 
 Plain = dict[str, Any]
 
@@ -32,9 +34,26 @@ class _Group(click.Group):
             where = f"{first.expression}: " if first.expression else ""
             click.echo(f"error: {where}{error.message}", err=True)
             ctx.exit(1)
+        except requests.JSONDecodeError:
+            click.echo("error: what answers there is not fhir_secondop; check --url.", err=True)
+            ctx.exit(1)
         except requests.ConnectionError:
-            click.echo("error: nothing answers there; is the service running? Start it with: fhir-secondop serve",
-                       err=True)  # fmt: skip
+            click.echo(
+                "error: nothing answers there; is the service running? Start it with: fhir-secondop serve", err=True
+            )
+            ctx.exit(1)
+        except requests.RequestException as error:
+            click.echo(f"error: the request could not be sent ({type(error).__name__}); check --url.", err=True)
+            ctx.exit(1)
+        except OperationalError:
+            click.echo("error: the database can't be opened; check --database and its rights.", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            # A broken pipe is the reader's wish; click ends quietly on it.
+            if isinstance(error, BrokenPipeError):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {where}{error.strerror or error}.", err=True)
             ctx.exit(1)
 
 
@@ -73,6 +92,8 @@ def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json:
     Example: fhir-secondop demo --run-to-end
     """
     from fhir_secondop.sandbox import demo as demos
+
+    _private_files()
 
     def say(text: str) -> None:
         if not as_json:
@@ -126,12 +147,16 @@ def serve(config_file: str, host: str | None, port: int | None, database: str | 
     from fhir_secondop import config
     from fhir_secondop.web import server
 
-    # The server's own process reads the settings again: what was said here goes with it.
-    said = {"CONFIG": config_file, "HOST": host, "PORT": port, "DATABASE": database, "AUTH": auth}
-    os.environ.update({f"SECONDOP_{key}": str(value) for key, value in said.items() if value})
-    settings = config.load()
-    click.echo(f"fhir_secondop {__version__} at {settings.public_url} (FHIR base {settings.public_url}/fhir)")
-    server.run("fhir_secondop.web.app:start", settings.host, settings.port)
+    _private_files()
+    said = {"host": host, "port": port, "database": database, "auth": auth}
+    settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
+    base = settings.public_url
+    server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)")
+
+
+def _private_files() -> None:
+    """What is written from here on is for this user alone: databases, logs and tokens hold patients' data."""
+    os.umask(0o077)
 
 
 @main.group()
@@ -155,6 +180,7 @@ def ehr(shape: str, port: int, database: str, quirks: tuple[str, ...], paths: tu
     from fhir_secondop.sandbox import ehr as ehrs
     from fhir_secondop.store.database import Database
 
+    _private_files()
     log_to_stderr("INFO")
     base = f"http://127.0.0.1:{port}/fhir"
     store = Database(database or f"ehr-{port}.sqlite")
@@ -171,7 +197,7 @@ def ehr(shape: str, port: int, database: str, quirks: tuple[str, ...], paths: tu
 def _connected(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         _json,
-        click.option("--token-file", default="", envvar="SECONDOP_TOKEN_FILE_OF_MINE", help=(
+        click.option("--token-file", default="", help=(
             "A file with your token, or a token file of the service (then as its --caller).")),
         click.option("--caller", default="coordinator", show_default=True, help="Whose token of a token file."),
         click.option("--url", default="http://127.0.0.1:8100", show_default=True, help="The service."),
@@ -193,10 +219,8 @@ class _Remote:
         )
         plain: Plain = answer.json()
         if answer.status_code >= 400:
-            first, *rest = plain["issue"]
-            for issue in rest[:10]:
-                click.echo(f"  {issue.get('expression', [''])[0]}: {issue['diagnostics']}", err=True)
-            raise Unavailable(f"{first.get('expression', [''])[0]} {first['diagnostics']}".strip())
+            issues = [Issue("error", "", i.get("expression", [""])[0], i["diagnostics"]) for i in plain["issue"]]
+            raise Unavailable(issues[0].diagnostics, issues=issues)
         return plain
 
 
@@ -213,7 +237,7 @@ def _token(path: str, caller: str) -> str:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_connected
 def submit(file: Path, url: str, caller: str, token_file: str, as_json: bool) -> None:
     """Opens a case from a plain JSON request.
@@ -296,10 +320,18 @@ def _show_board(plain: Plain) -> None:
 @main.command()
 @click.argument("operation")
 @click.argument("case_id", required=False)
-@click.option("--in", "file", type=click.Path(exists=True, path_type=Path), help="The input, a JSON file.")
+@click.option("--in", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The input, JSON.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where a PDF in the answer goes (cover-sheet).")
 @_connected
 def case(
-    operation: str, case_id: str | None, file: Path | None, url: str, caller: str, token_file: str, as_json: bool
+    operation: str,
+    case_id: str | None,
+    file: Path | None,
+    out: Path | None,
+    url: str,
+    caller: str,
+    token_file: str,
+    as_json: bool,
 ) -> None:
     """Any operation of the table, or "list".
 
@@ -315,6 +347,9 @@ def case(
         reads = operation in ("manifest", "completeness", "alignment", "package")
         found = remote.call("GET" if reads and body is None else "POST", f"/{case_id}/{operation}", body or
                             (None if reads else {}))  # fmt: skip
+    if out is not None and "pdf" in found:
+        out.write_bytes(base64.b64decode(found.pop("pdf")))
+        found["written"] = str(out)
     _print(found, as_json, lambda plain: click.echo(json.dumps(plain, indent=2, ensure_ascii=False)))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection
@@ -18,6 +19,9 @@ from fhir_secondop.model import Connection
 DEFAULT_FILE = "secondop.toml"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 AUTHS = ("tokens", "none")
+CONNECTION_AUTHS = ("none", "basic", "bearer")  # what ehr.auth can do; a test compares them
+CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,13 @@ class Settings:
         return (self.base_url or f"http://{self.host}:{self.port}").rstrip("/")
 
 
-def load(path: str = "", environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings in force. Raises Invalid naming the key that is wrong, and what is allowed."""
+def load(
+    path: str = "", environment: Mapping[str, str] | None = None, *, said: Mapping[str, str | int] | None = None
+) -> Settings:
+    """The settings in force: `said` on the command line wins over variables, those over the file.
+
+    Raises Invalid naming the key that is wrong, and what is allowed.
+    """
     variables = os.environ if environment is None else environment
     chosen = path or variables.get("SECONDOP_CONFIG", "")
     file = Path(chosen or DEFAULT_FILE)
@@ -53,6 +62,8 @@ def load(path: str = "", environment: Mapping[str, str] | None = None) -> Settin
     connections: dict[str, Connection] = {}
     if file.exists():
         loaded = _read(file)
+        if not isinstance(loaded.get("connections", {}), dict):
+            raise Invalid(f"{file}: connections are tables, [connections.NAME].")
         connections = {name: _connection(name, entry, file) for name, entry in loaded.pop("connections", {}).items()}
         for key, value in loaded.items():
             values[key] = value
@@ -60,22 +71,32 @@ def load(path: str = "", environment: Mapping[str, str] | None = None) -> Settin
     elif chosen:
         raise Invalid(f"The configuration file {chosen} does not exist.")
     for key, value in variables.items():
+        if not key.startswith("SECONDOP_") or key in _NOT_SETTINGS:
+            continue
         name = key.removeprefix("SECONDOP_").lower()
-        if key.startswith("SECONDOP_") and name in _KEYS:
-            values[name] = value
-            origins[name] = key
+        if name not in _KEYS:
+            raise Invalid(f"The variable {key} is no setting; known are {', '.join(sorted(_KEYS))}.")
+        values[name] = value
+        origins[name] = key
+    for name, given in (said or {}).items():
+        values[name] = given
+        origins[name] = f"--{name}"
     settings = Settings(**_typed(values, file), connections=connections, origins=origins)
     return _checked(settings, file)
 
 
+# The file's own name, and what the tests read.
+_NOT_SETTINGS = ("SECONDOP_CONFIG", "SECONDOP_TEST_DATA", "SECONDOP_REQUIRE")
 _KEYS = {f.name: f.type for f in fields(Settings) if f.name not in ("connections", "origins")}
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{file} is not TOML: {error}") from error
+    except OSError as error:
+        raise Invalid(f"{file} can't be read: {error.strerror}.") from error
 
 
 def _typed(values: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -89,18 +110,48 @@ def _typed(values: dict[str, Any], file: Path) -> dict[str, Any]:
         raise Invalid(f"{file}: {error}") from error
 
 
-def _connection(name: str, entry: dict[str, Any], file: Path) -> Connection:
-    known = {f.name for f in fields(Connection)} - {"name"}
-    unknown = sorted(set(entry) - known)
-    if unknown:
-        raise Invalid(f"{file}: connections.{name}.{unknown[0]} is unknown; known are {', '.join(sorted(known))}.")
-    if not str(entry.get("base", "")).startswith(("http://", "https://")):
-        raise Invalid(f"{file}: connections.{name}.base must be an http(s) URL.")
+def _connection(name: str, entry: Any, file: Path) -> Connection:
+    where = f"{file}: connections.{name}"
+    if not isinstance(entry, dict):
+        raise Invalid(f"{where} must be a table: [connections.{name}].")
+    kinds = {f.name: str(f.type) for f in fields(Connection) if f.name != "name"}
+    python: dict[str, tuple[type, ...]] = {"str": (str,), "float": (int, float), "int": (int,), "bool": (bool,)}
+    for key, value in entry.items():
+        if key not in kinds:
+            raise Invalid(f"{where}.{key} is unknown; known are {', '.join(sorted(kinds))}.")
+        if not isinstance(value, python[kinds[key]]) or (isinstance(value, bool) and kinds[key] != "bool"):
+            raise Invalid(f"{where}.{key} must be a {kinds[key]}.")
+        if isinstance(value, int | float) and value < 0:
+            raise Invalid(f"{where}.{key} can't be negative.")
+    if not _is_url(entry.get("base", "")):
+        raise Invalid(f"{where}.base must be an http(s) URL.")
+    if entry.get("auth", "none") not in CONNECTION_AUTHS:
+        raise Invalid(f"{where}.auth: use one of {', '.join(CONNECTION_AUTHS)}.")
+    if entry.get("organization") and "|" not in entry["organization"]:
+        raise Invalid(f"{where}.organization is written system|value.")
     connection = Connection(name=name, **entry)
-    return replace(connection, base=connection.base.rstrip("/"))
+    secret = str(file.parent / connection.secret_file) if connection.secret_file else ""
+    if connection.auth != "none" and not Path(secret).is_file():
+        raise Invalid(f"{where}.secret_file must name the file with the secret for auth={connection.auth}.")
+    return replace(connection, base=connection.base.rstrip("/"), secret_file=secret)
+
+
+def _is_url(text: str) -> bool:
+    parts = urlsplit(text)
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def _checked(settings: Settings, file: Path) -> Settings:
+    if settings.consent_policy not in CONSENT_POLICIES:
+        raise Invalid(f"consent_policy={settings.consent_policy}: use one of {', '.join(CONSENT_POLICIES)}.")
+    if settings.log_level.upper() not in _LEVELS:
+        raise Invalid(f"log_level={settings.log_level}: use one of {', '.join(_LEVELS)}.")
+    if not 0 < settings.port < 65536:
+        raise Invalid(f"port={settings.port}: use a number from 1 to 65535.")
+    if not 0.01 <= settings.polling_s <= 60:
+        raise Invalid(f"polling_s={settings.polling_s}: use seconds from 0.01 to 60.")
+    if settings.base_url and not _is_url(settings.base_url):
+        raise Invalid(f"base_url={settings.base_url}: it must be an http(s) URL.")
     if settings.auth not in AUTHS:
         raise Invalid(f"auth={settings.auth}: use one of {', '.join(AUTHS)}.")
     if settings.host not in _LOOPBACK:

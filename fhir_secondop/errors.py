@@ -74,6 +74,10 @@ class Unsupported(SecondOpError):
     """We do not offer this."""
 
 
+class NotAllowed(SecondOpError):
+    """This address does not take this."""
+
+
 class UnsupportedMedia(SecondOpError):
     """The body is in a format that we do not read."""
 
@@ -103,6 +107,7 @@ STATUS: dict[type[SecondOpError], tuple[int, str]] = {
     Unauthenticated: (401, "login"),
     Forbidden: (403, "forbidden"),
     Unsupported: (400, "not-supported"),
+    NotAllowed: (405, "not-supported"),
     UnsupportedMedia: (415, "not-supported"),
     NotAcceptable: (406, "not-supported"),
     TooLarge: (413, "too-costly"),

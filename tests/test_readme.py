@@ -94,13 +94,14 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 def test_the_configuration_that_the_docs_show_is_taken_as_it_is(tmp_path: Path) -> None:
     shown = blocks(ROOT / "docs" / "run.md", "toml")
     (tmp_path / "secondop.toml").write_text(shown[0])
+    (tmp_path / "riverside.token").write_text("secret")
     settings = config.load(str(tmp_path / "secondop.toml"), {})
     assert settings.connections["riverside"].settle_s == 60.0
     written = shown[1]
     for digit in "01":  # the docs leave the hashes open
         written = written.replace('token_sha256 = "…"', f'token_sha256 = "{digit * 64}"', 1)
     callers = tokens.load(written)
-    assert {c.id for c in callers.values()} == {"desk", "dr-placeholder"}
+    assert {c.id for c in callers.values()} == {"coordinator", "dr-placeholder"}
 
 
 def test_the_repository_names_no_machine_and_no_workplace() -> None:

@@ -40,6 +40,7 @@ class Deliverable:
     period: Resource = field(default_factory=dict)
     report: Resource | None = None
     observations: tuple[Resource, ...] = ()
+    withdrawn: tuple[Resource, ...] = ()  # Observations of earlier versions that this one no longer has
 
 
 def sha256(data: bytes) -> str:
@@ -98,7 +99,7 @@ def document_reference(
         "subject": {"reference": patient},
         "date": document.issued,
         "author": [{"reference": _AUTHOR, "display": _name(document.author)}],
-        "description": f"{document.title}, version {document.version}",
+        "description": document.title,
         "content": [{"attachment": form}],
     }
     if context:

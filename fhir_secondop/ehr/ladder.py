@@ -182,6 +182,17 @@ def _results(target: Target, document: Deliverable) -> list[tuple[Resource, Reso
     return pairs
 
 
+def _withdrawn(target: Target, document: Deliverable) -> list[tuple[Resource, Resource]]:
+    """Each Observation that an earlier version left there and this one withdraws, as entered in error."""
+    pairs = []
+    for observation in document.withdrawn:
+        sent = documents.observation_for(document, observation, target.patient)
+        there = _by_identifier(target, sent)
+        if there is not None and there.get("status") != "entered-in-error":
+            pairs.append((sent, there))
+    return pairs
+
+
 class Transaction(_ByIdentifier):
     """Rung 1: everything in one transaction, with conditional creates; later versions update by the known id."""
 
@@ -229,6 +240,8 @@ class Transaction(_ByIdentifier):
             results = [put(resource, there) for resource, there in _results(target, document)]
             report = documents.report_for(document, target.patient, results)
             put(report, _by_identifier(target, report))
+            for resource, there in _withdrawn(target, document):
+                put(resource, there)
         put(documents.document_reference(document, target.patient, replaces=_replaced(older)), None)
         for old in older:
             if old.get("status") == "current":
@@ -279,6 +292,8 @@ class ConditionalCreates(_ByIdentifier):
             results = [_upsert(target, resource, there) for resource, there in _results(target, document)]
             report = documents.report_for(document, target.patient, results)
             _upsert(target, report, _by_identifier(target, report))
+            for resource, there in _withdrawn(target, document):
+                _upsert(target, resource, there)
         # The document last: it is what a next try looks for.
         return _upsert(target, documents.document_reference(document, target.patient, replaces=_replaced(older)), None)
 

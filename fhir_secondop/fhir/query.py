@@ -79,7 +79,8 @@ def parse(resource_type: str, query: str | Iterable[tuple[str, str]], *, lenient
             parameter = known.get(code)
             problem = ""
             if parameter is None:
-                problem = f"{resource_type} has no search parameter {code!r}; see /fhir/metadata."
+                said = "is not offered" if code.startswith("_") else f"is no search parameter of {resource_type}"
+                problem = f"{code!r} {said}; see /fhir/metadata."
             elif parameter.type not in SUPPORTED_TYPES:
                 problem = f"Search by {code!r} ({parameter.type}) is not offered; see /fhir/metadata."
             elif parameter.type == "reference" and modifier in definitions.resource_types():

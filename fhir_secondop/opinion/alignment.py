@@ -27,6 +27,7 @@ class Held:
     decision: str = "none"
     rung: str = ""
     status: str = ""
+    why: str = ""  # what it waits for, as the Task says
     superseded: str = ""  # how the copy before was marked: marked, unmarked, or nothing before
 
     @property
@@ -102,6 +103,7 @@ def held(task: Resource) -> Held:
         rung=said.get("rung", ""),
         status=workflow.business_status(task),
         superseded=said.get("superseded", ""),
+        why=task.get("statusReason", {}).get("text", "") if task["status"] != "completed" else "",
     )
 
 
@@ -200,8 +202,10 @@ def _may_be_there(held_: Held) -> bool:
 
 def _missing(now: Held, has_older: bool, required: tuple[str, ...]) -> list[str]:
     missing = []
-    if not now.holds:
-        missing.append("no verified copy yet")
+    if not now.holds and now.rung == "10" and now.status == "unverifiable":
+        missing.append("the cover sheet must be handed over, and its link confirmed")
+    elif not now.holds:
+        missing.append("no verified copy yet" + (f" ({now.why})" if now.why else ""))
     if "ack" in required and now.ack == "none":
         missing.append("acknowledgement")
     if "decision" in required and now.decision == "none":

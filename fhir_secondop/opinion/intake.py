@@ -120,6 +120,10 @@ def _request_faults(request: Sent, by_url: dict[str, Sent]) -> list[Issue]:
         issues.append(
             Issue("warning", "informational", f"{path}.reasonCode", "No reason of our code system; taken as text.")
         )
+    cited = [*resource.get("reasonReference", []), *resource.get("supportingInfo", [])]
+    kinds = {by_url[c["reference"]].resource["resourceType"] for c in cited if c.get("reference") in by_url}
+    if not kinds & set(_TARGETS[codes.ITEM_UNDER_REVIEW]):
+        fault("required", "reasonReference", "Name the diagnosis, or in supportingInfo the plan, that is under review.")
     for place, ext in enumerate(resource.get("extension", [])):
         if ext.get("url") == codes.PATHWAY_EXTENSION:
             code = codes.code_of(ext.get("valueCodeableConcept"), codes.PATHWAY)

@@ -316,13 +316,13 @@ def from_fhir(case: Case, stage: str = "") -> Draft:
             ):
                 draft["items"].append(_item(place, axis, observation))
     answers = by_id.get(named("answers"))
-    if answers is not None:
+    if answers is not None and answers["status"] == "completed":
         for item in answers["item"]:
             kind, _, number = item["linkId"].rpartition("answer-")
             name = "cannotAnswer" if kind == "cannot-" else "text"
             draft["answers"].append({"question": int(number) - 1, name: item["answer"][0]["valueString"]})
     proposals = by_id.get(named("proposals"))
-    if proposals is not None:
+    if proposals is not None and proposals["status"] == "draft":
         draft["recommendations"] = [_recommendation(a["detail"]) for a in proposals["activity"]]
     composition = by_id[named("composition")]
     for section in composition["section"]:

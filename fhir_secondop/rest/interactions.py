@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Gone, Invalid, NotFound, Unsupported
+from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, Unsupported
 from fhir_secondop.fhir import codec, query, times
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.rest import answers, outcome
@@ -102,12 +102,12 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
     answers.check_no_search()
     body, resource = answers.resource_body(resource_type)
     if resource.get("id") != resource_id:
-        raise Invalid(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
+        raise Malformed(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
     version = answers.if_match()
     with endpoint.database.transaction(caller) as tx:
         before = resources.find(tx.connection, endpoint.visibility(caller), resource_type, resource_id)
         if before is None and not endpoint.update_creates:
-            raise NotFound(f"There is no {resource_type}/{resource_id}; POST it, ids are ours to give.")
+            raise NotAllowed(f"There is no {resource_type}/{resource_id}; POST it, ids are ours to give.")
         if before is None:
             stored = resources.create(tx, body, resource, base_url=endpoint.base_url, resource_id=resource_id)
         else:

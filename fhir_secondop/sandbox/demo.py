@@ -199,10 +199,12 @@ class Processes:
             if self._running[name].poll() is not None:
                 break
             try:
-                if requests.get(url, timeout=2).status_code == 200:
+                # Whoever answers must be the process that was started, not one of an earlier start.
+                if requests.get(url, timeout=2).json().get("pid") == self._running[name].pid:
                     return
             except requests.RequestException:
-                time.sleep(0.05)
+                pass
+            time.sleep(0.05)
         raise Unavailable(f"{name} did not start; see {self._layout.folder / f'{name}.log'}.")
 
     def stop(self) -> None:

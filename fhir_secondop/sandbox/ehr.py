@@ -6,6 +6,8 @@ A shape is a file in profiles/shapes; a quirk is a row of QUIRKS. Nothing here k
 from __future__ import annotations
 
 import gzip
+import os
+import socket
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from fhir_secondop.errors import Invalid
+from fhir_secondop.errors import Invalid, Unavailable
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.rest.app import blueprint, log_requests
@@ -104,8 +106,8 @@ def build(shape: str, database: Database, base_url: str, quirks: Iterable[str] =
     app.register_blueprint(blueprint(endpoint), url_prefix="/fhir")
 
     @app.get("/healthz")
-    def health() -> dict[str, str]:
-        return {"status": "ok", "shape": shape}
+    def health() -> dict[str, str | int]:
+        return {"status": "ok", "shape": shape, "pid": os.getpid()}
 
     return app
 
@@ -139,4 +141,11 @@ class _KeepAlive(WSGIRequestHandler):
 
 def serve(app: Flask, port: int) -> None:
     """Serves a simulated EHR on loopback until it is told to stop."""
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            # Werkzeug would end the process with a page of advice.
+            raise Unavailable(f"Port {port} can't be listened on ({error}); choose another --port.") from error
     make_server("127.0.0.1", port, app, threaded=True, request_handler=_KeepAlive).serve_forever()

@@ -108,6 +108,12 @@ def put(tx: Transaction, context: Context, case_id: str, resource: Resource, *, 
     return resources.update(tx, before, body, resource, base_url=context.base_url)
 
 
+def drop_draft(tx: Transaction, case_id: str) -> None:
+    """Deletes an unsigned draft: it was signed, or its reviewer left and the next one begins anew."""
+    for stored in resources.in_case(tx.connection, draft_case(case_id)):
+        resources.delete(tx, stored)
+
+
 def put_all(tx: Transaction, context: Context, case_id: str, composed: Iterable[Resource]) -> None:
     """`put` for each."""
     for resource in composed:

@@ -327,6 +327,8 @@ def _failed(context: Context, job: _Job, failure: EhrFailure) -> str:
 def _again(context: Context, job: _Job, business: str, why: str, *, delay_s: float) -> str:
     """Enqueues the next attempt in the transaction that says why."""
     task = alignment.with_evidence(job.task, {"last-failure": why})
+    next_try = times.instant(context.now() + int(delay_s * 1000))
+    task["statusReason"] = {"text": f"The EHR did not do it yet ({why}); next try at {next_try}."}
     if business:
         task["businessStatus"] = codes.concept(codes.DELIVERY_STATUS, business)
     with context.database.transaction(SERVICE) as tx:
@@ -387,6 +389,11 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
             text=forms["text/plain"].decode(),
             report=focus,
             observations=observations,
+            withdrawn=tuple(
+                o
+                for o in case.of_type("Observation")
+                if o["status"] == "entered-in-error" and o["id"] not in {x["id"] for x in observations}
+            ),
             **common,
         )
     forms = _forms(case, derived_id(case.id, "plan-document", number))

@@ -15,7 +15,7 @@ from fhir_secondop.access import consent
 from fhir_secondop.ehr import pull
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict, Invalid, NotFound
-from fhir_secondop.fhir import codec
+from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Answer, Caller, Page, Resource
 from fhir_secondop.opinion import checklist, codes, records, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference
@@ -27,6 +27,8 @@ from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
 WORKFLOW = "gather"
+MAX_ATTEMPTS = 10  # with the pauses between them about half an hour
+LONGEST_PAUSE_S = 300.0
 _ENDED = ("completed", "failed", "rejected", "cancelled")
 
 
@@ -130,6 +132,9 @@ def begin(context: Context, task_id: str) -> list[str]:
     if match.page is None:
         return _end(context, case, task, f"The patient was not matched: {match.because}.")
     with context.database.transaction(SERVICE) as tx:
+        task = resources.read(tx.connection, EVERYTHING, "Task", task_id).resource
+        if task["status"] in _ENDED:  # ended meanwhile, by a person
+            return ["ended"]
         page = _store_page(tx, context, case_id, name, derived_id(task_id, "page", "Patient", 0), match.page)
         put(tx, context, case_id, _advanced(task, "in-progress", context.instant()))
     return [match.id, page, *asked]
@@ -144,9 +149,11 @@ def _advanced(task: Resource, status: str, now: str, *, text: str = "", reason: 
     return workflow.moved(task, status, now, reason=reason, reason_text=text)
 
 
-def _end(context: Context, case: Case, task: Resource, why: str, *, reason: str = "") -> list[str]:
+def _end(
+    context: Context, case: Case, task: Resource, why: str, *, reason: str = "", outcome: str = "not-asked"
+) -> list[str]:
     """Ends a Task that can't be done: the source stands in the manifest with nothing, and why."""
-    gathered = records.Gathered((), (Answer("*", "not-asked", detail=why),))
+    gathered = records.Gathered((), (Answer("*", outcome, detail=why),))
     with context.database.transaction(SERVICE) as tx:
         put(tx, context, case.id, _package(context, case, task, gathered))
         put(tx, context, case.id, _advanced(task, "failed", context.instant(), text=why, reason=reason))
@@ -327,10 +334,33 @@ def again(context: Context, caller: Caller, case_id: str, sources: list[str]) ->
         return start(tx, context, case, wanted)
 
 
+def later(context: Context, task_id: str, number: int, why: str) -> str:
+    """The EHR does not answer: tries again later, with growing pauses, or gives up and says so in the manifest."""
+    with context.database.reading() as connection:
+        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
+        case = load(connection, EVERYTHING, case_id)
+    task = stored.resource
+    if task["status"] in _ENDED:
+        return "ended"
+    if number >= MAX_ATTEMPTS:
+        said = f"The EHR gave no answer in {number} attempts ({why}); gather again when it is back."
+        _end(context, case, task, said, outcome="failed")
+        return "given up"
+    delay_s = min(LONGEST_PAUSE_S, 2.0**number)
+    next_try = times.instant(context.now() + int(delay_s * 1000))
+    said = f"No answer from the EHR yet ({why}); attempt {number + 1} at {next_try}."
+    waiting = {**task, "statusReason": {"text": said}, "lastModified": context.instant()}
+    with context.database.transaction(SERVICE) as tx:
+        put(tx, context, case_id, waiting)
+        key = f"gather-{task_id}-{number + 1}"
+        context.enqueue(tx, WORKFLOW, key, connection_name(task), task_id, number + 1, delay_s=delay_s)
+    return said
+
+
 def fail(context: Context, task_id: str, why: str) -> None:
     """Ends a gathering that could not be done after every retry; the manifest names the gap."""
     with context.database.reading() as connection:
         case_id, stored = case_of_task(connection, EVERYTHING, task_id)
         case = load(connection, EVERYTHING, case_id)
     if stored.resource["status"] not in _ENDED:
-        _end(context, case, stored.resource, why)
+        _end(context, case, stored.resource, why, outcome="failed")

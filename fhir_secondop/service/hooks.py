@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Forbidden
-from fhir_secondop.fhir import times
+from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.opinion import codes, intake, workflow
 from fhir_secondop.opinion.intake import Sent
 from fhir_secondop.service import review
-from fhir_secondop.service.context import Context, load, remove_audience
+from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Change, Transaction
+from fhir_secondop.store.resources import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +72,42 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
     versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
     case_id = versions[0].case_id
     if case_id is None:
+        _outside(tx, versions[0])
         return
     if change.interaction == "delete":
         raise Forbidden(f"{change.type}/{change.id} belongs to a case; nothing of a case is deleted.")
+    if change.type == "Consent":
+        return
     if change.type != "Task":
         # Nor is the placer's request edited: a change of content is a new request that replaces it.
         raise Forbidden(f"A {change.type} of a case is changed by the operations of the case only.")
     before, after = versions[1].resource, versions[0].resource
-    workflow.check_move(before, after, held_from=review.held_from_of(versions))
+    held_from = review.held_from_of(versions)
+    workflow.check_move(before, after, held_from=held_from)
     _check_kept(before, after)
-    if workflow.is_review(after) and before["status"] != after["status"]:
+    if before["status"] == after["status"]:
+        return
+    if workflow.is_review(after):
         _review_moved(context, tx, case_id, before, after)
+    elif workflow.is_coordination(after) and after["status"] not in ("received", "rejected", "on-hold", held_from):
+        raise Forbidden(
+            "Accepting, carrying on and cancelling a case are operations: $accept, $cancel.", path="Task.status"
+        )
+
+
+def _outside(tx: Transaction, stored: Stored) -> None:
+    """A resource that belongs to no case: a Consent of a case's patient becomes part of it, anything else may not
+    refer to a case, or it would stand in a search beside what the case itself says.
+    """
+    for text in refs.find(stored.resource) if not stored.deleted else ():
+        ref = refs.parse(text)
+        target = resources.find(tx.connection, EVERYTHING, ref.type, ref.id) if ref else None
+        if target is None or target.case_id is None:
+            continue
+        if stored.type != "Consent":
+            raise Forbidden(f"It refers to {target.type}/{target.id} of a case; use the operations of the case.")
+        resources.adopt(tx, stored, target.case_id)
+        return
 
 
 def _review_moved(context: Context, tx: Transaction, case_id: str, before: Resource, after: Resource) -> None:
@@ -94,7 +120,7 @@ def _review_moved(context: Context, tx: Transaction, case_id: str, before: Resou
         attestation = " ".join(note.get("text", "") for note in after.get("note", []))
         review.take(tx, context, case, after, None, attestation, "")
     elif after["status"] == "rejected":
-        remove_audience(tx, case_id, person.identifiers)
+        review.leave(tx, case, person.identifiers)
     elif after["status"] != "received":
         raise Forbidden("A review under way is moved by the operations of the case.", path="Task.status")
 
@@ -103,8 +129,9 @@ def _check_kept(before: Resource, after: Resource) -> None:
     kept = ["code", "intent", "focus", "for", "partOf", "owner", "output", "input", "extension", "identifier"]
     if workflow.is_delivery(before) or codes.has(before["code"], codes.TASK, "gather-records"):
         kept.append("businessStatus")
-        if after["status"] not in (before["status"], "failed"):
-            raise Forbidden("Its workflow moves this Task; a person may only give it up (failed).", path="Task.status")
+        given_up = workflow.is_delivery(before) and after["status"] == "failed"
+        if after["status"] != before["status"] and not given_up:
+            raise Forbidden("Its workflow moves this Task; a delivery may be given up (failed).", path="Task.status")
     if set(before.get("meta", {}).get("profile", [])) - set(after.get("meta", {}).get("profile", [])):
         raise Forbidden("A Task of a case keeps the profile that it claims.", path="Task.meta.profile")
     for element in kept:

@@ -8,7 +8,7 @@ import hmac
 import uuid
 from typing import Any
 
-from fhir_secondop.access import rights
+from fhir_secondop.access import consent, rights
 from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from fhir_secondop.fhir import times
@@ -70,6 +70,7 @@ def decide(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
     """The caller's decision on a version of the report; a later one replaces it, the history keeps both."""
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id)
+        _standing(case)
         task = _delivery(case, _member(case, caller), "report", plain["version"])
         said = {"decision": plain["decision"], "decision-at": context.instant(),
                 "decision-comment": plain.get("comment", "")}  # fmt: skip
@@ -99,6 +100,8 @@ def plan_of_record(context: Context, caller: Caller, case_id: str, plain: Plain)
         for old in earlier:
             if old["status"] == "active":
                 put(tx, context, case_id, {**old, "status": "revoked"})
+                name = derived_id(case_id, "plan-document", alignment.plan_version(old))
+                put(tx, context, case_id, {**again.one("DocumentReference", name), "status": "superseded"})
         put(tx, context, case_id, document)
         stored = put(tx, context, case_id, care_plan)
         delivery.plan(tx, context, load(tx.connection, EVERYTHING, case_id), "plan", version, stored.versioned)
@@ -114,13 +117,20 @@ def _decidable(case: Case, caller: Caller, plain: Plain) -> int:
     owner = case.decision_owner
     if owner is None or not rights.acts_as(caller, owner.identifiers):
         raise Forbidden("Only the decision owner sets the plan of record.")
-    signed = case.report
-    if signed is None or signed["status"] in ("registered", "preliminary"):
-        raise Conflict("There is no signed report to decide on yet.")
+    signed = _standing(case)
     current = report.version_of(signed)
     if plain["version"] != current:
         raise Conflict(f"The report is at version {current}; decide on that one.", path="version")
     return current
+
+
+def _standing(case: Case) -> Resource:
+    """The signed report. Raises Conflict when there is none, or when it was retracted."""
+    if case.report is None:
+        raise Conflict("There is no signed report to decide on yet.")
+    if case.report["status"] == "entered-in-error":
+        raise Conflict("The report was retracted; there is nothing to decide on.")
+    return case.report
 
 
 def _care_plan(context: Context, case: Case, plain: Plain, version: int, current: int) -> Resource:
@@ -160,6 +170,14 @@ def _plan_document(case: Case, care_plan: Resource, version: int, pdf: bytes, te
         subject=care_plan["subject"],
         date=created,
         author=[care_plan["author"]],
+        relatesTo=[
+            {
+                "code": "replaces",
+                "target": {"reference": f"DocumentReference/{derived_id(case.id, 'plan-document', version - 1)}"},
+            }
+        ]
+        if version > 1
+        else None,
         content=[{"attachment": form} for form in forms],
     )
 
@@ -225,6 +243,11 @@ def open_link(context: Context, token: str) -> tuple[Case, Resource, str]:
         case_id, stored = case_of_task(connection, EVERYTHING, task_id)
         case = load(connection, EVERYTHING, case_id)
     task = stored.resource
+    owner = case.directory.person(task["owner"]["reference"])
+    actors = frozenset({owner.reference, owner.practitioner, owner.organization_ref}) if owner else frozenset()
+    allowed = consent.decide(case.of_type("Consent"), context.consent_policy, actors, context.now())
+    if task["status"] != "completed" or not allowed.permitted:
+        raise Gone("This link was called back; ask the sender.")
     if context.now() > times.interval(task["authoredOn"]).low + LINK_DAYS * _DAY_MS:
         raise Gone("This link has expired; ask the sender for a new one.")
     kind = (codes.code_of(task["code"], codes.TASK) or "").removeprefix("deliver-")

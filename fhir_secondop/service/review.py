@@ -21,6 +21,7 @@ from fhir_secondop.service.context import (
     add_audience,
     case_of_task,
     draft_case,
+    drop_draft,
     load,
     put,
     put_all,
@@ -192,7 +193,7 @@ def take(
         if other["id"] != accepted["id"] and other["status"] in ("requested", "received"):
             put(tx, context, case.id, workflow.moved(other, "cancelled", now, reason="not-selected"))
             lost = case.directory.person(other["owner"]["reference"])
-            remove_audience(tx, case.id, lost.identifiers if lost else ())
+            leave(tx, case, lost.identifiers if lost else frozenset())
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
     add_audience(tx, draft_case(case.id), person.identifiers)
     return accepted
@@ -208,6 +209,13 @@ def _participants(case: Case, reviewer: Person) -> list[Resource]:
     ]
 
 
+def leave(tx: Transaction, case: Case, identifiers: frozenset[str]) -> None:
+    """A reviewer goes: sees no draft any more, and the case only if it is one of the recipients."""
+    recipients = {identifier for member in case.audience for identifier in member.person.identifiers}
+    remove_audience(tx, case.id, identifiers - recipients)
+    remove_audience(tx, draft_case(case.id), identifiers)
+
+
 def decline(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
     """A reviewer who was asked says no, with a reason: its Task is rejected, the case stays open."""
     with context.database.transaction(caller) as tx:
@@ -216,7 +224,7 @@ def decline(context: Context, caller: Caller, case_id: str, plain: Plain) -> Res
         declined = workflow.moved(task, "rejected", context.instant(), reason=plain["reason"],
                                   reason_text=plain.get("text", ""))  # fmt: skip
         put(tx, context, case_id, declined)
-        remove_audience(tx, case_id, caller.parties)
+        leave(tx, case, caller.parties)
         return declined
 
 
@@ -245,8 +253,8 @@ def withdraw(context: Context, caller: Caller, case_id: str, plain: Plain) -> Re
         )
         put_all(tx, context, case_id, [*failed, opened])
         person = case.directory.person(task["owner"]["reference"])
-        for seen in (case_id, draft_case(case_id)):
-            remove_audience(tx, seen, person.identifiers if person else ())
+        leave(tx, case, person.identifiers if person else frozenset())
+        drop_draft(tx, case_id)
         return failed[0]
 
 
@@ -256,6 +264,16 @@ def _own_review(case: Case, caller: Caller) -> Resource:
         if person is not None and rights.acts_as(caller, person.identifiers):
             return task
     raise NotFound("You were not asked to review this case.")
+
+
+def _may_cancel(caller: Caller, case: Case, task: Resource) -> None:
+    """Raises Forbidden or Conflict: the placer may cancel the case, the coordinator that and a review."""
+    if workflow.is_delivery(task) or codes.has(task.get("code"), codes.TASK, "gather-records"):
+        raise Conflict("Its workflow carries this Task on; it is not cancelled by hand.")
+    requester = case.requester
+    is_placer = requester is not None and rights.acts_as(caller, requester.identifiers)
+    if not (workflow.is_coordination(task) and is_placer):
+        rights.require_role(caller)
 
 
 def held_from_of(versions: list[resources.Stored]) -> str:
@@ -268,6 +286,7 @@ def cancel(context: Context, caller: Caller, task_id: str, plain: Plain) -> Reso
     with context.database.transaction(caller) as tx:
         case_id, stored = case_of_task(tx.connection, context.visibility(caller), task_id)
         task, now = stored.resource, context.instant()
+        _may_cancel(caller, load(tx.connection, EVERYTHING, case_id), task)
         held_from = held_from_of(resources.history(tx.connection, EVERYTHING, "Task", task_id))
         if "in-progress" not in (task["status"], held_from if task["status"] == "on-hold" else ""):
             cancelled = workflow.moved(task, "cancelled", now, reason=plain["reason"],

@@ -15,7 +15,7 @@ from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import delivery, gather
-from fhir_secondop.service.context import Context, draft_case, load, put, put_all
+from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all
 from fhir_secondop.service.intake import who
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
@@ -64,28 +64,28 @@ def submit(context: Context, caller: Caller, case_id: str, draft: report.Draft) 
 
 
 def _replace(tx: Transaction, context: Context, case: Case, composed: list[Resource], stage: str = "") -> None:
-    """Puts a draft, or without `stage` the signed report, in the place of an earlier one; parts it no longer has go."""
+    """Puts a draft, or without `stage` the signed report, in the place of an earlier one; what it lacks now goes."""
     put_all(tx, context, draft_case(case.id) if stage else case.id, composed)
-    _drop_parts(tx, case, {reference(r) for r in composed}, stage)
-
-
-def _drop_parts(tx: Transaction, case: Case, kept: set[str], stage: str = "") -> None:
+    kept = {reference(r) for r in composed}
     staged = [stage] if stage else []
     for place in range(len(case.items)):
         for axis in ("diagnosis", "treatment"):
-            _drop(tx, case, "Observation", kept, "concordance", place, axis, *staged)
-    for kind, name in (("Observation", "overall"), ("QuestionnaireResponse", "answers"), ("CarePlan", "proposals"),
-                       ("Composition", "composition"), ("DiagnosticReport", "report")):  # fmt: skip
-        _drop(tx, case, kind, kept, name, *staged)
+            _withdraw(tx, context, case, kept, "Observation", "concordance", place, axis, *staged)
+    for kind, name in (("Observation", "overall"), ("QuestionnaireResponse", "answers"), ("CarePlan", "proposals")):
+        _withdraw(tx, context, case, kept, kind, name, *staged)
 
 
-def _drop(tx: Transaction, case: Case, kind: str, kept: set[str], *parts: str | int) -> None:
+def _withdraw(tx: Transaction, context: Context, case: Case, kept: set[str], kind: str, *parts: str | int) -> None:
+    """A part that the new version no longer has: of a draft it is deleted, of a signed report it was an error."""
     resource_id = derived_id(case.id, *parts)
-    if f"{kind}/{resource_id}" in kept:
-        return
     before = resources.find(tx.connection, EVERYTHING, kind, resource_id)
-    if before is not None and not before.deleted:
+    if f"{kind}/{resource_id}" in kept or before is None or before.deleted:
+        return
+    if parts[-1] == DRAFT:
         resources.delete(tx, before)
+    else:
+        status = "revoked" if kind == "CarePlan" else "entered-in-error"
+        put(tx, context, case.id, {**before.resource, "status": status})
 
 
 def amend(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
@@ -96,6 +96,8 @@ def amend(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resou
         signed = case.report
         if signed is None or not _is_signed(case):
             raise Conflict("There is no signed report to amend; change the draft with $submit-report.")
+        if signed["status"] == "entered-in-error":
+            raise Conflict("The report was retracted; it is not amended any more.")
         draft = {**report.from_fhir(case), **plain.get("changes", {})}
         report.check_draft(case, draft)
         version = report.version_of(signed) + 1
@@ -147,6 +149,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
     )
     with context.database.transaction(caller) as tx:
         current = load(tx.connection, context.visibility(caller), case_id, drafts=True)
+        if current.find("DiagnosticReport", proposal["id"]) is None and current.report is not None:
+            return current.report  # signed meanwhile, by the same reviewer: the answer is the same
         if _versions(current) != _versions(case):
             raise Conflict("The case changed while it was being signed; look at it again, then sign.")
         composed = report.to_fhir(
@@ -158,7 +162,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
         )  # fmt: skip
         _check_invariants(case, composed)
         _replace(tx, context, case, composed)
-        _drop_parts(tx, case, set(), DRAFT)
+        drop_draft(tx, case_id)
         signed_report = composed[-1]
         if not before:
             _complete(tx, context, case, person, signed_report, now)

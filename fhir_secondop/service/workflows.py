@@ -65,7 +65,7 @@ def _configure(database: Database, settings: Settings) -> DBOS:
         "system_database_url": database.engine.url.render_as_string(hide_password=False),
         "application_version": VERSION,
         "executor_id": settings.executor,
-        "log_level": "WARNING",
+        "log_level": "ERROR",  # each retry of a step would be a traceback; what is given up is said by us
         "use_listen_notify": False,
         "notification_listener_polling_interval_sec": settings.polling_s,
     }
@@ -97,14 +97,16 @@ def _register(context: Context) -> None:
         "retries_allowed": True, "max_attempts": GATHER_RETRIES, "interval_seconds": 1.0, "backoff_rate": 3.0,
         "should_retry": retry,
     }  # fmt: skip
-    begin = step("gather.begin", lambda task: gather.begin(context, task), **retried)
+    begin = step("gather.begin", lambda task: gather.begin(context, task))
     fetch = step("gather.fetch", lambda task, asked, patient: gather.fetch(context, task, asked, patient), **retried)
     cited = step("gather.cited", lambda task, pages: gather.fetch_cited(context, task, pages), **retried)
     merge = step("gather.merge", lambda task, patient, pages, rows: gather.merge(context, task, patient, pages, rows))
     fail = step("gather.fail", lambda task, why: gather.fail(context, task, why))
 
+    later = step("gather.later", lambda task, number, why: gather.later(context, task, number, why))
+
     @DBOS.workflow(name=gather.WORKFLOW)
-    def gather_source(task_id: str) -> str:
+    def gather_source(task_id: str, number: int = 1) -> str:
         try:
             begun = begin(task_id)
             if begun == ["ended"]:
@@ -119,6 +121,8 @@ def _register(context: Context) -> None:
             if unresolved != "0":
                 rows.append(["references", "truncated", "", "0", f"{unresolved} cited resources could not be read"])
             merge(task_id, patient, pages + ids, rows)
+        except EhrFailure as failure:
+            return str(later(task_id, number, failure.kind))
         except Exception as error:
             # Whatever it was: the source must not stay silent in the manifest. The type only, not the text.
             log.error("gathering %s failed: %s", task_id, type(error).__name__)

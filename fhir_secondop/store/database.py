@@ -22,6 +22,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import Connection, Engine, make_url
 
+from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller
 from fhir_secondop.store import tables
 
@@ -116,6 +117,31 @@ class Database:
                 yield transaction
                 if transaction._last_ms != row:
                     connection.execute(sa.update(tables.clock).values(at=transaction._last_ms))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Held by the one service that works on this database. Raises Unavailable when another holds it.
+
+        The lock goes with the process, however it ends.
+        """
+        taken = Unavailable("Another service works on this database; stop it first, or name another --database.")
+        if self.is_sqlite:
+            with open(f"{self._lock_path}.service", "a") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise taken from error
+                yield
+            return
+        with self.engine.connect() as connection:
+            ends = time.monotonic() + 10  # a killed one's session may take a moment to end
+            while not connection.execute(sa.text("SELECT pg_try_advisory_lock(20261124)")).scalar_one():
+                connection.rollback()
+                if time.monotonic() > ends:
+                    raise taken
+                time.sleep(0.2)
+            connection.commit()
+            yield
 
     def dispose(self) -> None:
         """Closes every pooled connection."""

@@ -111,7 +111,9 @@ def visible(visibility: Visibility) -> ColumnElement[bool]:
     if visibility.everything:
         return sa.true()
     cases = sa.select(tables.audience.c.case_id).where(tables.audience.c.party.in_(sorted(visibility.parties)))
-    return sa.or_(tables.resource.c.owner == visibility.owner, tables.resource.c.case_id.in_(cases))
+    # What belongs to a case is seen by its audience alone, whoever wrote it: a reviewer who left sees nothing of it.
+    own = sa.and_(tables.resource.c.owner == visibility.owner, tables.resource.c.case_id.is_(None))
+    return sa.or_(own, tables.resource.c.case_id.in_(cases))
 
 
 def find(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored | None:
@@ -228,6 +230,15 @@ def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> S
     )  # fmt: skip
     tx.changes.append(Change("delete", before.type, before.id, before.version + 1))
     return Stored(before.rid, **values, body=before.body, client_meta=before.client_meta)  # type: ignore[arg-type]
+
+
+def adopt(tx: Transaction, stored_: Stored, case_id: str) -> None:
+    """Makes a resource that belongs to no case part of one; its versions stay as they are."""
+    tx.connection.execute(
+        sa.update(tables.resource)
+        .where(tables.resource.c.rid == stored_.rid, tables.resource.c.case_id.is_(None))
+        .values(case_id=case_id)
+    )
 
 
 def _expect(before: Stored, if_match: int | None) -> None:

@@ -1,13 +1,16 @@
-"""The Flask application of the service, and its factory for the server."""
+"""The Flask application of the service, and the service started with its worker."""
 
 from __future__ import annotations
 
-import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
 
-from fhir_secondop import bootstrap, config
+from fhir_secondop import bootstrap
+from fhir_secondop.config import Settings
 from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
@@ -35,16 +38,23 @@ def create(service: bootstrap.Service) -> Flask:
         # A write lock taken and given back: reading alone would not show a full disk or a read-only primary.
         with service.context.database.transaction(bootstrap.LOCAL) as tx:
             tx.tick()
-        return jsonify({"status": "ready"})
+        return jsonify({"status": "ready", "pid": os.getpid()})
 
     return app
 
 
-def start() -> Flask:
-    """What the server's process runs: the service with its embedded worker, from the settings in force."""
-    settings = config.load()
+@contextmanager
+def started(settings: Settings) -> Iterator[Flask]:
+    """The service of these settings with its embedded worker, stopped on the way out.
+
+    Raises Unavailable when another service works on the same database: two would run the same workflows.
+    """
     service = bootstrap.build(settings)
-    workflows.launch(service.context, workflows.Settings(polling_s=settings.polling_s))
-    requeue(service.context)
-    atexit.register(workflows.stop)
-    return create(service)
+    with service.context.database.alone():
+        workflows.launch(service.context, workflows.Settings(polling_s=settings.polling_s))
+        try:
+            requeue(service.context)
+            yield create(service)
+        finally:
+            workflows.stop()
+    service.context.database.dispose()

@@ -1,28 +1,48 @@
-"""Runs a WSGI application: granian, one worker process with threads, so that the embedded worker is one too."""
+"""Runs the service: one process, waitress's threads in front, the embedded worker beside them."""
 
 from __future__ import annotations
 
-from granian import Granian
-from granian.constants import Interfaces
-from granian.log import LogLevels
+import signal
+import sys
+from types import FrameType
+
+from waitress.server import create_server
+
+from fhir_secondop.config import Settings
+from fhir_secondop.errors import Unavailable
+from fhir_secondop.rest.app import MAX_BODY_BYTES
+from fhir_secondop.web import app
 
 THREADS = 16
 
 
-def run(target: str, host: str, port: int) -> None:
-    """Serves the application that the factory `target` ("module:function") makes, until it is told to stop."""
-    Granian(
-        target,
-        factory=True,
-        address=host,
-        port=port,
-        interface=Interfaces.WSGI,
-        workers=1,
-        blocking_threads=THREADS,
-        # Its own lines for errors only; `log_enabled=False` would silence ours too.
-        log_enabled=True,
-        log_access=False,
-        log_level=LogLevels.error,
-        log_dictconfig={"version": 1, "disable_existing_loggers": False},
-        respawn_failed_workers=False,
-    ).serve()
+def run(settings: Settings, ready: str) -> None:
+    """Serves until SIGINT or SIGTERM; `ready` is printed once requests are taken.
+
+    Raises Unavailable when the address is taken, or another service works on the database.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    with app.started(settings) as flask:
+        try:
+            server = create_server(
+                flask, host=settings.host, port=settings.port, threads=THREADS, ident=None,
+                max_request_body_size=MAX_BODY_BYTES + 1, clear_untrusted_proxy_headers=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise Unavailable(
+                f"{settings.host}:{settings.port} can't be listened on ({error.strerror}); choose another --port."
+            ) from error
+        print(ready, flush=True)
+        try:
+            server.run()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            # Stopping takes a moment: a second signal must not cut it short.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            server.close()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)

@@ -15,7 +15,7 @@ from fhir_secondop.service import delivery, gather, providers, signing
 from tests.service.conftest import Bench
 
 Plain = dict[str, Any]
-NPI = "http://hl7.org/fhir/sid/us-npi"
+THO = "http://terminology.hl7.org/CodeSystem"
 
 
 def example(name: str) -> Plain:
@@ -351,3 +351,128 @@ def test_a_failure_of_ours_says_a_number_and_quotes_nothing(
         assert "Sampleton" not in answer.get_data(as_text=True)
     assert "Sampleton" not in caplog.text
     assert "failure" in caplog.text
+
+
+# ---- what an adversary tries ----------------------------------------------------------------------------------
+
+
+def cancel(bench: Bench, task: Plain, who: str) -> int:
+    why = {"resourceType": "Parameters", "parameter": [{"name": "reason", "valueString": "duplicate"}]}
+    status: int = bench.call("POST", f"/fhir/Task/{task['id']}/$cancel", why, who=who).status_code
+    return status
+
+
+def test_a_recipient_cancels_nothing_that_is_not_its_own(bench: Bench) -> None:
+    case_id = opened(bench)
+    care_team = "pcp"  # requester and PCP of the example: may call its own request back, and nothing else
+    for task in resources(bench, case_id, "Task"):
+        if not workflow.is_coordination(task):
+            assert cancel(bench, task, care_team) in (403, 409)
+    signed_case = signed_again(bench)
+    for task in [t for t in resources(bench, signed_case, "Task") if workflow.is_delivery(t)]:
+        assert cancel(bench, task, care_team) == 409
+        assert cancel(bench, task, "desk") == 409
+
+
+def signed_again(bench: Bench) -> str:
+    """A second case, signed."""
+    plain = example("request.json")
+    plain["placer"]["value"] = "another"
+    case_id: str = bench.call("POST", "/api/second-opinions", plain).get_json()["id"]
+    for _, _, _, task in [w for w in bench.enqueued if w[0] == "gather"]:
+        gather.begin(bench.service.context, task)
+    operate(bench, case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    operate(bench, case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
+    gaps = [item["code"] for item in operate_get(bench, case_id, "completeness")["items"]]
+    operate(bench, case_id, "submit-report", {**example("review.json")["draft"], "gapsConfirmed": gaps}, "reviewer")
+    assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
+    return case_id
+
+
+def test_a_reviewer_who_withdrew_sees_no_draft_of_the_case(bench: Bench) -> None:
+    case_id = drafted(bench)
+    draft = bench.call("GET", "/fhir/DiagnosticReport", who="reviewer").get_json()["entry"][0]["resource"]
+    operate(bench, case_id, "withdraw", {"reason": "conflict-of-interest"}, "reviewer")
+    assert bench.call("GET", f"/fhir/DiagnosticReport/{draft['id']}", who="reviewer").status_code == 404
+    assert bench.call("GET", f"/fhir/DiagnosticReport/{draft['id']}/_history", who="reviewer").status_code == 404
+    assert "entry" not in bench.call("GET", "/fhir/DiagnosticReport", who="reviewer").get_json()
+    # The next one begins anew: the draft is gone for everybody.
+    assert bench.call("GET", f"/fhir/DiagnosticReport/{draft['id']}").status_code == 410
+
+
+def test_nothing_forged_stands_beside_what_a_case_says(bench: Bench) -> None:
+    case_id = signed(bench)
+    report = resources(bench, case_id, "DiagnosticReport")[0]
+    forged = {
+        "resourceType": "DiagnosticReport", "status": "final", "code": report["code"], "conclusion": "FORGED",
+        "basedOn": [{"reference": f"ServiceRequest/{case_id}"}],
+    }  # fmt: skip
+    assert bench.call("POST", "/fhir/DiagnosticReport", forged).status_code == 403
+    found = bench.call("GET", f"/fhir/DiagnosticReport?based-on=ServiceRequest/{case_id}").get_json()
+    assert [e["resource"]["id"] for e in found["entry"]] == [report["id"]]
+
+
+def test_a_consent_that_comes_later_joins_the_case_and_calls_links_back(bench: Bench) -> None:
+    case_id = signed(bench)
+    context = bench.service.context
+    for _, _, _, task, number in [w for w in bench.enqueued if w[0] == delivery.WORKFLOW]:
+        delivery.attempt(context, task, number)
+    task = operate_get_case(bench, case_id)["deliveries"][0]["task"]
+    path = f"/ack/{providers.link_token(context, task)}"
+    assert bench.client.get(path).status_code == 200
+    patient = resources(bench, case_id, "Patient")[0]
+    deny = {
+        "resourceType": "Consent", "status": "active", "patient": {"reference": f"Patient/{patient['id']}"},
+        "scope": {"coding": [{"system": f"{THO}/consentscope", "code": "patient-privacy"}]},
+        "category": [{"coding": [{"system": "http://loinc.org", "code": "64292-6"}]}],
+        "policyRule": {"coding": [{"system": f"{THO}/v3-ActCode", "code": "OPTOUT"}]},
+        "provision": {"type": "deny"},
+    }  # fmt: skip
+    assert bench.call("POST", "/fhir/Consent", deny).status_code == 201
+    assert len(resources(bench, case_id, "Consent")) == 1
+    assert bench.client.get(path).status_code == 410
+    assert bench.client.get(f"{path}/document.pdf").status_code == 410
+    before = len(bench.enqueued)
+    operate(bench, case_id, "amend-report", {"kind": "corrected", "reason": "A dose."}, "reviewer")
+    assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
+    for _, _, _, task, number in [w for w in bench.enqueued[before:] if w[0] == delivery.WORKFLOW]:
+        assert delivery.attempt(context, task, number) == "on-hold"
+
+
+def test_a_retracted_report_is_neither_decided_on_nor_amended(bench: Bench) -> None:
+    case_id = signed(bench)
+    operate(bench, case_id, "amend-report", {"kind": "entered-in-error", "reason": "Wrong patient."}, "reviewer")
+    operate(bench, case_id, "sign", who="reviewer")
+    again = operate(bench, case_id, "amend-report", {"kind": "amended", "reason": "No."}, "reviewer")
+    assert again.status_code == 409
+    assert operate(bench, case_id, "decide", {"version": 2, "decision": "adopt"}, "pcp").status_code == 409
+
+
+def test_a_judgement_that_an_amendment_drops_was_an_error_and_stays_readable(bench: Bench) -> None:
+    case_id = signed(bench)
+    items = example("review.json")["draft"]["items"]
+    body = {"kind": "amended", "reason": "One item withdrawn.", "changes": {"items": items[:1]}}
+    operate(bench, case_id, "amend-report", body, "reviewer")
+    assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
+    statuses = [o["status"] for o in resources(bench, case_id, "Observation")]
+    assert statuses.count("entered-in-error") == len(items) - 1
+    report = resources(bench, case_id, "DiagnosticReport")[0]
+    first = bench.call("GET", f"/fhir/DiagnosticReport/{report['id']}/_history/1").get_json()
+    for result in first["result"]:
+        assert bench.call("GET", f"/fhir/{result['reference']}").status_code == 200
+
+
+def test_the_coordination_task_is_not_moved_past_the_review_by_hand(bench: Bench) -> None:
+    case_id = opened(bench)
+    task = coordination(bench, case_id)
+    assert bench.call("PUT", f"/fhir/Task/{task['id']}", {**task, "status": "accepted"}).status_code == 403
+    assert coordination(bench, case_id)["status"] == "requested"
+
+
+def test_a_recipient_who_declines_to_review_keeps_its_own_rights(bench: Bench) -> None:
+    case_id = opened(bench)
+    pcp = example("request.json")["providers"]["pcp"]
+    reviewer = {**{k: pcp[k] for k in ("family", "npi", "specialty")}, "organization": {"name": "Riverside"}}
+    operate(bench, case_id, "ask-reviewer", {"reviewer": reviewer})
+    assert operate(bench, case_id, "decline", {"reason": "conflict-of-interest"}, "pcp").status_code == 200
+    assert bench.call("GET", f"/api/second-opinions/{case_id}", who="pcp").status_code == 200

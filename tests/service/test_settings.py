@@ -1,0 +1,58 @@
+"""Settings: what is wrong is named, nothing fails open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fhir_secondop import config
+from fhir_secondop.access import consent
+from fhir_secondop.ehr import auth
+from fhir_secondop.errors import Invalid
+
+WRONG = {
+    'consent_policy = "explict"': "consent_policy",
+    'log_level = "LOUD"': "log_level",
+    "port = 70000": "port",
+    "polling_s = -1": "polling_s",
+    'base_url = "not a url"': "base_url",
+    'host = "0.0.0.0"': "loopback",
+    'auth = "open"': "auth",
+    "connections = 3": "connections",
+    "prot = 8100": "prot",
+    '[connections]\nx = "http://a"': "connections.x",
+    '[connections.x]\nbase = "ftp://a"': "connections.x.base",
+    '[connections.x]\nbase = "http://a"\nauth = "oauth"': "connections.x.auth",
+    '[connections.x]\nbase = "http://a"\ntimeout_s = "soon"': "connections.x.timeout_s",
+    '[connections.x]\nbase = "http://a"\ntimeout_s = -1': "connections.x.timeout_s",
+    '[connections.x]\nbase = "http://a"\nauth = "bearer"': "connections.x.secret_file",
+    '[connections.x]\nbase = "http://a"\norganization = "noPipe"': "connections.x.organization",
+    '[connections.x]\nbase = "http://a"\nsurprise = 1': "connections.x.surprise",
+}
+
+
+@pytest.mark.parametrize(("text", "named"), WRONG.items(), ids=WRONG.values())
+def test_a_wrong_setting_is_refused_and_named(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "secondop.toml").write_text(text)
+    with pytest.raises(Invalid, match=named):
+        config.load(str(tmp_path / "secondop.toml"), {})
+
+
+def test_a_misspelt_variable_is_refused_and_named() -> None:
+    with pytest.raises(Invalid, match="SECONDOP_PROT"):
+        config.load("", {"SECONDOP_PROT": "1"})
+
+
+def test_the_command_line_wins_over_variables_and_those_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "secondop.toml").write_text("port = 1")
+    path = str(tmp_path / "secondop.toml")
+    assert config.load(path, {}).port == 1
+    assert config.load(path, {"SECONDOP_PORT": "2"}).port == 2
+    assert config.load(path, {"SECONDOP_PORT": "2"}, said={"port": 3}).port == 3
+    assert config.load(path, {"SECONDOP_PORT": "2"}, said={"port": 3}).origins["port"] == "--port"
+
+
+def test_the_settings_know_what_the_rooms_below_can_do() -> None:
+    assert config.CONSENT_POLICIES == consent.POLICIES
+    assert set(config.CONNECTION_AUTHS) == set(auth.WAYS)
