@@ -48,9 +48,19 @@ class Assessment:
         return max((f.result for f in self.findings), key=ORDER.index, default="unknown")
 
 
-def assess(reviewer: Person, others: Iterable[Person], declaration: Declaration | None) -> Assessment:
-    """The findings on a reviewer against the authors of what is under review and the earlier reviewers."""
+def assess(
+    reviewer: Person,
+    others: Iterable[Person],
+    declaration: Declaration | None,
+    treated: frozenset[str] = frozenset(),
+) -> Assessment:
+    """The findings on a reviewer against the authors of what is under review and the earlier reviewers.
+
+    `treated` are the identifiers of those who stand in the gathered record as having treated the patient.
+    """
     findings = list(_declared(declaration))
+    if reviewer.identifiers & treated:
+        findings.append(Finding("warn", "stands in the record as having treated the patient before"))
     compared = list(others)
     if not compared:
         findings.append(Finding("unknown", "nobody is named as author of what is under review"))
@@ -80,6 +90,8 @@ def _compare(reviewer: Person, other: Person) -> Iterable[Finding]:
     yield from _organizations(reviewer, other, about)
     if reviewer.phones & other.phones:
         yield Finding("warn", "has the same direct line", about)
+    if reviewer.suites & other.suites:
+        yield Finding("warn", "has the same suite", about)
     yield _specialty(reviewer, other, about)
 
 

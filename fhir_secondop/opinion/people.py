@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.fhir import refs
@@ -26,6 +27,7 @@ class Person:
     parent: str = ""
     specialty: str = ""
     phones: frozenset[str] = frozenset()
+    suites: frozenset[str] = frozenset()  # addresses down to the room, without case and spaces
 
     @property
     def key(self) -> str:
@@ -45,6 +47,17 @@ def display_name(resource: Resource) -> str:
             parts = [*name.get("prefix", []), *name.get("given", []), name.get("family", "")]
             return name.get("text") or " ".join(part for part in parts if part)
     return ""
+
+
+# A building is shared by many; a suite is not.
+_ROOM = re.compile(r"\b(suite|ste|room|rm|floor|fl|unit|office)\b|#")
+
+
+def _suites(addresses: Iterable[Resource]) -> Iterator[str]:
+    for address in addresses:
+        lines = " ".join(address.get("line", [])).lower()
+        if _ROOM.search(lines):
+            yield re.sub(r"[^a-z0-9#]", "", f"{lines}{address.get('postalCode', '')}{address.get('city', '').lower()}")
 
 
 class Directory:
@@ -106,4 +119,5 @@ class Directory:
             parent=organization.get("partOf", {}).get("reference", ""),
             specialty=specialty,
             phones=frozenset(t["value"] for t in telecom if t.get("system") == "phone" and "value" in t),
+            suites=frozenset(_suites([*practitioner.get("address", []), *organization.get("address", [])])),
         )

@@ -11,11 +11,11 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import codes, facts, independence, intake_json, workflow
+from fhir_secondop.opinion import codes, facts, independence, intake_json, records, workflow
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference, review_task
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
-from fhir_secondop.opinion.people import Directory, Person
+from fhir_secondop.opinion.people import Directory, Person, identifiers
 from fhir_secondop.service.context import (
     Context,
     add_audience,
@@ -113,7 +113,10 @@ def _declaration(plain: Plain) -> Declaration | None:
 
 
 def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Assessment:
-    """The independence of a reviewer from the authors of what is under review and from earlier reviewers."""
+    """The independence of a reviewer from the authors of what is under review and from earlier reviewers.
+
+    The case must have been loaded with the record for "treated the patient before" to be seen.
+    """
     earlier = [
         person
         for task in case.reviews
@@ -121,7 +124,13 @@ def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Ass
         and (person := case.directory.person(task.get("owner", {}).get("reference", ""))) is not None
         and person.key != reviewer.key
     ]
-    found = independence.assess(reviewer, [*case.authors, *earlier], declaration)
+    treated = {
+        identifier
+        for resource in records.gathered_resources(case)
+        if resource["resourceType"] == "Practitioner"
+        for identifier in identifiers(resource)
+    }
+    found = independence.assess(reviewer, [*case.authors, *earlier], declaration, frozenset(treated))
     unnamed = [
         independence.Finding("unknown", "nobody is named as author of an item under review", facts.item_title(item))
         for item in case.items
@@ -133,7 +142,7 @@ def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Ass
 def independence_of(context: Context, caller: Caller, case_id: str, plain: Plain) -> Assessment:
     """What `$accept` would find, without accepting."""
     with context.database.reading() as connection:
-        case = load(connection, context.visibility(caller), case_id)
+        case = load(connection, context.visibility(caller), case_id, gathered=True)
     composed = _reviewer_resources(case, plain["reviewer"])
     person = Directory([*case.resources, *composed]).person(reference(composed[-1]))
     if person is None:
@@ -181,7 +190,9 @@ def take(
     person = case.directory.person(accepted["owner"]["reference"])
     if person is None:
         raise Invalid("The reviewer of this Task is not known.", path="Task.owner")
-    assessment = assess(case, person, declaration)
+    # With the record: who treated the patient stands there.
+    whole = load(tx.connection, EVERYTHING, case.id, gathered=True)
+    assessment = assess(whole, person, declaration)
     independence.admit(assessment, attestation=attestation, override=override)
     now = context.instant()
     stated = independence.extension(assessment, attestation=attestation, override=override)

@@ -12,7 +12,7 @@ from fhir_secondop.errors import Conflict, Invalid
 from fhir_secondop.opinion import codes, independence
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.independence import Assessment, Declaration, Finding, admit, assess
-from fhir_secondop.opinion.people import Person
+from fhir_secondop.opinion.people import Directory, Person
 
 NUCC, SNOMED = "http://nucc.org/provider-taxonomy", "http://snomed.info/sct"
 ONCOLOGY = f"{NUCC}|207RX0202X"
@@ -224,3 +224,39 @@ def test_what_was_found_attested_and_overridden_stands_in_the_extension() -> Non
         "attestation": ["I know none"], "override": ["nobody else"],
     }  # fmt: skip
     assert independence.stated({}) == {}
+
+
+def test_who_stands_in_the_record_has_treated_the_patient_before() -> None:
+    (mine, *_) = REVIEWER.identifiers
+    found = independence.assess(REVIEWER, [AUTHOR], NONE, frozenset({mine}))
+    assert found.result == "warn"
+    assert "treated" in next(f.fact for f in found.findings if f.result == "warn")
+    assert independence.assess(REVIEWER, [AUTHOR], NONE, frozenset({"urn:x|somebody"})).result == "pass"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        (["1 Sample St", "Suite 4"], ["1 Sample St, suite 4"], "warn"),
+        (["1 Sample St", "Suite 4"], ["1 Sample St", "Suite 5"], "pass"),
+        (["1 Sample St"], ["1 Sample St"], "pass"),  # a building is shared by many
+    ],
+)
+def test_the_same_suite_is_warned_of_and_the_same_building_is_not(
+    mine: list[str], theirs: list[str], expected: str
+) -> None:
+    def person(name: str, npi: str, lines: list[str]) -> Person:
+        found = Directory(
+            [
+                {"resourceType": "Organization", "id": name, "identifier": [{"system": "urn:o", "value": name}],
+                 "address": [{"line": lines, "city": "Sampleton", "postalCode": "1"}]},
+                {"resourceType": "Practitioner", "id": name, "identifier": [{"system": "urn:npi", "value": npi}]},
+                {"resourceType": "PractitionerRole", "id": name, "practitioner": {"reference": f"Practitioner/{name}"},
+                 "organization": {"reference": f"Organization/{name}"},
+                 "specialty": [{"coding": [{"system": "urn:s", "code": "x"}]}]},
+            ]
+        ).person(f"PractitionerRole/{name}")  # fmt: skip
+        assert found is not None
+        return found
+
+    assert result(person("a", "1", mine), person("b", "2", theirs)) == expected
