@@ -52,7 +52,6 @@ class Connection:
     auth: str = "none"
     organization: str = ""
     patient_system: str = ""
-    vendor: str = "generic"
     username: str = ""
     secret_file: str = ""
     timeout_s: float = 30.0

@@ -8,7 +8,6 @@ leaves a Task from which the next one knows what may have landed.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -438,14 +437,3 @@ def _placer(case: Case) -> tuple[str, str]:
 def _period(case: Case) -> Resource:
     period: Resource = case.encounter.get("period", {})
     return period
-
-
-def recipients(case: Case) -> Iterable[tuple[Person, list[Resource]]]:
-    """Everybody with a delivery Task, and those Tasks, oldest first."""
-    owners: dict[str, list[Resource]] = {}
-    for task in case.deliveries:
-        owners.setdefault(task["owner"]["reference"], []).append(task)
-    for owner, tasks in owners.items():
-        person = case.directory.person(owner)
-        if person is not None:
-            yield person, tasks

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources as package_files
@@ -176,6 +176,3 @@ def _prepare_sqlite(engine: Engine) -> None:
         # A deferred transaction that turns into a writer can fail at once with SQLITE_BUSY; an immediate one waits.
         write = connection.get_execution_options().get("secondop_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-Clock = Callable[[], int]
