@@ -23,7 +23,9 @@ from fhir_secondop.service import operations, workflows
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
 from fhir_secondop.store.database import Database, now_ms
+from fhir_secondop.store.quota import Counted
 
+CLIENT_TRIES = 4  # of a read: with pauses of 1, 3 and 9 seconds between
 # Single resources are stored as they are; a case is opened and moved by its operations. Nothing deletes.
 LOCAL = Caller("local", "Local caller", frozenset({"coordinator", "requester"}), ("system/*.crus",))
 
@@ -47,7 +49,7 @@ def build(settings: Settings) -> Service:
 
     @cache
     def client(name: str) -> Client:
-        return Client(settings.connections[name], now=now_ms)
+        return Client(settings.connections[name], now=now_ms, limits=Counted(database, now_ms), tries=CLIENT_TRIES)
 
     context = Context(
         database=database,

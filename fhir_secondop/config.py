@@ -19,7 +19,8 @@ from fhir_secondop.model import Connection
 DEFAULT_FILE = "secondop.toml"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 AUTHS = ("tokens", "none")
-CONNECTION_AUTHS = ("none", "basic", "bearer")  # what ehr.auth can do; a test compares them
+CONNECTION_AUTHS = ("none", "basic", "bearer", "smart")  # what ehr.auth can do; a test compares them
+CONNECTION_ROLES = ("ehr", "repository")
 CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -35,6 +36,7 @@ class Settings:
     auth: str = "tokens"
     token_file: str = "tokens.toml"
     link_secret_file: str = "link-secret"
+    keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
     consent_policy: str = "treatment-implied"
     log_level: str = "INFO"
     polling_s: float = 0.2
@@ -64,7 +66,7 @@ def load(
         loaded = _read(file)
         if not isinstance(loaded.get("connections", {}), dict):
             raise Invalid(f"{file}: connections are tables, [connections.NAME].")
-        connections = {name: _connection(name, entry, file) for name, entry in loaded.pop("connections", {}).items()}
+        connections = {name: connection(name, entry, file) for name, entry in loaded.pop("connections", {}).items()}
         for key, value in loaded.items():
             values[key] = value
             origins[key] = str(file)
@@ -110,30 +112,55 @@ def _typed(values: dict[str, Any], file: Path) -> dict[str, Any]:
         raise Invalid(f"{file}: {error}") from error
 
 
-def _connection(name: str, entry: Any, file: Path) -> Connection:
+_FILES = ("secret_file", "key_file", "ca_bundle", "client_cert", "client_key")
+_PYTHON: dict[str, tuple[type, ...]] = {
+    "str": (str,), "float": (int, float), "int": (int,), "bool": (bool,), "tuple[str, ...]": (list,),
+}  # fmt: skip
+_KINDS = {f.name: str(f.type).removesuffix(" | None") for f in fields(Connection) if f.name != "name"}
+
+
+def connection(name: str, entry: Any, file: Path) -> Connection:
+    """A connection from its table in the file; paths are meant from where the file stands.
+
+    Raises Invalid naming the key that is wrong, and what is allowed.
+    """
     where = f"{file}: connections.{name}"
     if not isinstance(entry, dict):
         raise Invalid(f"{where} must be a table: [connections.{name}].")
-    kinds = {f.name: str(f.type) for f in fields(Connection) if f.name != "name"}
-    python: dict[str, tuple[type, ...]] = {"str": (str,), "float": (int, float), "int": (int,), "bool": (bool,)}
     for key, value in entry.items():
-        if key not in kinds:
-            raise Invalid(f"{where}.{key} is unknown; known are {', '.join(sorted(kinds))}.")
-        if not isinstance(value, python[kinds[key]]) or (isinstance(value, bool) and kinds[key] != "bool"):
-            raise Invalid(f"{where}.{key} must be a {kinds[key]}.")
-        if isinstance(value, int | float) and value < 0:
-            raise Invalid(f"{where}.{key} can't be negative.")
+        _check_member(where, key, value)
     if not _is_url(entry.get("base", "")):
         raise Invalid(f"{where}.base must be an http(s) URL.")
     if entry.get("auth", "none") not in CONNECTION_AUTHS:
         raise Invalid(f"{where}.auth: use one of {', '.join(CONNECTION_AUTHS)}.")
+    if entry.get("role", "ehr") not in CONNECTION_ROLES:
+        raise Invalid(f"{where}.role: use one of {', '.join(CONNECTION_ROLES)}.")
     if entry.get("organization") and "|" not in entry["organization"]:
         raise Invalid(f"{where}.organization is written system|value.")
-    connection = Connection(name=name, **entry)
-    secret = str(file.parent / connection.secret_file) if connection.secret_file else ""
-    if connection.auth != "none" and not Path(secret).is_file():
-        raise Invalid(f"{where}.secret_file must name the file with the secret for auth={connection.auth}.")
-    return replace(connection, base=connection.base.rstrip("/"), secret_file=secret)
+    for origin in entry.get("origins", []):
+        if not isinstance(origin, str) or not _is_url(origin):
+            raise Invalid(f"{where}.origins must be http(s) URLs.")
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    made = Connection(name=name, **given)
+    paths = {key: str(file.parent / getattr(made, key)) for key in _FILES if getattr(made, key)}
+    made = replace(made, base=made.base.rstrip("/"), **paths)  # type: ignore[arg-type]
+    for key in _FILES:
+        if getattr(made, key) and not Path(getattr(made, key)).is_file():
+            raise Invalid(f"{where}.{key}: there is no file {getattr(made, key)}.")
+    if made.auth in ("basic", "bearer") and not made.secret_file:
+        raise Invalid(f"{where}.secret_file must name the file with the secret for auth={made.auth}.")
+    if made.auth == "smart" and not made.client_id:
+        raise Invalid(f"{where}.client_id is needed for auth=smart: the EHR gave it when we were registered.")
+    return made
+
+
+def _check_member(where: str, key: str, value: Any) -> None:
+    if key not in _KINDS:
+        raise Invalid(f"{where}.{key} is unknown; known are {', '.join(sorted(_KINDS))}.")
+    if not isinstance(value, _PYTHON[_KINDS[key]]) or (isinstance(value, bool) and _KINDS[key] != "bool"):
+        raise Invalid(f"{where}.{key} must be a {_KINDS[key]}.")
+    if isinstance(value, int | float) and value < 0:
+        raise Invalid(f"{where}.{key} can't be negative.")
 
 
 def _is_url(text: str) -> bool:
@@ -163,9 +190,15 @@ def _checked(settings: Settings, file: Path) -> Settings:
     folder = file.parent
     changed = {
         key: str(folder / getattr(settings, key))
-        for key in ("token_file", "link_secret_file")
+        for key in ("token_file", "link_secret_file", "keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
     if "://" not in settings.database and not Path(settings.database).is_absolute():
         changed["database"] = str(folder / settings.database)
-    return replace(settings, **changed)  # type: ignore[arg-type]
+    settings = replace(settings, **changed)  # type: ignore[arg-type]
+    # The service's own keys sign where a connection names no others.
+    signing = {
+        name: replace(c, key_file=settings.keys_file) if c.auth == "smart" and not c.key_file else c
+        for name, c in settings.connections.items()
+    }
+    return replace(settings, connections=signing)

@@ -40,23 +40,39 @@ EVERYTHING = Visibility(True, "", frozenset())
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An EHR that we talk to, as configured.
+    """An EHR that we talk to, as configured. Secrets and keys are file paths, never values.
 
     `organization` ("system|value") says whose EHR it is; `patient_system` is the system of that place's own
-    patient identifiers. The secret is a file path, never a value. A resend after an unknown outcome waits `settle_s`
-    (at least the time-out); a note goes on an encounter of the last `encounter_days`.
+    patient identifiers. `vendor` names a file of profiles/vendors, whose facts hold where nothing is said here: None
+    means unsaid. A resend after an unknown outcome waits `settle_s` (at least the time-out); a note goes on an
+    encounter of the last `encounter_days`. `origins` are further origins ("https://files.example") that a page or a
+    file of this EHR may stand on. `role` "repository": every version of a case goes there.
     """
 
     name: str
     base: str
+    vendor: str = "generic"
+    role: str = "ehr"
     auth: str = "none"
     organization: str = ""
     patient_system: str = ""
     username: str = ""
     secret_file: str = ""
+    client_id: str = ""
+    key_file: str = ""
+    token_url: str = ""
+    scopes: str = ""
     timeout_s: float = 30.0
-    settle_s: float = 0.0
-    text_only: bool = False
+    settle_s: float | None = None
+    rate_per_s: float | None = None
+    concurrency: int | None = None
+    documents_per_day: int | None = None
+    proxy: str = ""
+    ca_bundle: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    origins: tuple[str, ...] = ()
+    text_only: bool | None = None
     encounter_days: int = 60
 
 
@@ -91,7 +107,8 @@ class Answer:
     """What one EHR said about one type: the line of the coverage manifest.
 
     `outcome`: answered, refused, not-offered, truncated, failed, not-asked. `asked` is the search, without the
-    patient's id.
+    patient's id; `as_of` the instant at which it was asked; with `since` only what changed after that instant was
+    asked for. `unresolved` counts what is cited and could not be read, `withheld` is whether the source said so.
     """
 
     type: str
@@ -100,6 +117,10 @@ class Answer:
     received: int = 0
     strangers: int = 0
     detail: str = ""
+    as_of: str = ""
+    since: str = ""
+    unresolved: int = 0
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +141,8 @@ class Operation:
     """A row of the table of operations: it gives the FHIR route, the JSON route, OpenAPI and the command.
 
     `handler(caller, id, input)` gets the input as plain JSON that satisfies `schema` (JSON Schema, an object), or
-    with `raw` the FHIR resource as sent. `type` is empty for a system operation. `reads` means: no effect, so GET
-    is offered too.
+    with `raw` the FHIR resource as sent. `type` is empty for a system operation; with `on_type` it is called on the
+    type, not on one of its resources. `reads` means: no effect, so GET is offered too.
     """
 
     code: str
@@ -131,6 +152,7 @@ class Operation:
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "additionalProperties": False})
     reads: bool = False
     raw: bool = False
+    on_type: bool = False
 
 
 @dataclass(frozen=True, slots=True)

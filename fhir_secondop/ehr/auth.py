@@ -1,4 +1,4 @@
-"""Signing in: none, basic, bearer; each a requests AuthBase made from a Connection. Secrets come from files."""
+"""Signing in: none, basic, bearer, SMART Backend Services; each a requests AuthBase. Secrets come from files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from requests import PreparedRequest
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from fhir_secondop.ehr import plan
+from fhir_secondop.ehr.scopes import Wanted
+from fhir_secondop.ehr.smart import BackendServices
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection
 
@@ -33,20 +36,25 @@ class Bearer(AuthBase):
 def _secret(connection: Connection) -> str:
     if not connection.secret_file:
         raise Invalid(f"The connection {connection.name} needs secret_file for auth={connection.auth}.")
-    return Path(connection.secret_file).read_text("utf-8").strip()
+    try:
+        return Path(connection.secret_file).read_text("utf-8").strip()
+    except OSError as error:
+        raise Invalid(f"{connection.secret_file} can't be read ({error.strerror}).") from error
 
 
-_WAYS: dict[str, Callable[[Connection], AuthBase]] = {
-    "none": lambda connection: NoAuth(),
-    "basic": lambda connection: HTTPBasicAuth(connection.username, _secret(connection)),
-    "bearer": lambda connection: Bearer(_secret(connection)),
+_Way = Callable[[Connection, Callable[[], int]], AuthBase]
+_WAYS: dict[str, _Way] = {
+    "none": lambda connection, now: NoAuth(),
+    "basic": lambda connection, now: HTTPBasicAuth(connection.username, _secret(connection)),
+    "bearer": lambda connection, now: Bearer(_secret(connection)),
+    "smart": lambda connection, now: BackendServices(connection, Wanted(plan.READ, plan.WRITTEN), now=now),
 }
 WAYS = tuple(_WAYS)
 
 
-def auth_of(connection: Connection) -> AuthBase:
-    """How this connection signs in. Raises Invalid when its secret is missing."""
+def auth_of(connection: Connection, now: Callable[[], int]) -> AuthBase:
+    """How this connection signs in, one for all its threads. Raises Invalid when its secret is missing."""
     way = _WAYS.get(connection.auth)
     if way is None:
         raise Invalid(f"The connection {connection.name} has auth={connection.auth}; known are {', '.join(WAYS)}.")
-    return way(connection)
+    return way(connection, now)

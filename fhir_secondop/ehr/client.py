@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from fhir_secondop.ehr.auth import auth_of
+from fhir_secondop.ehr import limits as limiting
+from fhir_secondop.ehr import vendors, wire
+from fhir_secondop.ehr.auth import NoAuth, auth_of
+from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.failures import EhrFailure, of_status
+from fhir_secondop.ehr.limits import InProcess, Limits
+from fhir_secondop.ehr.smart import BackendServices
 from fhir_secondop.errors import Malformed
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import Connection, Page, Resource
@@ -20,6 +27,8 @@ from fhir_secondop.model import Connection, Page, Resource
 JSON = "application/fhir+json"
 MAX_PAGES = 2_000
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+SLOWEST = 20  # times the time-out: an answer that dribbles is not waited for without end
+LONGEST_RETRY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,83 +40,107 @@ class Written:
     resource: Resource | None
 
 
-class Capability:
-    """What a server declares at /metadata. Declared is not entitled: a refusal later is still possible."""
-
-    def __init__(self, statement: Resource) -> None:
-        self.statement = statement
-        rest: Resource = next((r for r in statement.get("rest", []) if r.get("mode") == "server"), {})
-        self._resources = {r["type"]: r for r in rest.get("resource", []) if "type" in r}
-        self._system = {i.get("code") for i in rest.get("interaction", [])}
-
-    def offers(self, resource_type: str, interaction: str) -> bool:
-        """Whether it declares this interaction on the type ("search-type", "create" …)."""
-        return any(i.get("code") == interaction for i in self._resources.get(resource_type, {}).get("interaction", []))
-
-    def system(self, interaction: str) -> bool:
-        """Whether it declares "transaction" or "batch"."""
-        return interaction in self._system
-
-    def conditional_create(self, resource_type: str) -> bool:
-        """Whether it declares If-None-Exist on the type."""
-        return self._resources.get(resource_type, {}).get("conditionalCreate") is True
-
-    def parameter(self, resource_type: str, *names: str) -> str:
-        """The first of these search parameters that it declares on the type, or ""."""
-        declared = {p.get("name") for p in self._resources.get(resource_type, {}).get("searchParam", [])}
-        return next((name for name in names if name in declared), "")
-
-
 class Client:
-    """One EHR, over HTTP. Threads share it; each has its own session."""
+    """One EHR, over HTTP. Threads share it; each has its own session. `now` gives ms since 1970.
 
-    def __init__(self, connection: Connection, *, now: Any) -> None:
+    `tries` is how often a read is sent before a failure that time may mend is raised; a write is always sent once.
+    """
+
+    def __init__(
+        self, connection: Connection, *, now: Callable[[], int], limits: Limits | None = None, tries: int = 1
+    ) -> None:
         self.connection = connection
         self.base = connection.base.rstrip("/")
+        self.site = vendors.site(connection)
+        self.auth = auth_of(connection, now)
         self._origin = _origin(self.base)
+        self._elsewhere = frozenset(map(_origin, connection.origins))
         self._now = now
+        self._limits = limits or InProcess()
+        self._tries = tries
         self._local = threading.local()
+
+    @property
+    def granted(self) -> frozenset[str] | None:
+        """The scopes that were granted; None where that is not known."""
+        return self.auth.granted if isinstance(self.auth, BackendServices) else None
 
     @cached_property
     def capability(self) -> Capability:
         """What the server declares, fetched once for the life of this client."""
-        page = self.get("metadata")
-        return Capability(_resource(page.body))
+        return Capability(_resource(self.get("metadata").body))
 
-    def get(self, url: str, params: Mapping[str, str] | None = None) -> Page:
-        """One GET; the answer as bytes. `url` is below the base, or absolute on the same origin."""
-        answer = self._send("GET", url, params=params)
+    def get(self, url: str, params: Mapping[str, str] | None = None, *, accept: str = JSON) -> Page:
+        """One GET; the answer as bytes. `url` is below the base, or absolute on the same origin or a configured one."""
+        for number in range(1, self._tries + 1):
+            try:
+                answer = self._send("GET", url, params=params, headers={"Accept": accept})
+                break
+            except EhrFailure as failure:
+                later = failure.kind in ("capacity", "unreachable") and failure.retry_after_s <= LONGEST_RETRY_S
+                if number == self._tries or not later:
+                    raise
+                time.sleep(failure.retry_after_s or float(3 ** (number - 1)))
         return Page(answer.url, times.instant(self._now()), answer.headers.get("Content-Type", ""), answer.body)
+
+    def file(self, url: str, content_type: str) -> tuple[str, bytes]:
+        """Media type and bytes of a file: of a Binary, or of whatever stands at that URL.
+
+        Raw bytes are asked for first: FHIR JSON would carry them a third larger.
+        Source: https://hl7.org/fhir/R4/binary.html#rest
+        """
+        limiting.take_document(self._limits, self.connection.name, self.site.documents_per_day, self._now())
+        try:
+            page = self.get(url, accept=f"{content_type or '*/*'}, */*;q=0.9, {JSON};q=0.8")
+        except EhrFailure as failure:
+            if failure.status != 406:
+                raise
+            page = self.get(url)
+        kind = page.content_type.partition(";")[0].strip()
+        if kind not in (JSON, "application/json"):
+            return kind, page.body
+        binary = _resource(page.body)
+        if binary.get("resourceType") != "Binary":
+            raise EhrFailure("validation", "A file was asked for and something else came.")
+        try:
+            return str(binary.get("contentType", "")), base64.b64decode(binary.get("data", ""), validate=True)
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise EhrFailure("validation", "A Binary came whose data is not base64.") from error
+
+    def post(self, path: str, resource: Resource) -> Resource:
+        """An operation that changes nothing there ($match, say): what it answers."""
+        return _resource(self._send("POST", path, body=codec.dumps(resource).encode(), reads=True).body)
 
     def read(self, reference: str) -> Resource:
         """The resource at "Type/id"."""
         return _resource(self.get(reference).body)
 
-    def pages(self, resource_type: str, params: Mapping[str, str]) -> Iterator[Page]:
-        """Every page of a search, following `next` verbatim, and on the same origin only as every request.
+    def pages(self, path: str, params: Mapping[str, str]) -> Iterator[tuple[Page, Resource]]:
+        """Every page of a search with its Bundle, following `next` verbatim, to no other host like every request.
 
-        Each is known to be a Bundle. An EHR's maintenance page is no record: it is raised, not handed on.
+        An EHR's maintenance page is no record: it is raised, not handed on.
         """
-        page = self.get(resource_type, params)
+        page = self.get(path, params)
         seen = {page.url}
         while True:
-            following = next_link(page.body)
-            yield page
+            bundle = _bundle(page.body)
+            following = _next_link(bundle)
+            yield page, bundle
             if not following:
                 return
             url = urljoin(page.url, following)
             if url in seen or len(seen) >= MAX_PAGES:
-                raise EhrFailure("capacity", f"{resource_type}: its pages don't end.")
+                raise EhrFailure("capacity", f"{path}: its pages don't end.")
             seen.add(url)
             page = self.get(url)
 
     def search(self, resource_type: str, params: Mapping[str, str]) -> list[Resource]:
         """The matches of a search, over all pages."""
-        return [match for page in self.pages(resource_type, params) for match in _matches(page, resource_type)]
+        return [match for _, bundle in self.pages(resource_type, params) for match in matches(bundle, resource_type)]
 
     def first_page(self, resource_type: str, params: Mapping[str, str]) -> list[Resource]:
         """The matches on the first page of a search."""
-        return _matches(next(self.pages(resource_type, params)), resource_type)
+        return matches(next(self.pages(resource_type, params))[1], resource_type)
 
     def write(self, method: str, path: str, resource: Resource, headers: Mapping[str, str] | None = None) -> Written:
         """POST or PUT. Raises EhrFailure "unknown" when it may have happened and nobody told us."""
@@ -118,14 +151,15 @@ class Client:
             location = f"{sent_back['resourceType']}/{sent_back.get('id', '')}"
         return Written(answer.status, below(location), sent_back)
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
+    def _session(self, *, signed_in: bool) -> requests.Session:
+        name = "session" if signed_in else "stranger"
+        session: requests.Session | None = getattr(self._local, name, None)
         if session is None:
-            session = requests.Session()
-            session.trust_env = False  # no netrc: a password of the operator's must not go to an EHR
-            session.auth = auth_of(self.connection)
-            session.headers.update({"Accept": JSON})
-            self._local.session = session
+            session = wire.session(self.connection)
+            session.auth = self.auth if signed_in else NoAuth()
+            # HAPI answers a search from its cache for a minute: what was just written must be found.
+            session.headers.update({"Accept": JSON, "Cache-Control": "no-cache"})
+            setattr(self._local, name, session)
         return session
 
     def _send(
@@ -136,33 +170,63 @@ class Client:
         params: Mapping[str, str] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        reads: bool = False,
     ) -> _Answer:
+        """One request; signs in anew, once, when the server no longer takes the token."""
         target = url if "://" in url else f"{self.base}/{url}" if url else self.base
         # The kind alone: an id or a query may say who the patient is.
         kind = "page" if "://" in url else url.partition("?")[0].partition("/")[0]
         what = f"{self.connection.name}: {method} {kind}".strip()
-        if _origin(target) != self._origin:
+        if _origin(target) not in {self._origin, *self._elsewhere}:
             raise EhrFailure("policy", f"{what}: it is on another host; not asked.")
+        writing = body is not None and not reads
         extra = {**(headers or {}), **({"Content-Type": JSON} if body is not None else {})}
-        timeout = (min(10.0, self.connection.timeout_s), self.connection.timeout_s)
+        answer = self._exchange(method, target, params, body, extra, what, writing=writing)
+        if answer.status == 401 and isinstance(self.auth, BackendServices):
+            self.auth.forget(answer.sent_authorization)
+            answer = self._exchange(method, target, params, body, extra, what, writing=writing)
+        if answer.status >= 300:
+            raise of_status(
+                answer.status, what, writing=writing, retry_after=answer.headers.get("Retry-After", ""),
+                now=self._now(), outcome=_sent_back(answer.body) or {}, codes=self.site.error_codes,
+            )  # fmt: skip
+        return answer
+
+    def _exchange(
+        self, method: str, target: str, params: Mapping[str, str] | None, body: bytes | None,
+        headers: Mapping[str, str], what: str, *, writing: bool,
+    ) -> _Answer:  # fmt: skip
+        """One request and its answer, whatever its status."""
+        limiting.wait(self._limits, self.connection.name, self.site.rate_per_s)
+        # A configured further origin is asked without our credentials: a token never goes to another host.
+        session = self._session(signed_in=_origin(target) == self._origin)
         try:
-            with self._session().request(
-                method, target, params=params, data=body, headers=extra, timeout=timeout, allow_redirects=False,
-                stream=True,
+            with session.request(
+                method, target, params=params, data=body, headers=headers, timeout=wire.timeout(self.connection),
+                allow_redirects=False, stream=True,
             ) as answer:  # fmt: skip
-                content = b"".join(_limited(answer, what, writing=body is not None))
+                content = b"".join(self._limited(answer, what, writing=writing))
         except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
             raise EhrFailure("unreachable", f"{what}: no connection.") from error
         except requests.RequestException as error:
             # A connection that was refused carried nothing; one that broke later may have.
-            kind = "unknown" if body is not None and not _refused(error) else "unreachable"
+            kind = "unknown" if writing and not _refused(error) else "unreachable"
             raise EhrFailure(kind, f"{what}: no answer.") from error
-        if answer.status_code >= 300:
-            raise of_status(
-                answer.status_code, what, writing=body is not None, retry_after=answer.headers.get("Retry-After", ""),
-                now=self._now(),
-            )  # fmt: skip
-        return _Answer(answer.status_code, answer.url or target, answer.headers, content)
+        sent = str(answer.request.headers.get("Authorization", ""))
+        return _Answer(answer.status_code, answer.url or target, answer.headers, content, sent)
+
+    def _limited(self, answer: requests.Response, what: str, *, writing: bool) -> Iterator[bytes]:
+        """The answer's bytes as they come; too many, or too slow, are not read to the end."""
+        size = 0
+        ends = time.monotonic() + SLOWEST * self.connection.timeout_s
+        for piece in answer.iter_content(1 << 16):
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                kind = "unknown" if writing else "policy"
+                raise EhrFailure(kind, f"{what}: an answer of over {MAX_ANSWER_BYTES} bytes.")
+            if time.monotonic() > ends:
+                raise EhrFailure("unknown" if writing else "unreachable", f"{what}: its answer does not end.")
+            yield piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,17 +235,7 @@ class _Answer:
     url: str
     headers: Mapping[str, str]
     body: bytes
-
-
-def _limited(answer: requests.Response, what: str, *, writing: bool) -> Iterator[bytes]:
-    """The answer's bytes as they come; too many are not read to the end."""
-    size = 0
-    for piece in answer.iter_content(1 << 16):
-        size += len(piece)
-        if size > MAX_ANSWER_BYTES:
-            kind = "unknown" if writing else "capacity"
-            raise EhrFailure(kind, f"{what}: an answer of over {MAX_ANSWER_BYTES} bytes.")
-        yield piece
+    sent_authorization: str = field(repr=False)
 
 
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
@@ -193,8 +247,9 @@ def _origin(url: str) -> tuple[str, str]:
     return scheme, host.removesuffix(_DEFAULT_PORT.get(scheme, "")) if scheme in _DEFAULT_PORT else host
 
 
-def _matches(page: Page, resource_type: str) -> list[Resource]:
-    entries = _resource(page.body).get("entry", [])
+def matches(bundle: Resource, resource_type: str) -> list[Resource]:
+    """The resources of that type in a Bundle."""
+    entries = bundle.get("entry", [])
     return [e["resource"] for e in entries if e.get("resource", {}).get("resourceType") == resource_type]
 
 
@@ -218,11 +273,14 @@ def below(location: str) -> str:
     return "/".join(parts[-2:]) if len(parts) >= 2 else ""
 
 
-def next_link(body: bytes) -> str:
-    """The URL of a Bundle's next page, or "". Raises EhrFailure when it is no Bundle."""
+def _bundle(body: bytes) -> Resource:
     bundle = _resource(body)
     if bundle.get("resourceType") != "Bundle":
         raise EhrFailure("validation", "The EHR answered a search with something that is not a Bundle.")
+    return bundle
+
+
+def _next_link(bundle: Resource) -> str:
     links = bundle.get("link", [])
     return next((link.get("url", "") for link in links if link.get("relation") == "next"), "")
 

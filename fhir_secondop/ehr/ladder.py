@@ -72,7 +72,7 @@ def _pdf_obstacle(target: Target) -> str:
     """Why a PDF can't be filed there."""
     if not target.client.capability.offers("DocumentReference", "create"):
         return "no create of DocumentReference"
-    return "takes plain text only" if target.client.connection.text_only else ""
+    return "takes plain text only" if target.client.site.text_only else ""
 
 
 class _ByIdentifier:
@@ -210,7 +210,7 @@ class Transaction(_ByIdentifier):
         ]
         if lacking:
             return f"no conditional create of {', '.join(lacking)}"
-        if target.client.connection.text_only:
+        if target.client.site.text_only:
             return "takes plain text only"
         return "" if honours_identifier(target.client) else "search by identifier is not honoured"
 
@@ -279,7 +279,7 @@ class ConditionalCreates(_ByIdentifier):
             return "no create of DocumentReference"
         if not capability.conditional_create("DocumentReference"):
             return "no conditional create of DocumentReference"
-        if target.client.connection.text_only:
+        if target.client.site.text_only:
             return "takes plain text only"
         return "" if honours_identifier(target.client) else "search by identifier is not honoured"
 

@@ -1,119 +1,167 @@
-"""One patient's record from one EHR: who it is there, what is asked, and what came back for each type.
+"""One patient's record from one EHR: what came back for each type, page by page, and for each file.
 
-Nothing here stores: pages are handed back as they came.
+Nothing here stores: pages are handed on as they came, so that no record is held in memory whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from fhir_secondop.ehr.client import Capability, Client
-from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.client import Client
+from fhir_secondop.ehr.failures import EhrFailure, vendor_codes
+from fhir_secondop.ehr.plan import CITED, Ask
 from fhir_secondop.errors import Malformed
 from fhir_secondop.fhir import codec, refs
 from fhir_secondop.model import Answer, Page, Resource
 
-# What a second opinion reads, in the order of EHR.md; each by the patient.
-TYPES = (
-    "Condition", "AllergyIntolerance", "MedicationRequest", "MedicationStatement", "Observation", "DiagnosticReport",
-    "DocumentReference", "Procedure", "Encounter", "Immunization", "FamilyMemberHistory", "CarePlan", "CareTeam",
-    "Goal", "ServiceRequest", "ImagingStudy", "Device",
-)  # fmt: skip
-# Read one by one when something cites them.
-CITED = frozenset({"Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Binary"})
-MAX_CITED = 500
+MAX_CITED = 2_000
+Sink = Callable[[int, Page, Resource], None]
+"""Takes page number n of a type, counted over all its searches, and its Bundle."""
+_WITHHELD = frozenset({"suppressed", "security", "forbidden", "business-rule"})
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Who the patient is there. `id` is empty when nobody, or nobody for certain, was found; `because` says why."""
+@dataclass(slots=True)
+class _Tally:
+    """What one type's searches have brought so far."""
 
-    id: str
-    because: str
-    page: Page | None = None
+    sink: Sink
+    codes: Mapping[str, str]
+    pages: int = 0
+    keys: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    notices: set[str] = field(default_factory=set)
+    partial: bool = False
 
+    def take(self, page: Page, bundle: Resource) -> None:
+        for entry in bundle.get("entry", []):
+            resource = entry.get("resource", {})
+            if resource.get("resourceType") == "OperationOutcome":
+                self._notice(resource)
+            elif "resourceType" in resource:
+                self.keys.add(f"{resource['resourceType']}/{resource.get('id', '')}")
+        self.sink(self.pages, page, bundle)
+        self.pages += 1
 
-def find_patient(client: Client, identifiers: Iterable[tuple[str, str]], birth_date: str) -> Match:
-    """The patient with one of these identifiers of that place. Anything less than certain is left to a person."""
-    asked = False
-    for system, value in identifiers:
-        asked = True
-        page = next(client.pages("Patient", {"identifier": f"{system}|{value}"}))
-        found = [r for r in _matches(page, "Patient") if _has(r, system, value)]
-        if len(found) > 1:
-            return Match("", "several patients there have this identifier; a person must choose")
-        if found and found[0].get("birthDate") != birth_date:
-            return Match("", "the patient with this identifier has another date of birth; a person must look")
-        if found:
-            return Match(found[0]["id"], "by identifier, same date of birth", page)
-    return Match("", "no patient with this identifier" if asked else "no identifier of that place is known")
-
-
-def _matches(page: Page, resource_type: str) -> list[Resource]:
-    entries = codec.parse(page.body).get("entry", [])
-    resources = [entry.get("resource", {}) for entry in entries]
-    return [r for r in resources if r.get("resourceType") == resource_type]
-
-
-def _has(resource: Resource, system: str, value: str) -> bool:
-    return any(i.get("system") == system and i.get("value") == value for i in resource.get("identifier", []))
+    def _notice(self, outcome: Resource) -> None:
+        """An OperationOutcome among the entries may say that data is withheld, or that more may exist."""
+        self.notices.update(str(issue.get("code", "")) for issue in outcome.get("issue", []))
+        found = vendor_codes(outcome)
+        self.notices.update(found)
+        self.partial = self.partial or any(self.codes.get(code) == "partial" for code in found)
 
 
-def plan(capability: Capability) -> Iterator[tuple[str, str]]:
-    """(type, search parameter) of each type; the parameter is "" where the EHR does not offer the search."""
-    for kind in TYPES:
-        offered = capability.offers(kind, "search-type")
-        yield kind, (capability.parameter(kind, "patient", "subject") if offered else "")
+def fetch(client: Client, ask: Ask, patient_id: str, sink: Sink, *, since: str = "") -> Answer:
+    """Asks for one type and hands every page to `sink`; what to write into the manifest.
 
-
-def fetch(client: Client, resource_type: str, parameter: str, patient_id: str) -> tuple[list[Page], Answer]:
-    """Every page of one type, and what to write into the manifest.
-
-    A refusal is an answer too; only what trying again may mend is raised.
+    `since` (an instant) asks only for what changed. A refusal is an answer too; only a failure that time may mend,
+    met before anything came, is raised.
     """
-    if not parameter:
-        return [], Answer(resource_type, "not-offered")
-    asked = f"{resource_type}?{parameter}="
-    value = patient_id if parameter == "patient" else f"Patient/{patient_id}"
-    pages, failure = _pages(client, resource_type, {parameter: value, "_count": "100"})
-    if failure is not None and failure.retryable and pages:
-        # Pages expire, and servers hiccup: once from the beginning, before the manifest says that it was cut off.
-        again, failure = _pages(client, resource_type, {parameter: value, "_count": "100"})
-        pages = again if failure is None or len(again) > len(pages) else pages
-    if failure is None:
-        return pages, Answer(resource_type, "answered", asked, _count(pages), detail=_notices(pages))
-    if failure.retryable and not pages:
-        raise failure
-    outcome = "truncated" if pages else "refused"
-    return pages, Answer(resource_type, outcome, asked, _count(pages), detail=f"{failure.kind}: {failure.message}")
+    if not ask.parameter:
+        return Answer(ask.type, ask.outcome, detail=ask.because)
+    tally = _Tally(sink, client.site.error_codes)
+    value = patient_id if ask.parameter == "patient" else f"Patient/{patient_id}"
+    params = {ask.parameter: value, "_count": str(client.site.page_count)}
+    if since:
+        params["_lastUpdated"] = f"ge{since}"
+    failures: list[EhrFailure] = []
+    answered = 0
+    for extra in ask.first:
+        failure = _search(client, ask, params, extra, tally)
+        if failure is not None and failure.kind == "validation" and not failure.element.startswith("Bundle"):
+            failure = _with_demanded(client, ask, params, extra, tally, failure)
+        if failure is None:
+            answered += 1
+        else:
+            failures.append(failure)
+            if failure.retryable:
+                break  # the next search would meet the same
+    return _answer(ask, tally, failures, answered, since)
 
 
-def _pages(client: Client, resource_type: str, params: Mapping[str, str]) -> tuple[list[Page], EhrFailure | None]:
-    """The pages that came, and the failure that ended them early."""
-    pages: list[Page] = []
-    try:
-        for page in client.pages(resource_type, params):
-            pages.append(page)
-    except EhrFailure as failure:
-        return pages, failure
-    return pages, None
+def _answer(ask: Ask, tally: _Tally, failures: list[EhrFailure], answered: int, since: str) -> Answer:
+    told = Answer(
+        ask.type, "answered", "; ".join(tally.asked), len(tally.keys), detail=_told(tally), since=since,
+        withheld=bool(tally.notices & _WITHHELD),
+    )  # fmt: skip
+    if not failures:
+        return replace(told, outcome="truncated") if tally.partial else told
+    worst = failures[-1]
+    if worst.retryable and not tally.pages and worst.kind != "quota":
+        raise worst
+    why = f"{worst.kind}: {worst.message}"
+    detail = f"{why}; {told.detail}" if told.detail else why
+    return replace(told, outcome="truncated" if tally.pages or answered else "refused", detail=detail)
 
 
-def _count(pages: list[Page]) -> int:
-    resources = [e.get("resource", {}) for page in pages for e in codec.parse(page.body).get("entry", [])]
-    return sum(1 for r in resources if r.get("resourceType", "OperationOutcome") != "OperationOutcome")
+def _told(tally: _Tally) -> str:
+    return ("the source added: " + ", ".join(sorted(tally.notices - {""}))) if tally.notices - {""} else ""
 
 
-def _notices(pages: list[Page]) -> str:
-    """An OperationOutcome among the entries may say that data is withheld: its codes go into the manifest."""
-    found = [
-        issue.get("code", "")
-        for page in pages
-        for outcome in _matches(page, "OperationOutcome")
-        for issue in outcome.get("issue", [])
+def _search(client: Client, ask: Ask, params: Mapping[str, str], extra: str, tally: _Tally) -> EhrFailure | None:
+    """One search with all its pages; the failure that ended it early. A search that expired begins again, once."""
+    name, _, value = extra.partition("=")
+    asked = f"{ask.type}?{ask.parameter}=" + (f"&{extra}" if extra else "")
+    if asked not in tally.asked:
+        tally.asked.append(asked)
+    for last in (False, True):
+        try:
+            for page, bundle in client.pages(ask.type, {**params, **({name: value} if extra else {})}):
+                tally.take(page, bundle)
+            return None
+        except EhrFailure as failure:
+            if failure.kind != "expired" or last:
+                return failure
+    return None
+
+
+def _with_demanded(
+    client: Client, ask: Ask, params: Mapping[str, str], extra: str, tally: _Tally, refused: EhrFailure
+) -> EhrFailure | None:
+    """A search that was refused for want of a parameter, with those that such servers demand, each in turn."""
+    if extra or not ask.demanded:
+        return refused
+    left = [f for f in (_search(client, ask, params, demanded, tally) for demanded in ask.demanded) if f is not None]
+    # All of them refused: the first refusal is the one that counts.
+    return refused if len(left) == len(ask.demanded) else next(iter(left), None)
+
+
+# Operation → (resource type that declares it, path); {} is the patient's id there.
+_HINTS = {
+    "everything": ("Patient", "Patient/{}/$everything"),
+    "summary": ("Patient", "Patient/{}/$summary"),
+    "docref": ("DocumentReference", "DocumentReference/$docref"),
+}
+
+
+def hints(client: Client, asks: Iterable[Ask]) -> list[str]:
+    """The operations of the vendor's file that may bring what the searches by type can't.
+
+    `$docref` also makes documents that no search finds; the others only help where a type can't be searched.
+    """
+    lacking = any(not ask.parameter for ask in asks)
+    return [
+        name
+        for name, (kind, _) in _HINTS.items()
+        if name in client.site.hints and client.capability.operation(kind, name) and (lacking or name == "docref")
     ]
-    return ("the source added: " + ", ".join(sorted(set(found)))) if found else ""
+
+
+def fetch_hint(client: Client, name: str, patient_id: str, sink: Sink) -> Answer:
+    """What an operation brings beside the searches. A hint only: a failure of it costs nothing, and is said."""
+    tally = _Tally(sink, client.site.error_codes)
+    path = _HINTS[name][1].format(patient_id)
+    params = {"patient": patient_id} if name == "docref" else {}
+    try:
+        for page, bundle in client.pages(path, params):
+            tally.take(page, bundle)
+    except EhrFailure as failure:
+        outcome = "truncated" if tally.pages else "refused"
+        detail = f"a hint only; {failure.kind}: {failure.message}"
+        return Answer(f"${name}", outcome, f"${name}", len(tally.keys), detail=detail)
+    return Answer(f"${name}", "answered", f"${name}", len(tally.keys), detail=_told(tally))
 
 
 def resource_texts(page: Page) -> list[str]:
@@ -124,29 +172,55 @@ def resource_texts(page: Page) -> list[str]:
     return [text]
 
 
-def cited(texts: Iterable[str], base: str) -> list[str]:
-    """What the resources cite and should be read by itself, sorted: "Practitioner/1", "Binary/2"."""
-    have: set[str] = set()
-    wanted: set[str] = set()
-    for text in texts:
-        resource = codec.parse(text)
-        have.add(f"{resource['resourceType']}/{resource.get('id', '')}")
-        wanted.update(_literal(reference, base) for reference in [*refs.find(resource), *_attachment_urls(resource)])
-    return sorted(r for r in wanted - have if r.partition("/")[0] in CITED)
+def cited(resource: Resource, base: str) -> Iterator[str]:
+    """What a resource cites and should be read by itself: "Practitioner/1"."""
+    for text in refs.find(resource):
+        ref = refs.parse(text)
+        if ref is not None and ref.base in ("", base) and ref.type in CITED and ref.type != "Binary":
+            yield ref.local
 
 
-def _literal(text: str, base: str) -> str:
-    ref = refs.parse(text)
-    return ref.local if ref is not None and ref.base in ("", base) else ""
+def files(resource: Resource) -> Iterator[Resource]:
+    """The Attachments of a document or report that stand elsewhere, behind a url."""
+    contents = resource.get("content", [])
+    attachments = [c.get("attachment") for c in contents if isinstance(c, dict)] if isinstance(contents, list) else []
+    for attachment in [*attachments, *resource.get("presentedForm", [])]:
+        if isinstance(attachment, dict) and isinstance(attachment.get("url"), str) and "data" not in attachment:
+            yield attachment
 
 
-def _attachment_urls(resource: Resource) -> Iterator[str]:
-    for content in resource.get("content", []) if isinstance(resource.get("content"), list) else []:
-        if isinstance(content, dict) and "url" in content.get("attachment", {}):
-            yield content["attachment"]["url"]
-    for form in resource.get("presentedForm", []):
-        if "url" in form:
-            yield form["url"]
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of an EHR: its bytes, and in what it differs from what its document says of it."""
+
+    content_type: str
+    data: bytes
+    differs: tuple[str, ...]
+
+
+def read_file(client: Client, attachment: Resource) -> File:
+    """The file behind an Attachment, checked against its type, size and hash. Raises EhrFailure."""
+    url = str(attachment["url"])
+    ref = refs.parse(url)
+    if ref is not None and ref.base in ("", client.base):
+        url = ref.local
+    elif "://" not in url:
+        url = f"{client.base}/{url}"
+    stated = str(attachment.get("contentType", ""))
+    kind, data = client.file(url, stated)
+    differs = []
+    if stated and kind and kind != stated.partition(";")[0].strip():
+        differs.append("type")
+    if isinstance(attachment.get("size"), int) and attachment["size"] != len(data):
+        differs.append("size")
+    if "hash" in attachment and attachment["hash"] != _sha1(data):
+        differs.append("hash")
+    return File(kind or stated or "application/octet-stream", data, tuple(differs))
+
+
+def _sha1(data: bytes) -> str:
+    # R4 wants SHA-1: https://hl7.org/fhir/R4/datatypes.html#Attachment
+    return base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
 
 
 def read_cited(client: Client, reference: str) -> tuple[Page | None, str]:
@@ -155,7 +229,7 @@ def read_cited(client: Client, reference: str) -> tuple[Page | None, str]:
         page = client.get(reference)
         cited_kind = codec.parse(page.body).get("resourceType")
     except Malformed:
-        return None, "validation"  # a file's raw bytes, or a page for people
+        return None, "validation"  # a page for people
     except EhrFailure as failure:
         # Some servers answer 500 for a record that is missing; one such must not cost the whole record.
         if failure.retryable and failure.status != 500:

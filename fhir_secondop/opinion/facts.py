@@ -156,7 +156,7 @@ def _source(package_list: Resource) -> Facts:
         "name": package_list.get("title", ""),
         "asOf": moment(package_list["date"]),
         "received": len(package_list.get("entry", [])),
-        "gaps": [gap(a) for a in answers if a.outcome != "answered" or a.strangers],
+        "gaps": [gap(a) for a in answers if a.outcome != "answered" or a.strangers or a.withheld or a.unresolved],
     }
 
 
@@ -166,10 +166,14 @@ def gap(answer: Any) -> str:
         "refused": "refused", "not-offered": "not offered", "truncated": "incomplete",
         "failed": "could not be read", "not-asked": "not asked",
     }  # fmt: skip
-    text = f"{answer.type}: {words.get(answer.outcome, answer.outcome)}"
+    parts = [words.get(answer.outcome, "")]
+    if answer.withheld:
+        parts.append("the source says that it withholds data")
+    if answer.unresolved:
+        parts.append(f"{answer.unresolved} cited could not be read")
     if answer.strangers:
-        text += f", {answer.strangers} about somebody else dropped"
-    return text
+        parts.append(f"{answer.strangers} about somebody else dropped")
+    return f"{answer.type}: " + ", ".join(part for part in parts if part)
 
 
 def _amendment(before: Resource | None, status: str, reason: str) -> Facts | None:

@@ -6,7 +6,8 @@ absolute URL, because two EHRs both have a Patient/1.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fhir_secondop.fhir import codec, refs, times
@@ -19,6 +20,9 @@ from fhir_secondop.opinion.compose import compose
 COVERAGE = codes.extension("coverage")
 # Not about one patient: read because something cites them.
 _SHARED = frozenset({"Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device", "Binary"})
+
+Pages = Iterable[tuple[str, str]]
+"""(text of one resource as it came, reference to its page), in order; read twice, so not a generator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,58 +38,91 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The copies of one source; `answers` with the strangers that were dropped and the notices it gave."""
+    """What one source brought: `entries` are the references of our copies by their key there ("Observation/7").
 
-    copies: tuple[Copy, ...]
+    `answers` have the strangers that were dropped. `copies` makes the copies one by one, from the pages once more: a
+    record is never in memory whole.
+    """
+
+    entries: Mapping[str, str]
     answers: tuple[Answer, ...]
+    make: Callable[[], Iterator[Copy]] = lambda: iter(())
+
+    @property
+    def copies(self) -> Iterator[Copy]:
+        """Every copy, in the order of the pages."""
+        return self.make()
+
+
+def copy_reference(case_id: str, source: str, key: str) -> str:
+    """The reference of our copy of what is `key` ("Type/id", or the URL of a file) at that source."""
+    kind = key.partition("/")[0] if refs.parse(key) and "://" not in key else "Binary"
+    return f"{kind}/{derived_id(case_id, source, key)}"
 
 
 def merge(
-    case_id: str, source: str, base: str, patient_id: str, pages: Iterable[tuple[str, str]], answers: Iterable[Answer]
-) -> Gathered:
+    case_id: str, source: str, base: str, patient_id: str, pages: Pages, answers: Iterable[Answer],
+    files: Container[str] = frozenset(), held: Container[str] = frozenset(),
+) -> Gathered:  # fmt: skip
     """The copies in the pages of one EHR.
 
-    `pages` are (text of one resource as it came, reference to its page); `patient_id` is the matched patient's id
-    there. A clinical resource about anyone else is dropped and counted: a server that ignored our `patient`
-    parameter must not leak a stranger into the case.
+    `patient_id` is the matched patient's id there. A clinical resource about anyone else is dropped and counted: a
+    server that ignored our `patient` parameter must not leak a stranger into the case. `files` are the keys
+    ("Binary/2", or a URL) of the files that were fetched, `held` those of resources that an earlier gathering has.
     """
-    taken: dict[str, tuple[Body, Resource, str]] = {}
-    strangers: dict[str, int] = {}
-    for text, page in pages:
-        body, resource = codec.split(text)
+    taken: dict[str, tuple[int, tuple[int, str]]] = {}
+    provenances: dict[str, list[str]] = {}
+    strangers: dict[str, set[str]] = {}
+    for place, (text, _) in enumerate(pages):
+        resource = codec.parse(text)
         if "id" not in resource or resource["resourceType"] == "OperationOutcome":
             continue
-        if not _is_about(resource, patient_id, base):
-            strangers[resource["resourceType"]] = strangers.get(resource["resourceType"], 0) + 1
-            continue
         key = reference(resource)
-        before = taken.get(key)
+        if not is_about(resource, patient_id, base):
+            strangers.setdefault(resource["resourceType"], set()).add(key)
+            continue
+        version = _version(resource)
         # Pages may overlap: the newest version is kept.
-        if before is None or _version(before[1]) <= _version(resource):
-            taken[key] = (body, resource, page)
-    for key in [k for k in taken if k.startswith("Provenance/")]:
-        if not _about_taken(taken[key][1], taken, base):
+        if key not in taken or taken[key][1] <= version:
+            taken[key] = (place, version)
+            if resource["resourceType"] == "Provenance":
+                provenances[key] = list(refs.find(resource.get("target", [])))
+    for key, targets in provenances.items():
+        if not _about_taken(targets, taken, base):
             del taken[key]
-            strangers["Provenance"] = strangers.get("Provenance", 0) + 1
-    local = {key: f"{key.partition('/')[0]}/{derived_id(case_id, source, key)}" for key in taken}
+            strangers.setdefault("Provenance", set()).add(key)
+    local = {key: copy_reference(case_id, source, key) for key in taken}
 
     def replacement(text: str) -> str | None:
         ref = refs.parse(text)
         if ref is None or ref.base not in ("", base):
-            return None
+            return copy_reference(case_id, source, text) if text in files else None
+        if ref.local in local:
+            return local[ref.local]
+        if ref.local in files or ref.local in held:
+            return copy_reference(case_id, source, ref.local)
         # Not gathered: the source's own address, with the version that was meant.
-        return local.get(ref.local) or (text if ref.base else f"{base}/{text}")
+        return text if ref.base else f"{base}/{text}"
 
-    copies = []
-    for key, (body, resource, page) in taken.items():
-        version = resource.get("meta", {}).get("versionId")
-        url = f"{base}/{key}" + (f"/_history/{version}" if version else "")
-        rewritten = refs.rewritten(resource, replacement)
-        rewritten["meta"] = {**resource.get("meta", {}), "source": url}
-        copies.append(Copy(local[key].partition("/")[2], refs.rewrite(body, replacement), rewritten, url, page))
-    counted = tuple(replace(a, strangers=strangers.pop(a.type, 0)) for a in answers)
-    counted += tuple(Answer(kind, "not-asked", strangers=number) for kind, number in sorted(strangers.items()))
-    return Gathered(tuple(copies), counted)
+    def copies() -> Iterator[Copy]:
+        places = {place: key for key, (place, _) in taken.items()}
+        for place, (text, page) in enumerate(pages):
+            key = places.get(place)
+            if key is not None:
+                yield _copy(key, local[key], text, page, base, replacement)
+
+    counted = tuple(replace(a, strangers=len(strangers.pop(a.type, ()))) for a in answers)
+    counted += tuple(Answer(kind, "not-asked", strangers=len(keys)) for kind, keys in sorted(strangers.items()))
+    return Gathered(local, counted, copies)
+
+
+def _copy(key: str, local: str, text: str, page: str, base: str, replacement: Callable[[str], str | None]) -> Copy:
+    body, resource = codec.split(text)
+    version = resource.get("meta", {}).get("versionId")
+    url = f"{base}/{key}" + (f"/_history/{version}" if version else "")
+    rewritten = refs.rewritten(resource, replacement)
+    rewritten["meta"] = {**resource.get("meta", {}), "source": url}
+    return Copy(local.partition("/")[2], refs.rewrite(body, replacement), rewritten, url, page)
 
 
 def _version(resource: Resource) -> tuple[int, str]:
@@ -94,7 +131,7 @@ def _version(resource: Resource) -> tuple[int, str]:
     return (updated, str(meta.get("versionId", "")).rjust(20, "0"))
 
 
-def _is_about(resource: Resource, patient_id: str, base: str) -> bool:
+def is_about(resource: Resource, patient_id: str, base: str) -> bool:
     """Whether a resource is the matched patient's, or nobody's: a person, a place, a file that was read by name."""
     kind = resource["resourceType"]
     if kind == "Patient":
@@ -107,14 +144,22 @@ def _is_about(resource: Resource, patient_id: str, base: str) -> bool:
     return kind in _SHARED or kind == "Provenance"
 
 
-def _about_taken(provenance: Resource, taken: Container[str], base: str) -> bool:
+def _about_taken(targets: Iterable[str], taken: Container[str], base: str) -> bool:
     """Whether a Provenance is about something of this patient's: decided when all pages are in."""
-    targets = [refs.parse(text) for text in refs.find(provenance.get("target", []))]
-    return any(ref is not None and ref.base in ("", base) and ref.local in taken for ref in targets)
+    parsed = [refs.parse(text) for text in targets]
+    return any(ref is not None and ref.base in ("", base) and ref.local in taken for ref in parsed)
 
 
-def package(case: Case, source: str, title: str, gathered: Gathered, as_of: str) -> Resource:
-    """The List (snapshot) of one source: its copies, and in its coverage extensions the manifest."""
+def package(
+    case: Case, source: str, title: str, gathered: Gathered, as_of: str, before: Resource | None = None
+) -> Resource:
+    """The List (snapshot) of one source: its copies, and in its coverage extensions the manifest.
+
+    What an earlier gathering (`before`) had stays in it, but for the types that were answered in full this time.
+    """
+    anew = {a.type for a in gathered.answers if a.outcome == "answered" and not a.since}
+    kept = [e["item"]["reference"] for e in (before or {}).get("entry", [])]
+    kept = [r for r in kept if r.partition("/")[0] not in anew]
     return compose(
         "List",
         id=derived_id(case.id, source, "package"),
@@ -124,8 +169,13 @@ def package(case: Case, source: str, title: str, gathered: Gathered, as_of: str)
         title=title,
         subject={"reference": reference(case.patient)},
         date=as_of,
-        entry=[{"item": {"reference": f"{c.resource['resourceType']}/{c.id}"}} for c in gathered.copies],
+        entry=[{"item": {"reference": r}} for r in dict.fromkeys([*kept, *gathered.entries.values()])],
     )
+
+
+def package_of(case: Case, source: str) -> Resource | None:
+    """The package of that source, if it was gathered before."""
+    return case.find("List", derived_id(case.id, source, "package"))
 
 
 def _coverage(answer: Answer) -> Resource:
@@ -135,10 +185,16 @@ def _coverage(answer: Answer) -> Resource:
         {"url": "received", "valueUnsignedInt": answer.received},
         {"url": "strangers", "valueUnsignedInt": answer.strangers},
     ]
-    if answer.asked:
-        parts.append({"url": "asked", "valueString": answer.asked})
-    if answer.detail:
-        parts.append({"url": "detail", "valueString": answer.detail})
+    for url, kind, value in (
+        ("asked", "valueString", answer.asked),
+        ("detail", "valueString", answer.detail),
+        ("asOf", "valueInstant", answer.as_of),
+        ("since", "valueInstant", answer.since),
+        ("unresolved", "valueUnsignedInt", answer.unresolved),
+        ("withheld", "valueBoolean", answer.withheld),
+    ):
+        if value:
+            parts.append({"url": url, kind: value})
     return {"url": COVERAGE, "extension": parts}
 
 
@@ -151,10 +207,27 @@ def coverage(package_list: Resource) -> list[Answer]:
             answers.append(
                 Answer(
                     said["type"], said["outcome"], said.get("asked", ""), said["received"], said["strangers"],
-                    said.get("detail", ""),
+                    said.get("detail", ""), said.get("asOf", ""), said.get("since", ""), said.get("unresolved", 0),
+                    said.get("withheld", False),
                 )
             )  # fmt: skip
     return answers
+
+
+def is_gap(answer: Answer) -> bool:
+    """Whether a line of the manifest names something that may be missing: the reviewer confirms each.
+
+    A type that the EHR does not offer at all is shown, and asks for nothing: the checklist says what is needed of it.
+    """
+    return (
+        answer.outcome not in ("answered", "not-offered") or answer.withheld or bool(answer.unresolved)
+    ) and not answer.type.startswith("$")
+
+
+def gap_codes(package_list: Resource) -> list[str]:
+    """A code without spaces for each named gap of a source: "lakeside-cancer-center/Observation"."""
+    name = re.sub(r"[^a-z0-9]+", "-", package_list.get("title", "").lower()).strip("-") or "source"
+    return [f"{name}/{answer.type}" for answer in coverage(package_list) if is_gap(answer)]
 
 
 def packages(case: Case) -> list[Resource]:

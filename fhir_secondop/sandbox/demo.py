@@ -29,6 +29,7 @@ from fhir_secondop.sandbox.story import COORDINATOR, REVIEWER, Story
 Plain = dict[str, Any]
 CASES = ("breast-treatment-plan", "spine-surgery")
 _START_S = 60.0
+VENDORS = {"epic": "epic", "oracle": "oracle-health", "athena": "athenahealth", "meditech": "meditech"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +139,12 @@ def _config_file(layout: Layout, request: Plain, ehrs: Plain, database: str) -> 
             f"organization = {json.dumps(identifier['system'] + '|' + identifier['value'])}",
             f"patient_system = {json.dumps(ehr['patientSystem'])}",
             "timeout_s = 5.0",
+            "settle_s = 0.0",
+            "rate_per_s = 0.0",
+            f'vendor = "{VENDORS.get(ehr["shape"], "generic")}"',
             # The example's encounters stand still while the calendar goes on.
             "encounter_days = 36500",
         ]
-        if ehr["shape"] == "epic":
-            lines.append("text_only = true")
     return "\n".join(lines) + "\n"
 
 

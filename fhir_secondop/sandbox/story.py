@@ -97,8 +97,7 @@ class Story:
             self._tell(f"{reviewer.name} accepted the review")
             state = self._case()
         if state["report"] is None:
-            items = reviewer.get(f"/{self.case_id}/completeness")["items"]
-            gaps = [item["code"] for item in items if item["state"] == "missing"]
+            gaps = reviewer.get(f"/{self.case_id}/completeness")["gaps"]
             reviewer.post(f"/{self.case_id}/submit-report", {**script["draft"], "gapsConfirmed": gaps})
             self._tell("the draft is in")
             signed = reviewer.post(f"/{self.case_id}/sign", {})

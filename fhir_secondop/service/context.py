@@ -56,9 +56,20 @@ class Context:
         return next((c for c in self.connections.values() if organization and c.organization == organization), None)
 
 
+def who(caller: Caller) -> Resource:
+    """A caller as a Reference: by its identifier where it has one, else by its id here."""
+    system, _, value = min(caller.parties, default=f"urn:secondop:caller|{caller.id}").rpartition("|")
+    return {"identifier": {"system": system, "value": value}, "display": caller.name}
+
+
 def draft_case(case_id: str) -> str:
     """What a draft's rows belong to until it is signed: the reviewer sees them, the case's audience does not."""
     return f"{case_id}#draft"
+
+
+def quarantine(case_id: str) -> str:
+    """What somebody else's data that came along belongs to: the coordinator may look, the case's audience may not."""
+    return f"{case_id}#quarantine"
 
 
 def load(

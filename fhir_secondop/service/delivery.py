@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhir_secondop.access import consent
-from fhir_secondop.ehr import ladder, pull, push
+from fhir_secondop.ehr import ladder, push
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.ladder import Chosen, Target
@@ -24,6 +24,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
+from fhir_secondop.service import patients
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -141,13 +142,11 @@ def _job(context: Context, task_id: str, number: int) -> _Job | None:
 def target_of(context: Context, case: Case, connection: Connection) -> Target:
     """The patient at that EHR, matched anew. Raises Conflict when it is not certain who that is."""
     client = context.client(connection.name)
-    known = [
-        (i["system"], i["value"])
-        for i in case.patient.get("identifier", [])
-        if i.get("system") == connection.patient_system and "value" in i
-    ]
-    match = pull.find_patient(client, known, case.patient.get("birthDate", ""))
+    match = patients.find(context, case, connection)
     if not match.id:
+        if match.candidates:
+            with context.database.transaction(SERVICE) as tx:
+                patients.quarantine_candidates(tx, context, case, connection.name, match)
         raise Conflict(f"The patient was not matched there: {match.because}.")
     target = Target(client, f"Patient/{match.id}")
     push.check_patient(target)
@@ -209,7 +208,8 @@ def _settle_wait(context: Context, job: _Job, connection: Connection) -> float:
     started = alignment.evidence(job.task).get("send-started")
     if not started:
         return 0.0
-    settled = times.interval(started).low + 1000 * max(connection.settle_s, connection.timeout_s)
+    settle_s = context.client(connection.name).site.settle_s
+    settled = times.interval(started).low + 1000 * max(settle_s, connection.timeout_s)
     return max(0.0, (settled - context.now()) / 1000)
 
 

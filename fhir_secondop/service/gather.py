@@ -6,30 +6,30 @@ that it finished.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
-
-from sqlalchemy.engine import Connection as SqlConnection
+from dataclasses import replace
 
 from fhir_secondop.access import consent
-from fhir_secondop.ehr import pull
 from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.identity import Match
 from fhir_secondop.errors import Conflict, Invalid, NotFound
-from fhir_secondop.fhir import codec, times
-from fhir_secondop.model import EVERYTHING, Answer, Caller, Page, Resource
-from fhir_secondop.opinion import checklist, codes, records, workflow
+from fhir_secondop.fhir import times
+from fhir_secondop.model import EVERYTHING, Answer, Caller, Resource
+from fhir_secondop.opinion import alignment, checklist, codes, records, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service.context import SERVICE, SOURCE, Context, case_of_task, load, put
-from fhir_secondop.store import resources
+from fhir_secondop.service import collect, copies, patients
+from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
+from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
 
 WORKFLOW = "gather"
 MAX_ATTEMPTS = 10  # with the pauses between them about half an hour
 LONGEST_PAUSE_S = 300.0
 _ENDED = ("completed", "failed", "rejected", "cancelled")
+_STOPPED = (*_ENDED, "on-hold")  # on hold: a person must say who the patient is
 
 
 def start(tx: Transaction, context: Context, case: Case, sources: Iterable[str]) -> list[str]:
@@ -84,6 +84,15 @@ def enqueue(tx: Transaction, context: Context, task: Resource) -> None:
     context.enqueue(tx, WORKFLOW, f"gather-{task['id']}", connection_name(task), task["id"])
 
 
+def resume(tx: Transaction, context: Context, case: Case, task: Resource) -> Resource:
+    """Takes up a Task that waited for a person."""
+    back = workflow.moved(task, "accepted", context.instant())
+    stored = put(tx, context, case.id, back)
+    key = f"gather-{task['id']}-resumed-{stored.version}"
+    context.enqueue(tx, WORKFLOW, key, connection_name(task), task["id"])
+    return back
+
+
 def _source(task: Resource) -> str:
     return str(task.get("owner", {}).get("reference", ""))
 
@@ -96,16 +105,13 @@ def connection_name(task: Resource) -> str:
 
 
 def begin(context: Context, task_id: str) -> list[str]:
-    """Step 1: consent, who the patient is there, what can be asked.
+    """Step 1: consent, and who the patient is there.
 
-    Answers ["ended"] when the Task has ended (now or before), else the patient's id there and the page that said so,
-    followed by "Type parameter" for each type.
+    Answers ["ended"] when the Task has ended or waits for a person, else the patient's id there and the page that said
+    so.
     """
-    with context.database.reading() as connection:
-        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
-        case = load(connection, EVERYTHING, case_id)
-    task = stored.resource
-    if task["status"] in _ENDED:
+    case, task = _loaded(context, task_id)
+    if task["status"] in _STOPPED:
         return ["ended"]
     name = connection_name(task)
     if name == "none":
@@ -115,29 +121,40 @@ def begin(context: Context, task_id: str) -> list[str]:
     )
     if not decision.permitted:
         return _end(context, case, task, f"Not asked: {decision.because}.", reason="consent-withheld")
-    client = context.client(name)
-    settings = context.connections[name]
-    known = [
-        (i["system"], i["value"])
-        for i in case.patient.get("identifier", [])
-        if i.get("system") == settings.patient_system and "value" in i
-    ]
     try:
-        match = pull.find_patient(client, known, case.patient.get("birthDate", ""))
-        asked = [f"{kind} {parameter}" for kind, parameter in pull.plan(client.capability)]
+        match = patients.find(context, case, context.connections[name])
     except EhrFailure as failure:
         if failure.retryable:
             raise
         return _end(context, case, task, f"The EHR refused: {failure.kind}.")
+    if match.page is None and match.candidates:
+        return _hold(context, case, task, match)
     if match.page is None:
         return _end(context, case, task, f"The patient was not matched: {match.because}.")
     with context.database.transaction(SERVICE) as tx:
         task = resources.read(tx.connection, EVERYTHING, "Task", task_id).resource
-        if task["status"] in _ENDED:  # ended meanwhile, by a person
+        if task["status"] in _STOPPED:  # ended meanwhile, by a person
             return ["ended"]
-        page = _store_page(tx, context, case_id, name, derived_id(task_id, "page", "Patient", 0), match.page)
-        put(tx, context, case_id, _advanced(task, "in-progress", context.instant()))
-    return [match.id, page, *asked]
+        page_id = derived_id(task_id, "page", "Patient", 0)
+        page = match.page
+        collect.put_binary(tx, context, case.id, name, page_id, page.content_type, page.body, page.url)
+        put(tx, context, case.id, _advanced(task, "in-progress", context.instant()))
+    return [match.id, page_id]
+
+
+def _loaded(context: Context, task_id: str) -> tuple[Case, Resource]:
+    with context.database.reading() as connection:
+        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
+        return load(connection, EVERYTHING, case_id), stored.resource
+
+
+def _hold(context: Context, case: Case, task: Resource, match: Match) -> list[str]:
+    """Waits for a person: somebody there may be the patient. Nothing of them shows in the case."""
+    with context.database.transaction(SERVICE) as tx:
+        patients.quarantine_candidates(tx, context, case, connection_name(task), match)
+        text = f"{match.because[0].upper()}{match.because[1:]}; see the candidates, then confirm one or none."
+        put(tx, context, case.id, _advanced(task, "on-hold", context.instant(), text=text))
+    return ["ended"]
 
 
 def _advanced(task: Resource, status: str, now: str, *, text: str = "", reason: str = "") -> Resource:
@@ -153,141 +170,78 @@ def _end(
     context: Context, case: Case, task: Resource, why: str, *, reason: str = "", outcome: str = "not-asked"
 ) -> list[str]:
     """Ends a Task that can't be done: the source stands in the manifest with nothing, and why."""
-    gathered = records.Gathered((), (Answer("*", outcome, detail=why),))
+    gathered = records.Gathered({}, (Answer("*", outcome, detail=why, as_of=context.instant()),))
     with context.database.transaction(SERVICE) as tx:
         put(tx, context, case.id, _package(context, case, task, gathered))
         put(tx, context, case.id, _advanced(task, "failed", context.instant(), text=why, reason=reason))
+        progress.forget(tx, task["id"])
         _settle(tx, context, case.id)
     return ["ended"]
 
 
-def _store_page(tx: Transaction, context: Context, case_id: str, name: str, page_id: str, page: Page) -> str:
-    """A page as a Binary, its bytes unchanged; its id."""
-    binary = compose(
-        "Binary",
-        id=page_id,
-        meta={"source": page.url.partition("?")[0]},
-        contentType=page.content_type.partition(";")[0] or "application/octet-stream",
-        data=base64.b64encode(page.body).decode(),
-    )
-    put(tx, context, case_id, binary, owner=SOURCE + name)
-    return page_id
+def fetch(context: Context, task_id: str, patient_id: str, number: int) -> list[str]:
+    """Step 2: collects and stores everything; what it answers is only how many pages and files there are.
 
-
-def fetch(context: Context, task_id: str, asked: str, patient_id: str) -> list[str]:
-    """Step 2, once a type: asks and stores the pages. Answers outcome, asked, received, detail, then page ids."""
-    kind, _, parameter = asked.partition(" ")
-    with context.database.reading() as connection:
-        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
-    name = connection_name(stored.resource)
-    pages, answer = pull.fetch(context.client(name), kind, parameter, patient_id)
-    ids = []
-    if pages:
-        with context.database.transaction(SERVICE) as tx:
-            for number, page in enumerate(pages):
-                page_id = derived_id(task_id, "page", kind, number)
-                ids.append(_store_page(tx, context, case_id, name, page_id, page))
-    return [answer.outcome, answer.asked, str(answer.received), answer.detail, *ids]
-
-
-def fetch_cited(context: Context, task_id: str, page_ids: list[str]) -> list[str]:
-    """Step 3: reads what the pages cite, people and files. Answers the number unresolved, then page ids."""
-    with context.database.reading() as connection:
-        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
-        texts = [text for text, _ in _texts(connection, page_ids)]
-    name = connection_name(stored.resource)
-    client = context.client(name)
-    read: dict[str, Page] = {}
-    unresolved: set[str] = set()
-    held = {_reference_of(text) for text in texts}
-    wanted = pull.cited(texts, client.base)
-    while wanted:
-        found = []
-        for cited in wanted:
-            # Bounded, whatever the record cites; what is beyond counts as unresolved and is said.
-            page = pull.read_cited(client, cited)[0] if len(read) < pull.MAX_CITED else None
-            if page is None:
-                unresolved.add(cited)
-            else:
-                read[cited] = page
-                found.extend(pull.resource_texts(page))
-        # A role cites its practitioner and its organisation.
-        wanted = [c for c in pull.cited(found, client.base) if c not in {*read, *unresolved, *held}]
-    ids = []
-    with context.database.transaction(SERVICE) as tx:
-        for cited, page in read.items():
-            ids.append(_store_page(tx, context, case_id, name, derived_id(task_id, "page", cited), page))
-    return [str(len(unresolved)), *ids]
-
-
-def _reference_of(text: str) -> str:
-    resource = codec.parse(text)
-    return f"{resource['resourceType']}/{resource.get('id', '')}"
-
-
-def _texts(connection: SqlConnection, page_ids: Iterable[str]) -> list[tuple[str, str]]:
-    """(text of a resource, reference to its page) of stored pages."""
-    found = []
-    for page_id in page_ids:
-        binary = resources.read(connection, EVERYTHING, "Binary", page_id).resource
-        page = Page("", "", binary["contentType"], base64.b64decode(binary.get("data", "")))
-        found += [(text, f"Binary/{page_id}") for text in pull.resource_texts(page)]
-    return found
-
-
-def merge(context: Context, task_id: str, patient_id: str, page_ids: list[str], answers: list[list[str]]) -> str:
-    """Step 4, one transaction: the copies, the List with the manifest, Provenance, the Task's end.
-
-    `answers` are rows of (type, outcome, asked, received, detail).
+    Raises EhrFailure when it is worth trying again later. What was finished stays finished.
     """
-    with context.database.reading() as connection:
-        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
-        case = load(connection, EVERYTHING, case_id)
-        texts = _texts(connection, page_ids)
-    task = stored.resource
-    if task["status"] in _ENDED:
+    case, task = _loaded(context, task_id)
+    if task["status"] in _STOPPED:
+        return ["0", "0"]
+    found = _collected(context, case, task, patient_id, last_try=number >= MAX_ATTEMPTS)
+    return [str(len(found.pages)), str(len(found.files))]
+
+
+def _collected(context: Context, case: Case, task: Resource, patient_id: str, *, last_try: bool) -> collect.Collected:
+    name = connection_name(task)
+    return collect.collect(context, case, task["id"], name, patient_id, source=_source(task), last_try=last_try)
+
+
+def merge(context: Context, task_id: str, patient_id: str, first_page: str, number: int) -> str:
+    """Step 3, one transaction: the copies, the List with the manifest, Provenance, the Task's end."""
+    case, task = _loaded(context, task_id)
+    if task["status"] in _STOPPED:
         return task_id
     name = connection_name(task)
     base = context.client(name).base
-    given = [Answer(kind, outcome, asked, int(received), detail=detail)
-             for kind, outcome, asked, received, detail in answers]  # fmt: skip
-    gathered = records.merge(case_id, name, base, patient_id, texts, given)
+    # Everything of it is finished by now: this only reads back what the parts said.
+    found = _collected(context, case, task, patient_id, last_try=True)
+    page_ids = collect.distinct([first_page, *found.pages])
     with context.database.transaction(SERVICE) as tx:
-        for copy in gathered.copies:
-            kind = copy.resource["resourceType"]
-            before = resources.find(tx.connection, EVERYTHING, kind, copy.id)
-            if before is None:
-                resources.create(
-                    tx, copy.body, copy.resource, base_url=context.base_url, resource_id=copy.id, case_id=case_id,
-                    owner=SOURCE + name,
-                )  # fmt: skip
-            else:
-                resources.update(tx, before, copy.body, copy.resource, base_url=context.base_url)
+        task = resources.read(tx.connection, EVERYTHING, "Task", task_id).resource
+        if task["status"] in _STOPPED:
+            return task_id
+        held = copies.held(tx.connection, case.id, name, base)
+        pages = collect.StoredPages(tx.connection, page_ids)
+        gathered = records.merge(case.id, name, base, patient_id, pages, found.answers, found.files, held)
+        copies.store(tx, context, case.id, name, gathered.copies, held)
+        entries = {**gathered.entries, **{key: records.copy_reference(case.id, name, key) for key in found.files}}
+        gathered = replace(gathered, entries=entries)
         package = _package(context, case, task, gathered)
-        put(tx, context, case_id, package)
+        put(tx, context, case.id, package)
         now = context.instant()
-        targets = [f"{c.resource['resourceType']}/{c.id}" for c in gathered.copies] or [reference(package)]
+        targets = list(gathered.entries.values()) or [reference(package)]
         put(
-            tx, context, case_id,
+            tx, context, case.id,
             provenance(
                 derived_id(task_id, "provenance"), targets, now, activity="CREATE",
                 author={"reference": _source(task)}, sources=[f"Binary/{page}" for page in page_ids],
             ),
         )  # fmt: skip
-        done = {
-            **task,
-            "output": [
-                {"type": codes.concept(codes.EVIDENCE, "package"), "valueReference": {"reference": reference(package)}}
-            ],
-        }
-        put(tx, context, case_id, _advanced(done, "completed", now))
-        _settle(tx, context, case_id)
+        said = alignment.with_evidence(task, {"patient-there": f"Patient/{patient_id}"})
+        said["output"] = [o for o in said["output"] if not codes.has(o["type"], codes.EVIDENCE, "package")]
+        said["output"].append(
+            {"type": codes.concept(codes.EVIDENCE, "package"), "valueReference": {"reference": reference(package)}}
+        )
+        put(tx, context, case.id, _advanced(said, "completed", now))
+        progress.forget(tx, task_id)
+        _settle(tx, context, case.id)
     return task_id
 
 
 def _package(context: Context, case: Case, task: Resource, gathered: records.Gathered) -> Resource:
     title = task.get("owner", {}).get("display") or connection_name(task)
-    return records.package(case, _source(task), title, gathered, context.instant())
+    before = records.package_of(case, _source(task))
+    return records.package(case, _source(task), title, gathered, context.instant(), before)
 
 
 def _settle(tx: Transaction, context: Context, case_id: str) -> None:
@@ -317,6 +271,14 @@ def missing(case: Case) -> list[str]:
     return [item.code for item in items(case) if item.state == "missing"]
 
 
+def named_gaps(case: Case, found: list[checklist.Item]) -> list[str]:
+    """What the reviewer must confirm to know before signing: checklist items that nobody sent, and what a source did
+    not answer in full ("lakeside-cancer-center/Observation").
+    """
+    listed = [item.code for item in found if item.state == "missing"]
+    return listed + [code for package in records.packages(case) for code in records.gap_codes(package)]
+
+
 def is_over(case: Case) -> bool:
     """Whether every source has answered, or can't."""
     return all(t["status"] in _ENDED for t in case.tasks_of("gather-records"))
@@ -334,24 +296,21 @@ def again(context: Context, caller: Caller, case_id: str, sources: list[str]) ->
         return start(tx, context, case, wanted)
 
 
-def later(context: Context, task_id: str, number: int, why: str) -> str:
+def later(context: Context, task_id: str, number: int, why: str, at_least_s: float = 0.0) -> str:
     """The EHR does not answer: tries again later, with growing pauses, or gives up and says so in the manifest."""
-    with context.database.reading() as connection:
-        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
-        case = load(connection, EVERYTHING, case_id)
-    task = stored.resource
-    if task["status"] in _ENDED:
+    case, task = _loaded(context, task_id)
+    if task["status"] in _STOPPED:
         return "ended"
     if number >= MAX_ATTEMPTS:
         said = f"The EHR gave no answer in {number} attempts ({why}); gather again when it is back."
         _end(context, case, task, said, outcome="failed")
         return "given up"
-    delay_s = min(LONGEST_PAUSE_S, 2.0**number)
+    delay_s = max(at_least_s, min(LONGEST_PAUSE_S, 2.0**number))
     next_try = times.instant(context.now() + int(delay_s * 1000))
     said = f"No answer from the EHR yet ({why}); attempt {number + 1} at {next_try}."
     waiting = {**task, "statusReason": {"text": said}, "lastModified": context.instant()}
     with context.database.transaction(SERVICE) as tx:
-        put(tx, context, case_id, waiting)
+        put(tx, context, case.id, waiting)
         key = f"gather-{task_id}-{number + 1}"
         context.enqueue(tx, WORKFLOW, key, connection_name(task), task_id, number + 1, delay_s=delay_s)
     return said
@@ -359,8 +318,6 @@ def later(context: Context, task_id: str, number: int, why: str) -> str:
 
 def fail(context: Context, task_id: str, why: str) -> None:
     """Ends a gathering that could not be done after every retry; the manifest names the gap."""
-    with context.database.reading() as connection:
-        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
-        case = load(connection, EVERYTHING, case_id)
-    if stored.resource["status"] not in _ENDED:
-        _end(context, case, stored.resource, why, outcome="failed")
+    case, task = _loaded(context, task_id)
+    if task["status"] not in _STOPPED:
+        _end(context, case, task, why, outcome="failed")

@@ -19,7 +19,7 @@ from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.intake import Request, Sent
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import gather
-from fhir_secondop.service.context import Context, add_audience, load, put, put_all
+from fhir_secondop.service.context import Context, add_audience, load, put, put_all, who
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Transaction
@@ -152,12 +152,6 @@ def _store(
     person = case.directory.person(reviewer) if reviewer else None
     add_audience(tx, case_id, {caller.id, *parties, *(person.identifiers if person else ())})
     gather.start(tx, context, case, case.sources)
-
-
-def who(caller: Caller) -> Resource:
-    """A caller as a Reference: by its identifier where it has one, else by its id here."""
-    system, _, value = min(caller.parties, default=f"urn:secondop:caller|{caller.id}").rpartition("|")
-    return {"identifier": {"system": system, "value": value}, "display": caller.name}
 
 
 def sent_of_bundle(bundle: Resource) -> list[Sent]:

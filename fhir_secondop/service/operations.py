@@ -13,7 +13,7 @@ from fhir_secondop.opinion import alignment, codes, facts, records, report, work
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import gather, intake, providers, review, signing
+from fhir_secondop.service import confirmation, gather, intake, providers, review, signing
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -58,6 +58,12 @@ def case_operations(context: Context) -> list[Operation]:
     return [
         Operation("gather", "ServiceRequest", "Gathers the record again.", _gather(context),
                   _object([], sources={"type": "array", "items": _TEXT})),
+        Operation("candidates", "ServiceRequest", "Who may be the patient at an EHR where that is not certain.",
+                  _candidates(context), _object(["task"], task=_TEXT)),
+        Operation("confirm-patient", "ServiceRequest", "Says which candidate is the patient there, or none.",
+                  with_case(confirmation.confirm),
+                  _object(["task", "patient"], task=_TEXT,
+                          patient={**_TEXT, "description": 'the id there of a candidate, or "none"'})),
         Operation("manifest", "ServiceRequest", "What was asked of each source, got, refused and is missing.",
                   _manifest(context), reads=True),
         Operation("completeness", "ServiceRequest", "The checklist, with the state of each item and its evidence.",
@@ -172,6 +178,13 @@ def _gather(context: Context) -> Callable[[Caller, str, Plain], Result]:
     return handler
 
 
+def _candidates(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
+        return Result(confirmation.candidates(context, caller, case_id, plain))
+
+    return handler
+
+
 def _manifest(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, _: Plain) -> Result:
         case = intake.find_case(context, caller, case_id)
@@ -181,8 +194,9 @@ def _manifest(context: Context) -> Callable[[Caller, str, Plain], Result]:
                 "asOf": package["date"],
                 "received": len(package.get("entry", [])),
                 "types": [
-                    {"type": a.type, "outcome": a.outcome, "received": a.received, "strangers": a.strangers,
-                     "detail": a.detail}
+                    {"type": a.type, "outcome": a.outcome, "asked": a.asked, "received": a.received,
+                     "strangers": a.strangers, "unresolved": a.unresolved, "withheld": a.withheld, "asOf": a.as_of,
+                     "since": a.since, "detail": a.detail}
                     for a in records.coverage(package)
                 ],
             }
@@ -202,6 +216,7 @@ def _completeness(context: Context) -> Callable[[Caller, str, Plain], Result]:
         return Result(
             {
                 "complete": gather.is_over(case) and not any(i.state == "missing" for i in items),
+                "gaps": gather.named_gaps(case, items),
                 "items": [
                     {"code": i.code, "title": i.title, "state": i.state, "because": i.because,
                      "evidence": list(i.evidence)}

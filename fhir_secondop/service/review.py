@@ -26,8 +26,8 @@ from fhir_secondop.service.context import (
     put,
     put_all,
     remove_audience,
+    who,
 )
-from fhir_secondop.service.intake import who
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 

@@ -15,8 +15,7 @@ from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import delivery, gather
-from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all
-from fhir_secondop.service.intake import who
+from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -131,7 +130,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
         raise Conflict("There is no draft to sign; submit one with $submit-report.")
     draft = report.from_fhir(case, DRAFT)
     items = gather.items(case)
-    report.check_signable(case, draft, [item.code for item in items if item.state == "missing"])
+    report.check_signable(case, draft, gather.named_gaps(case, items))
     now = context.instant()
     status = str(codes.extension_value(proposal, codes.AMENDMENT_KIND) or "final")
     reason = str(codes.extension_value(proposal, codes.AMENDMENT_REASON) or "")

@@ -97,13 +97,11 @@ def _register(context: Context) -> None:
         "retries_allowed": True, "max_attempts": GATHER_RETRIES, "interval_seconds": 1.0, "backoff_rate": 3.0,
         "should_retry": retry,
     }  # fmt: skip
-    begin = step("gather.begin", lambda task: gather.begin(context, task))
-    fetch = step("gather.fetch", lambda task, asked, patient: gather.fetch(context, task, asked, patient), **retried)
-    cited = step("gather.cited", lambda task, pages: gather.fetch_cited(context, task, pages), **retried)
-    merge = step("gather.merge", lambda task, patient, pages, rows: gather.merge(context, task, patient, pages, rows))
+    begin = step("gather.begin", lambda task: gather.begin(context, task), **retried)
+    fetch = step("gather.fetch", lambda task, patient, number: gather.fetch(context, task, patient, number))
+    merge = step("gather.merge", lambda task, patient, page, number: gather.merge(context, task, patient, page, number))
     fail = step("gather.fail", lambda task, why: gather.fail(context, task, why))
-
-    later = step("gather.later", lambda task, number, why: gather.later(context, task, number, why))
+    later = step("gather.later", lambda task, number, why, wait: gather.later(context, task, number, why, wait))
 
     @DBOS.workflow(name=gather.WORKFLOW)
     def gather_source(task_id: str, number: int = 1) -> str:
@@ -111,19 +109,15 @@ def _register(context: Context) -> None:
             begun = begin(task_id)
             if begun == ["ended"]:
                 return "ended"
-            patient, first_page, *types = begun
-            pages, rows = [first_page], []
-            for asked in types:
-                outcome, search, received, detail, *ids = _tried(fetch, _NO_ANSWER, task_id, asked, patient)
-                rows.append([asked.partition(" ")[0], outcome, search, received, detail])
-                pages += ids
-            unresolved, *ids = _tried(cited, ["some"], task_id, pages)
-            if unresolved != "0":
-                rows.append(["references", "truncated", "", "0", f"{unresolved} cited resources could not be read"])
-            merge(task_id, patient, pages + ids, rows)
+            patient, page = begun
+            fetch(task_id, patient, number)
+            merge(task_id, patient, page, number)
         except EhrFailure as failure:
-            return str(later(task_id, number, failure.kind))
+            return str(later(task_id, number, failure.kind, failure.retry_after_s))
         except Exception as error:
+            failure_kind = _given_up(error)
+            if failure_kind:
+                return str(later(task_id, number, failure_kind, 0.0))
             # Whatever it was: the source must not stay silent in the manifest. The type only, not the text.
             log.error("gathering %s failed: %s", task_id, type(error).__name__)
             fail(task_id, f"The record could not be read ({type(error).__name__}).")
@@ -145,17 +139,9 @@ def _register(context: Context) -> None:
             return "on-hold"
 
 
-_NO_ANSWER = ["failed", "", "0", "no answer after several tries"]
-
-
-def _tried(step: Callable[..., list[str]], otherwise: list[str], *args: Any) -> list[str]:
-    """A step's answer, or when it fails even after its retries what stands for that: the rest still counts."""
-    try:
-        return step(*args)
-    except Exception as error:
-        if not isinstance(error, EhrFailure) and type(error).__name__ != "DBOSMaxStepRetriesExceeded":
-            raise
-        return otherwise
+def _given_up(error: Exception) -> str:
+    """What an EHR's failure was when even the retries of a step did not help; "" of any other error."""
+    return "no answer after several tries" if type(error).__name__ == "DBOSMaxStepRetriesExceeded" else ""
 
 
 def _attempted(context: Context, task_id: str, number: int) -> str:

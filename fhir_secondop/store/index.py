@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,10 +35,14 @@ def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, 
     return found
 
 
-def write(connection: Connection, rid: int, resource: Resource, base_url: str) -> None:
-    """Puts the resource's index rows in place; those of an earlier version must have been removed."""
-    for table, rows in rows_of(resource, base_url).items():
-        connection.execute(sa.insert(table), [{"rid": rid, **row} for row in rows])
+def write_many(connection: Connection, indexed: Iterable[tuple[int, Resource]], base_url: str) -> None:
+    """Puts the index rows of resources in place, by row id; those of an earlier version must have been removed."""
+    found: dict[sa.Table, list[dict[str, Any]]] = {}
+    for rid, resource in indexed:
+        for table, rows in rows_of(resource, base_url).items():
+            found.setdefault(table, []).extend({"rid": rid, **row} for row in rows)
+    for table, rows in found.items():
+        connection.execute(sa.insert(table), rows)
 
 
 def remove(connection: Connection, rid: int) -> None:

@@ -108,3 +108,22 @@ audience = sa.Table(
     sa.Column("party", sa.Text, primary_key=True),
     sa.Index("ix_audience_party", "party"),
 )
+
+# What a gathering under way has finished, by part (a type, a file): a worker that takes it up asks for the rest only.
+gathered_part = sa.Table(
+    "gathered_part",
+    metadata,
+    sa.Column("task_id", sa.String(64), primary_key=True),
+    sa.Column("part", sa.String(300), primary_key=True),
+    sa.Column("said", sa.Text, nullable=False),  # JSON
+)
+
+# How much each EHR was asked, over all workers: when the next request may go, and the documents of that day (UTC).
+ehr_limit = sa.Table(
+    "ehr_limit",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("next_ms", sa.BigInteger, nullable=False),
+    sa.Column("day", sa.BigInteger, nullable=False),
+    sa.Column("documents", sa.Integer, nullable=False),
+)

@@ -66,6 +66,8 @@ def ehrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ehrs]:
 
 def client_of(base: str, **settings: Any) -> Client:
     """A client of that EHR."""
+    settings.setdefault("rate_per_s", 0.0)
+    settings.setdefault("settle_s", 0.0)
     return Client(Connection(settings.pop("name", "there"), base, **settings), now=now_ms)
 
 

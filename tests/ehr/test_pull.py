@@ -7,18 +7,23 @@ import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Request, Response
 
-from fhir_secondop.ehr import pull
-from fhir_secondop.ehr.client import Capability
+from fhir_secondop.ehr import plan, pull
+from fhir_secondop.ehr.capability import Capability
+from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.plan import Ask
+from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.fhir import codec
-from fhir_secondop.model import Answer, Page, Resource
+from fhir_secondop.model import Answer, Connection, Page, Resource
 from fhir_secondop.opinion import records
-from tests.ehr.conftest import RECORDS, Ehrs, client_of, new_patient
+from fhir_secondop.store.database import now_ms
+from tests.ehr.conftest import RECORDS, Ehrs, client_of
 
 RIVERSIDE = (RECORDS / "riverside.json",)
 MRN = "https://riverside.example/mrn"
@@ -26,6 +31,13 @@ MRN = "https://riverside.example/mrn"
 
 def ids(pages: list[Page]) -> list[str]:
     return [codec.parse(text)["id"] for page in pages for text in pull.resource_texts(page)]
+
+
+def fetched(client: Client, kind: str, parameter: str, patient: str, **more: Any) -> tuple[list[Page], Answer]:
+    """The pages of one type and the line of the manifest."""
+    pages: list[Page] = []
+    answer = pull.fetch(client, Ask(kind, parameter, "", **more), patient, lambda _, page, __: pages.append(page))
+    return pages, answer
 
 
 def searchset(*resources: Resource, following: str = "") -> Resource:
@@ -37,80 +49,13 @@ def condition(number: int, patient: str = "1") -> Resource:
     return {"resourceType": "Condition", "id": str(number), "subject": {"reference": f"Patient/{patient}"}}
 
 
-# ---- who the patient is there ---------------------------------------------------------------------------------
-
-
-def test_the_patient_is_found_by_that_places_identifier_and_birth_date(ehrs: Ehrs) -> None:
-    client = client_of(ehrs("epic", load=RIVERSIDE))
-    match = pull.find_patient(client, [(MRN, "RS-100482")], "1971-04-17")
-    assert (match.id, match.because) == ("1", "by identifier, same date of birth")
-    # the page is kept: it is the evidence of who it is
-    assert match.page is not None
-    assert ids([match.page]) == ["1"]
-
-
-def test_one_digit_off_is_another_patient(ehrs: Ehrs) -> None:
-    client = client_of(ehrs("epic", load=RIVERSIDE))
-    assert pull.find_patient(client, [(MRN, "RS-100842")], "1971-04-17").id == ""
-    assert pull.find_patient(client, [(MRN, "RS-100842")], "1971-04-11").id == "2"
-
-
-def test_another_date_of_birth_is_left_to_a_person(ehrs: Ehrs) -> None:
-    match = pull.find_patient(client_of(ehrs("epic", load=RIVERSIDE)), [(MRN, "RS-100482")], "1971-04-18")
-    assert (match.id, match.page) == ("", None)
-    assert "another date of birth" in match.because
-
-
-def test_an_unknown_identifier_finds_nobody(ehrs: Ehrs) -> None:
-    match = pull.find_patient(client_of(ehrs("epic", load=RIVERSIDE)), [(MRN, "RS-999999")], "1971-04-17")
-    assert (match.id, match.because) == ("", "no patient with this identifier")
-
-
-def test_the_same_value_in_another_system_finds_nobody(ehrs: Ehrs) -> None:
-    match = pull.find_patient(
-        client_of(ehrs("epic", load=RIVERSIDE)), [("https://lakeside.example/mrn", "RS-100482")], "1971-04-17"
-    )
-    assert match.id == ""
-
-
-def test_without_an_identifier_of_that_place_nothing_is_asked(httpserver: HTTPServer) -> None:
-    match = pull.find_patient(client_of(httpserver.url_for("/fhir")), [], "1971-04-17")
-    assert (match.id, match.because) == ("", "no identifier of that place is known")
-    assert httpserver.log == []
-
-
-def test_two_patients_with_the_identifier_are_left_to_a_person(ehrs: Ehrs) -> None:
-    base = ehrs("full")
-    twice = [{"system": "https://twice.example/mrn", "value": "7"}]
-    for _ in range(2):
-        new_patient(base, identifier=twice)
-    match = pull.find_patient(client_of(base), [("https://twice.example/mrn", "7")], "1971-04-17")
-    assert match.id == ""
-    assert "several patients" in match.because
-
-
-def test_a_server_that_ignores_the_identifier_matches_nobody(httpserver: HTTPServer) -> None:
-    stranger = {"resourceType": "Patient", "id": "9", "birthDate": "1971-04-17",
-                "identifier": [{"system": MRN, "value": "RS-5"}]}  # fmt: skip
-    httpserver.expect_request("/fhir/Patient").respond_with_json(searchset(stranger))
-    match = pull.find_patient(client_of(httpserver.url_for("/fhir")), [(MRN, "RS-100482")], "1971-04-17")
-    assert (match.id, match.because) == ("", "no patient with this identifier")
-
-
-def test_a_maintenance_page_is_a_failure_of_the_ehr(httpserver: HTTPServer) -> None:
-    """Not a fault of ours that would end the workflow without a word."""
-    httpserver.expect_request("/fhir/Patient").respond_with_data("<html>down</html>", 200)
-    with pytest.raises(EhrFailure) as caught:
-        pull.find_patient(client_of(httpserver.url_for("/fhir")), [(MRN, "RS-100482")], "1971-04-17")
-    assert caught.value.kind == "validation"
-
-
 # ---- what is asked --------------------------------------------------------------------------------------------
 
 
 def test_every_type_of_an_epic_shaped_ehr_is_asked_by_patient(ehrs: Ehrs) -> None:
     client = client_of(ehrs("epic", load=RIVERSIDE))
-    assert dict(pull.plan(client.capability)) == dict.fromkeys(pull.TYPES, "patient")
+    asked = {ask.type: ask.parameter for ask in plan.plan(client.capability, Site())}
+    assert {kind for kind, parameter in asked.items() if parameter != "patient"} <= {"MedicationStatement"}
 
 
 def test_what_an_ehr_does_not_offer_is_named(httpserver: HTTPServer) -> None:
@@ -121,19 +66,22 @@ def test_what_an_ehr_does_not_offer_is_named(httpserver: HTTPServer) -> None:
         {"type": "Goal", "interaction": searching, "searchParam": [{"name": "lifecycle-status"}]},
         {"type": "Procedure", "interaction": [{"code": "read"}], "searchParam": [{"name": "patient"}]},
     ]}]})  # fmt: skip
-    planned = dict(pull.plan(capability))
+    planned = {ask.type: ask.parameter for ask in plan.plan(capability, Site())}
     assert [planned[k] for k in ("Condition", "Observation", "Goal", "Procedure", "Encounter")] == [
         "patient", "subject", "", "", "",
     ]  # fmt: skip
-    assert set(planned) == set(pull.TYPES)
+    assert set(planned) == set(plan.TYPES)
     # and nothing is asked
-    assert pull.fetch(client_of(httpserver.url_for("/fhir")), "Goal", "", "1") == ([], Answer("Goal", "not-offered"))
+    asks = {ask.type: ask for ask in plan.plan(capability, Site())}
+    there = client_of(httpserver.url_for("/fhir"))
+    answers = [pull.fetch(there, asks[kind], "1", lambda *_: None) for kind in ("Goal", "Encounter")]
+    assert answers == [Answer("Goal", "not-offered", detail="no search by patient"), Answer("Encounter", "not-offered")]
     assert httpserver.log == []
 
 
 def test_a_search_by_subject_names_the_type_and_the_manifest_no_id(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/fhir/Observation").respond_with_json(searchset())
-    _, answer = pull.fetch(client_of(httpserver.url_for("/fhir")), "Observation", "subject", "77")
+    _, answer = fetched(client_of(httpserver.url_for("/fhir")), "Observation", "subject", "77")
     assert httpserver.log[0][0].args["subject"] == "Patient/77"
     assert answer == Answer("Observation", "answered", "Observation?subject=")
 
@@ -143,7 +91,7 @@ def test_a_search_by_subject_names_the_type_and_the_manifest_no_id(httpserver: H
 
 def test_all_pages_of_a_type_come(ehrs: Ehrs) -> None:
     client = client_of(ehrs("epic", load=(RECORDS / "lakeside.json",)))
-    pages, answer = pull.fetch(client, "Observation", "patient", "1")
+    pages, answer = fetched(client, "Observation", "patient", "1")
     assert answer == Answer("Observation", "answered", "Observation?patient=", received=23)
     assert len(pages) == 2  # this EHR gives 20 at most
     assert sorted(ids(pages), key=int) == [str(n) for n in range(1, 24)]
@@ -152,7 +100,7 @@ def test_all_pages_of_a_type_come(ehrs: Ehrs) -> None:
 @pytest.mark.parametrize("kind", ["Condition", "AllergyIntolerance", "Observation"])
 def test_nothing_of_the_near_twin_comes(ehrs: Ehrs, kind: str) -> None:
     client = client_of(ehrs("epic", load=RIVERSIDE))
-    mine, theirs = (ids(pull.fetch(client, kind, "patient", patient)[0]) for patient in ("1", "2"))
+    mine, theirs = (ids(fetched(client, kind, "patient", patient)[0]) for patient in ("1", "2"))
     assert mine
     assert len(theirs) == 1
     assert not set(mine) & set(theirs)
@@ -162,20 +110,20 @@ def test_a_page_is_handed_back_as_it_came(httpserver: HTTPServer) -> None:
     text = '{"resourceType": "Bundle",\n "type":"searchset", "entry":[{"resource":{"resourceType":"Observation",' \
            '"id":"1","valueQuantity":{"value":1.10}}}]}'  # fmt: skip
     httpserver.expect_request("/fhir/Observation").respond_with_data(text, content_type="application/fhir+json")
-    (page,), _ = pull.fetch(client_of(httpserver.url_for("/fhir")), "Observation", "patient", "1")
+    (page,), _ = fetched(client_of(httpserver.url_for("/fhir")), "Observation", "patient", "1")
     assert page.body == text.encode()
     assert "1.10" in pull.resource_texts(page)[0]
 
 
 def test_no_results_are_an_answer(ehrs: Ehrs) -> None:
-    _, answer = pull.fetch(client_of(ehrs("epic", load=RIVERSIDE)), "Goal", "patient", "1")
+    _, answer = fetched(client_of(ehrs("epic", load=RIVERSIDE)), "Goal", "patient", "1")
     assert answer == Answer("Goal", "answered", "Goal?patient=", received=0)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, "auth"), (403, "policy"), (404, "not-found"), (400, "validation")])
 def test_a_refusal_stands_in_the_manifest(httpserver: HTTPServer, status: int, kind: str) -> None:
     httpserver.expect_request("/fhir/Goal").respond_with_data("Maren Sampleton may not", status)
-    pages, answer = pull.fetch(client_of(httpserver.url_for("/fhir")), "Goal", "patient", "1")
+    pages, answer = fetched(client_of(httpserver.url_for("/fhir")), "Goal", "patient", "1")
     assert pages == []
     assert answer == Answer("Goal", "refused", "Goal?patient=", detail=f"{kind}: there: GET Goal: HTTP {status}.")
 
@@ -184,7 +132,7 @@ def test_a_refusal_stands_in_the_manifest(httpserver: HTTPServer, status: int, k
 def test_what_time_may_mend_is_raised_for_another_try(httpserver: HTTPServer, status: int) -> None:
     httpserver.expect_request("/fhir/Goal").respond_with_data("", status)
     with pytest.raises(EhrFailure) as caught:
-        pull.fetch(client_of(httpserver.url_for("/fhir")), "Goal", "patient", "1")
+        fetched(client_of(httpserver.url_for("/fhir")), "Goal", "patient", "1")
     assert caught.value.retryable
 
 
@@ -199,18 +147,77 @@ def second_page(answers: list[Callable[[], Response]]) -> Callable[[Request], Re
     return handle
 
 
-def test_a_page_that_expired_is_asked_again_from_the_beginning(httpserver: HTTPServer) -> None:
+def expired() -> Response:
+    outcome = {"resourceType": "OperationOutcome", "issue": [{"severity": "fatal", "code": "processing",
+                                                              "details": {"coding": [{"code": "4113"}]}}]}  # fmt: skip
+    return Response(json.dumps(outcome), 400)
+
+
+def test_a_search_that_expired_begins_again(httpserver: HTTPServer) -> None:
     fine = lambda: Response(json.dumps(searchset(condition(2))))  # noqa: E731
-    httpserver.expect_request("/fhir/Condition").respond_with_handler(second_page([lambda: Response("", 503), fine]))
-    pages, answer = pull.fetch(client_of(httpserver.url_for("/fhir")), "Condition", "patient", "1")
+    httpserver.expect_request("/fhir/Condition").respond_with_handler(second_page([expired, fine]))
+    pages, answer = fetched(client_of(httpserver.url_for("/fhir"), vendor="epic"), "Condition", "patient", "1")
     assert (answer.outcome, answer.received) == ("answered", 2)
+    assert ids(pages) == ["1", "1", "2"]
+
+
+def test_a_search_that_always_expires_is_cut_off(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/fhir/Condition").respond_with_handler(second_page([expired]))
+    _, answer = fetched(client_of(httpserver.url_for("/fhir"), vendor="epic"), "Condition", "patient", "1")
+    assert (answer.outcome, answer.received) == ("truncated", 1)
+    assert "code 4113" in answer.detail
+
+
+def test_a_page_that_failed_once_is_asked_again_by_itself(httpserver: HTTPServer) -> None:
+    fine = lambda: Response(json.dumps(searchset(condition(2))))  # noqa: E731
+    hiccup = lambda: Response("", 503)  # noqa: E731
+    httpserver.expect_request("/fhir/Condition").respond_with_handler(second_page([hiccup, fine]))
+    patient = Client(Connection("there", httpserver.url_for("/fhir"), rate_per_s=0.0), now=now_ms, tries=2)
+    pages, answer = fetched(patient, "Condition", "patient", "1")
+    assert (answer.outcome, answer.received) == ("answered", 2)
+    assert ids(pages) == ["1", "2"]  # the first page was not asked again
+    assert len(httpserver.log) == 3
+
+
+def test_a_demanded_parameter_is_added_and_every_value_asked(httpserver: HTTPServer) -> None:
+    def handle(request: Request) -> Response:
+        found = {"lab": condition(1), "vitals": condition(2)}
+        if "category" not in request.args:
+            return Response('{"resourceType": "OperationOutcome", "issue": []}', 400)
+        return Response(json.dumps(searchset(found[request.args["category"]])))
+
+    httpserver.expect_request("/fhir/Condition").respond_with_handler(handle)
+    there = client_of(httpserver.url_for("/fhir"))
+    pages, answer = fetched(there, "Condition", "patient", "1", demanded=("category=lab", "category=vitals"))
     assert ids(pages) == ["1", "2"]
+    assert answer == Answer("Condition", "answered", "Condition?patient=; Condition?patient=&category=lab; "
+                                                     "Condition?patient=&category=vitals", 2)  # fmt: skip
+
+
+def test_one_demanded_search_that_is_refused_truncates_the_type(httpserver: HTTPServer) -> None:
+    def handle(request: Request) -> Response:
+        if request.args.get("category") != "lab":
+            return Response('{"resourceType": "OperationOutcome", "issue": []}', 400)
+        return Response(json.dumps(searchset(condition(1))))
+
+    httpserver.expect_request("/fhir/Condition").respond_with_handler(handle)
+    there = client_of(httpserver.url_for("/fhir"))
+    _, answer = fetched(there, "Condition", "patient", "1", demanded=("category=lab", "category=vitals"))
+    assert (answer.outcome, answer.received) == ("truncated", 1)
+
+
+def test_only_what_changed_is_asked_for_when_it_was_had_before(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/fhir/Goal").respond_with_json(searchset())
+    there, since = client_of(httpserver.url_for("/fhir")), "2026-11-20T08:00:00.000Z"
+    answer = pull.fetch(there, Ask("Goal", "patient", ""), "1", lambda *_: None, since=since)
+    assert httpserver.log[0][0].args["_lastUpdated"] == f"ge{since}"
+    assert answer.since == since
 
 
 @pytest.mark.parametrize(("status", "kind"), [(503, "capacity"), (403, "policy"), (500, "unreachable")])
 def test_what_was_cut_off_says_so(httpserver: HTTPServer, status: int, kind: str) -> None:
     httpserver.expect_request("/fhir/Condition").respond_with_handler(second_page([lambda: Response("", status)]))
-    pages, answer = pull.fetch(client_of(httpserver.url_for("/fhir")), "Condition", "patient", "1")
+    pages, answer = fetched(client_of(httpserver.url_for("/fhir")), "Condition", "patient", "1")
     assert ids(pages) == ["1"]
     assert (answer.outcome, answer.received) == ("truncated", 1)
     assert answer.detail == f"{kind}: there: GET page: HTTP {status}."
@@ -218,7 +225,7 @@ def test_what_was_cut_off_says_so(httpserver: HTTPServer, status: int, kind: str
 
 def test_a_maintenance_page_among_the_pages_cuts_them_off(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/fhir/Condition").respond_with_handler(second_page([lambda: Response("<html>")]))
-    pages, answer = pull.fetch(client_of(httpserver.url_for("/fhir")), "Condition", "patient", "1")
+    pages, answer = fetched(client_of(httpserver.url_for("/fhir")), "Condition", "patient", "1")
     assert (ids(pages), answer.outcome) == (["1"], "truncated")
 
 
@@ -226,8 +233,9 @@ def test_a_notice_of_withheld_data_stands_in_the_manifest(httpserver: HTTPServer
     notice = {"resourceType": "OperationOutcome", "issue": [{"severity": "warning", "code": "suppressed",
                                                              "diagnostics": "about Maren Sampleton"}]}  # fmt: skip
     httpserver.expect_request("/fhir/Condition").respond_with_json(searchset(condition(1), notice))
-    _, answer = pull.fetch(client_of(httpserver.url_for("/fhir")), "Condition", "patient", "1")
+    _, answer = fetched(client_of(httpserver.url_for("/fhir")), "Condition", "patient", "1")
     assert (answer.outcome, answer.received, answer.detail) == ("answered", 1, "the source added: suppressed")
+    assert answer.withheld
 
 
 def test_a_stranger_from_a_server_that_ignores_the_patient_is_dropped_and_counted(httpserver: HTTPServer) -> None:
@@ -239,7 +247,7 @@ def test_a_stranger_from_a_server_that_ignores_the_patient_is_dropped_and_counte
     httpserver.expect_request("/fhir/Condition").respond_with_json(everybody)
     client = client_of(httpserver.url_for("/fhir"))
     # when
-    pages, answer = pull.fetch(client, "Condition", "patient", "1")
+    pages, answer = fetched(client, "Condition", "patient", "1")
     texts = [(text, "Binary/page") for page in pages for text in pull.resource_texts(page)]
     gathered = records.merge(str(uuid.uuid4()), "there", client.base, "1", texts, [answer])
     # then
@@ -250,16 +258,16 @@ def test_a_stranger_from_a_server_that_ignores_the_patient_is_dropped_and_counte
 # ---- what is cited --------------------------------------------------------------------------------------------
 
 
-def test_people_places_and_files_that_are_cited_are_read(ehrs: Ehrs) -> None:
+def test_people_and_places_that_are_cited_are_read(ehrs: Ehrs) -> None:
     client = client_of(ehrs("full"))
-    texts = [
-        text
+    found = [
+        codec.parse(text)
         for kind in ("DocumentReference", "DiagnosticReport", "Encounter", "CarePlan")
-        for page in pull.fetch(client, kind, "patient", "1")[0]
+        for page in fetched(client, kind, "patient", "1")[0]
         for text in pull.resource_texts(page)
     ]
-    wanted = pull.cited(texts, client.base)
-    assert {ref.partition("/")[0] for ref in wanted} >= {"Organization", "Binary"}
+    wanted = {key for resource in found for key in pull.cited(resource, client.base)}
+    assert "Organization" in {ref.partition("/")[0] for ref in wanted}
     assert any(ref.startswith("Practitioner") for ref in wanted)
     for ref in wanted:
         page, why = pull.read_cited(client, ref)
@@ -267,35 +275,88 @@ def test_people_places_and_files_that_are_cited_are_read(ehrs: Ehrs) -> None:
         assert page is not None
         resource = codec.parse(pull.resource_texts(page)[0])
         assert f"{resource['resourceType']}/{resource['id']}" == ref
-        if ref == "Binary/1":
-            assert base64.b64decode(resource["data"]).startswith(b"%PDF")
     # a role leads on to its person
-    role = next(r for r in [*wanted, "PractitionerRole/1"] if r.startswith("PractitionerRole"))
-    page, _ = pull.read_cited(client, role)
+    page, _ = pull.read_cited(client, "PractitionerRole/1")
     assert page is not None
-    further = pull.cited(pull.resource_texts(page), client.base)
+    further = sorted(pull.cited(codec.parse(page.body), client.base))
     assert [ref.partition("/")[0] for ref in further] == ["Organization", "Practitioner"]
 
 
-def test_only_what_stands_at_that_ehr_and_was_not_had_is_read() -> None:
-    def text(resource: Resource) -> str:
-        return codec.dumps(resource)
+BASE = "https://there.example/fhir"
+CITING: Resource = {
+    "resourceType": "DocumentReference", "id": "1", "subject": {"reference": "Patient/1"},
+    "author": [{"reference": "Practitioner/1"}, {"reference": f"{BASE}/Practitioner/2"},
+               {"reference": "https://elsewhere.example/fhir/Practitioner/3"}, {"reference": "#contained"},
+               {"reference": "urn:uuid:3c7c5f5e-5a0e-4d0c-8d8c-0d4f8a2d8f11"},
+               {"reference": "Practitioner?identifier=4"}, {"reference": "Practitioner/5/_history/2"}],
+    "content": [{"attachment": {"url": "Binary/1"}}, {"attachment": {"data": "aGk="}},
+                {"attachment": {"url": "https://elsewhere.example/Binary/2"}}],
+}  # fmt: skip
 
-    base = "https://there.example/fhir"
-    citing = {
-        "resourceType": "DocumentReference", "id": "1", "subject": {"reference": "Patient/1"},
-        "author": [{"reference": "Practitioner/1"}, {"reference": f"{base}/Practitioner/2"},
-                   {"reference": "https://elsewhere.example/fhir/Practitioner/3"}, {"reference": "#contained"},
-                   {"reference": "urn:uuid:3c7c5f5e-5a0e-4d0c-8d8c-0d4f8a2d8f11"},
-                   {"reference": "Practitioner?identifier=4"}, {"reference": "Practitioner/5/_history/2"}],
-        "content": [{"attachment": {"url": "Binary/1"}},
-                    {"attachment": {"url": "https://elsewhere.example/Binary/2"}}],
-    }  # fmt: skip
-    report = {"resourceType": "DiagnosticReport", "id": "1", "presentedForm": [{"url": f"{base}/Binary/3"}]}
-    had = {"resourceType": "Practitioner", "id": "1"}
-    assert pull.cited([text(citing), text(report), text(had)], base) == [
-        "Binary/1", "Binary/3", "Practitioner/2", "Practitioner/5",
-    ]  # fmt: skip
+
+def test_only_what_stands_at_that_ehr_is_cited() -> None:
+    assert sorted(pull.cited(CITING, BASE)) == ["Practitioner/1", "Practitioner/2", "Practitioner/5"]
+
+
+def test_the_files_of_documents_and_reports_are_found() -> None:
+    report: Resource = {"resourceType": "DiagnosticReport", "id": "1", "presentedForm": [{"url": f"{BASE}/Binary/3"}]}
+    assert [a["url"] for a in pull.files(CITING)] == ["Binary/1", "https://elsewhere.example/Binary/2"]
+    assert [a["url"] for a in pull.files(report)] == [f"{BASE}/Binary/3"]
+
+
+# ---- files ----------------------------------------------------------------------------------------------------
+
+PDF = b"%PDF-1.7 \xff\xfe raw"
+STATED = {"contentType": "application/pdf", "size": len(PDF), "hash": pull._sha1(PDF)}
+
+
+@pytest.mark.parametrize("url", ["Binary/1", "/fhir/Binary/1", "Binary/1/_history/3"])
+def test_a_file_comes_as_raw_bytes(httpserver: HTTPServer, url: str) -> None:
+    httpserver.expect_request("/fhir/Binary/1").respond_with_data(PDF, 200, content_type="application/pdf")
+    url = httpserver.url_for(url) if url.startswith("/") else url
+    file = pull.read_file(client_of(httpserver.url_for("/fhir")), {"url": url, **STATED})
+    assert file == pull.File("application/pdf", PDF, ())
+    assert httpserver.log[0][0].headers["Accept"].startswith("application/pdf,")
+
+
+def test_a_file_comes_out_of_a_fhir_binary(httpserver: HTTPServer) -> None:
+    binary = {"resourceType": "Binary", "contentType": "application/pdf", "data": base64.b64encode(PDF).decode()}
+    httpserver.expect_request("/fhir/Binary/1").respond_with_data(
+        json.dumps(binary), content_type="application/fhir+json"
+    )
+    file = pull.read_file(client_of(httpserver.url_for("/fhir")), {"url": "Binary/1", **STATED})
+    assert file == pull.File("application/pdf", PDF, ())
+
+
+def test_a_server_that_knows_no_other_media_type_is_asked_for_fhir_json(httpserver: HTTPServer) -> None:
+    binary = {"resourceType": "Binary", "contentType": "application/pdf", "data": base64.b64encode(PDF).decode()}
+
+    def handle(request: Request) -> Response:
+        if request.headers["Accept"] != "application/fhir+json":
+            return Response("", 406)
+        return Response(json.dumps(binary), content_type="application/fhir+json")
+
+    httpserver.expect_request("/fhir/Binary/1").respond_with_handler(handle)
+    assert pull.read_file(client_of(httpserver.url_for("/fhir")), {"url": "Binary/1", **STATED}).data == PDF
+
+
+@pytest.mark.parametrize(
+    ("stated", "differs"),
+    [({"contentType": "image/png"}, "type"), ({"size": 3}, "size"), ({"hash": "AAAA"}, "hash")],
+)
+def test_what_differs_from_the_document_is_named_and_kept(
+    httpserver: HTTPServer, stated: dict[str, Any], differs: str
+) -> None:
+    httpserver.expect_request("/fhir/Binary/1").respond_with_data(PDF, 200, content_type="application/pdf")
+    file = pull.read_file(client_of(httpserver.url_for("/fhir")), {"url": "Binary/1", **STATED, **stated})
+    assert (file.data, file.differs) == (PDF, (differs,))
+
+
+@pytest.mark.parametrize("data", ["not base64", "a", 7])
+def test_a_binary_that_can_not_be_decoded_is_a_failure(httpserver: HTTPServer, data: Any) -> None:
+    httpserver.expect_request("/fhir/Binary/1").respond_with_json({"resourceType": "Binary", "data": data})
+    with pytest.raises(EhrFailure):
+        pull.read_file(client_of(httpserver.url_for("/fhir")), {"url": "Binary/1"})
 
 
 @pytest.mark.parametrize(
@@ -315,13 +376,10 @@ def test_what_is_cited_and_busy_is_tried_again(httpserver: HTTPServer, status: i
     assert caught.value.retryable
 
 
-@pytest.mark.parametrize(
-    "body", [b"%PDF-1.7 \xff\xfe raw", b"<html>", b'{"resourceType": "OperationOutcome", "issue": []}'],
-    ids=["raw", "html", "outcome"],
-)  # fmt: skip
-def test_a_file_that_is_no_resource_is_unresolved_and_breaks_nothing(httpserver: HTTPServer, body: bytes) -> None:
-    httpserver.expect_request("/fhir/Binary/1").respond_with_data(body, 200, content_type="application/pdf")
-    assert pull.read_cited(client_of(httpserver.url_for("/fhir")), "Binary/1") == (None, "validation")
+@pytest.mark.parametrize("body", [b"<html>", b'{"resourceType": "OperationOutcome", "issue": []}'])
+def test_what_is_no_resource_of_that_type_is_unresolved(httpserver: HTTPServer, body: bytes) -> None:
+    httpserver.expect_request("/fhir/Practitioner/1").respond_with_data(body, 200)
+    assert pull.read_cited(client_of(httpserver.url_for("/fhir")), "Practitioner/1") == (None, "validation")
 
 
 def test_records_are_those_of_the_examples() -> None:

@@ -38,9 +38,9 @@ STATED = independence.extension(
 
 def packages(case: Case) -> list[Resource]:
     """The Lists of two sources, one of which did not answer everything and sent a stranger."""
-    whole = records.Gathered((), (Answer("Condition", "answered", "Condition?patient=", 3),))
+    whole = records.Gathered({}, (Answer("Condition", "answered", "Condition?patient=", 3),))
     partly = records.Gathered(
-        (), (Answer("Observation", "truncated", "Observation?patient=", 20), Answer("ImagingStudy", "not-offered"),
+        {}, (Answer("Observation", "truncated", "Observation?patient=", 20), Answer("ImagingStudy", "not-offered"),
              Answer("Condition", "answered", "Condition?patient=", 2, 4), Answer("DocumentReference", "refused")),
     )  # fmt: skip
     return [

@@ -53,7 +53,7 @@ def accepted(bench: Bench) -> str:
 
 def drafted(bench: Bench) -> str:
     case_id = accepted(bench)
-    gaps = [item["code"] for item in operate_get(bench, case_id, "completeness")["items"]]
+    gaps = operate_get(bench, case_id, "completeness")["gaps"]
     draft = {**example("review.json")["draft"], "gapsConfirmed": gaps}
     assert operate(bench, case_id, "submit-report", draft, "reviewer").status_code == 200
     return case_id
@@ -197,7 +197,7 @@ def test_the_placers_request_keeps_every_byte_but_its_status(bench: Bench) -> No
     before = bench.call("GET", f"/fhir/ServiceRequest/{case_id}").get_json()
     assert operate(bench, case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]}).status_code == 200
     operate(bench, case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
-    gaps = [i["code"] for i in operate_get(bench, case_id, "completeness")["items"]]
+    gaps = operate_get(bench, case_id, "completeness")["gaps"]
     draft = {**example("review.json")["draft"], "gapsConfirmed": gaps}
     operate(bench, case_id, "submit-report", draft, "reviewer")
     assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
@@ -316,7 +316,7 @@ def test_a_draft_is_seen_by_its_reviewer_and_not_by_the_audience_before_it_is_si
 
 def test_a_draft_changed_while_it_is_signed_is_not_signed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     case_id = drafted(bench)
-    gaps = [item["code"] for item in operate_get(bench, case_id, "completeness")["items"]]
+    gaps = operate_get(bench, case_id, "completeness")["gaps"]
     other = {**example("review.json")["draft"], "gapsConfirmed": gaps, "conclusion": "On second thoughts: no."}
     real = signing.render.pdf
 
@@ -383,7 +383,7 @@ def signed_again(bench: Bench) -> str:
         gather.begin(bench.service.context, task)
     operate(bench, case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
     operate(bench, case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
-    gaps = [item["code"] for item in operate_get(bench, case_id, "completeness")["items"]]
+    gaps = operate_get(bench, case_id, "completeness")["gaps"]
     operate(bench, case_id, "submit-report", {**example("review.json")["draft"], "gapsConfirmed": gaps}, "reviewer")
     assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
     return case_id

@@ -165,30 +165,48 @@ def sandbox() -> None:
 
 
 @sandbox.command()
-@click.option("--shape", type=click.Choice(["full", "epic", "read-only"]), required=True)
+@click.option("--shape", type=click.Choice(["full", "epic", "oracle", "athena", "meditech", "read-only", "dead"]),
+              required=True)  # fmt: skip
 @click.option("--port", type=int, required=True)
 @click.option("--database", default="", help="Its SQLite file; beside the port number by default.")
-@click.option("--quirk", "quirks", multiple=True, help="One more quirk: text-only, no-transaction …")
+@click.option("--quirk", "quirks", multiple=True, metavar="NAME[=VALUE]",
+              help="One more quirk; profiles/shapes/README.md lists them.")  # fmt: skip
 @click.option("--load", "paths", multiple=True, type=click.Path(exists=True, path_type=Path),
               help="A transaction Bundle to hold, .json or .json.gz, or a folder of them.")  # fmt: skip
-def ehr(shape: str, port: int, database: str, quirks: tuple[str, ...], paths: tuple[Path, ...]) -> None:
+@click.option("--auth", type=click.Choice(["none", "basic", "bearer", "smart"]), default="none", show_default=True,
+              help="How one signs in there.")  # fmt: skip
+@click.option("--secret-file", default="", help="basic: user:password. bearer: the token.")
+@click.option("--client", "clients", multiple=True, metavar="ID=JWKS",
+              help="smart: a client, and the file or URL of its public keys.")  # fmt: skip
+def ehr(
+    shape: str,
+    port: int,
+    database: str,
+    quirks: tuple[str, ...],
+    paths: tuple[Path, ...],
+    auth: str,
+    secret_file: str,
+    clients: tuple[str, ...],
+) -> None:
     """One simulated EHR, its base at /fhir.
 
     Example: fhir-secondop sandbox ehr --shape full --port 8201 --load records.json
     """
     from fhir_secondop.bootstrap import log_to_stderr
     from fhir_secondop.sandbox import ehr as ehrs
+    from fhir_secondop.sandbox import signin
     from fhir_secondop.store.database import Database
 
     _private_files()
     log_to_stderr("INFO")
     base = f"http://127.0.0.1:{port}/fhir"
     store = Database(database or f"ehr-{port}.sqlite")
+    app = ehrs.build(shape, store, base, quirks, signin.rules(auth, secret_file, clients))
     store.migrate()
     found = [f for p in paths for f in (sorted(p.glob("*.json*")) if p.is_dir() else [p])]
     count = ehrs.load(store, base, found)
     click.echo(f"{shape} EHR at {base}, {count} resources")
-    ehrs.serve(ehrs.build(shape, store, base, quirks), port)
+    ehrs.serve(app, port)
 
 
 # ---- a case by hand -------------------------------------------------------------------------------------------
@@ -418,7 +436,3 @@ def config(config_file: str, as_json: bool) -> None:
             click.echo(f"{name} = {row['value']!r}  ({row['from']})")
 
     _print(rows, as_json, show)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,117 @@
+"""Our signing keys: a private JWK set in one file, its public half published, new keys announced before they sign.
+
+EHRs fetch our JWKS and keep it for a while: a key signs from `signs_from` on (seconds since 1970), and is published
+from the start; one that is retired is published no more.
+Source: https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from joserfc.jwk import ECKey, RSAKey
+
+from fhir_secondop.errors import Invalid, NotFound
+
+ALGORITHMS = ("ES384", "RS384")
+Jwk = dict[str, Any]
+_OURS = ("signs_from",)  # members that no other program needs to see
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key and the algorithm that it signs with."""
+
+    kid: str
+    alg: str
+    key: ECKey | RSAKey
+
+
+def add(file: Path, alg: str, *, now_s: int, signs_after_h: float) -> str:
+    """Makes a key, writes it into the file (made with mode 600 where it is new); its kid."""
+    if alg not in ALGORITHMS:
+        raise Invalid(f"The algorithm {alg} is not offered; use one of {', '.join(ALGORITHMS)}.")
+    held = _read(file) if file.exists() else []
+    made: ECKey | RSAKey = (
+        ECKey.generate_key("P-384", private=True, auto_kid=True)
+        if alg == "ES384"
+        else RSAKey.generate_key(3072, private=True, auto_kid=True)
+    )
+    # The first key of all may sign at once: nobody has an older set.
+    signs_from = now_s + int(signs_after_h * 3600) if held else now_s
+    jwk = {**made.as_dict(private=True), "alg": alg, "use": "sig", "signs_from": signs_from}
+    _write(file, [*held, jwk])
+    return str(made.kid)
+
+
+def retire(file: Path, kid: str) -> None:
+    """Takes a key out of the file. Raises Invalid for the only one that may sign."""
+    held = _read(file)
+    left = [jwk for jwk in held if jwk["kid"] != kid]
+    if len(left) == len(held):
+        raise NotFound(f"{file} has no key {kid}.")
+    if not left:
+        raise Invalid("This is the only key; make a new one first: fhir-secondop keys new.")
+    _write(file, left)
+
+
+def listed(file: Path) -> list[dict[str, Any]]:
+    """kid, alg and signs_from of each key, in the order of the file."""
+    return [{"kid": j["kid"], "alg": j["alg"], "signs_from": j.get("signs_from", 0)} for j in _read(file)]
+
+
+def public(keys_files: Iterable[Path]) -> dict[str, Any]:
+    """The JWK set to publish: the public half of every key of these files, each once."""
+    found: dict[str, Jwk] = {}
+    for file in keys_files:
+        for jwk in _read(file):
+            key = _imported(jwk, file)
+            found[jwk["kid"]] = {**key.as_dict(private=False), "kid": jwk["kid"], "alg": jwk["alg"], "use": "sig"}
+    return {"keys": list(found.values())}
+
+
+def signing(file: Path, offered: Iterable[str], now_s: int) -> SigningKey:
+    """The newest key that may sign by now, with an algorithm that the server takes (any, when it names none)."""
+    wanted = set(offered) & set(ALGORITHMS) or set(ALGORITHMS)
+    usable = [jwk for jwk in _read(file) if jwk["alg"] in wanted and jwk.get("signs_from", 0) <= now_s]
+    if not usable:
+        raise Invalid(f"{file} has no key that may sign with {' or '.join(sorted(wanted))} now; make one: keys new.")
+    newest = max(usable, key=lambda jwk: jwk.get("signs_from", 0))
+    return SigningKey(newest["kid"], newest["alg"], _imported(newest, file))
+
+
+def _imported(jwk: Jwk, file: Path) -> ECKey | RSAKey:
+    plain = {name: value for name, value in jwk.items() if name not in _OURS}
+    try:
+        return ECKey.import_key(plain) if jwk["kty"] == "EC" else RSAKey.import_key(plain)
+    except (ValueError, KeyError) as error:
+        raise Invalid(f"{file}: the key {jwk.get('kid', '?')} can't be used ({type(error).__name__}).") from None
+
+
+def _read(file: Path) -> list[Jwk]:
+    try:
+        loaded = json.loads(file.read_text("utf-8"))
+        keys: list[Jwk] = loaded["keys"]
+        named = all(jwk["kid"] and jwk["alg"] in ALGORITHMS for jwk in keys)
+    except OSError as error:
+        raise Invalid(f"{file} can't be read ({error.strerror}); make it with: fhir-secondop keys new.") from error
+    except (ValueError, KeyError, TypeError):
+        raise Invalid(f"{file} is no JWK set of private keys.") from None
+    if not named:
+        raise Invalid(f"{file}: each key needs kid and alg ({' or '.join(ALGORITHMS)}).")
+    return keys
+
+
+def _write(file: Path, keys: list[Jwk]) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        json.dump({"keys": keys}, handle, indent=1)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(file)

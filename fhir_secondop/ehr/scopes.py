@@ -1,0 +1,55 @@
+"""SMART scopes: which we ask for, in version 2 and 1, and what those that were granted allow.
+
+Source: https://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_SCOPE = re.compile(r"system/(?P<type>\*|[A-Za-z]+)\.(?P<rights>\*|read|write|[cruds]+)(?:\?.*)?")
+_V1 = {"read": "rs", "write": "cud", "*": "cruds"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The types that we read and search, and those that we also create and update."""
+
+    read: tuple[str, ...]
+    written: tuple[str, ...]
+
+    def tries(self, configuration: dict[str, Any]) -> list[str]:
+        """Scope strings to ask for, one after the other until one is taken.
+
+        Version 2 first, unless the server says that it knows only version 1.
+        """
+        declared = configuration.get("capabilities") or []
+        if "permission-v1" in declared and "permission-v2" not in declared:
+            return [self.v1()]
+        return [self.v2(), self.v1()]
+
+    def v2(self) -> str:
+        """ "system/Condition.rs system/DocumentReference.crus …"."""
+        rights = dict.fromkeys(self.read, "rs") | dict.fromkeys(self.written, "crus")
+        return " ".join(f"system/{kind}.{letters}" for kind, letters in rights.items())
+
+    def v1(self) -> str:
+        """ "system/Condition.read system/DocumentReference.read system/DocumentReference.write …"."""
+        kinds = dict.fromkeys((*self.read, *self.written))
+        return " ".join(
+            [f"system/{kind}.read" for kind in kinds] + [f"system/{kind}.write" for kind in dict.fromkeys(self.written)]
+        )
+
+
+def permits(granted: Iterable[str] | None, resource_type: str, letter: str) -> bool:
+    """Whether one of these scopes allows c, r, u, d or s on a type. None is not known, which permits."""
+    if granted is None:
+        return True
+    for scope in granted:
+        match = _SCOPE.fullmatch(scope)
+        if match and match["type"] in ("*", resource_type) and letter in _V1.get(match["rights"], match["rights"]):
+            return True
+    return False

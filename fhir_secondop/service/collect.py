@@ -1,0 +1,341 @@
+"""Collects one source's record: every type and every file, in parallel within the EHR's limits.
+
+Each page and file is durable before the next is asked for, each part is marked when it is finished: a worker that was
+killed goes on with the parts that are left, and no record is ever in memory whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from sqlalchemy.engine import Connection as SqlConnection
+
+from fhir_secondop.ehr import plan, pull
+from fhir_secondop.ehr.client import Client
+from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.plan import Ask
+from fhir_secondop.errors import Malformed
+from fhir_secondop.fhir import codec, refs, times
+from fhir_secondop.fhir.codec import Body
+from fhir_secondop.model import EVERYTHING, Answer, Page, Resource
+from fhir_secondop.opinion import records
+from fhir_secondop.opinion.case import Case, derived_id
+from fhir_secondop.service.context import SERVICE, SOURCE, Context, quarantine
+from fhir_secondop.store import progress, resources
+from fhir_secondop.store.database import Transaction
+
+MAX_RECORD_BYTES = 2_000_000_000
+MAX_FILES = 5_000
+OVERLAP_MS = 3_600_000  # an incremental search asks a little further back: clocks differ
+_FILES = "Attachment"
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was collected: the pages in order, the files by key, the manifest's answers."""
+
+    pages: list[str] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+    answers: list[Answer] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one type brought; kept as JSON once the part is finished."""
+
+    answer: dict[str, Any]
+    pages: list[str] = field(default_factory=list)
+    cited: list[str] = field(default_factory=list)
+    files: list[Resource] = field(default_factory=list)
+
+
+class _Collector:
+    """One run of a gathering Task; its threads share it."""
+
+    def __init__(self, context: Context, case: Case, task_id: str, name: str, patient_id: str) -> None:
+        self.context = context
+        self.case = case
+        self.task_id = task_id
+        self.name = name
+        self.patient_id = patient_id
+        self.client: Client = context.client(name)
+        self._bytes = 0
+        self._lock = threading.Lock()
+        with context.database.reading() as connection:
+            self.finished = progress.finished(connection, task_id)
+
+    def count(self, size: int) -> None:
+        """Counts bytes of the record. Raises EhrFailure beyond the bound: what is left is named in the manifest."""
+        with self._lock:
+            self._bytes += size
+            if self._bytes > MAX_RECORD_BYTES:
+                why = f"{self.name}: the record is over {MAX_RECORD_BYTES} bytes; the rest is not read."
+                raise EhrFailure("policy", why)
+
+    def is_only_his(self, bundle: Resource) -> bool:
+        """Whether a page holds nobody else's resources."""
+        listed = bundle.get("entry", []) if bundle.get("resourceType") == "Bundle" else [{"resource": bundle}]
+        found = (entry.get("resource", {}) for entry in listed)
+        return all(
+            records.is_about(r, self.patient_id, self.client.base)
+            for r in found
+            if "resourceType" in r and r["resourceType"] != "OperationOutcome" and "id" in r
+        )
+
+    def keep(self, page_id: str, page: Page, bundle: Resource) -> None:
+        """Stores a page as it came. One that holds a stranger's data is nobody's of the case to see."""
+        self.count(len(page.body))
+        case_id = self.case.id if self.is_only_his(bundle) else quarantine(self.case.id)
+        with self.context.database.transaction(SERVICE) as tx:
+            put_binary(tx, self.context, case_id, self.name, page_id, page.content_type, page.body, page.url)
+
+    def type(self, ask: Ask, since: str) -> EhrFailure | None:
+        """Fetches one type, unless that part is finished; the failure that may be mended later."""
+        if ask.type in self.finished:
+            return None
+        part = _Part({})
+        now = self.context.instant()
+
+        def sink(number: int, page: Page, bundle: Resource) -> None:
+            page_id = derived_id(self.task_id, "page", ask.type, number)
+            self.keep(page_id, page, bundle)
+            part.pages.append(page_id)
+            for entry in bundle.get("entry", []):
+                self._note(entry.get("resource", {}), part)
+
+        try:
+            if ask.type.startswith("$"):
+                answer = pull.fetch_hint(self.client, ask.type[1:], self.patient_id, sink)
+            else:
+                answer = pull.fetch(self.client, ask, self.patient_id, sink, since=since)
+        except EhrFailure as failure:
+            if failure.retryable:
+                return failure
+            answer = Answer(ask.type, "refused", detail=f"{failure.kind}: {failure.message}")
+        part.answer = asdict(replace(answer, as_of=now))
+        self.finish(ask.type, asdict(part))
+        return None
+
+    def _note(self, resource: Resource, part: _Part) -> None:
+        """What a resource of the patient's cites and which files it names. A stranger's are not followed."""
+        if "resourceType" not in resource or not records.is_about(resource, self.patient_id, self.client.base):
+            return
+        part.cited += pull.cited(resource, self.client.base)
+        part.files += pull.files(resource)
+
+    def finish(self, part: str, said: Any) -> None:
+        """Marks a part as finished, for this run and for one that takes it up."""
+        with self.context.database.transaction(SERVICE) as tx:
+            progress.finish(tx, self.task_id, part, said)
+        self.finished[part] = said
+
+
+def collect(
+    context: Context, case: Case, task_id: str, name: str, patient_id: str, *, source: str, last_try: bool
+) -> Collected:
+    """Everything that the EHR gives of the patient, stored.
+
+    Raises EhrFailure when it is worth trying again later: nothing was answered at all, or the EHR asks for patience.
+    With `last_try` that goes into the manifest instead.
+    """
+    run = _Collector(context, case, task_id, name, patient_id)
+    # Who we are there is settled before the plan: the scopes that were granted are part of it.
+    capability = run.client.capability
+    asks = list(plan.plan(capability, run.client.site, run.client.granted))
+    asks += [Ask(f"${name}") for name in pull.hints(run.client, asks)]
+    before = _answered_before(case, source)
+    sinces = {ask.type: before.get(ask.type, "") if ask.since else "" for ask in asks}
+    failed = _in_parallel(run, [(ask, sinces[ask.type]) for ask in asks])
+    impatient = [f for f in failed.values() if f.kind in ("capacity", "quota")]
+    answered = any(p["answer"]["outcome"] in ("answered", "truncated") for p in run.finished.values() if "answer" in p)
+    if not last_try and failed and (impatient or not answered):
+        raise max(failed.values(), key=lambda f: f.retry_after_s)
+    collected = Collected()
+    for ask in asks:
+        said = run.finished.get(ask.type)
+        if said is not None:
+            collected.pages += said["pages"]
+            collected.answers.append(Answer(**said["answer"]))
+        elif ask.type in failed:
+            failure = failed[ask.type]
+            why = f"{failure.kind}: {failure.message}"
+            collected.answers.append(Answer(ask.type, "failed", detail=why, as_of=context.instant()))
+    parts = [p for p in run.finished.values() if "cited" in p]
+    _read_cited(run, {c for part in parts for c in part["cited"]}, collected)
+    _read_files(run, [f for part in parts for f in part["files"]], source, collected)
+    return collected
+
+
+def _answered_before(case: Case, source: str) -> dict[str, str]:
+    """The types that an earlier gathering answered in full, with the instant from which on to ask again."""
+    package = records.package_of(case, source)
+    if package is None:
+        return {}
+    return {
+        a.type: times.instant(times.interval(a.as_of).low - OVERLAP_MS)
+        for a in records.coverage(package)
+        if a.outcome == "answered" and a.as_of and not a.withheld and not a.strangers
+    }
+
+
+def _in_parallel(run: _Collector, asks: list[tuple[Ask, str]]) -> dict[str, EhrFailure]:
+    """Every type, as many at once as the EHR's limits allow; the failures of those that may be tried again."""
+    with ThreadPoolExecutor(max(1, run.client.site.concurrency)) as pool:
+        outcomes = list(pool.map(lambda pair: run.type(*pair), asks))
+    return {ask.type: failure for (ask, _), failure in zip(asks, outcomes, strict=True) if failure is not None}
+
+
+def _read_cited(run: _Collector, wanted: set[str], collected: Collected) -> None:
+    """People, places and medications that are cited, and what they cite: each read once."""
+    had: set[str] = set()
+    level = 0
+    unresolved: dict[str, int] = {}
+    received: dict[str, int] = {}
+    todo = sorted(wanted)
+    while todo:
+        part = f"cited {level}"
+        said = run.finished.get(part)
+        if said is None:
+            said = _cited_level(run, todo[: pull.MAX_CITED])
+            said["unresolved"] += todo[pull.MAX_CITED :]
+            run.finish(part, said)
+        collected.pages += said["pages"]
+        for key in said["keys"]:
+            received[key.partition("/")[0]] = received.get(key.partition("/")[0], 0) + 1
+        for key in said["unresolved"]:
+            unresolved[key.partition("/")[0]] = unresolved.get(key.partition("/")[0], 0) + 1
+        had |= {*said["keys"], *said["unresolved"]}
+        # A role cites its practitioner and its organisation.
+        todo = sorted(set(said["further"]) - had)
+        level += 1
+    now = run.context.instant()
+    for kind in sorted({*received, *unresolved}):
+        collected.answers.append(
+            Answer(kind, "answered", f"{kind}/[id]", received.get(kind, 0), as_of=now,
+                   unresolved=unresolved.get(kind, 0))
+        )  # fmt: skip
+
+
+def _cited_level(run: _Collector, todo: list[str]) -> dict[str, list[str]]:
+    said: dict[str, list[str]] = {"pages": [], "keys": [], "unresolved": [], "further": []}
+
+    def read(key: str) -> tuple[str, Page | None]:
+        try:
+            return key, pull.read_cited(run.client, key)[0]
+        except EhrFailure:
+            return key, None  # named as unresolved in the manifest
+
+    with ThreadPoolExecutor(max(1, run.client.site.concurrency)) as pool:
+        for key, page in pool.map(read, todo):
+            if page is None:
+                said["unresolved"].append(key)
+                continue
+            resource = codec.parse(page.body)
+            page_id = derived_id(run.task_id, "page", key)
+            run.keep(page_id, page, resource)
+            said["pages"].append(page_id)
+            said["keys"].append(key)
+            said["further"] += pull.cited(resource, run.client.base)
+    return said
+
+
+def file_key(url: str, base: str) -> str:
+    """How a file is named among the keys of its source: "Binary/2", or its URL."""
+    ref = refs.parse(url)
+    return ref.local if ref is not None and ref.base in ("", base) else url
+
+
+def _read_files(run: _Collector, attachments: list[Resource], source: str, collected: Collected) -> None:
+    """The files behind urls, one Binary each: what differs from what its document says is named, and kept."""
+    by_key = {file_key(a["url"], run.client.base): a for a in attachments}
+    failures: dict[str, str] = {}
+    differing: list[str] = []
+
+    def read(item: tuple[str, Resource]) -> tuple[str, dict[str, Any] | EhrFailure]:
+        key, attachment = item
+        part = f"file {key}"[:300]
+        said = run.finished.get(part)
+        if said is None:
+            try:
+                file = pull.read_file(run.client, attachment)
+            except EhrFailure as failure:
+                return key, failure
+            run.count(len(file.data))
+            said = {"differs": list(file.differs)}
+            binary_id = records.copy_reference(run.case.id, run.name, key).partition("/")[2]
+            with run.context.database.transaction(SERVICE) as tx:
+                put_binary(tx, run.context, run.case.id, run.name, binary_id, file.content_type, file.data,
+                           key if "://" in key else f"{run.client.base}/{key}")  # fmt: skip
+                progress.finish(tx, run.task_id, part, said)
+        return key, said
+
+    wanted = list(by_key.items())[:MAX_FILES]
+    # Two at once: their bytes are in memory until they are stored.
+    with ThreadPoolExecutor(min(2, max(1, run.client.site.concurrency))) as pool:
+        for key, outcome in pool.map(read, wanted):
+            if isinstance(outcome, EhrFailure):
+                failures[key] = outcome.kind
+            else:
+                collected.files.add(key)
+                if outcome["differs"]:
+                    differing.append(", ".join(outcome["differs"]))
+    if not by_key:
+        return
+    missing = len(by_key) - len(collected.files)
+    details = [f"{len(differing)} differ from what their document says ({'; '.join(sorted(set(differing)))})"]
+    detail = details[0] if differing else ""
+    if failures:
+        detail = "; ".join(filter(None, [detail, "not read: " + ", ".join(sorted(set(failures.values())))]))
+    said = "truncated" if missing and collected.files else "failed" if missing else "answered"
+    collected.answers.append(
+        Answer(_FILES, said, "files of documents and reports", len(collected.files), detail=detail,
+               as_of=run.context.instant(), unresolved=missing)
+    )  # fmt: skip
+
+
+def put_binary(
+    tx: Transaction, context: Context, case_id: str, name: str, binary_id: str, content_type: str, data: bytes, url: str
+) -> None:
+    """Bytes of an EHR as a Binary, unchanged; again is the same."""
+    kind = content_type.partition(";")[0].strip() or "application/octet-stream"
+    head = '{"resourceType":"Binary"'
+    text = f'{head},"contentType":{codec.dumps(kind)},"data":"{base64.b64encode(data).decode()}"}}'
+    if not data:
+        text = f'{head},"contentType":{codec.dumps(kind)}}}'
+    resource = {"resourceType": "Binary", "contentType": kind, "meta": {"source": url.partition("?")[0]}}
+    body = Body(text, len(head))
+    before = resources.find(tx.connection, EVERYTHING, "Binary", binary_id)
+    if before is None:
+        resources.create(
+            tx, body, resource, base_url=context.base_url, resource_id=binary_id, case_id=case_id, owner=SOURCE + name
+        )
+    elif before.body.text != text:
+        resources.update(tx, before, body, resource, base_url=context.base_url)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPages:
+    """(text of a resource, reference to its page) of stored pages, read anew each time it is gone through."""
+
+    connection: SqlConnection
+    page_ids: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for page_id in self.page_ids:
+            binary = resources.read(self.connection, EVERYTHING, "Binary", page_id).resource
+            page = Page("", "", binary["contentType"], base64.b64decode(binary.get("data", "")))
+            try:
+                texts = pull.resource_texts(page)
+            except Malformed:
+                continue  # the manifest says of its type that it could not be read
+            yield from ((text, f"Binary/{page_id}") for text in texts)
+
+
+def distinct(page_ids: Iterable[str]) -> tuple[str, ...]:
+    """Each page once, in order."""
+    return tuple(dict.fromkeys(page_ids))
