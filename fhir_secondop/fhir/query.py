@@ -6,7 +6,7 @@ Source: https://hl7.org/fhir/R4/search.html
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -51,11 +51,17 @@ _MODIFIERS = {
 }
 
 
-def parse(resource_type: str, query: str | Iterable[tuple[str, str]], *, lenient: bool = False) -> Search:
+def parse(
+    resource_type: str,
+    query: str | Iterable[tuple[str, str]],
+    *,
+    lenient: bool = False,
+    only: Collection[str] | None = None,
+) -> Search:
     """The search that a query string asks for.
 
     An unknown parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and
-    named in `ignored`.
+    named in `ignored`. `only` names the parameters that count as known, where not all of them do.
     """
     pairs = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else list(query)
     known = definitions.search_parameters(resource_type)
@@ -76,7 +82,7 @@ def parse(resource_type: str, query: str | Iterable[tuple[str, str]], *, lenient
         else:
             code, _, modifier = name.partition(":")
             targeted = ""
-            parameter = known.get(code)
+            parameter = known.get(code) if only is None or code in only else None
             problem = ""
             if parameter is None:
                 said = "is not offered" if code.startswith("_") else f"is no search parameter of {resource_type}"

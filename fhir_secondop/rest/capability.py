@@ -6,7 +6,6 @@ Source: https://hl7.org/fhir/R4/capabilitystatement.html
 from __future__ import annotations
 
 from fhir_secondop import __version__
-from fhir_secondop.fhir import definitions, query
 from fhir_secondop.model import Operation, Resource
 from fhir_secondop.rest.endpoint import Endpoint
 
@@ -52,8 +51,7 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
     if "search-type" in endpoint.offered(kind):
         result["searchParam"] = [
             {"name": parameter.code, "type": parameter.type, "definition": parameter.url}
-            for parameter in definitions.search_parameters(kind).values()
-            if parameter.type in query.SUPPORTED_TYPES
+            for parameter in endpoint.parameters(kind)
         ]
     operations = [_operation(endpoint, op) for op in endpoint.operations if op.type == kind]
     if operations:

@@ -42,7 +42,8 @@ class Endpoint:
     """One FHIR base: where it is, what it stores in, who may do what.
 
     `interactions` are those offered on every type, or on those of `by_type` alone where that is given; `system` those
-    of the whole endpoint ("transaction").
+    of the whole endpoint ("transaction"). `searchable` names the search parameters of a type where not all that we
+    can serve are offered.
     `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s.
     """
 
@@ -56,6 +57,7 @@ class Endpoint:
     operations: Sequence[Operation] = ()
     interactions: frozenset[str] = ALL
     by_type: Mapping[str, frozenset[str]] | None = None
+    searchable: Mapping[str, frozenset[str]] | None = None
     system: frozenset[str] = frozenset({"transaction"})
     update_creates: bool = False
     conditional_create: bool = True
@@ -70,3 +72,9 @@ class Endpoint:
     def offered(self, resource_type: str) -> frozenset[str]:
         """The interactions offered on a type."""
         return self.interactions if self.by_type is None else self.by_type.get(resource_type, frozenset())
+
+    def parameters(self, resource_type: str) -> list[definitions.SearchParameter]:
+        """The search parameters offered on a type."""
+        known = definitions.search_parameters(resource_type).values()
+        wanted = None if self.searchable is None else self.searchable.get(resource_type, frozenset())
+        return [p for p in known if p.type in query.SUPPORTED_TYPES and (wanted is None or p.code in wanted)]

@@ -139,7 +139,8 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
         answers.check_form()
         pairs += list(request.form.items(multi=True))
     lenient = "handling=lenient" in request.headers.get("Prefer", "")
-    wanted = query.parse(resource_type, pairs, lenient=lenient)
+    offered = None if endpoint.searchable is None else {p.code for p in endpoint.parameters(resource_type)}
+    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered)
     wanted = replace(wanted, count=min(wanted.count, endpoint.max_count))
     with endpoint.database.reading() as connection:
         found = search.run(connection, wanted, endpoint.visibility(caller), endpoint.base_url)

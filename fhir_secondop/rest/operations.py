@@ -16,8 +16,9 @@ from fhir_secondop.rest.endpoint import Endpoint
 
 
 def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, code: str) -> Response:
-    """Runs [base]/$code or [base]/[type]/[id]/$code."""
-    row = next((op for op in endpoint.operations if op.type == resource_type and op.code == code), None)
+    """Runs [base]/$code, [base]/[type]/$code or [base]/[type]/[id]/$code."""
+    asked = (resource_type, code, bool(resource_type and not resource_id))
+    row = next((op for op in endpoint.operations if (op.type, op.code, op.on_type) == asked), None)
     if row is None or (request.method != "POST" and not row.reads):
         raise NotFound(f"There is no operation ${code} here; see metadata.")
     sent = _input(row)
