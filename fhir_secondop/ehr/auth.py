@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,11 +23,17 @@ class NoAuth(AuthBase):
         return request
 
 
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # https://www.rfc-editor.org/rfc/rfc6749#appendix-A.12
+
+
 class Bearer(AuthBase):
     """A fixed token."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, connection: Connection) -> None:
+        self._token = _secret(connection)
+        # What no header can carry would be quoted by the error that says so.
+        if not _TOKEN.fullmatch(self._token):
+            raise Invalid(f"{connection.secret_file} holds more than a token: one word of ASCII characters.")
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._token}"
@@ -37,16 +44,26 @@ def _secret(connection: Connection) -> str:
     if not connection.secret_file:
         raise Invalid(f"The connection {connection.name} needs secret_file for auth={connection.auth}.")
     try:
-        return Path(connection.secret_file).read_text("utf-8").strip()
+        secret = Path(connection.secret_file).read_text("utf-8").strip()
     except OSError as error:
         raise Invalid(f"{connection.secret_file} can't be read ({error.strerror}).") from error
+    except UnicodeDecodeError:
+        raise Invalid(f"{connection.secret_file} is not UTF-8 text.") from None
+    if not secret:
+        raise Invalid(f"{connection.secret_file} is empty.")
+    return secret
+
+
+def _basic(connection: Connection) -> AuthBase:
+    # UTF-8, as RFC 7617 recommends: a string would be sent as Latin-1, or not at all.
+    return HTTPBasicAuth(connection.username.encode(), _secret(connection).encode())
 
 
 _Way = Callable[[Connection, Callable[[], int]], AuthBase]
 _WAYS: dict[str, _Way] = {
     "none": lambda connection, now: NoAuth(),
-    "basic": lambda connection, now: HTTPBasicAuth(connection.username, _secret(connection)),
-    "bearer": lambda connection, now: Bearer(_secret(connection)),
+    "basic": lambda connection, now: _basic(connection),
+    "bearer": lambda connection, now: Bearer(connection),
     "smart": lambda connection, now: BackendServices(connection, Wanted(plan.READ, plan.WRITTEN), now=now),
 }
 WAYS = tuple(_WAYS)

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.model import Resource
 
 URI = "urn:ietf:rfc3986"
@@ -64,17 +65,20 @@ def attachment(data: bytes, content_type: str, title: str, created: str) -> Reso
 
 
 def document_reference(
-    document: Deliverable, patient: str, *, as_text: bool = False, encounter: str = "", replaces: str = ""
+    document: Deliverable, patient: str, site: Site, *, as_text: bool = False, encounter: str = "", replaces: str = ""
 ) -> Resource:
-    """The DocumentReference of a version, with the PDF or the text inline."""
-    form = (
-        attachment(document.text.encode(), "text/plain; charset=utf-8", document.title, document.issued)
-        if as_text
-        else attachment(document.pdf, "application/pdf", document.title, document.issued)
-    )
+    """The DocumentReference of a version, with the PDF or the text inline, as that site wants it."""
+    created = document.issued
+    if as_text:
+        form = attachment(document.text.encode(), "text/plain; charset=utf-8", document.title, created)
+    else:
+        kind = "application/pdf;charset=utf-8" if site.content_charset else "application/pdf"
+        form = attachment(document.pdf, kind, document.title, created)
     context: Resource = {"related": [_logical("ServiceRequest", document.placer)]} if document.placer[1] else {}
     if document.period:
         context["period"] = document.period
+    if site.period_end and "end" not in document.period:
+        context["period"] = {**document.period, "end": document.issued}
     if encounter:
         context["encounter"] = [{"reference": encounter}]
     resource: Resource = {
@@ -106,7 +110,43 @@ def document_reference(
         resource["context"] = context
     if replaces:
         resource["relatesTo"] = [{"code": "replaces", "target": {"reference": replaces}}]
-    return resource
+    return resource if site.identifier_kept else _plain(resource)
+
+
+# What a site that keeps no identifiers drops without a word, or refuses: case and version stand in the title.
+_UNKNOWN_THERE = ("masterIdentifier", "identifier", "category", "relatesTo")
+
+
+def _plain(resource: Resource) -> Resource:
+    plain = {name: value for name, value in resource.items() if name not in _UNKNOWN_THERE}
+    context = {name: value for name, value in plain.get("context", {}).items() if name != "related"}
+    return {**{k: v for k, v in plain.items() if k != "context"}, **({"context": context} if context else {})}
+
+
+def communication(document: Deliverable, patient: str, sender: str, site: Site, answers: str = "") -> Resource:
+    """The Communication that carries a version as an attachment; `sender` is a Practitioner there, or "".
+
+    `answers` is the message before it that this one replaces.
+    """
+    form = attachment(document.pdf, "application/pdf", document.title, document.issued)
+    resource: Resource = {
+        "resourceType": "Communication",
+        "identifier": [{"system": URI, "value": document.version_id}, {"system": URI, "value": document.set_id}],
+        "status": site.communication_status,
+        "category": [
+            {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/communication-category",
+                         "code": "notification"}]}
+        ],
+        "subject": {"reference": patient},
+        "sent": document.issued,
+        "sender": {"reference": sender or _AUTHOR},
+        "payload": [{"contentString": document.title}, {"contentAttachment": form}],
+    }  # fmt: skip
+    if not sender:
+        resource["contained"] = [_author(document)]
+    if answers:
+        resource["inResponseTo"] = [{"reference": answers}]
+    return {**resource, **_based_on(document)}
 
 
 def _name(practitioner: Resource) -> str:

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
 from fhir_secondop.errors import Invalid, NotFound
 
 ALGORITHMS = ("ES384", "RS384")
 Jwk = dict[str, Any]
-_OURS = ("signs_from",)  # members that no other program needs to see
+_KINDS = {"ES384": "EC", "RS384": "RSA"}
+# Members by kind. Whatever else stands in the file is nobody's to see.
+_PUBLIC = {"EC": ("kty", "crv", "x", "y"), "RSA": ("kty", "n", "e")}
+_PRIMES = ("p", "q", "dp", "dq", "qi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +53,16 @@ def add(file: Path, alg: str, *, now_s: int, signs_after_h: float) -> str:
     return str(made.kid)
 
 
-def retire(file: Path, kid: str) -> None:
-    """Takes a key out of the file. Raises Invalid for the only one that may sign."""
+def retire(file: Path, kid: str, *, now_s: int) -> None:
+    """Takes a key out of the file. Raises Invalid for the only one that may sign by now."""
     held = _read(file)
     left = [jwk for jwk in held if jwk["kid"] != kid]
     if len(left) == len(held):
         raise NotFound(f"{file} has no key {kid}.")
     if not left:
         raise Invalid("This is the only key; make a new one first: fhir-secondop keys new.")
+    if not any(jwk.get("signs_from", 0) <= now_s for jwk in left):
+        raise Invalid("Retire it later: no other key may sign yet (signs_from).")
     _write(file, left)
 
 
@@ -70,8 +76,9 @@ def public(keys_files: Iterable[Path]) -> dict[str, Any]:
     found: dict[str, Jwk] = {}
     for file in keys_files:
         for jwk in _read(file):
-            key = _imported(jwk, file)
-            found[jwk["kid"]] = {**key.as_dict(private=False), "kid": jwk["kid"], "alg": jwk["alg"], "use": "sig"}
+            _imported(jwk, file)  # what is no key is not published as one
+            members = {name: jwk[name] for name in _PUBLIC[jwk["kty"]]}
+            found[jwk["kid"]] = {**members, "kid": jwk["kid"], "alg": jwk["alg"], "use": "sig"}
     return {"keys": list(found.values())}
 
 
@@ -86,32 +93,48 @@ def signing(file: Path, offered: Iterable[str], now_s: int) -> SigningKey:
 
 
 def _imported(jwk: Jwk, file: Path) -> ECKey | RSAKey:
-    plain = {name: value for name, value in jwk.items() if name not in _OURS}
+    kind = _KINDS[jwk["alg"]]
     try:
-        return ECKey.import_key(plain) if jwk["kty"] == "EC" else RSAKey.import_key(plain)
-    except (ValueError, KeyError) as error:
-        raise Invalid(f"{file}: the key {jwk.get('kid', '?')} can't be used ({type(error).__name__}).") from None
+        members = {name: jwk[name] for name in (*_PUBLIC[kind], "d")}
+        members |= {name: jwk[name] for name in _PRIMES if kind == "RSA" and name in jwk}
+        key = ECKey.import_key(members) if kind == "EC" else RSAKey.import_key(members)
+        usable = members["kty"] == kind and members.get("crv", "P-384") == "P-384"
+    except (JoseError, ValueError, KeyError, TypeError) as error:
+        raise Invalid(f"{file}: the key {jwk['kid']} can't be used ({type(error).__name__}).") from None
+    if not usable:
+        raise Invalid(f"{file}: the key {jwk['kid']} is not one for {jwk['alg']}.")
+    return key
 
 
 def _read(file: Path) -> list[Jwk]:
     try:
         loaded = json.loads(file.read_text("utf-8"))
-        keys: list[Jwk] = loaded["keys"]
-        named = all(jwk["kid"] and jwk["alg"] in ALGORITHMS for jwk in keys)
+        keys: list[Jwk] = list(loaded["keys"])
+        named = all(_is_named(jwk) for jwk in keys) and isinstance(loaded["keys"], list)
     except OSError as error:
         raise Invalid(f"{file} can't be read ({error.strerror}); make it with: fhir-secondop keys new.") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise Invalid(f"{file} is no JWK set of private keys.") from None
     if not named:
-        raise Invalid(f"{file}: each key needs kid and alg ({' or '.join(ALGORITHMS)}).")
+        raise Invalid(
+            f"{file}: each key needs kid and alg ({' or '.join(ALGORITHMS)}); signs_from is in seconds since 1970."
+        )
     return keys
+
+
+def _is_named(jwk: Jwk) -> bool:
+    kid, signs_from = jwk.get("kid"), jwk.get("signs_from", 0)
+    return isinstance(kid, str) and kid != "" and jwk.get("alg") in ALGORITHMS and isinstance(signs_from, int | float)
 
 
 def _write(file: Path, keys: list[Jwk]) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        json.dump({"keys": keys}, handle, indent=1)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(file)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            json.dump({"keys": keys}, handle, indent=1)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(file)
+    except OSError as error:
+        raise Invalid(f"{file} can't be written ({error.strerror}).") from error

@@ -20,8 +20,11 @@ BURST_S = 2.0  # what was not used is saved up so long: a token bucket
 class Limits(Protocol):
     """What counts requests and documents, by the name of the connection."""
 
-    def slot(self, name: str, rate_per_s: float) -> float:
-        """Books the next request; the seconds to wait until it may go out."""
+    def slot(self, name: str, rate_per_s: float, longest_s: float) -> float:
+        """Books the next request; the seconds to wait until it may go out.
+
+        Where these are more than `longest_s` nothing is booked: nobody waits for it.
+        """
 
     def document(self, name: str, per_day: int) -> bool:
         """Counts one document of today (by UTC); False when the day's budget is used up."""
@@ -34,12 +37,13 @@ class InProcess:
         self._lock = threading.Lock()
         self._next: dict[str, float] = {}
 
-    def slot(self, name: str, rate_per_s: float) -> float:
+    def slot(self, name: str, rate_per_s: float, longest_s: float) -> float:
         """See Limits."""
         now = time.monotonic()
         with self._lock:
-            at = max(now - BURST_S, self._next.get(name, 0.0))
-            self._next[name] = at + 1.0 / rate_per_s
+            at = max(now - BURST_S, self._next.get(name, now - BURST_S))
+            if at - now <= longest_s:
+                self._next[name] = at + 1.0 / rate_per_s
         return max(0.0, at - now)
 
     def document(self, name: str, per_day: int) -> bool:
@@ -51,7 +55,7 @@ def wait(limits: Limits, name: str, rate_per_s: float) -> None:
     """Returns when the next request may go out. Raises EhrFailure "capacity" rather than wait for very long."""
     if rate_per_s <= 0:
         return
-    seconds = limits.slot(name, rate_per_s)
+    seconds = limits.slot(name, rate_per_s, LONGEST_WAIT_S)
     if seconds > LONGEST_WAIT_S:
         raise EhrFailure("capacity", f"{name}: our own limit of requests is used up.", retry_after_s=seconds)
     if seconds > 0:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from fhir_secondop.ehr import documents
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.ladder import Rung, Target, content_of, is_about, supersede
+from fhir_secondop.ehr.rungs import Rung
+from fhir_secondop.ehr.target import Target, content_of, is_about
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import Receipt, Resource
@@ -53,8 +54,8 @@ def _superseding(target: Target, rung: Rung, document: Deliverable, receipt: Rec
     try:
         older = rung.older(target, document)
         for old in older:
-            supersede(target, old)
-        marked = all(r.get("status") != "current" for r in rung.older(target, document)) if older else True
+            rung.supersede(target, old)
+        marked = all(not rung.current(str(r.get("status"))) for r in rung.older(target, document)) if older else True
     except EhrFailure as failure:
         if failure.retryable:
             raise
@@ -79,7 +80,7 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
         return Receipt("accepted", "unverifiable", rung.number, location, {"how": how, "why": failure.kind})
     content = content_of(target.client, there)
     faults = _faults(target, rung, document, there, content)
-    sent = documents.document_reference(document, target.patient, as_text=rung.as_text())
+    sent = rung.sample(target, document)
     dropped = tuple(sorted(name for name in sent if name not in there))
     evidence = {
         "how": how,
@@ -95,7 +96,7 @@ def _faults(target: Target, rung: Rung, document: Deliverable, there: Resource, 
     faults = []
     if not is_about(target, there):
         faults.append("it is about another patient")
-    if there.get("status") != "current":
+    if not rung.current(str(there.get("status"))):
         faults.append(f"its status is {there.get('status')}")
     ours = document.text.encode() if rung.as_text() else document.pdf
     same = content == ours or (rung.as_text() and _normalised(content) == _normalised(ours))

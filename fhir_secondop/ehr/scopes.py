@@ -26,7 +26,8 @@ class Wanted:
 
         Version 2 first, unless the server says that it knows only version 1.
         """
-        declared = configuration.get("capabilities") or []
+        declared = configuration.get("capabilities")
+        declared = declared if isinstance(declared, list) else []
         if "permission-v1" in declared and "permission-v2" not in declared:
             return [self.v1()]
         return [self.v2(), self.v1()]
@@ -42,6 +43,11 @@ class Wanted:
         return " ".join(
             [f"system/{kind}.read" for kind in kinds] + [f"system/{kind}.write" for kind in dict.fromkeys(self.written)]
         )
+
+
+def useful(granted: Iterable[str] | None) -> bool:
+    """Whether these scopes allow anything at all. None is not known, which may."""
+    return granted is None or any(_SCOPE.fullmatch(scope) for scope in granted)
 
 
 def permits(granted: Iterable[str] | None, resource_type: str, letter: str) -> bool:

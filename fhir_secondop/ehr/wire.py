@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
+from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection
 
 POOL_SIZE = 16
@@ -13,8 +19,9 @@ POOL_SIZE = 16
 def session(connection: Connection) -> requests.Session:
     """A session of this connection. Nothing of the environment: no netrc, no proxy that nobody configured here.
 
-    A password of the operator's must not go to an EHR.
+    A password of the operator's must not go to an EHR. Raises Invalid for a file or a proxy that can't be used.
     """
+    _check(connection)
     made = requests.Session()
     made.trust_env = False
     made.verify = connection.ca_bundle or True
@@ -26,6 +33,39 @@ def session(connection: Connection) -> requests.Session:
     made.mount("http://", adapter)
     made.mount("https://", adapter)
     return made
+
+
+def _check(connection: Connection) -> None:
+    """What requests would only find out when it connects, and call an EHR that does not answer."""
+    if connection.proxy and urlsplit(connection.proxy).scheme not in ("http", "https"):
+        raise Invalid(f"{connection.name}: a proxy is written http://host:port.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if connection.ca_bundle:
+            context.load_verify_locations(connection.ca_bundle)
+    except (OSError, ValueError) as error:
+        raise Invalid(f"{connection.name}: {connection.ca_bundle} holds no CA certificates in PEM.") from error
+    try:
+        if connection.client_cert:
+            # Without a password OpenSSL would ask for one on the terminal, and wait.
+            context.load_cert_chain(connection.client_cert, connection.client_key or None, password=lambda: "")
+    except (OSError, ValueError) as error:
+        raise Invalid(
+            f"{connection.name}: {connection.client_cert} is no client certificate with its key, in PEM and without "
+            "a password."
+        ) from error
+
+
+def pieces(answer: requests.Response) -> Iterator[bytes]:
+    """The bytes of a streamed answer as they come. Raises requests.ConnectionError where they break off.
+
+    `iter_content` waits until a piece is full, and a server that dribbles can let it wait for days.
+    """
+    try:
+        while piece := answer.raw.read1(1 << 16, decode_content=True):
+            yield piece
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(error) from error
 
 
 def timeout(connection: Connection) -> tuple[float, float]:

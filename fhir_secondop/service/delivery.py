@@ -15,7 +15,8 @@ from fhir_secondop.access import consent
 from fhir_secondop.ehr import ladder, push
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.ladder import Chosen, Target
+from fhir_secondop.ehr.ladder import Chosen
+from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Connection, Receipt, Resource
@@ -158,7 +159,7 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
     document = deliverable(context, job.case, job.task, job.person)
     refused: list[tuple[int, str]] = []
     while True:
-        chosen = ladder.choose(target, refused)
+        chosen = ladder.choose(target, document, refused)
         if chosen.rung is None:
             return _issue_link(context, job, chosen.why)
         receipt = _look(job, chosen, target, document)
@@ -176,8 +177,7 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                 if failure.kind not in ("validation", "scope", "policy"):
                     raise
                 # The EHR said no to this way of doing it, which is an answer: the next rung may do.
-                why = f"HTTP {failure.status}" if failure.status >= 400 else failure.message
-                refused.append((chosen.rung.number, f"refused ({failure.kind}: {why})"))
+                refused.append((chosen.rung.number, f"refused ({failure.kind}: {failure.why})"))
                 job = _not_sent(context, job)
                 continue
         return _settle(context, job, chosen, receipt)

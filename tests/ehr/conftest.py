@@ -17,7 +17,7 @@ import requests
 
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.documents import Deliverable
-from fhir_secondop.ehr.ladder import Target
+from fhir_secondop.ehr.target import Target
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Connection, Resource
 from fhir_secondop.store.database import now_ms

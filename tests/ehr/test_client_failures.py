@@ -17,10 +17,11 @@ from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Request, Response
 
 from fhir_secondop.ehr import client as client_module
-from fhir_secondop.ehr import ladder, push
+from fhir_secondop.ehr import notes, push, target
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.ladder import RUNGS, Target, choose
+from fhir_secondop.ehr.ladder import RUNGS, choose
+from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection, Resource
 from tests.conftest import free_port
@@ -270,13 +271,13 @@ def test_a_role_that_cites_a_practitioner_elsewhere_is_not_followed(
     role = {"resourceType": "PractitionerRole", "id": "1",
             "practitioner": {"reference": other.url_for("/fhir/Practitioner/1")}}  # fmt: skip
     httpserver.expect_request("/fhir/PractitionerRole/1").respond_with_json(role)
-    assert ladder._person(signed_in, {"reference": "PractitionerRole/1"}) == [role]
+    assert notes._person(signed_in, {"reference": "PractitionerRole/1"}) == [role]
     assert other.log == []
 
 
 def test_a_file_elsewhere_is_not_fetched(other: HTTPServer, signed_in: Client) -> None:
     elsewhere = {"content": [{"attachment": {"url": other.url_for("/fhir/Binary/1")}}]}
-    assert ladder.content_of(signed_in, elsewhere) == b""
+    assert target.content_of(signed_in, elsewhere) == b""
     assert other.log == []
 
 
@@ -480,12 +481,12 @@ def test_a_server_that_ignores_search_criteria_is_found_out_by_searching(httpser
 
 def test_a_server_that_refuses_the_probe_does_not_honour_it(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/fhir/DocumentReference").respond_with_data("", 400)
-    assert ladder.honours_identifier(client_of(httpserver.url_for("/fhir"))) is False
+    assert target.honours_identifier(client_of(httpserver.url_for("/fhir"))) is False
 
 
 def test_a_server_that_is_down_is_not_judged(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/fhir/DocumentReference").respond_with_data("", 503)
-    failure = failure_of(lambda: ladder.honours_identifier(client_of(httpserver.url_for("/fhir"))))
+    failure = failure_of(lambda: target.honours_identifier(client_of(httpserver.url_for("/fhir"))))
     assert failure.kind == "capacity"
 
 
@@ -495,7 +496,7 @@ def test_a_note_is_not_sent_where_it_could_not_be_looked_for(httpserver: HTTPSer
     )
     chosen = choose(Target(client_of(httpserver.url_for("/fhir"), text_only=True), "Patient/1"))
     assert chosen.number == 10
-    assert chosen.not_possible[-1][1] == "a copy could not be looked for"
+    assert dict(chosen.not_possible)["text note on an existing encounter"] == "a copy could not be looked for"
 
 
 # ---- what an error may say ------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from werkzeug.wrappers import Request, Response
 from fhir_secondop.ehr import push
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.ladder import RUNGS, Chosen, Rung, Target, choose
+from fhir_secondop.ehr.ladder import RUNGS, Chosen, choose
+from fhir_secondop.ehr.rungs import Rung
+from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import Resource
@@ -94,8 +96,9 @@ def test_an_epic_shaped_ehr_gets_a_text_note(ehrs: Ehrs) -> None:
     assert chosen.number == 5
     assert [because for _, because in chosen.not_possible] == [
         "no transactions",
-        "no conditional create of DocumentReference",
         "takes plain text only",
+        "takes plain text only",
+        "no create of DiagnosticReport",
     ]
 
 
@@ -113,13 +116,17 @@ def test_a_read_only_ehr_leaves_the_link(ehrs: Ehrs) -> None:
     assert (chosen.rung, chosen.number) == (None, 10)
     assert [because for _, because in chosen.not_possible] == [
         "no transactions",
-        *["no create of DocumentReference"] * 3,
+        "no create of DocumentReference",
+        "no create of DocumentReference",
+        "no create of DiagnosticReport",
+        "no create of DocumentReference",
+        "no create of Communication",
     ]
     assert chosen.why.startswith("link with cover sheet (transaction with conditional creates: no transactions; ")
 
 
 def test_a_refused_rung_is_left_out_with_the_reason(ehrs: Ehrs) -> None:
-    chosen = choose(target_at(ehrs("full")), [(1, "refused (validation, HTTP 422)")])
+    chosen = choose(target_at(ehrs("full")), refused=[(1, "refused (validation, HTTP 422)")])
     assert chosen.number == 2
     assert chosen.not_possible == (("transaction with conditional creates", "refused (validation, HTTP 422)"),)
 
@@ -131,7 +138,7 @@ def descend(target: Target, sent: Deliverable) -> tuple[Chosen, list[int]]:
     """Goes down the ladder as the delivery workflow does, until a rung takes the document."""
     refused: list[tuple[int, str]] = []
     while True:
-        chosen = choose(target, refused)
+        chosen = choose(target, sent, refused)
         if chosen.rung is None:
             return chosen, [number for number, _ in refused]
         try:
@@ -146,22 +153,22 @@ def descend(target: Target, sent: Deliverable) -> tuple[Chosen, list[int]]:
 
 def test_an_ehr_that_turns_out_to_take_only_text_ends_on_the_note(ehrs: Ehrs) -> None:
     # given a site rule that nobody told us
-    target, sent = target_at(ehrs("full", "text-only"), "Patient/1"), document()
+    target, sent = target_at(ehrs("full", "text-only", "report-categories"), "Patient/1"), document()
     sent = replace(sent, clinicians=frozenset({f"{NPI}|9000000112"}))
     # when
     chosen, refused = descend(target, sent)
     # then the refused tries left nothing behind but the note
-    assert (chosen.number, refused) == (5, [1, 2, 3])
+    assert (chosen.number, refused) == (5, [1, 2, 3, 4])
     assert [d["content"][0]["attachment"]["contentType"] for d in documents_of(target, sent.set_id)] == [
         "text/plain; charset=utf-8"
     ]
 
 
 def test_an_ehr_where_notes_need_an_encounter_ends_on_one(ehrs: Ehrs) -> None:
-    target, sent = target_at(ehrs("full", "note-needs-encounter"), "Patient/1"), document()
+    target, sent = target_at(ehrs("full", "note-needs-encounter", "report-categories"), "Patient/1"), document()
     sent = replace(sent, clinicians=frozenset({f"{NPI}|9000000112"}))
     chosen, refused = descend(target, sent)
-    assert (chosen.number, refused) == (5, [1, 2, 3])
+    assert (chosen.number, refused) == (5, [1, 2, 3, 4])
     (note,) = documents_of(target, sent.set_id)
     assert note["context"]["encounter"] == [{"reference": "Encounter/3"}]
 
@@ -628,7 +635,7 @@ def test_without_a_suitable_encounter_there_is_no_note(notes_at: str, patient: s
     # then the next rung is taken, and nothing was stored
     assert caught.value.kind == "validation"
     assert held(notes_at, "DocumentReference", patient=patient) == []
-    assert choose(target, [(5, caught.value.message)]).number == 10
+    assert choose(target, refused=[(5, caught.value.message)]).number == 10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Where a document goes, and what stands there already: looked for, compared, never trusted."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fhir_secondop.ehr.client import Client
+from fhir_secondop.ehr.documents import URI, Deliverable
+from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.fhir import refs, times
+from fhir_secondop.model import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a document goes: the EHR and the patient there."""
+
+    client: Client
+    patient: str  # "Patient/id" there
+
+    @property
+    def patient_id(self) -> str:
+        """The patient's id there."""
+        return self.patient.partition("/")[2]
+
+
+def honours_identifier(client: Client) -> bool:
+    """Whether a search by identifier means it: a random one must have no hits. Never probed by writing."""
+    probe = f"{URI}|urn:uuid:{uuid.uuid4()}"
+    try:
+        # The first page tells; a server that ignores the criteria has all its documents on the rest.
+        return client.first_page("DocumentReference", {"identifier": probe, "_count": "1"}) == []
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return False
+
+
+def is_about(target: Target, resource: Resource) -> bool:
+    """Whether its subject is the mapped patient there. Two servers may both have a Patient/1."""
+    ref = refs.parse(resource.get("subject", {}).get("reference", ""))
+    return ref is not None and ref.local == target.patient and ref.base in ("", target.client.base)
+
+
+def with_identifier(target: Target, resource_type: str, system: str, value: str) -> list[Resource]:
+    """The resources with this identifier and this patient. The answer is compared, never trusted."""
+    found = target.client.search(resource_type, {"identifier": f"{system}|{value}"})
+    return [r for r in found if carries(r, system, value) and is_about(target, r)]
+
+
+def by_identifier(target: Target, resource: Resource) -> Resource | None:
+    """What is there under the first identifier of a resource that we are about to send."""
+    identifier = resource["identifier"][0]
+    found = with_identifier(target, resource["resourceType"], identifier["system"], identifier["value"])
+    return found[0] if found else None
+
+
+def carries(resource: Resource, system: str, value: str) -> bool:
+    """Whether it has this identifier, as any of its own."""
+    held = [*resource.get("identifier", []), resource.get("masterIdentifier", {})]
+    return any(i.get("system") == system and i.get("value") == value for i in held)
+
+
+def is_same(target: Target, sent: Resource, there: Resource) -> bool:
+    """Whether an answer to a conditional create is what we sent: type, identifier and patient."""
+    identifier = sent.get("masterIdentifier") or sent["identifier"][0]
+    return (
+        there.get("resourceType") == sent["resourceType"]
+        and carries(there, identifier["system"], identifier["value"])
+        and is_about(target, there)
+    )
+
+
+def named(resource: Resource) -> set[str]:
+    """The values of its identifiers."""
+    held = [*resource.get("identifier", []), resource.get("masterIdentifier", {})]
+    return {i.get("value", "") for i in held}
+
+
+def documents_of(target: Target) -> list[Resource]:
+    """The patient's DocumentReferences there."""
+    found = target.client.search("DocumentReference", {"patient": target.patient_id})
+    return [r for r in found if is_about(target, r)]
+
+
+def content_of(client: Client, resource: Resource) -> bytes:
+    """The bytes of the first attachment of a document, report or message, inline or behind its url on the same server.
+
+    Empty when there are none, or they may not be read.
+    """
+    form = _form(resource)
+    if "data" in form:
+        try:
+            return base64.b64decode(form["data"])
+        except (ValueError, TypeError):
+            return b""
+    url = str(form.get("url", ""))
+    ref = refs.parse(url)
+    if ref is None or ref.base not in ("", client.base):
+        return b""
+    try:
+        return client.file(ref.local, str(form.get("contentType", "")))[1]
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return b""
+
+
+def _form(resource: Resource) -> Resource:
+    forms = [c.get("attachment", {}) for c in resource.get("content", [])]
+    forms += resource.get("presentedForm", [])
+    forms += [p["contentAttachment"] for p in resource.get("payload", []) if "contentAttachment" in p]
+    return next((form for form in forms if isinstance(form, dict)), {})
+
+
+def if_match(resource: Resource) -> dict[str, str]:
+    """The header that an update of this resource as it was read needs; nothing where its version is not known."""
+    version = resource.get("meta", {}).get("versionId")
+    return {"If-Match": f'W/"{version}"'} if version else {}
+
+
+def first(found: Iterable[Resource], *, current: Iterable[str] = ("current",)) -> str:
+    """The reference of the first that is current, else of the first; "" of none."""
+    states = tuple(current)
+    ranked = sorted(found, key=lambda r: r.get("status") not in states)
+    return f"{ranked[0]['resourceType']}/{ranked[0]['id']}" if ranked else ""
+
+
+def earlier(document: Deliverable, found: Iterable[Resource]) -> list[Resource]:
+    """Those issued before the document, newest first. A late worker's old version must not supersede a newer one."""
+    dated = [
+        (times.interval(str(at)).low, r)
+        for r in found
+        if (at := r.get("date") or r.get("issued") or r.get("sent"))
+        and r.get("status") != "entered-in-error"
+        and document.version_id not in named(r)
+    ]
+    issued = times.interval(document.issued).low
+    return [r for low, r in sorted(dated, key=lambda pair: -pair[0]) if low < issued]
+
+
+def is_of_set(document: Deliverable, resource: Resource) -> bool:
+    """Whether it is a version of this document: by the set id, or by the title where an EHR drops identifiers."""
+    titles = [resource.get("description", ""), _form(resource).get("title", "")]
+    mark = document.title.partition(", version")[0] + ", version"
+    return document.set_id in named(resource) or any(str(title).startswith(mark) for title in titles)
