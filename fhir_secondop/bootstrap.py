@@ -38,6 +38,7 @@ class Service:
     endpoint: Endpoint
     operations: tuple[Operation, ...]
     authenticate: Callable[[Request], Caller]
+    key_files: tuple[Path, ...]
 
 
 def build(settings: Settings) -> Service:
@@ -78,7 +79,13 @@ def build(settings: Settings) -> Service:
         canonical=codes.CANONICAL,
         security="Bearer tokens from the operator's token file." if settings.auth == "tokens" else "None: loopback.",
     )
-    return Service(context, endpoint, table, authenticate)
+    return Service(context, endpoint, table, authenticate, _key_files(settings))
+
+
+def _key_files(settings: Settings) -> tuple[Path, ...]:
+    """The files with our signing keys: the service's own, and those that connections name."""
+    named = [settings.keys_file, *(c.key_file for c in settings.connections.values() if c.key_file)]
+    return tuple(map(Path, dict.fromkeys(named)))
 
 
 def _authenticator(settings: Settings) -> Callable[[Request], Caller]:

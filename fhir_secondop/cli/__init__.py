@@ -16,9 +16,9 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
+from fhir_secondop.cli import connections, corpus, keys
+from fhir_secondop.cli.output import Plain, json_option, print_
 from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
-
-Plain = dict[str, Any]
 
 
 class _Group(click.Group):
@@ -66,16 +66,6 @@ def main() -> None:
     """
 
 
-def _print(plain: Plain, as_json: bool, show: Callable[[Plain], None]) -> None:
-    if as_json:
-        click.echo(json.dumps(plain, ensure_ascii=False))
-    else:
-        show(plain)
-
-
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for machines.")
-
-
 @main.command()
 @click.option("--dir", "folder", default="secondop-demo", show_default=True, type=click.Path(path_type=Path),
               help="Where the demo keeps its data.")  # fmt: skip
@@ -83,7 +73,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on
               help="A case of examples/, or a folder of that form.")  # fmt: skip
 @click.option("--database", default="", help="A PostgreSQL URL for the service; SQLite in the folder by default.")
 @click.option("--run-to-end", is_flag=True, help="Stop when the loop is done.")
-@_json
+@json_option
 def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json: bool) -> None:
     """Simulated EHRs, a real case from the request to aligned providers, and the service; loopback only.
 
@@ -103,13 +93,13 @@ def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json:
         layout = demos.lay_out(folder, case, database)
         if run_to_end:
             board, timeline = demos.run_to_end(layout, say)
-            _print({**board, "timeline": timeline}, as_json, _show_board)
+            print_({**board, "timeline": timeline}, as_json, _show_board)
             if not board["case"]["aligned"]:
                 raise Unavailable("The case did not end aligned; the board says who is waited for.")
             return
         with demos.running(layout):
             board, timeline = demos.drive(layout, say)
-            _print({**board, "timeline": timeline, "url": layout.url}, as_json, _show_board)
+            print_({**board, "timeline": timeline, "url": layout.url}, as_json, _show_board)
             if not as_json:
                 _show_demo(layout.url, folder, board["case"]["id"])
             sys.stdout.flush()
@@ -214,7 +204,7 @@ def ehr(
 
 def _connected(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        _json,
+        json_option,
         click.option("--token-file", default="", help=(
             "A file with your token, or a token file of the service (then as its --caller).")),
         click.option("--caller", default="coordinator", show_default=True, help="Whose token of a token file."),
@@ -263,7 +253,7 @@ def submit(file: Path, url: str, caller: str, token_file: str, as_json: bool) ->
     Example: fhir-secondop submit examples/breast-treatment-plan/request.json --token-file token
     """
     opened = _Remote(url, token_file, caller).call("POST", "", _read_json(file))
-    _print(opened, as_json, lambda plain: click.echo(f"case {plain['id']}"))
+    print_(opened, as_json, lambda plain: click.echo(f"case {plain['id']}"))
 
 
 def _read_json(file: Path) -> Plain:
@@ -284,7 +274,7 @@ def status(case_id: str, url: str, caller: str, token_file: str, as_json: bool) 
 
     Example: fhir-secondop status 0f0c… --token-file token
     """
-    _print(_Remote(url, token_file, caller).call("GET", f"/{case_id}"), as_json, _show_status)
+    print_(_Remote(url, token_file, caller).call("GET", f"/{case_id}"), as_json, _show_status)
 
 
 def _show_status(plain: Plain) -> None:
@@ -306,7 +296,7 @@ def board(case_id: str, url: str, caller: str, token_file: str, as_json: bool) -
 
     Example: fhir-secondop board 0f0c… --token-file token
     """
-    _print(_Remote(url, token_file, caller).call("GET", f"/{case_id}/alignment"), as_json, _show_board)
+    print_(_Remote(url, token_file, caller).call("GET", f"/{case_id}/alignment"), as_json, _show_board)
 
 
 def _show_board(plain: Plain) -> None:
@@ -362,18 +352,63 @@ def case(
         raise click.UsageError("Name the case: fhir-secondop case OPERATION CASE.")
     else:
         body = _read_json(file) if file else None
-        reads = operation in ("manifest", "completeness", "alignment", "package")
+        reads = operation in ("manifest", "completeness", "alignment", "package", "requests", "merged-record")
         found = remote.call("GET" if reads and body is None else "POST", f"/{case_id}/{operation}", body or
                             (None if reads else {}))  # fmt: skip
     if out is not None and "pdf" in found:
         out.write_bytes(base64.b64decode(found.pop("pdf")))
         found["written"] = str(out)
-    _print(found, as_json, lambda plain: click.echo(json.dumps(plain, indent=2, ensure_ascii=False)))
+    print_(found, as_json, lambda plain: click.echo(json.dumps(plain, indent=2, ensure_ascii=False)))
+
+
+@main.command()
+@click.argument("case_id")
+@click.option("--to", default="", help="A part of a recipient's name; everybody otherwise.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done: on which rung, and why.")
+@click.option("--show", is_flag=True, help="With --dry-run: the exact bytes that would be sent.")
+@_connected
+def deliver(
+    case_id: str, to: str, dry_run: bool, show: bool, url: str, caller: str, token_file: str, as_json: bool
+) -> None:
+    """Tries again what waits for a person, or with --dry-run says what each delivery would do.
+
+    Example: fhir-secondop deliver 0f0c… --to Mockridge --dry-run --show --token-file token
+    """
+    remote = _Remote(url, token_file, caller)
+    if show and not dry_run:
+        raise click.UsageError("--show goes with --dry-run.")
+    if dry_run:
+        found = remote.call("POST", f"/{case_id}/preview-delivery", {"to": to} if to else {})
+        if not show:
+            for row in found["deliveries"]:
+                row["requests"] = [{k: v for k, v in r.items() if k != "body"} for r in row["requests"]]
+        print_(found, as_json, _show_preview)
+        return
+    held = [d for d in remote.call("GET", f"/{case_id}")["deliveries"]
+            if d["status"] == "on-hold" and to.casefold() in d["to"].casefold()]  # fmt: skip
+    for row in held:
+        remote.call("POST", f"/{case_id}/replay", {"task": row["task"], "changed": "deliver was called"})
+    print_({"replayed": [row["task"] for row in held]}, as_json, lambda plain: click.echo(
+        f"{len(held)} tried again" if held else "nothing waits for a person; see: fhir-secondop status CASE"))  # fmt: skip
+
+
+def _show_preview(plain: Plain) -> None:
+    for row in plain["deliveries"]:
+        rung = f"rung {row['rung']}" if row["rung"] else "not possible now"
+        click.echo(f"{row['what']} version {row['version']} to {row['to']} ({row['status']}): {rung}, {row['why']}")
+        if "there" in row:
+            click.echo(f"  there already: {row['there']}, {row['copy']}")
+        for request in row["requests"]:
+            click.echo(f"  {request['method']} {request['url']}")
+            for name, value in request["headers"].items():
+                click.echo(f"  {name}: {value}")
+            if "body" in request:
+                click.echo(f"\n{request['body']}\n")
 
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@_json
+@json_option
 def check(paths: tuple[Path, ...], as_json: bool) -> None:
     """Validates FHIR R4 resources (JSON files or folders), line by line with paths.
 
@@ -399,13 +434,13 @@ def check(paths: tuple[Path, ...], as_json: bool) -> None:
             click.echo(f"{issue['file']}: {issue['severity']}: {issue['path']}: {issue['message']}")
         click.echo(f"{len(files)} file(s), {len(bad)} error(s)")
 
-    _print({"files": len(files), "errors": len(bad), "issues": found}, as_json, show)
+    print_({"files": len(files), "errors": len(bad), "issues": found}, as_json, show)
     sys.exit(1 if bad else 0)
 
 
 @main.command()
 @click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
-@_json
+@json_option
 def config(config_file: str, as_json: bool) -> None:
     """The settings in force, and where each came from. Secrets are files; their content is never shown.
 
@@ -435,4 +470,10 @@ def config(config_file: str, as_json: bool) -> None:
         for name, row in plain.items():
             click.echo(f"{name} = {row['value']!r}  ({row['from']})")
 
-    _print(rows, as_json, show)
+    print_(rows, as_json, show)
+
+
+main.add_command(connections.connect)
+main.add_command(connections.doctor)
+main.add_command(keys.keys)
+main.add_command(corpus.corpus)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from fhir_secondop.ehr import plan
 from fhir_secondop.ehr.scopes import Wanted
-from fhir_secondop.ehr.smart import BackendServices
+from fhir_secondop.ehr.smart import TOKEN, BackendServices
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection
 
@@ -23,16 +22,13 @@ class NoAuth(AuthBase):
         return request
 
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # https://www.rfc-editor.org/rfc/rfc6749#appendix-A.12
-
-
 class Bearer(AuthBase):
     """A fixed token."""
 
     def __init__(self, connection: Connection) -> None:
         self._token = _secret(connection)
         # What no header can carry would be quoted by the error that says so.
-        if not _TOKEN.fullmatch(self._token):
+        if not TOKEN.fullmatch(self._token):
             raise Invalid(f"{connection.secret_file} holds more than a token: one word of ASCII characters.")
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:

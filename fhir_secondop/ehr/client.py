@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from urllib.parse import urljoin, urlsplit
 
@@ -59,6 +60,8 @@ class Client:
         self._limits = limits or InProcess()
         self._tries = tries
         self._local = threading.local()
+        self.skew_s: float | None = None
+        """How far the server's clock is ahead of ours, as of its last answer; None where it sends no Date."""
 
     @property
     def granted(self) -> frozenset[str] | None:
@@ -212,8 +215,15 @@ class Client:
             # A connection that was refused carried nothing; one that broke later may have.
             kind = "unknown" if writing and not _refused(error) else "unreachable"
             raise EhrFailure(kind, f"{what}: no answer.") from error
+        self._note_clock(answer.headers.get("Date", ""))
         sent = str(answer.request.headers.get("Authorization", ""))
         return _Answer(answer.status_code, answer.url or target, answer.headers, content, sent)
+
+    def _note_clock(self, said: str) -> None:
+        try:
+            self.skew_s = parsedate_to_datetime(said).timestamp() - self._now() / 1000
+        except (ValueError, TypeError):
+            self.skew_s = None
 
     def _limited(self, answer: requests.Response, what: str, *, writing: bool) -> Iterator[bytes]:
         """The answer's bytes as they come; too many, or too slow, are not read to the end."""

@@ -33,9 +33,14 @@ class Wanted:
         return [self.v2(), self.v1()]
 
     def v2(self) -> str:
-        """ "system/Condition.rs system/DocumentReference.crus …"."""
-        rights = dict.fromkeys(self.read, "rs") | dict.fromkeys(self.written, "crus")
-        return " ".join(f"system/{kind}.{letters}" for kind, letters in rights.items())
+        """ "system/Condition.rs system/DocumentReference.rs system/DocumentReference.cu …".
+
+        Reading and writing apart: a server that grants no writing would else refuse the reading with it.
+        """
+        return " ".join(
+            [f"system/{kind}.rs" for kind in dict.fromkeys((*self.read, *self.written))]
+            + [f"system/{kind}.cu" for kind in dict.fromkeys(self.written)]
+        )
 
     def v1(self) -> str:
         """ "system/Condition.read system/DocumentReference.read system/DocumentReference.write …"."""

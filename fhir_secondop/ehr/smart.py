@@ -33,7 +33,7 @@ EARLY_S = 30  # a token is renewed so long before it ends
 SHORTEST_S = 60  # assumed where the server does not say how long a token lives
 _MAX_ANSWER_BYTES = 1 << 20
 _SLOWEST = 2  # times the time-out: all our threads wait for this answer
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # https://www.rfc-editor.org/rfc/rfc6749#appendix-A.12
+TOKEN = re.compile(r"[\x21-\x7e]+")  # https://www.rfc-editor.org/rfc/rfc6749#appendix-A.12
 
 
 class BackendServices(AuthBase):
@@ -142,7 +142,7 @@ class BackendServices(AuthBase):
     def _keep(self, answer: dict[str, Any]) -> None:
         token = answer.get("access_token")
         # What no header can carry would be quoted by the error that says so.
-        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        if not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise EhrFailure("auth", f"{self._connection.name}: its token endpoint gave no access_token.")
         life_s = _lifetime_s(answer.get("expires_in"))
         self._token = token

@@ -78,6 +78,8 @@ DECISION_EXTENSION = extension("decision")
 AMENDMENT_KIND = extension("amendment-kind")
 AMENDMENT_REASON = extension("amendment-reason")
 CITES_REPORT = extension("cites-report")
+LINK_WHY = extension("link-why")
+LINK_DECISION = extension("link-decision")
 REQUEST_PROFILE = extension("second-opinion-request")
 SUPERSEDES = "http://hl7.org/fhir/StructureDefinition/diagnosticReport-replaces"
 

@@ -16,8 +16,8 @@ from fhir_secondop.model import Resource
 COMPOSABLE = frozenset(
     {
         "Binary", "Bundle", "CarePlan", "Communication", "Composition", "Condition", "Consent", "DiagnosticReport",
-        "DocumentReference", "Encounter", "List", "Observation", "Organization", "Patient", "Practitioner",
-        "PractitionerRole", "Provenance", "QuestionnaireResponse", "ServiceRequest", "Task",
+        "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation", "Organization", "Patient",
+        "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse", "ServiceRequest", "Task",
     }
 )  # fmt: skip
 

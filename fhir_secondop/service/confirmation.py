@@ -82,8 +82,7 @@ def _waiting(case: Case, task_id: str) -> Resource:
 def _connection(context: Context, case: Case, task: Resource) -> str:
     if not workflow.is_delivery(task):
         return gather.connection_name(task)
-    person = case.directory.person(task["owner"]["reference"])
-    connection = context.connection_of(person.organization) if person else None
+    connection = delivery.connection_of(context, case, task)
     if connection is None:
         raise Conflict("This delivery goes to no EHR.")
     return connection.name

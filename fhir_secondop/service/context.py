@@ -53,7 +53,8 @@ class Context:
 
     def connection_of(self, organization: str) -> Connection | None:
         """The connection to the EHR of this organization ("system|value")."""
-        return next((c for c in self.connections.values() if organization and c.organization == organization), None)
+        ehrs = (c for c in self.connections.values() if c.role == "ehr")
+        return next((c for c in ehrs if organization and c.organization == organization), None)
 
 
 def who(caller: Caller) -> Resource:

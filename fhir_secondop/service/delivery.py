@@ -7,9 +7,7 @@ leaves a Task from which the next one knows what may have landed.
 
 from __future__ import annotations
 
-import base64
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from fhir_secondop.access import consent
 from fhir_secondop.ehr import ladder, push
@@ -20,12 +18,12 @@ from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Connection, Receipt, Resource
-from fhir_secondop.opinion import alignment, codes, report, workflow
+from fhir_secondop.opinion import alignment, codes, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import patients
+from fhir_secondop.service import addresses, deliverables, patients, repository
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -34,11 +32,7 @@ WORKFLOW = "deliver"
 MAX_ATTEMPTS = 12
 FIRST_RETRY_S = 2.0
 LONGEST_RETRY_S = 900.0
-PLAN_TYPE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
-DOC_STATUS = {
-    "final": "final", "amended": "amended", "corrected": "amended", "appended": "amended",
-    "entered-in-error": "entered-in-error",
-}  # fmt: skip
+MAX_RACES = 4
 _SETTLED = ("completed", "failed", "cancelled", "on-hold", "entered-in-error")
 _LINK = "link"
 
@@ -53,13 +47,15 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
     code = f"deliver-{kind}"
     people = {member.person.reference: member.person for member in case.audience}
     for task in case.tasks_of(code):
-        owner = case.directory.person(task["owner"]["reference"])
-        if owner is not None and alignment.held(task).sent in ("accepted", "unknown"):
-            people.setdefault(owner.reference, owner)
+        recipient = case.directory.person(task["owner"].get("reference", ""))
+        if recipient is not None and alignment.held(task).sent in ("accepted", "unknown"):
+            people.setdefault(recipient.reference, recipient)
         if task["status"] == "accepted":
             put(tx, context, case.id, workflow.moved(task, "cancelled", now, reason="superseded-by-event"))
-    for person in people.values():
-        task_id = derived_id(case.id, code, version, person.key)
+    owners = {person.key: {"reference": person.reference, "display": person.name} for person in people.values()}
+    owners |= {connection.name: repository.owner(connection) for connection in repository.all_of(context)}
+    for key, owner in owners.items():
+        task_id = derived_id(case.id, code, version, key)
         task = compose(
             "Task",
             meta=profile("delivery-task"),
@@ -75,7 +71,7 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
             authoredOn=now,
             lastModified=now,
             requester=PLATFORM,
-            owner={"reference": person.reference, "display": person.name},
+            owner=owner,
             input=[{"type": codes.concept(codes.EVIDENCE, "version"), "valuePositiveInt": version}],
         )
         put(tx, context, case.id, task)
@@ -91,8 +87,16 @@ def _enqueue(
 
 def enqueue(tx: Transaction, context: Context, case: Case, task: Resource) -> None:
     """The first workflow of a delivery Task; one that is there already stays the only one."""
-    person = case.directory.person(task["owner"]["reference"])
-    _enqueue(tx, context, task["id"], context.connection_of(person.organization) if person else None, 1)
+    _enqueue(tx, context, task["id"], connection_of(context, case, task), 1)
+
+
+def connection_of(context: Context, case: Case, task: Resource) -> Connection | None:
+    """The connection that a delivery Task goes to; None where it goes by link."""
+    kept = repository.of_task(context, task)
+    if kept is not None:
+        return kept
+    person = case.directory.person(task["owner"].get("reference", ""))
+    return context.connection_of(person.organization) if person else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +138,19 @@ def _job(context: Context, task_id: str, number: int) -> _Job | None:
     task = stored.resource
     if task["status"] in _SETTLED:
         return None
-    person = case.directory.person(task["owner"]["reference"])
+    connection_ = connection_of(context, case, task)
+    person = case.directory.person(task["owner"].get("reference", ""))
+    if person is None and connection_ is not None:
+        person = repository.person(connection_)
     if person is None:
         raise Conflict(f"Task/{task_id} has an owner that the case does not know.")
-    return _Job(case, task, person, context.connection_of(person.organization), number)
+    return _Job(case, task, person, connection_, number)
 
 
 def target_of(context: Context, case: Case, connection: Connection) -> Target:
     """The patient at that EHR, matched anew. Raises Conflict when it is not certain who that is."""
+    if connection.role == addresses.REPOSITORY:
+        return repository.target(context, case, connection)
     client = context.client(connection.name)
     match = patients.find(context, case, connection)
     if not match.id:
@@ -155,8 +164,12 @@ def target_of(context: Context, case: Case, connection: Connection) -> Target:
 
 
 def _deliver(context: Context, job: _Job, connection: Connection) -> str:
+    addresses.require(context, connection)
+    waits_s = _older_under_way(context, job, connection)
+    if waits_s > 0:
+        return _again(context, job, "", "an earlier version is still being sent", delay_s=waits_s)
     target = target_of(context, job.case, connection)
-    document = deliverable(context, job.case, job.task, job.person)
+    document = deliverables.deliverable(context, job.case, job.task, job.person)
     refused: list[tuple[int, str]] = []
     while True:
         chosen = ladder.choose(target, document, refused)
@@ -174,6 +187,10 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             try:
                 receipt = push.send(target, chosen.rung, document)
             except EhrFailure as failure:
+                # "It is there already" is a reason to look, and none to send it another way.
+                receipt = push.look(target, chosen.rung, document) if failure.kind == "duplicate" else None
+                if receipt is not None:
+                    return _settle(context, job, chosen, receipt)
                 if failure.kind not in ("validation", "scope", "policy"):
                     raise
                 # The EHR said no to this way of doing it, which is an answer: the next rung may do.
@@ -189,6 +206,24 @@ def _is_outdated(job: _Job) -> bool:
     return any(
         other["code"] == code and other["owner"] == job.task["owner"] and alignment.version_of(other) > version
         for other in job.case.deliveries
+    )
+
+
+def _older_under_way(context: Context, job: _Job, connection: Connection) -> float:
+    """Seconds for which an earlier version that is being sent to the same recipient may still land; 0 of none.
+
+    Order per case and recipient: the newer one must be the last to arrive.
+    """
+    return max(
+        (
+            _settle_wait(context, replace(job, task=other), connection)
+            for other in job.case.deliveries
+            if other["code"] == job.task["code"]
+            and other["owner"] == job.task["owner"]
+            and other["status"] == "in-progress"
+            and alignment.version_of(other) < alignment.version_of(job.task)
+        ),
+        default=0.0,
     )
 
 
@@ -256,6 +291,7 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
         "copy": receipt.copy,
         "rung": str(receipt.rung),
         "rung-why": chosen.why,
+        "address": job.connection.base if job.connection else "",
         "location": receipt.location,
         "dropped": ", ".join(receipt.dropped),
         "read-at": context.instant(),
@@ -294,10 +330,11 @@ def _issue_link(context: Context, job: _Job, why: str) -> str:
     return _LINK
 
 
-def _hold(context: Context, job: _Job, why: str, reason: str = "") -> str:
-    """Puts the Task aside for a person: `$replay` moves it back."""
+def _hold(context: Context, job: _Job, why: str, reason: str = "", element: str = "") -> str:
+    """Puts the Task aside for a person: `$replay` moves it back. `element` is what the EHR would not take."""
     business = "unknown" if alignment.evidence(job.task).get("sent") == "unknown" else "failed"
-    _moved(context, job, job.task, "on-hold", business, reason_text=why, reason=reason)
+    task = alignment.with_evidence(job.task, {"failing-element": element})
+    _moved(context, job, task, "on-hold", business, reason_text=why, reason=reason)
     return "on-hold"
 
 
@@ -314,8 +351,11 @@ def _failed(context: Context, job: _Job, failure: EhrFailure) -> str:
     current = _job(context, job.task["id"], job.attempt)
     if current is None:
         return "settled before"
-    if not failure.retryable:
-        return _hold(context, current, f"{failure.kind}: {failure.message}")
+    # Somebody else was writing, or the version that we had read is no longer the newest: nothing was stored.
+    raced = failure.kind == "conflict" and current.attempt <= MAX_RACES
+    if not failure.retryable and not raced:
+        more = f" The EHR names {failure.element}." if failure.element else ""
+        return _hold(context, current, f"{failure.kind}: {failure.message}{more}", element=failure.element)
     if current.attempt >= MAX_ATTEMPTS:
         return _hold(context, current, f"Given up after {current.attempt} attempts; last: {failure.message}")
     delay_s = max(failure.retry_after_s, min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (current.attempt - 1)))
@@ -347,93 +387,5 @@ def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: st
     after = workflow.moved(task, "in-progress" if begun else "accepted", context.instant(),
                            business="unknown" if begun else "planned")  # fmt: skip
     put(tx, context, case.id, after)
-    person = case.directory.person(task["owner"]["reference"])
-    connection = context.connection_of(person.organization) if person else None
-    _enqueue(tx, context, task["id"], connection, 1000 * number + 1)
+    _enqueue(tx, context, task["id"], connection_of(context, case, task), 1000 * number + 1)
     return after
-
-
-def deliverable(context: Context, case: Case, task: Resource, person: Person) -> Deliverable:
-    """The document of a delivery Task, from the version that its focus names."""
-    kind, resource_id, _, version = task["focus"]["reference"].split("/")
-    with context.database.reading() as connection:
-        focus = resources.history(connection, EVERYTHING, kind, resource_id, version=int(version))[0].resource
-        if kind == "DiagnosticReport":
-            cited = [r["reference"].partition("/")[2] for r in focus.get("result", [])]
-            observations = tuple(resources.read(connection, EVERYTHING, "Observation", ref).resource for ref in cited)
-        else:
-            observations = ()
-    number = alignment.version_of(task)
-    clinicians = frozenset(person.identifiers) | (case.requester.identifiers if case.requester else frozenset())
-    name = "report" if kind == "DiagnosticReport" else "plan"
-    author = focus["performer"][0] if name == "report" else focus["author"]
-    common: dict[str, Any] = {
-        "set_id": f"urn:uuid:{derived_id(case.id, 'set', name)}",
-        "version_id": f"urn:uuid:{derived_id(case.id, name, number)}",
-        "version": number,
-        "previous_version_id": f"urn:uuid:{derived_id(case.id, name, number - 1)}" if number > 1 else "",
-        "author": _contained(case, author.get("reference", "")),
-        "placer": _placer(case),
-        "clinicians": clinicians,
-        "period": _period(case),
-    }
-    if name == "report":
-        forms = _forms(case, derived_id(case.id, "document", number))
-        return Deliverable(
-            title=_title("Second opinion", case, number, focus["status"]),
-            issued=focus["issued"],
-            doc_status=DOC_STATUS[focus["status"]],
-            type=report.CODE,
-            pdf=forms["application/pdf"],
-            text=forms["text/plain"].decode(),
-            report=focus,
-            observations=observations,
-            withdrawn=tuple(
-                o
-                for o in case.of_type("Observation")
-                if o["status"] == "entered-in-error" and o["id"] not in {x["id"] for x in observations}
-            ),
-            **common,
-        )
-    forms = _forms(case, derived_id(case.id, "plan-document", number))
-    return Deliverable(
-        title=_title("Plan of record", case, number, ""),
-        issued=focus["created"],
-        doc_status="final" if number == 1 else "amended",
-        type=PLAN_TYPE,
-        pdf=forms["application/pdf"],
-        text=forms["text/plain"].decode(),
-        **common,
-    )
-
-
-def _forms(case: Case, document_id: str) -> dict[str, bytes]:
-    """The renderings of a document of the case, by media type: rendered once, sent to everybody."""
-    document = next(d for d in case.of_type("DocumentReference") if d["id"] == document_id)
-    attachments = [content["attachment"] for content in document["content"]]
-    return {a["contentType"].partition(";")[0]: base64.b64decode(a["data"]) for a in attachments}
-
-
-def _title(what: str, case: Case, version: int, status: str) -> str:
-    # An EHR may drop every identifier: case and version must stand where people and searches see them.
-    mark = f", {status.upper()}" if status not in ("", "final") else ""
-    return f"{what}, case {case.id}, version {version}{mark}"
-
-
-def _contained(case: Case, author: str) -> Resource:
-    person = case.directory.person(author)
-    found = case.directory.resource(person.practitioner) if person else None
-    kept = ("identifier", "name", "telecom")
-    return {"resourceType": "Practitioner", **{k: (found or {})[k] for k in kept if k in (found or {})}}
-
-
-def _placer(case: Case) -> tuple[str, str]:
-    for identifier in case.request.get("identifier", []):
-        if "value" in identifier:
-            return identifier.get("system", ""), identifier["value"]
-    return "", ""
-
-
-def _period(case: Case) -> Resource:
-    period: Resource = case.encounter.get("period", {})
-    return period

@@ -15,12 +15,12 @@ from fhir_secondop.ehr.identity import Match
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Answer, Caller, Resource
-from fhir_secondop.opinion import alignment, checklist, codes, records, workflow
+from fhir_secondop.opinion import alignment, checklist, codes, records, requests, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import collect, copies, patients
+from fhir_secondop.service import asking, collect, copies, patients
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
@@ -249,6 +249,7 @@ def _settle(tx: Transaction, context: Context, case_id: str) -> None:
     case = load(tx.connection, EVERYTHING, case_id, gathered=True)
     if any(t["status"] not in _ENDED for t in case.tasks_of("gather-records")):
         return
+    asking.ask_for(tx, context, case, items(case))
     task = case.coordination
     if workflow.business_status(task) not in ("records-requested", "records-incomplete", "records-complete"):
         return
@@ -262,20 +263,26 @@ def _settle(tx: Transaction, context: Context, case_id: str) -> None:
 
 
 def items(case: Case) -> list[checklist.Item]:
-    """The generic checklist over what was gathered. The case must have been loaded with the record."""
-    return checklist.evaluate(checklist.load("generic"), records.gathered_resources(case), case.items)
+    """The checklist for what is under review, over the record. The case must have been loaded with it."""
+    found = checklist.evaluate(
+        checklist.choose(case.items), records.gathered_resources(case), case.items,
+        today=case.coordination["authoredOn"][:10],
+        answers=[(p.get("title", ""), a) for p in records.packages(case) for a in records.coverage(p)],
+        requested=requests.open_items(case),
+    )  # fmt: skip
+    return requests.with_arrivals(case, found)
 
 
 def missing(case: Case) -> list[str]:
-    """The codes of the checklist items that nobody sent."""
-    return [item.code for item in items(case) if item.state == "missing"]
+    """The codes of the checklist items that the record lacks, for whatever reason."""
+    return [item.code for item in items(case) if item.state in checklist.GAPS]
 
 
 def named_gaps(case: Case, found: list[checklist.Item]) -> list[str]:
     """What the reviewer must confirm to know before signing: checklist items that nobody sent, and what a source did
     not answer in full ("lakeside-cancer-center/Observation").
     """
-    listed = [item.code for item in found if item.state == "missing"]
+    listed = [item.code for item in found if item.state in checklist.GAPS]
     return listed + [code for package in records.packages(case) for code in records.gap_codes(package)]
 
 

@@ -9,11 +9,11 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
-from fhir_secondop.opinion import alignment, codes, facts, records, report, workflow
+from fhir_secondop.opinion import alignment, codes, facts, records, report, requests, workflow
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import confirmation, gather, intake, providers, review, signing
+from fhir_secondop.service import asking, confirmation, gather, intake, preview, providers, review, signing
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -51,7 +51,7 @@ def case_operations(context: Context) -> list[Operation]:
         return handler
 
     accepting = _object([], declaration=_DECLARATION, attestation=_TEXT, override=_TEXT)
-    asking = _object(["reviewer"], reviewer=_reviewer_schema())
+    whom = _object(["reviewer"], reviewer=_reviewer_schema())
     leaving = _object(["reason"], reason=_REASON, text=_TEXT)
     draft = review.schema("report-draft")
     changes = {**draft, "required": []}
@@ -68,11 +68,17 @@ def case_operations(context: Context) -> list[Operation]:
                   _manifest(context), reads=True),
         Operation("completeness", "ServiceRequest", "The checklist, with the state of each item and its evidence.",
                   _completeness(context), reads=True),
+        Operation("requests", "ServiceRequest", "What was asked of whom because the record lacks it, and what came.",
+                  _requests(context), reads=True),
+        Operation("request-item", "ServiceRequest", "Asks for an item, or sends an open request another way.",
+                  with_case(asking.request),
+                  _object(["item"], item=_TEXT, title=_TEXT, holder=_TEXT, address=_TEXT,
+                          channel={"enum": list(requests.CHANNELS)})),
         Operation("independence", "ServiceRequest", "How independent a reviewer is, with the facts.",
                   _independence(context), _object(["reviewer"], reviewer=_reviewer_schema(), declaration=_DECLARATION),
                   ),
         Operation("ask-reviewer", "ServiceRequest", "Asks a reviewer, who sees the case from then on.",
-                  with_case(review.ask), asking),
+                  with_case(review.ask), whom),
         Operation("accept", "ServiceRequest", "The reviewer takes the case.", with_case(review.accept), accepting),
         Operation("decline", "ServiceRequest", "A reviewer who was asked says no.", with_case(review.decline), leaving),
         Operation("withdraw", "ServiceRequest", "A reviewer who had accepted steps back.", with_case(review.withdraw),
@@ -99,6 +105,9 @@ def case_operations(context: Context) -> list[Operation]:
                           text=_TEXT, items={"type": "array", "items": _TEXT})),
         Operation("replay", "ServiceRequest", "Tries a delivery on hold again.", with_case(providers.replay),
                   _object(["task", "changed"], task=_TEXT, changed=_TEXT)),
+        Operation("preview-delivery", "ServiceRequest",
+                  "What each delivery would do, without doing it: the rung, why, and the exact bytes.",
+                  _preview(context), _object([], to={**_TEXT, "description": "a part of a recipient's name"})),
         Operation("cover-sheet", "ServiceRequest", "The cover sheet with the link of a delivery that goes by hand.",
                   _cover_sheet(context), _object(["task"], task=_TEXT)),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
@@ -228,6 +237,13 @@ def _completeness(context: Context) -> Callable[[Caller, str, Plain], Result]:
     return handler
 
 
+def _requests(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
+        return Result(asking.listed(context, caller, case_id, plain))
+
+    return handler
+
+
 def _independence(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
         found = review.independence_of(context, caller, case_id, plain)
@@ -288,6 +304,13 @@ def _row(row: Row) -> Plain:
         "aligned": row.aligned,
         "waitingFor": row.waiting_for,
     }
+
+
+def _preview(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
+        return Result(preview.preview(context, caller, case_id, plain))
+
+    return handler
 
 
 def _cover_sheet(context: Context) -> Callable[[Caller, str, Plain], Result]:

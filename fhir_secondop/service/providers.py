@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
-import uuid
 from typing import Any
 
 from fhir_secondop.access import consent, rights
@@ -17,7 +14,7 @@ from fhir_secondop.opinion import alignment, codes, facts, render, report
 from fhir_secondop.opinion.alignment import Board
 from fhir_secondop.opinion.case import Case, Member, derived_id, reference
 from fhir_secondop.opinion.compose import compose
-from fhir_secondop.service import delivery
+from fhir_secondop.service import deliverables, delivery, tokens
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.store.database import Transaction
 
@@ -56,7 +53,7 @@ def _member(case: Case, caller: Caller) -> Member:
 
 
 def _delivery(case: Case, member: Member, kind: str, version: int) -> Resource:
-    mine = [t for t in case.tasks_of(f"deliver-{kind}") if t["owner"]["reference"] == member.person.reference]
+    mine = [t for t in case.tasks_of(f"deliver-{kind}") if t["owner"].get("reference") == member.person.reference]
     task = next((t for t in mine if alignment.version_of(t) == version), None)
     if task is None or task["status"] == "cancelled":
         raise NotFound(f"There is no version {version} of the {kind} for you.")
@@ -166,7 +163,7 @@ def _plan_document(case: Case, care_plan: Resource, version: int, pdf: bytes, te
         masterIdentifier={"system": URI, "value": f"urn:uuid:{derived_id(case.id, 'plan', version)}"},
         identifier=[{"system": URI, "value": f"urn:uuid:{derived_id(case.id, 'set', 'plan')}"}],
         status="current",
-        type=delivery.PLAN_TYPE,
+        type=deliverables.PLAN_TYPE,
         subject=care_plan["subject"],
         date=created,
         author=[care_plan["author"]],
@@ -213,32 +210,12 @@ def replay(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
 # ---- links ----------------------------------------------------------------------------------------------------
 
 
-def link_token(context: Context, task_id: str) -> str:
-    """The token of a delivery Task's link: its id and a signature of ours, so that no table of tokens can leak."""
-    raw = uuid.UUID(task_id).bytes
-    return base64.urlsafe_b64encode(raw + _signature(context, raw)).decode().rstrip("=")
-
-
-def _signature(context: Context, raw: bytes) -> bytes:
-    return hmac.new(context.link_secret, b"ack-link" + raw, hashlib.sha256).digest()[:18]
-
-
-def _task_of_token(context: Context, token: str) -> str:
-    try:
-        data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-    except ValueError:
-        data = b""
-    if len(data) != 34 or not hmac.compare_digest(data[16:], _signature(context, data[:16])):
-        raise NotFound("This link is not valid.")
-    return str(uuid.UUID(bytes=data[:16]))
-
-
 def open_link(context: Context, token: str) -> tuple[Case, Resource, str]:
     """The case, the delivery Task and its state for a link: "open", "used", or "replaced by version N".
 
     Raises NotFound for a token that we did not make, Gone when it is too old.
     """
-    task_id = _task_of_token(context, token)
+    task_id = tokens.task_of(context, tokens.ACKNOWLEDGE, token)
     with context.database.reading() as connection:
         case_id, stored = case_of_task(connection, EVERYTHING, task_id)
         case = load(connection, EVERYTHING, case_id)
@@ -251,11 +228,7 @@ def open_link(context: Context, token: str) -> tuple[Case, Resource, str]:
     if context.now() > times.interval(task["authoredOn"]).low + LINK_DAYS * _DAY_MS:
         raise Gone("This link has expired; ask the sender for a new one.")
     kind = (codes.code_of(task["code"], codes.TASK) or "").removeprefix("deliver-")
-    newest = max(
-        alignment.version_of(t)
-        for t in case.tasks_of(f"deliver-{kind}")
-        if t["owner"]["reference"] == task["owner"]["reference"]
-    )
+    newest = max(alignment.version_of(t) for t in case.tasks_of(f"deliver-{kind}") if t["owner"] == task["owner"])
     if alignment.evidence(task).get("ack"):
         return case, task, "used"
     if newest != alignment.version_of(task):
@@ -298,7 +271,7 @@ def cover_sheet(context: Context, caller: Caller, case_id: str, plain: Plain) ->
         .replace("plan", "plan of record"),
         "version": alignment.version_of(task),
         "recipient": task["owner"].get("display", ""),
-        "url": f"{context.public_url}/ack/{link_token(context, task['id'])}",
+        "url": f"{context.public_url}/ack/{tokens.make(context, tokens.ACKNOWLEDGE, task['id'])}",
         "issued": task["authoredOn"],
         "days": LINK_DAYS,
     }

@@ -14,7 +14,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import delivery, gather
+from fhir_secondop.service import deliverables, delivery, gather
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
@@ -244,7 +244,7 @@ def _document(
         masterIdentifier={"system": URI, "value": version_id},
         identifier=[{"system": URI, "value": report.set_id(case)}],
         status="current",
-        docStatus=delivery.DOC_STATUS[composed[-1]["status"]],
+        docStatus=deliverables.DOC_STATUS[composed[-1]["status"]],
         type=report.CODE,
         subject={"reference": reference(case.patient)},
         date=now,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,16 +26,18 @@ class Counted:
     database: Database
     now: Callable[[], int]
 
-    def slot(self, name: str, rate_per_s: float) -> float:
-        """Books the next request to an EHR; the seconds until it may go out."""
+    def slot(self, name: str, rate_per_s: float, longest_s: float) -> float:
+        """Books the next request to an EHR; the seconds until it may go out. Books nothing beyond `longest_s`."""
         now = self.now()
         with self.database.transaction(_COUNTER) as tx:
             row = _row(tx, name)
             # What was not used is saved up for a little while: a token bucket.
-            at = max(now - BURST_MS, row.next_ms)
-            following = at + max(1, round(1000 / rate_per_s))
+            at: int = max(now - BURST_MS, row.next_ms)
+            if at - now > 1000 * longest_s:
+                return (at - now) / 1000
+            following = at + math.ceil(1000 / rate_per_s)
             tx.connection.execute(sa.update(tables.ehr_limit).where(_LIMIT.name == name).values(next_ms=following))
-        return float(max(0, at - now)) / 1000
+        return max(0, at - now) / 1000
 
     def document(self, name: str, per_day: int) -> bool:
         """Counts one document of today (by UTC); False when the day's budget is used up."""

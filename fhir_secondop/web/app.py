@@ -11,11 +11,12 @@ from flask.typing import ResponseReturnValue
 
 from fhir_secondop import bootstrap
 from fhir_secondop.config import Settings
+from fhir_secondop.ehr import keys
 from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
-from fhir_secondop.web import api, links, openapi
+from fhir_secondop.web import api, links, openapi, uploads
 
 
 def create(service: bootstrap.Service) -> Flask:
@@ -27,7 +28,15 @@ def create(service: bootstrap.Service) -> Flask:
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
     app.register_blueprint(links.blueprint(service.context))
+    app.register_blueprint(uploads.blueprint(service.context))
     app.register_blueprint(openapi.blueprint(service))
+
+    @app.get("/.well-known/jwks.json")
+    def published() -> ResponseReturnValue:
+        # Read at each request: a key that was made or retired counts from now on.
+        answer = jsonify(keys.public(file for file in service.key_files if file.exists()))
+        answer.headers["Cache-Control"] = "public, max-age=3600"
+        return answer
 
     @app.get("/healthz")
     def health() -> ResponseReturnValue:

@@ -6,10 +6,10 @@ from flask import Blueprint, Response, render_template, request
 
 from fhir_secondop.errors import Conflict, SecondOpError, http_status
 from fhir_secondop.opinion import alignment
-from fhir_secondop.service import delivery, providers
+from fhir_secondop.service import deliverables, providers
 from fhir_secondop.service.context import Context
 
-_HEADERS = {
+HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -31,7 +31,7 @@ def blueprint(context: Context) -> Blueprint:
         person = case.directory.person(task["owner"]["reference"])
         if person is None:
             raise Conflict("This link's recipient is not known any more.")
-        found = delivery.deliverable(context, case, task, person)
+        found = deliverables.deliverable(context, case, task, person)
         return state, found.title, found.pdf, found.text
 
     @routes.get("/ack/<token>")
@@ -41,14 +41,14 @@ def blueprint(context: Context) -> Blueprint:
         said = alignment.evidence(task)
         page = render_template("ack.html", state=state, title=title, text=text, token=token, said=said,
                                recipient=task["owner"].get("display", ""))  # fmt: skip
-        return Response(page, headers=_HEADERS, mimetype="text/html")
+        return Response(page, headers=HEADERS, mimetype="text/html")
 
     @routes.get("/ack/<token>/document.pdf")
     def pdf(token: str) -> Response:
         state, _, data, _ = document(token)
         if state != "open":
             raise Conflict("This link has been used or replaced.")
-        return Response(data, headers=_HEADERS, mimetype="application/pdf")
+        return Response(data, headers=HEADERS, mimetype="application/pdf")
 
     @routes.post("/ack/<token>")
     def acknowledge(token: str) -> Response:
@@ -56,12 +56,12 @@ def blueprint(context: Context) -> Blueprint:
         _, task, _ = providers.open_link(context, token)
         page = render_template("ack.html", state="thanks", title="", text="", token=token,
                                said=alignment.evidence(task), recipient=task["owner"].get("display", ""))  # fmt: skip
-        return Response(page, headers=_HEADERS, mimetype="text/html")
+        return Response(page, headers=HEADERS, mimetype="text/html")
 
     def failed(error: SecondOpError) -> Response:
         page = render_template("ack.html", state="failed", title="", text="", token="", said={}, recipient="",
                                message=error.message)  # fmt: skip
-        return Response(page, http_status(error), headers=_HEADERS, mimetype="text/html")
+        return Response(page, http_status(error), headers=HEADERS, mimetype="text/html")
 
     routes.register_error_handler(SecondOpError, failed)
     return routes

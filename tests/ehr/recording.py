@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
-_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "transfer-encoding", "content-length", "host"})
+_HOP = frozenset({"connection", "proxy-connection", "keep-alive", "transfer-encoding", "content-length", "host",
+                  "proxy-authorization"})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,260 @@
+"""The EHR connections: added, shown, removed, and examined."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fhir_secondop.cli.output import Plain, config_option, json_option, print_
+from fhir_secondop.errors import Invalid, NotFound
+
+_AUTHS = ("none", "basic", "bearer", "smart")
+
+
+@click.group()
+def connect() -> None:
+    """The EHR connections of the configuration file."""
+
+
+def _options(command: Any) -> Any:
+    for option in reversed(
+        (
+            click.option("--base", required=True, help="Its FHIR base URL."),
+            click.option("--vendor", default="generic", show_default=True, help="A file of profiles/vendors."),
+            click.option("--role", type=click.Choice(["ehr", "repository"]), default="ehr", show_default=True),
+            click.option("--organization", default="", help="Whose EHR it is: system|value, an NPI say."),
+            click.option("--patient-system", default="", help="The system of its own patient identifiers."),
+            click.option("--auth", type=click.Choice(_AUTHS), default="none", show_default=True),
+            click.option("--username", default="", help="For basic."),
+            click.option("--secret-file", default="", help="The file with the password or token: for basic, bearer."),
+            click.option("--client-id", default="", help="For smart: what the EHR calls us."),
+            click.option("--key-file", default="", help="For smart: our keys, where not the service's own."),
+            click.option("--token-url", default="", help="For smart: where the EHR does not publish it."),
+            click.option("--scopes", default="", help="For smart: exactly these, instead of what we would ask for."),
+            click.option("--set", "more", multiple=True, metavar="KEY=VALUE",
+                         help="Any other setting of a connection: timeout_s, ca_bundle, proxy, rate_per_s …"),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@connect.command()
+@click.argument("name")
+@_options
+@config_option
+@json_option
+def add(name: str, config_file: str, as_json: bool, more: tuple[str, ...], **given: str) -> None:
+    """Adds a connection. Secrets stay in files: their paths are written, never what is in them.
+
+    Example: fhir-secondop connect add riverside --base https://ehr.riverside.example/fhir --vendor epic
+    """
+    import tomlkit
+
+    from fhir_secondop import config
+    from fhir_secondop.ehr import vendors
+
+    file = Path(config_file or config.DEFAULT_FILE)
+    entry: dict[str, Any] = {k: v for k, v in given.items() if v and (k, v) not in _DEFAULTS}
+    entry |= dict(_setting(text) for text in more)
+    config.connection(name, entry, file)
+    vendors.load(entry.get("vendor", "generic"))
+    document = _document(file)
+    connections = document.setdefault("connections", tomlkit.table(is_super_table=True))
+    if name in connections:
+        raise Invalid(f"{file} has a connection {name} already; remove it first, or choose another name.")
+    connections[name] = tomlkit.item(entry)
+    _write(file, tomlkit.dumps(document))
+    print_({"added": name, "file": str(file), **entry}, as_json, lambda plain: click.echo(
+        f"added {name} to {file}; look what it lets us do: fhir-secondop doctor {name}"))  # fmt: skip
+
+
+_DEFAULTS = {("vendor", "generic"), ("role", "ehr"), ("auth", "none")}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as TOML reads it, or as text."""
+    import tomllib
+
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise click.UsageError(f"--set {text}: write KEY=VALUE.")
+    try:
+        return key.strip(), tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _document(file: Path) -> Any:
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        return tomlkit.parse(file.read_text("utf-8")) if file.exists() else tomlkit.document()
+    except TOMLKitError as error:
+        raise Invalid(f"{file} is not TOML: {error}") from error
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_name(f"{file.name}.part")
+    partial.touch(mode=0o600)
+    partial.write_text(text, "utf-8")
+    if file.exists():
+        partial.chmod(file.stat().st_mode)
+    partial.replace(file)
+
+
+@connect.command(name="list")
+@config_option
+@json_option
+def list_(config_file: str, as_json: bool) -> None:
+    """The connections.
+
+    Example: fhir-secondop connect list
+    """
+    from fhir_secondop import config
+
+    settings = config.load(config_file)
+    rows = [{"name": c.name, "base": c.base, "vendor": c.vendor, "auth": c.auth, "role": c.role}
+            for c in settings.connections.values()]  # fmt: skip
+
+    def show(plain: Plain) -> None:
+        for row in plain["connections"]:
+            click.echo(f"{row['name']}  {row['base']}  {row['vendor']}  {row['auth']}  {row['role']}")
+        if not rows:
+            click.echo("none yet; add one: fhir-secondop connect add NAME --base URL")
+
+    print_({"connections": rows}, as_json, show)
+
+
+@connect.command()
+@click.argument("name")
+@config_option
+@json_option
+def show(name: str, config_file: str, as_json: bool) -> None:
+    """A connection's settings; secrets are files, their content is not shown.
+
+    Example: fhir-secondop connect show riverside
+    """
+    from dataclasses import asdict
+
+    def lines(said: Plain) -> None:
+        for key, value in said.items():
+            if value not in ("", None, ()):
+                click.echo(f"{key} = {value!r}")
+
+    print_(asdict(_connection(config_file, name)), as_json, lines)
+
+
+def _connection(config_file: str, name: str) -> Any:
+    from fhir_secondop import config
+
+    found = config.load(config_file).connections.get(name)
+    if found is None:
+        raise NotFound(f"There is no connection {name}; see: fhir-secondop connect list")
+    return found
+
+
+@connect.command()
+@click.argument("name")
+@config_option
+@json_option
+def remove(name: str, config_file: str, as_json: bool) -> None:
+    """Takes a connection out of the file. Files with secrets stay where they are.
+
+    Example: fhir-secondop connect remove riverside
+    """
+    import tomlkit
+
+    from fhir_secondop import config
+
+    file = Path(config_file or config.DEFAULT_FILE)
+    document = _document(file)
+    if name not in document.get("connections", {}):
+        raise NotFound(f"There is no connection {name}; see: fhir-secondop connect list")
+    del document["connections"][name]
+    _write(file, tomlkit.dumps(document))
+    print_({"removed": name, "file": str(file)}, as_json, lambda plain: click.echo(f"removed {name} from {file}"))
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--write-plan", is_flag=True, help="Only on which rung we would deliver, and why.")
+@config_option
+@json_option
+def doctor(name: str | None, write_plan: bool, config_file: str, as_json: bool) -> None:
+    """What an EHR lets us read and write, without writing to it or naming a patient. All connections without NAME.
+
+    Example: fhir-secondop doctor riverside
+    """
+    from fhir_secondop import config
+    from fhir_secondop.store.database import now_ms
+    from fhir_secondop.ehr import doctor as doctors
+    from fhir_secondop.ehr.client import Client
+
+    settings = config.load(config_file)
+    wanted = [_connection(config_file, name)] if name else list(settings.connections.values())
+    if not wanted:
+        raise NotFound("There are no connections yet; add one: fhir-secondop connect add NAME --base URL")
+    today = datetime.now(UTC).date()
+    found = [doctors.examine(Client(connection, now=now_ms), today).as_plain() for connection in wanted]
+    if write_plan:
+        found = [{"name": f["name"], "writePlan": f["writePlan"]} for f in found]
+    plain = found[0] if name else {"connections": found}
+
+    def show(_: Plain) -> None:
+        for one in found:
+            _show_plan(one) if write_plan else _show(one)
+
+    print_(plain, as_json, show)
+    if any(not f.get("ok", True) for f in found):
+        sys.exit(1)
+
+
+def _show_plan(found: Plain) -> None:
+    plan = found["writePlan"]
+    click.echo(f"{found['name']}: we would deliver on rung {plan['rung']}, {plan['why'].partition(' (')[0]}")
+    for row in plan["notPossible"]:
+        click.echo(f"  not: {row['way']}: {row['why']}")
+
+
+def _show(found: Plain) -> None:
+    vendor = found["vendor"]
+    click.echo(f"{found['name']}  {found['base']}")
+    click.echo(f"  vendor      {vendor['title']}; its facts were last verified {vendor['oldestDays']} days ago or less")
+    if not found["ok"]:
+        for problem in found["problems"]:
+            click.echo(f"  ! {problem}")
+        return
+    click.echo(f"  server      FHIR {found['fhirVersion'] or '?'}  {found['software']}".rstrip())
+    sign = found["signIn"]
+    worked = {True: ", works", False: f", FAILED: {sign.get('why', '')}"}.get(sign.get("works"), "")
+    click.echo(f"  sign-in     {sign['way']}{worked}")
+    skew = found["clock"]["skewS"]
+    click.echo(f"  clock       {'it sends no date' if skew is None else f'{skew:+.0f} s against ours'}")
+    if found["certificate"]:
+        click.echo(f"  certificate {found['certificate']['daysLeft']} days left")
+    click.echo("  we can read")
+    for row in found["read"]:
+        if row["asked"]:
+            more = f"  (+{len(row['asked']) - 1} more)" if len(row["asked"]) > 1 else ""
+            click.echo(f"    {row['type']:<22}{row['asked'][0]}{more}{'  since' if row['incremental'] else ''}")
+    missing = [f"{row['type']} ({row['because']})" for row in found["read"] if not row["asked"]]
+    if missing:
+        click.echo(f"  we can not read: {', '.join(missing)}")
+    for row in found["write"]:
+        ways = [way for way in ("create", "update", "conditionalCreate") if row[way]]
+        said = ", ".join(ways) or "nothing"
+        click.echo(f"  write       {row['type']:<20}{said}{' (' + row['because'] + ')' if row['because'] else ''}")
+    if found["operations"]:
+        click.echo(f"  operations  {', '.join(found['operations'])}")
+    plan = found["writePlan"]
+    click.echo(f"  deliver on  rung {plan['rung']}: {plan['why'].partition(' (')[0]}")
+    for row in plan["notPossible"]:
+        click.echo(f"              not {row['way']}: {row['why']}")
+    for problem in found["problems"]:
+        click.echo(f"  ! {problem}")

@@ -1,0 +1,93 @@
+"""Where deliveries go: each configured address as an Endpoint, confirmed once by a test without patient data.
+
+A new or changed address is `test` until it was confirmed, then `active`; an unconfirmed one is never sent to, and
+nothing falls back to another.
+Source: https://hl7.org/fhir/R4/endpoint.html; EHR.md, writing safely
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from fhir_secondop.ehr.client import Client
+from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.errors import Conflict
+from fhir_secondop.fhir import codec
+from fhir_secondop.model import EVERYTHING, Connection, Resource
+from fhir_secondop.opinion import codes
+from fhir_secondop.opinion.compose import compose
+from fhir_secondop.service.context import SERVICE, Context
+from fhir_secondop.store import resources
+
+REPOSITORY = "repository"
+_KIND = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
+
+
+def require(context: Context, connection: Connection) -> None:
+    """Returns when the address is confirmed, after testing it where it is new or has changed.
+
+    Raises Conflict when it is ambiguous or fails the test: a person must look. Raises EhrFailure when nobody answers.
+    """
+    same = [
+        c.name
+        for c in context.connections.values()
+        if c.role == connection.role and c.organization and c.organization == connection.organization
+    ]
+    if len(same) > 1:
+        raise Conflict(f"Several addresses are configured for this organization ({', '.join(sorted(same))}); keep one.")
+    wanted = _endpoint(connection, "active")
+    with context.database.reading() as reading:
+        stored = resources.find(reading, EVERYTHING, "Endpoint", wanted["id"])
+    if stored is not None and codec.compose(stored.resource) == codec.compose(wanted):
+        return
+    _test(context.client(connection.name), connection)
+    _put(context, wanted)
+
+
+def _test(client: Client, connection: Connection) -> None:
+    """Reads what the server says of itself, and whether it knows the organization. No patient is named."""
+    version = client.capability.fhir_version
+    if not version.startswith("4.0"):
+        raise Conflict(f"What answers at {connection.name} is not a FHIR R4 server (it says {version or 'nothing'}).")
+    if connection.role == REPOSITORY or not connection.organization:
+        return
+    if not client.capability.parameter("Organization", "identifier"):
+        return
+    system, _, value = connection.organization.rpartition("|")
+    try:
+        found = client.first_page("Organization", {"identifier": connection.organization})
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return  # it does not let us ask: nothing speaks against it
+    if found and not any(_has(organization, system, value) for organization in found):
+        raise Conflict(f"What answers at {connection.name} does not honour a search by identifier; a person must look.")
+
+
+def _has(organization: Resource, system: str, value: str) -> bool:
+    return any(i.get("system") == system and i.get("value") == value for i in organization.get("identifier", []))
+
+
+def _endpoint(connection: Connection, status: str) -> Resource:
+    system, _, value = connection.organization.rpartition("|")
+    return compose(
+        "Endpoint",
+        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{codes.CANONICAL}/connection/{connection.name}")),
+        status=status,
+        connectionType=codes.coding(_KIND, "hl7-fhir-rest"),
+        name=connection.name,
+        managingOrganization={"identifier": {"system": system, "value": value}} if value else None,
+        payloadType=[{"text": "second-opinion reports and plans"}],
+        payloadMimeType=["application/fhir+json"],
+        address=connection.base,
+    )
+
+
+def _put(context: Context, endpoint: Resource) -> None:
+    with context.database.transaction(SERVICE) as tx:
+        before = resources.find(tx.connection, EVERYTHING, "Endpoint", endpoint["id"])
+        body = codec.compose(endpoint)
+        if before is None:
+            resources.create(tx, body, endpoint, base_url=context.base_url, resource_id=endpoint["id"])
+        else:
+            resources.update(tx, before, body, endpoint, base_url=context.base_url)
