@@ -144,6 +144,27 @@ def serve(config_file: str, host: str | None, port: int | None, database: str | 
     server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)")
 
 
+@main.command()
+@click.option("--name", default="worker-1", show_default=True, help="Each worker of a database has its own.")
+@click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
+@click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
+def work(name: str, config_file: str, database: str | None) -> None:
+    """One more worker beside a running service: it pulls and delivers.
+
+    What a worker leaves unfinished goes on when one of the same name starts again.
+
+    Example: fhir-secondop work --name worker-1
+    """
+    from fhir_secondop import config
+    from fhir_secondop.web import server
+
+    if not name.replace("-", "").isalnum() or name in ("service", "local"):
+        raise click.UsageError("--name: letters, digits and -; not service or local.")
+    _private_files()
+    settings = config.load(config_file, said={"database": database} if database else {})
+    server.work(settings, name, f"fhir_secondop {__version__}: {name} works")
+
+
 def _private_files() -> None:
     """What is written from here on is for this user alone: databases, logs and tokens hold patients' data."""
     os.umask(0o077)

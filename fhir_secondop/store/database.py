@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -119,14 +120,19 @@ class Database:
                     connection.execute(sa.update(tables.clock).values(at=transaction._last_ms))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Held by the one service that works on this database. Raises Unavailable when another holds it.
+    def alone(self, executor: str = "service") -> Iterator[None]:
+        """Held by the one process that works under this name on this database. Raises Unavailable when it is held.
 
         The lock goes with the process, however it ends.
         """
-        taken = Unavailable("Another service works on this database; stop it first, or name another --database.")
+        taken = Unavailable(
+            f"Another process works on this database as {executor}; stop it first, or name another --database."
+            if executor == "service"
+            else f"Another worker is called {executor}; give this one another --name."
+        )
+        number = 20261124 + zlib.crc32(executor.encode()) if executor != "service" else 20261124
         if self.is_sqlite:
-            with open(f"{self._lock_path}.service", "a") as handle:
+            with open(f"{self._lock_path}.{executor}", "a") as handle:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
@@ -135,7 +141,7 @@ class Database:
             return
         with self.engine.connect() as connection:
             ends = time.monotonic() + 10  # a killed one's session may take a moment to end
-            while not connection.execute(sa.text("SELECT pg_try_advisory_lock(20261124)")).scalar_one():
+            while not connection.execute(sa.text(f"SELECT pg_try_advisory_lock({number})")).scalar_one():
                 connection.rollback()
                 if time.monotonic() > ends:
                     raise taken

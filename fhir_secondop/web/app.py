@@ -53,6 +53,19 @@ def create(service: bootstrap.Service) -> Flask:
 
 
 @contextmanager
+def working(settings: Settings, executor: str) -> Iterator[None]:
+    """A worker beside the service, under a name of its own: it pulls and delivers, and serves nothing."""
+    service = bootstrap.build(settings)
+    with service.context.database.alone(executor):
+        workflows.launch(service.context, workflows.Settings(executor=executor, polling_s=settings.polling_s))
+        try:
+            yield
+        finally:
+            workflows.stop()
+    service.context.database.dispose()
+
+
+@contextmanager
 def started(settings: Settings) -> Iterator[Flask]:
     """The service of these settings with its embedded worker, stopped on the way out.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from types import FrameType
 
 from waitress.server import create_server
@@ -42,6 +43,16 @@ def run(settings: Settings, ready: str) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
             server.close()
+
+
+def work(settings: Settings, executor: str, ready: str) -> None:
+    """Works until SIGINT or SIGTERM; `ready` is printed once it does. Raises Unavailable when the name is taken."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with app.working(settings, executor):
+        print(ready, flush=True)
+        ended.wait()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
