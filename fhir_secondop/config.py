@@ -40,6 +40,8 @@ class Settings:
     consent_policy: str = "treatment-implied"
     log_level: str = "INFO"
     polling_s: float = 0.2
+    gatherings_per_ehr: int = 1  # at once, over all workers
+    deliveries_per_ehr: int = 4
     connections: Mapping[str, Connection] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -177,6 +179,9 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"port={settings.port}: use a number from 1 to 65535.")
     if not 0.01 <= settings.polling_s <= 60:
         raise Invalid(f"polling_s={settings.polling_s}: use seconds from 0.01 to 60.")
+    for name in ("gatherings_per_ehr", "deliveries_per_ehr"):
+        if not 1 <= getattr(settings, name) <= 64:
+            raise Invalid(f"{name}={getattr(settings, name)}: use a number from 1 to 64.")
     if settings.base_url and not _is_url(settings.base_url):
         raise Invalid(f"base_url={settings.base_url}: it must be an http(s) URL.")
     if settings.auth not in AUTHS:

@@ -28,10 +28,15 @@ GATHER_RETRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much runs at once. `polling_s` is how often an idle worker looks."""
+    """How much runs at once, counted over all workers. `polling_s` is how often an idle worker looks.
+
+    One record at a time is gathered from an EHR, itself in parallel; deliveries of one case and recipient keep their
+    order by what their Tasks say, so several go at once.
+    """
 
     executor: str = "local"
-    per_ehr: int = 1
+    gatherings_per_ehr: int = 1
+    deliveries_per_ehr: int = 4
     polling_s: float = 0.2
 
 
@@ -77,8 +82,9 @@ def launch(context: Context, settings: Settings) -> None:
     _configure(context.database, settings)
     _register(context)
     DBOS.launch()
-    for name in (gather.WORKFLOW, delivery.WORKFLOW):
-        DBOS.register_queue(name, partition_concurrency=settings.per_ehr, polling_interval_sec=settings.polling_s)
+    limits = {gather.WORKFLOW: settings.gatherings_per_ehr, delivery.WORKFLOW: settings.deliveries_per_ehr}
+    for name, at_once in limits.items():
+        DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
 
 
 def stop() -> None:

@@ -52,12 +52,19 @@ def create(service: bootstrap.Service) -> Flask:
     return app
 
 
+def _work(settings: Settings, executor: str) -> workflows.Settings:
+    return workflows.Settings(
+        executor=executor, gatherings_per_ehr=settings.gatherings_per_ehr,
+        deliveries_per_ehr=settings.deliveries_per_ehr, polling_s=settings.polling_s,
+    )  # fmt: skip
+
+
 @contextmanager
 def working(settings: Settings, executor: str) -> Iterator[None]:
     """A worker beside the service, under a name of its own: it pulls and delivers, and serves nothing."""
     service = bootstrap.build(settings)
     with service.context.database.alone(executor):
-        workflows.launch(service.context, workflows.Settings(executor=executor, polling_s=settings.polling_s))
+        workflows.launch(service.context, _work(settings, executor))
         try:
             yield
         finally:
@@ -73,7 +80,7 @@ def started(settings: Settings) -> Iterator[Flask]:
     """
     service = bootstrap.build(settings)
     with service.context.database.alone():
-        workflows.launch(service.context, workflows.Settings(polling_s=settings.polling_s))
+        workflows.launch(service.context, _work(settings, "local"))
         try:
             requeue(service.context)
             yield create(service)
