@@ -225,7 +225,7 @@ def _show_plan(found: Plain) -> None:
 def _show(found: Plain) -> None:
     vendor = found["vendor"]
     click.echo(f"{found['name']}  {found['base']}")
-    click.echo(f"  vendor      {vendor['title']}; its facts were last verified {vendor['oldestDays']} days ago or less")
+    click.echo(f"  vendor      {vendor['title']}; its oldest fact was verified {vendor['oldestDays']} days ago")
     if not found["ok"]:
         for problem in found["problems"]:
             click.echo(f"  ! {problem}")
@@ -235,7 +235,7 @@ def _show(found: Plain) -> None:
     worked = {True: ", works", False: f", FAILED: {sign.get('why', '')}"}.get(sign.get("works"), "")
     click.echo(f"  sign-in     {sign['way']}{worked}")
     skew = found["clock"]["skewS"]
-    click.echo(f"  clock       {'it sends no date' if skew is None else f'{skew:+.0f} s against ours'}")
+    click.echo(f"  clock       {'it sends no date' if skew is None else f'{round(skew)} s against ours'}")
     if found["certificate"]:
         click.echo(f"  certificate {found['certificate']['daysLeft']} days left")
     click.echo("  we can read")
