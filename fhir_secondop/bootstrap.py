@@ -63,6 +63,7 @@ def build(settings: Settings) -> Service:
         consent_policy=settings.consent_policy,
         link_secret=_link_secret(Path(settings.link_secret_file)),
         now=now_ms,
+        checklists=Path(settings.checklists) if settings.checklists else None,
     )
     table = (*operations.system_operations(context), *operations.case_operations(context))
     authenticate = _authenticator(settings)

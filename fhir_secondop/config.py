@@ -39,6 +39,7 @@ class Settings:
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
     consent_policy: str = "treatment-implied"
     log_level: str = "INFO"
+    checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
     deliveries_per_ehr: int = 4
@@ -198,6 +199,10 @@ def _checked(settings: Settings, file: Path) -> Settings:
         for key in ("token_file", "link_secret_file", "keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
+    if settings.checklists:
+        changed["checklists"] = str(folder / settings.checklists)
+        if not Path(changed["checklists"]).is_dir():
+            raise Invalid(f"checklists: there is no folder {changed['checklists']}.")
     if "://" not in settings.database and not Path(settings.database).is_absolute():
         changed["database"] = str(folder / settings.database)
     settings = replace(settings, **changed)  # type: ignore[arg-type]

@@ -79,7 +79,8 @@ def with_evidence(task: Resource, facts: dict[str, str]) -> Resource:
     added = [
         {"type": codes.concept(codes.EVIDENCE, code), "valueString": value} for code, value in facts.items() if value
     ]
-    return {**task, "output": [*kept, *added]}
+    without = {name: value for name, value in task.items() if name != "output"}
+    return {**without, **({"output": [*kept, *added]} if kept or added else {})}
 
 
 def version_of(task: Resource) -> int:

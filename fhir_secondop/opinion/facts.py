@@ -54,7 +54,7 @@ def of_report(
         ],
         "independence": _independence(stated),
         "records": [_source(package_list) for package_list in records.packages(case)],
-        "missing": [item.title for item in items if item.state == "missing"],
+        "missing": [_lacking(item) for item in items if item.state in lists.GAPS],
         "recipients": [{"name": m.person.name, "role": m.role} for m in case.audience],
         "amendment": _amendment(before, status, reason),
     }
@@ -148,6 +148,14 @@ def _independence(stated: Resource | None) -> Facts:
         "attestation": next(iter(said.get("attestation", [])), ""),
         "override": next(iter(said.get("override", [])), ""),
     }
+
+
+_STATES = {"missing": "", "stale": " (only older ones)", "withheld": " (withheld)", "requested": " (asked for)"}
+
+
+def _lacking(item: lists.Item) -> str:
+    """A checklist item that is not there, in words."""
+    return item.title + _STATES[item.state]
 
 
 def _source(package_list: Resource) -> Facts:

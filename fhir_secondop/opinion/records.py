@@ -92,11 +92,13 @@ def merge(
             del taken[key]
             strangers.setdefault("Provenance", set()).add(key)
     local = {key: copy_reference(case_id, source, key) for key in taken}
+    # Some servers give their entries urn:uuid addresses, of the ids that they have.
+    by_urn = {f"urn:uuid:{key.partition('/')[2]}": reference_ for key, reference_ in local.items()}
 
     def replacement(text: str) -> str | None:
         ref = refs.parse(text)
         if ref is None or ref.base not in ("", base):
-            return copy_reference(case_id, source, text) if text in files else None
+            return copy_reference(case_id, source, text) if text in files else by_urn.get(text)
         if ref.local in local:
             return local[ref.local]
         if ref.local in files or ref.local in held:

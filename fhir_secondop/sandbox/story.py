@@ -83,7 +83,8 @@ class Story:
         for source in manifest["sources"]:
             self._tell(f"gathered {source['received']} resources from {source['source']}")
         items = self._desk.get(f"/{self.case_id}/completeness")["items"]
-        missing = [item["title"] for item in items if item["state"] == "missing"]
+        there = ("present", "known-absent", "not-applicable")
+        missing = [f"{item['title']} ({item['state']})" for item in items if item["state"] not in there]
         self._tell("missing from the record: " + (", ".join(missing) if missing else "nothing"))
 
     def review(self) -> None:

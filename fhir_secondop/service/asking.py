@@ -34,7 +34,7 @@ def ask_for(tx: Transaction, context: Context, case: Case, found: list[checklist
     """
     now = context.instant()
     asked = {requests.item_of(t): t for t in requests.of_case(case)}
-    types = {item["code"]: item["types"] for item in checklist.choose(case.items)["items"]}
+    types = {item["code"]: item["types"] for item in context.checklist(case)["items"]}
     for item in found:
         task = asked.get(item.code)
         if task is None and item.state in requests.ASKED_FOR:
@@ -76,7 +76,7 @@ def request(context: Context, caller: Caller, case_id: str, plain: Plain) -> Res
         before = case.find("Task", derived_id(case.id, "ask", plain["item"]))
         if before is not None and before["status"] != "requested":
             raise Conflict(f"This was asked for already; the request is {before['status']}.")
-        line = next((i for i in checklist.choose(case.items)["items"] if i["code"] == plain["item"]), None)
+        line = next((i for i in context.checklist(case)["items"] if i["code"] == plain["item"]), None)
         title = plain.get("title") or (line["title"] if line else "")
         if not title:
             raise Invalid("The checklist has no such item; give it a title.", path="title")

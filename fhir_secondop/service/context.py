@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Invalid, NotFound
 from fhir_secondop.fhir import codec, times, validate
 from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibility
+from fhir_secondop.opinion import checklist
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, Transaction
@@ -46,10 +48,15 @@ class Context:
     consent_policy: str
     link_secret: bytes
     now: Callable[[], int]
+    checklists: Path | None = None
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""
         return times.instant(self.now())
+
+    def checklist(self, case: Case) -> checklist.Checklist:
+        """The checklist for what is under review: the site's own, else ours."""
+        return checklist.choose(case.items, self.checklists)
 
     def connection_of(self, organization: str) -> Connection | None:
         """The connection to the EHR of this organization ("system|value")."""

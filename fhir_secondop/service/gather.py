@@ -249,11 +249,11 @@ def _settle(tx: Transaction, context: Context, case_id: str) -> None:
     case = load(tx.connection, EVERYTHING, case_id, gathered=True)
     if any(t["status"] not in _ENDED for t in case.tasks_of("gather-records")):
         return
-    asking.ask_for(tx, context, case, items(case))
+    asking.ask_for(tx, context, case, items(context, case))
     task = case.coordination
     if workflow.business_status(task) not in ("records-requested", "records-incomplete", "records-complete"):
         return
-    state = "records-incomplete" if missing(case) else "records-complete"
+    state = "records-incomplete" if missing(context, case) else "records-complete"
     changed = {
         **task,
         "businessStatus": codes.concept(codes.BUSINESS_STATUS, state),
@@ -262,10 +262,10 @@ def _settle(tx: Transaction, context: Context, case_id: str) -> None:
     put(tx, context, case_id, changed)
 
 
-def items(case: Case) -> list[checklist.Item]:
+def items(context: Context, case: Case) -> list[checklist.Item]:
     """The checklist for what is under review, over the record. The case must have been loaded with it."""
     found = checklist.evaluate(
-        checklist.choose(case.items), records.gathered_resources(case), case.items,
+        context.checklist(case), records.gathered_resources(case), case.items,
         today=case.coordination["authoredOn"][:10],
         answers=[(p.get("title", ""), a) for p in records.packages(case) for a in records.coverage(p)],
         requested=requests.open_items(case),
@@ -273,9 +273,9 @@ def items(case: Case) -> list[checklist.Item]:
     return requests.with_arrivals(case, found)
 
 
-def missing(case: Case) -> list[str]:
+def missing(context: Context, case: Case) -> list[str]:
     """The codes of the checklist items that the record lacks, for whatever reason."""
-    return [item.code for item in items(case) if item.state in checklist.GAPS]
+    return [item.code for item in items(context, case) if item.state in checklist.GAPS]
 
 
 def named_gaps(case: Case, found: list[checklist.Item]) -> list[str]:

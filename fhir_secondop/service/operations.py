@@ -9,7 +9,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
-from fhir_secondop.opinion import alignment, codes, facts, records, report, requests, workflow
+from fhir_secondop.opinion import alignment, checklist, codes, facts, records, report, requests, workflow
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
@@ -221,10 +221,10 @@ def _manifest(context: Context) -> Callable[[Caller, str, Plain], Result]:
 def _completeness(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, _: Plain) -> Result:
         case = intake.find_case(context, caller, case_id, gathered=True)
-        items = gather.items(case)
+        items = gather.items(context, case)
         return Result(
             {
-                "complete": gather.is_over(case) and not any(i.state == "missing" for i in items),
+                "complete": gather.is_over(case) and not any(i.state in checklist.GAPS for i in items),
                 "gaps": gather.named_gaps(case, items),
                 "items": [
                     {"code": i.code, "title": i.title, "state": i.state, "because": i.because,

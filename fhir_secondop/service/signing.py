@@ -129,7 +129,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
             return before
         raise Conflict("There is no draft to sign; submit one with $submit-report.")
     draft = report.from_fhir(case, DRAFT)
-    items = gather.items(case)
+    items = gather.items(context, case)
     report.check_signable(case, draft, gather.named_gaps(case, items))
     now = context.instant()
     status = str(codes.extension_value(proposal, codes.AMENDMENT_KIND) or "final")

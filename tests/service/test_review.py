@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fhir_secondop.opinion import alignment, workflow
-from fhir_secondop.service import delivery, gather, providers, signing
+from fhir_secondop.service import delivery, gather, signing, tokens
 from tests.service.conftest import Bench
 
 Plain = dict[str, Any]
@@ -264,7 +264,7 @@ def test_the_link_of_an_old_version_says_so(bench: Bench) -> None:
     for _, _, _, task, number in [w for w in bench.enqueued if w[0] == delivery.WORKFLOW]:
         delivery.attempt(context, task, number)
     old = operate_get_case(bench, case_id)["deliveries"][0]["task"]
-    path = f"/ack/{providers.link_token(context, old)}"
+    path = f"/ack/{tokens.make(context, tokens.ACKNOWLEDGE, old)}"
     operate(bench, case_id, "amend-report", {"kind": "corrected", "reason": "A dose was wrong."}, "reviewer")
     assert bench.client.get(path).status_code == 200
     assert "CONCLUSION" in bench.client.get(path).get_data(as_text=True)  # not signed yet: still current
@@ -418,7 +418,7 @@ def test_a_consent_that_comes_later_joins_the_case_and_calls_links_back(bench: B
     for _, _, _, task, number in [w for w in bench.enqueued if w[0] == delivery.WORKFLOW]:
         delivery.attempt(context, task, number)
     task = operate_get_case(bench, case_id)["deliveries"][0]["task"]
-    path = f"/ack/{providers.link_token(context, task)}"
+    path = f"/ack/{tokens.make(context, tokens.ACKNOWLEDGE, task)}"
     assert bench.client.get(path).status_code == 200
     patient = resources(bench, case_id, "Patient")[0]
     deny = {

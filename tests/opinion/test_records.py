@@ -1,4 +1,4 @@
-"""Checklist and copies: exactly the gaps that are there; nobody else's record, and every byte of his own."""
+"""Copies: nobody else's record, and every byte of his own."""
 
 from __future__ import annotations
 
@@ -11,91 +11,9 @@ import pytest
 from fhir_secondop.fhir import codec, refs, times
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.model import Answer, Resource
-from fhir_secondop.opinion import checklist, records
+from fhir_secondop.opinion import records
 from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.records import Gathered
-
-GENERIC = checklist.load("generic")
-TUMOUR: Resource = {"resourceType": "Condition", "id": "t", "code": {"text": "Invasive ductal carcinoma"}}
-BACK: Resource = {"resourceType": "Condition", "id": "b", "code": {"text": "Lumbar stenosis"}}
-
-
-def categorised(kind: str, resource_id: str, code: str) -> Resource:
-    return {"resourceType": kind, "id": resource_id, "category": [{"coding": [{"system": "urn:x", "code": code}]}]}
-
-
-# One resource for each item of the checklist, and of no other item but those named beside it.
-GOLDEN: dict[str, Resource] = {
-    "problems": {"resourceType": "Condition", "id": "1"},
-    "medications": {"resourceType": "MedicationStatement", "id": "1"},
-    "allergies": {"resourceType": "AllergyIntolerance", "id": "1"},
-    "laboratory": categorised("Observation", "1", "laboratory"),
-    "pathology-report": categorised("DiagnosticReport", "p", "SP"),
-    "imaging-report": categorised("DiagnosticReport", "i", "RAD"),
-    "images": {"resourceType": "ImagingStudy", "id": "1"},
-    "notes": {"resourceType": "DocumentReference", "id": "1"},
-    "plan": {"resourceType": "CarePlan", "id": "1", "status": "active"},
-}
-
-
-def states(gathered: list[Resource], reviewed: Resource = TUMOUR) -> dict[str, str]:
-    return {i.code: i.state for i in checklist.evaluate(GENERIC, gathered, [reviewed])}
-
-
-def test_the_golden_set_has_one_resource_for_each_item_and_lacks_nothing() -> None:
-    assert set(GOLDEN) == {item["code"] for item in GENERIC["items"]}
-    assert set(states(list(GOLDEN.values())).values()) == {"present"}
-
-
-@pytest.mark.parametrize("taken_away", GOLDEN)
-def test_what_is_taken_away_is_exactly_the_gap(taken_away: str) -> None:
-    rest = [resource for code, resource in GOLDEN.items() if code != taken_away]
-
-    assert {code for code, state in states(rest).items() if state != "present"} == {taken_away}
-    assert states(rest)[taken_away] == "missing"
-
-
-@pytest.mark.parametrize("alone", GOLDEN)
-def test_each_resource_is_the_evidence_of_its_own_item_only(alone: str) -> None:
-    found = checklist.evaluate(GENERIC, [GOLDEN[alone]], [TUMOUR])
-
-    assert {i.code: i.evidence for i in found if i.state == "present"} == {alone: (reference(GOLDEN[alone]),)}
-
-
-def test_nothing_gathered_is_all_missing_and_never_present() -> None:
-    assert set(states([]).values()) == {"missing"}
-
-
-@pytest.mark.parametrize(
-    ("reviewed", "needed"),
-    [
-        (TUMOUR, True),
-        (BACK, False),
-        ({"resourceType": "Condition", "id": "c", "code": {"coding": [
-            {"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "C50.412"}]}}, True),
-        ({"resourceType": "Condition", "id": "c", "code": {"coding": [
-            {"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "M43.16", "display": "A slip"}]}}, False),
-        ({"resourceType": "Condition", "id": "c", "code": {"coding": [{"code": "x", "display": "Brain tumor"}]}}, True),
-        ({"resourceType": "CarePlan", "id": "p", "status": "active", "description": "Operation"}, False),
-    ],
-)  # fmt: skip
-def test_pathology_is_needed_for_a_tumour_only(reviewed: Resource, needed: bool) -> None:
-    found = states([], reviewed)
-
-    assert found["pathology-report"] == ("missing" if needed else "not-applicable")
-
-
-def test_a_laboratory_value_is_no_imaging_and_a_vital_sign_no_laboratory_value() -> None:
-    found = states([categorised("Observation", "1", "vital-signs"), categorised("DiagnosticReport", "1", "LAB")])
-
-    assert set(found.values()) == {"missing"}
-
-
-def test_a_revoked_plan_is_no_plan() -> None:
-    assert states([{"resourceType": "CarePlan", "id": "1", "status": "revoked"}])["plan"] == "missing"
-
-
-# --- merge ------------------------------------------------------------------------------------------------------
 
 BASE = "https://ehr-one.example/fhir"
 OTHER_BASE = "https://ehr-two.example/fhir"
@@ -151,6 +69,17 @@ def test_the_attachment_behind_a_binary_points_at_our_copy() -> None:
                          about(kind="DocumentReference", content=[{"attachment": {"url": url}}]))  # fmt: skip
         found = copy_of(gathered, "DocumentReference").resource
         assert found["content"][0]["attachment"]["url"] == local("Binary/3")
+
+
+def test_a_urn_uuid_of_something_gathered_points_at_our_copy() -> None:
+    key = "8d9b1c2e-0000-4000-8000-000000000001"
+    encounter = about(kind="Encounter", resource_id=key)
+    observation = about(kind="Observation", encounter={"reference": f"urn:uuid:{key}"})
+
+    found = copy_of(merge(PATIENT, encounter, observation), "Observation")
+
+    assert found.resource["encounter"]["reference"] == local(f"Encounter/{key}")
+    assert codec.parse(found.body.text)["encounter"]["reference"] == local(f"Encounter/{key}")
 
 
 def test_the_same_ids_of_two_ehrs_never_collide() -> None:
