@@ -136,44 +136,42 @@ class _Collector:
 
 
 def collect(
-    context: Context, case: Case, task_id: str, name: str, patient_id: str, *, source: str, last_try: bool
+    context: Context, case: Case, task_id: str, name: str, patient_id: str, earlier: Resource | None, *, last_try: bool
 ) -> Collected:
     """Everything that the EHR gives of the patient, stored.
 
-    Raises EhrFailure when it is worth trying again later: nothing was answered at all, or the EHR asks for patience.
-    With `last_try` that goes into the manifest instead.
+    `earlier` is the package of an earlier gathering, of which only the changes are asked for. Raises EhrFailure when it
+    is worth trying again later: nothing was answered at all, or the EHR asks for patience. With `last_try` that goes
+    into the manifest instead.
     """
     run = _Collector(context, case, task_id, name, patient_id)
     # Who we are there is settled before the plan: the scopes that were granted are part of it.
     capability = run.client.capability
     asks = list(plan.plan(capability, run.client.site, run.client.granted))
     asks += [Ask(f"${name}") for name in pull.hints(run.client, asks)]
-    before = _answered_before(case, source)
+    before = _answered_before(earlier)
     sinces = {ask.type: before.get(ask.type, "") if ask.since else "" for ask in asks}
     failed = _in_parallel(run, [(ask, sinces[ask.type]) for ask in asks])
     impatient = [f for f in failed.values() if f.kind in ("capacity", "quota")]
     answered = any(p["answer"]["outcome"] in ("answered", "truncated") for p in run.finished.values() if "answer" in p)
     if not last_try and failed and (impatient or not answered):
         raise max(failed.values(), key=lambda f: f.retry_after_s)
+    for kind, failure in failed.items():
+        answer = Answer(kind, "failed", detail=f"{failure.kind}: {failure.message}", as_of=context.instant())
+        run.finish(kind, asdict(_Part(asdict(answer))))
     collected = Collected()
     for ask in asks:
-        said = run.finished.get(ask.type)
-        if said is not None:
-            collected.pages += said["pages"]
-            collected.answers.append(Answer(**said["answer"]))
-        elif ask.type in failed:
-            failure = failed[ask.type]
-            why = f"{failure.kind}: {failure.message}"
-            collected.answers.append(Answer(ask.type, "failed", detail=why, as_of=context.instant()))
+        said = run.finished[ask.type]
+        collected.pages += said["pages"]
+        collected.answers.append(Answer(**said["answer"]))
     parts = [p for p in run.finished.values() if "cited" in p]
     _read_cited(run, {c for part in parts for c in part["cited"]}, collected)
-    _read_files(run, [f for part in parts for f in part["files"]], source, collected)
+    _read_files(run, [f for part in parts for f in part["files"]], collected)
     return collected
 
 
-def _answered_before(case: Case, source: str) -> dict[str, str]:
+def _answered_before(package: Resource | None) -> dict[str, str]:
     """The types that an earlier gathering answered in full, with the instant from which on to ask again."""
-    package = records.package_of(case, source)
     if package is None:
         return {}
     return {
@@ -250,22 +248,23 @@ def file_key(url: str, base: str) -> str:
     return ref.local if ref is not None and ref.base in ("", base) else url
 
 
-def _read_files(run: _Collector, attachments: list[Resource], source: str, collected: Collected) -> None:
+def _read_files(run: _Collector, attachments: list[Resource], collected: Collected) -> None:
     """The files behind urls, one Binary each: what differs from what its document says is named, and kept."""
     by_key = {file_key(a["url"], run.client.base): a for a in attachments}
     failures: dict[str, str] = {}
     differing: list[str] = []
 
-    def read(item: tuple[str, Resource]) -> tuple[str, dict[str, Any] | EhrFailure]:
+    def read(item: tuple[str, Resource]) -> tuple[str, dict[str, Any]]:
         key, attachment = item
         part = f"file {key}"[:300]
         said = run.finished.get(part)
         if said is None:
             try:
                 file = pull.read_file(run.client, attachment)
+                run.count(len(file.data))
             except EhrFailure as failure:
-                return key, failure
-            run.count(len(file.data))
+                run.finish(part, {"failed": failure.kind})
+                return key, {"failed": failure.kind}
             said = {"differs": list(file.differs)}
             binary_id = records.copy_reference(run.case.id, run.name, key).partition("/")[2]
             with run.context.database.transaction(SERVICE) as tx:
@@ -278,8 +277,8 @@ def _read_files(run: _Collector, attachments: list[Resource], source: str, colle
     # Two at once: their bytes are in memory until they are stored.
     with ThreadPoolExecutor(min(2, max(1, run.client.site.concurrency))) as pool:
         for key, outcome in pool.map(read, wanted):
-            if isinstance(outcome, EhrFailure):
-                failures[key] = outcome.kind
+            if "failed" in outcome:
+                failures[key] = outcome["failed"]
             else:
                 collected.files.add(key)
                 if outcome["differs"]:

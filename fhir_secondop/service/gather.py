@@ -32,8 +32,11 @@ _ENDED = ("completed", "failed", "rejected", "cancelled")
 _STOPPED = (*_ENDED, "on-hold")  # on hold: a person must say who the patient is
 
 
-def start(tx: Transaction, context: Context, case: Case, sources: Iterable[str]) -> list[str]:
-    """A Task and a workflow for each source (a reference to an Organization of the case); the Tasks' ids."""
+def start(tx: Transaction, context: Context, case: Case, sources: Iterable[str], *, full: bool = False) -> list[str]:
+    """A Task and a workflow for each source (a reference to an Organization of the case); the Tasks' ids.
+
+    Gathered again, only what changed is asked for, or everything with `full`.
+    """
     started = []
     now = context.instant()
     for source in sources:
@@ -70,7 +73,8 @@ def start(tx: Transaction, context: Context, case: Case, sources: Iterable[str])
                 {
                     "type": codes.concept(codes.EVIDENCE, "connection"),
                     "valueString": connection.name if connection else "none",
-                }
+                },
+                *([{"type": codes.concept(codes.EVIDENCE, "full"), "valueBoolean": True}] if full else []),
             ],
         )
         put(tx, context, case.id, task)
@@ -193,7 +197,9 @@ def fetch(context: Context, task_id: str, patient_id: str, number: int) -> list[
 
 def _collected(context: Context, case: Case, task: Resource, patient_id: str, *, last_try: bool) -> collect.Collected:
     name = connection_name(task)
-    return collect.collect(context, case, task["id"], name, patient_id, source=_source(task), last_try=last_try)
+    full = any(codes.has(i["type"], codes.EVIDENCE, "full") for i in task.get("input", []))
+    before = None if full else records.package_of(case, _source(task))
+    return collect.collect(context, case, task["id"], name, patient_id, before, last_try=last_try)
 
 
 def merge(context: Context, task_id: str, patient_id: str, first_page: str, number: int) -> str:
@@ -291,8 +297,11 @@ def is_over(case: Case) -> bool:
     return all(t["status"] in _ENDED for t in case.tasks_of("gather-records"))
 
 
-def again(context: Context, caller: Caller, case_id: str, sources: list[str]) -> list[str]:
-    """Gathers again, from these Organizations or all; the ids of the Tasks to watch."""
+def again(context: Context, caller: Caller, case_id: str, sources: list[str], *, full: bool = False) -> list[str]:
+    """Gathers again, from these Organizations or all; the ids of the Tasks to watch.
+
+    Where an EHR tells what changed, only that is asked for; what was deleted there shows only with `full`.
+    """
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id)
         if case.coordination["status"] in ("completed", "rejected", "failed", "cancelled"):
@@ -300,7 +309,7 @@ def again(context: Context, caller: Caller, case_id: str, sources: list[str]) ->
         wanted = sources or case.sources
         if not wanted:
             raise Invalid("The case names no sources; give some.", path="sources")
-        return start(tx, context, case, wanted)
+        return start(tx, context, case, wanted, full=full)
 
 
 def later(context: Context, task_id: str, number: int, why: str, at_least_s: float = 0.0) -> str:

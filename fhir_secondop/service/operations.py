@@ -57,7 +57,8 @@ def case_operations(context: Context) -> list[Operation]:
     changes = {**draft, "required": []}
     return [
         Operation("gather", "ServiceRequest", "Gathers the record again.", _gather(context),
-                  _object([], sources={"type": "array", "items": _TEXT})),
+                  _object([], sources={"type": "array", "items": _TEXT},
+                          full={"type": "boolean", "description": "everything, not only what changed"})),
         Operation("candidates", "ServiceRequest", "Who may be the patient at an EHR where that is not certain.",
                   _candidates(context), _object(["task"], task=_TEXT)),
         Operation("confirm-patient", "ServiceRequest", "Says which candidate is the patient there, or none.",
@@ -181,7 +182,7 @@ def _request(context: Context) -> Callable[[Caller, str, Plain], Result]:
 def _gather(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
         rights.require_role(caller, "reviewer", "requester")
-        tasks = gather.again(context, caller, case_id, plain.get("sources", []))
+        tasks = gather.again(context, caller, case_id, plain.get("sources", []), full=plain.get("full", False))
         return Result({"tasks": [f"Task/{task}" for task in tasks]}, status=202)
 
     return handler
