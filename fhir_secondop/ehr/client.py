@@ -209,11 +209,11 @@ class Client:
                 allow_redirects=False, stream=True,
             ) as answer:  # fmt: skip
                 content = b"".join(self._limited(answer, what, writing=writing))
-        except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
+        except requests.exceptions.ConnectTimeout as error:
             raise EhrFailure("unreachable", f"{what}: no connection.") from error
         except requests.RequestException as error:
-            # A connection that was refused carried nothing; one that broke later may have.
-            kind = "unknown" if writing and not _refused(error) else "unreachable"
+            # A connection that was refused, or failed in its TLS handshake, carried nothing; one that broke later may.
+            kind = "unknown" if writing and not _refused(error) and not wire.in_handshake(error) else "unreachable"
             raise EhrFailure(kind, f"{what}: no answer.") from error
         self._note_clock(answer.headers.get("Date", ""))
         sent = str(answer.request.headers.get("Authorization", ""))
@@ -229,7 +229,7 @@ class Client:
         """The answer's bytes as they come; too many, or too slow, are not read to the end."""
         size = 0
         ends = time.monotonic() + SLOWEST * self.connection.timeout_s
-        for piece in answer.iter_content(1 << 16):
+        for piece in wire.pieces(answer):
             size += len(piece)
             if size > MAX_ANSWER_BYTES:
                 kind = "unknown" if writing else "policy"

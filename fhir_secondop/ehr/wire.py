@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -66,6 +67,16 @@ def pieces(answer: requests.Response) -> Iterator[bytes]:
             yield piece
     except urllib3.exceptions.HTTPError as error:
         raise requests.ConnectionError(error) from error
+
+
+def in_handshake(error: BaseException) -> bool:
+    """Whether this is a TLS handshake that failed: nothing was sent. TLS may also break after what was written."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if any(frame.f_code.co_name == "do_handshake" for frame, _ in traceback.walk_tb(seen.__traceback__)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def timeout(connection: Connection) -> tuple[float, float]:

@@ -505,7 +505,8 @@ def raw(send: Callable[[socket.socket], None], context: ssl.SSLContext | None = 
                 request = b""
                 while b"\r\n\r\n" not in request:
                     request += secured.recv(1 << 16)
-                send(connection if context else secured)
+                # with TLS: what `send` sends goes out below it
+                send(socket.socket(fileno=secured.detach()) if context else connection)
             except OSError:
                 return
 
@@ -539,6 +540,20 @@ def test_an_answer_that_dribbles_is_not_waited_for_without_end(monkeypatch: pyte
         client = client_of(f"http://{address}/fhir", timeout_s=0.3)
         assert within(4, lambda: client.read("Patient/1")).kind == "unreachable"
         assert within(4, lambda: client.write("POST", "Patient", PATIENT)).kind == "unknown"
+
+
+def test_tls_that_breaks_after_a_write_leaves_it_unknown(pki: Pki) -> None:
+    """A certificate that is refused carried nothing; a record that can't be read says nothing about what was sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pki.here.configure_cert(context)
+
+    def babble(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 201 Created\r\n\r\n")  # in the clear
+
+    with raw(babble, context) as address:
+        client = client_of(f"https://{address}/fhir", ca_bundle=pki.bundle, timeout_s=2.0)
+        assert failure_of(lambda: client.write("POST", "Patient", PATIENT)).kind == "unknown"
+        assert failure_of(lambda: client.read("Patient/1")).kind == "unreachable"
 
 
 def test_an_answer_as_large_as_it_may_be_comes_whole(httpserver: HTTPServer) -> None:
