@@ -164,12 +164,14 @@ def fetch_hint(client: Client, name: str, patient_id: str, sink: Sink) -> Answer
     return Answer(f"${name}", "answered", f"${name}", len(tally.keys), detail=_told(tally))
 
 
-def resource_texts(page: Page) -> list[str]:
-    """The text of each resource in a page, byte for byte: a Bundle's entries, or the one resource that it is."""
+def resources_of(page: Page) -> list[tuple[str, Resource]]:
+    """Each resource in a page, byte for byte and parsed: a Bundle's entries, or the one resource that it is."""
     text = codec.text_of(page.body)
-    if codec.parse(text).get("resourceType") == "Bundle":
-        return [t for t in codec.entry_resources(text) if t is not None]
-    return [text]
+    parsed = codec.parse(text)
+    if parsed.get("resourceType") != "Bundle":
+        return [(text, parsed)]
+    entries = zip(codec.entry_resources(text), parsed.get("entry", []), strict=True)
+    return [(found, entry["resource"]) for found, entry in entries if found is not None]
 
 
 def cited(resource: Resource, base: str) -> Iterator[str]:

@@ -132,6 +132,11 @@ def split(text: str) -> tuple[Body, Resource]:
     resource = parse(text)
     if not isinstance(resource.get("resourceType"), str):
         raise Malformed("There is no resourceType; a FHIR resource names its type.", path="resourceType")
+    return body(text), resource
+
+
+def body(text: str) -> Body:
+    """What we keep of a resource's text, which was parsed before."""
     kept: list[str] = []
     position = 0
     cut = 0
@@ -148,7 +153,7 @@ def split(text: str) -> tuple[Body, Resource]:
             position = member.value_end
             cut = sum(map(len, kept))
     kept.append(text[position:])
-    return Body("".join(kept), cut), resource
+    return Body("".join(kept), cut)
 
 
 def with_member(body: Body, key: str, value: str) -> Body:

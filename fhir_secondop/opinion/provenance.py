@@ -31,13 +31,15 @@ def provenance(
     entities: list[Resource] = [{"role": "source", "what": {"reference": source}} for source in sources]
     if revises:
         entities.append({"role": "revision", "what": {"reference": revises}})
-    return compose(
+    cited = [{"reference": target} for target in targets]
+    made = compose(
         "Provenance",
         id=resource_id,
-        target=[{"reference": target} for target in targets],
+        target=cited[:1],
         recorded=recorded,
         activity=codes.concept(_OPERATION, activity),
         reason=[{"text": reason}] if reason else None,
         agent=agents,
-        entity=entities,
     )
+    # A gathered record has thousands of both: past the model, which is slow; storing validates them.
+    return {**made, "target": cited, **({"entity": entities} if entities else {})}

@@ -25,12 +25,15 @@ from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Answer, Page, Resource
 from fhir_secondop.opinion import records
 from fhir_secondop.opinion.case import Case, derived_id
+from fhir_secondop.service import copies
 from fhir_secondop.service.context import SERVICE, SOURCE, Context, quarantine
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
 
 MAX_RECORD_BYTES = 2_000_000_000
 MAX_FILES = 5_000
+BUFFERED_BYTES = 4_000_000  # of pages that wait for one commit with the end of their part
+KEPT_BYTES = 4_000_000
 OVERLAP_MS = 3_600_000  # an incremental search asks a little further back: clocks differ
 _FILES = "Attachment"
 
@@ -52,6 +55,15 @@ class _Part:
     pages: list[str] = field(default_factory=list)
     cited: list[str] = field(default_factory=list)
     files: list[Resource] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A page before its commit, and whose it will be."""
+
+    id: str
+    page: Page
+    case_id: str
 
 
 class _Collector:
@@ -87,12 +99,22 @@ class _Collector:
             if "resourceType" in r and r["resourceType"] != "OperationOutcome" and "id" in r
         )
 
-    def keep(self, page_id: str, page: Page, bundle: Resource) -> None:
-        """Stores a page as it came. One that holds a stranger's data is nobody's of the case to see."""
+    def waiting(self, page_id: str, page: Page, bundle: Resource) -> _Waiting:
+        """A page on its way into the store. One that holds a stranger's data is nobody's of the case to see."""
         self.count(len(page.body))
-        case_id = self.case.id if self.is_only_his(bundle) else quarantine(self.case.id)
+        return _Waiting(page_id, page, self.case.id if self.is_only_his(bundle) else quarantine(self.case.id))
+
+    def store(self, pages: list[_Waiting], part: str = "", said: Any = None) -> None:
+        """Stores pages as they came, and with `part` that it is finished, in one commit."""
         with self.context.database.transaction(SERVICE) as tx:
-            put_binary(tx, self.context, case_id, self.name, page_id, page.content_type, page.body, page.url)
+            for kept in pages:
+                page = kept.page
+                put_binary(tx, self.context, kept.case_id, self.name, kept.id, page.content_type, page.body, page.url)
+            if part:
+                progress.finish(tx, self.task_id, part, said)
+        pages.clear()
+        if part:
+            self.finished[part] = said
 
     def type(self, ask: Ask, since: str) -> EhrFailure | None:
         """Fetches one type, unless that part is finished; the failure that may be mended later."""
@@ -100,10 +122,13 @@ class _Collector:
             return None
         part = _Part({})
         now = self.context.instant()
+        pages: list[_Waiting] = []
 
         def sink(number: int, page: Page, bundle: Resource) -> None:
             page_id = derived_id(self.task_id, "page", ask.type, number)
-            self.keep(page_id, page, bundle)
+            pages.append(self.waiting(page_id, page, bundle))
+            if sum(len(kept.page.body) for kept in pages) > BUFFERED_BYTES:
+                self.store(pages)
             part.pages.append(page_id)
             for entry in bundle.get("entry", []):
                 self._note(entry.get("resource", {}), part)
@@ -118,7 +143,7 @@ class _Collector:
                 return failure
             answer = Answer(ask.type, "refused", detail=f"{failure.kind}: {failure.message}")
         part.answer = asdict(replace(answer, as_of=now))
-        self.finish(ask.type, asdict(part))
+        self.store(pages, ask.type, asdict(part))
         return None
 
     def _note(self, resource: Resource, part: _Part) -> None:
@@ -127,12 +152,6 @@ class _Collector:
             return
         part.cited += pull.cited(resource, self.client.base)
         part.files += pull.files(resource)
-
-    def finish(self, part: str, said: Any) -> None:
-        """Marks a part as finished, for this run and for one that takes it up."""
-        with self.context.database.transaction(SERVICE) as tx:
-            progress.finish(tx, self.task_id, part, said)
-        self.finished[part] = said
 
 
 def collect(
@@ -158,25 +177,31 @@ def collect(
         raise max(failed.values(), key=lambda f: f.retry_after_s)
     for kind, failure in failed.items():
         answer = Answer(kind, "failed", detail=f"{failure.kind}: {failure.message}", as_of=context.instant())
-        run.finish(kind, asdict(_Part(asdict(answer))))
+        run.store([], kind, asdict(_Part(asdict(answer))))
     collected = Collected()
     for ask in asks:
         said = run.finished[ask.type]
         collected.pages += said["pages"]
         collected.answers.append(Answer(**said["answer"]))
     parts = [p for p in run.finished.values() if "cited" in p]
-    _read_cited(run, {c for part in parts for c in part["cited"]}, collected)
+    cited = {c for part in parts for c in part["cited"]} | _cited_by_patient(run)
+    _read_cited(run, cited, collected, since=min(filter(None, sinces.values()), default=""))
     _read_files(run, [f for part in parts for f in part["files"]], collected)
     return collected
 
 
 def _answered_before(package: Resource | None) -> dict[str, str]:
-    """The types that an earlier gathering answered in full, with the instant from which on to ask again."""
-    if package is None:
+    """The types that an earlier gathering answered in full, with the instant from which on to ask again.
+
+    None where something that was cited could not be read: what cites it has not changed and would not come again, and
+    the gap would vanish from the manifest unfilled.
+    """
+    said = records.coverage(package) if package is not None else []
+    if any(answer.unresolved for answer in said):
         return {}
     return {
         a.type: times.instant(times.interval(a.as_of).low - OVERLAP_MS)
-        for a in records.coverage(package)
+        for a in said
         if a.outcome == "answered" and a.as_of and not a.withheld and not a.strangers
     }
 
@@ -188,8 +213,24 @@ def _in_parallel(run: _Collector, asks: list[tuple[Ask, str]]) -> dict[str, EhrF
     return {ask.type: failure for (ask, _), failure in zip(asks, outcomes, strict=True) if failure is not None}
 
 
-def _read_cited(run: _Collector, wanted: set[str], collected: Collected) -> None:
-    """People, places and medications that are cited, and what they cite: each read once."""
+def _cited_by_patient(run: _Collector) -> set[str]:
+    """What the patient's own resource cites: it came before everything else, to say who the patient is."""
+    with run.context.database.reading() as connection:
+        found = [resource for _, resource, _ in StoredPages(connection, (patient_page(run.task_id),))]
+    his = [r for r in found if records.is_about(r, run.patient_id, run.client.base)]
+    return {cited for resource in his for cited in pull.cited(resource, run.client.base)}
+
+
+def patient_page(task_id: str) -> str:
+    """The Binary with the page that said who the patient is there."""
+    return derived_id(task_id, "page", "Patient", 0)
+
+
+def _read_cited(run: _Collector, wanted: set[str], collected: Collected, *, since: str) -> None:
+    """People, places and medications that are cited, and what they cite: each read once.
+
+    With `since` these are only what the changes cite, and no list of all.
+    """
     had: set[str] = set()
     level = 0
     unresolved: dict[str, int] = {}
@@ -199,9 +240,10 @@ def _read_cited(run: _Collector, wanted: set[str], collected: Collected) -> None
         part = f"cited {level}"
         said = run.finished.get(part)
         if said is None:
-            said = _cited_level(run, todo[: pull.MAX_CITED])
+            pages: list[_Waiting] = []
+            said = _cited_level(run, todo[: pull.MAX_CITED], pages)
             said["unresolved"] += todo[pull.MAX_CITED :]
-            run.finish(part, said)
+            run.store(pages, part, said)
         collected.pages += said["pages"]
         for key in said["keys"]:
             received[key.partition("/")[0]] = received.get(key.partition("/")[0], 0) + 1
@@ -215,11 +257,12 @@ def _read_cited(run: _Collector, wanted: set[str], collected: Collected) -> None
     for kind in sorted({*received, *unresolved}):
         collected.answers.append(
             Answer(kind, "answered", f"{kind}/[id]", received.get(kind, 0), as_of=now,
-                   unresolved=unresolved.get(kind, 0))
+                   since=since, unresolved=unresolved.get(kind, 0))
         )  # fmt: skip
 
 
-def _cited_level(run: _Collector, todo: list[str]) -> dict[str, list[str]]:
+def _cited_level(run: _Collector, todo: list[str], pages: list[_Waiting]) -> dict[str, list[str]]:
+    """Reads these, into `pages` as far as they don't need to be stored before; what they cite in turn is `further`."""
     said: dict[str, list[str]] = {"pages": [], "keys": [], "unresolved": [], "further": []}
 
     def read(key: str) -> tuple[str, Page | None]:
@@ -235,7 +278,13 @@ def _cited_level(run: _Collector, todo: list[str]) -> dict[str, list[str]]:
                 continue
             resource = codec.parse(page.body)
             page_id = derived_id(run.task_id, "page", key)
-            run.keep(page_id, page, resource)
+            try:
+                pages.append(run.waiting(page_id, page, resource))
+            except EhrFailure:  # the bound of the record
+                said["unresolved"].append(key)
+                continue
+            if sum(len(kept.page.body) for kept in pages) > BUFFERED_BYTES:
+                run.store(pages)
             said["pages"].append(page_id)
             said["keys"].append(key)
             said["further"] += pull.cited(resource, run.client.base)
@@ -263,7 +312,7 @@ def _read_files(run: _Collector, attachments: list[Resource], collected: Collect
                 file = pull.read_file(run.client, attachment)
                 run.count(len(file.data))
             except EhrFailure as failure:
-                run.finish(part, {"failed": failure.kind})
+                run.store([], part, {"failed": failure.kind})
                 return key, {"failed": failure.kind}
             said = {"differs": list(file.differs)}
             binary_id = records.copy_reference(run.case.id, run.name, key).partition("/")[2]
@@ -273,11 +322,15 @@ def _read_files(run: _Collector, attachments: list[Resource], collected: Collect
                 progress.finish(tx, run.task_id, part, said)
         return key, said
 
-    wanted = list(by_key.items())[:MAX_FILES]
+    # Those that an earlier gathering has come last: a day's budget of documents is for the others.
+    held = _held_files(run, by_key)
+    wanted = sorted(by_key.items(), key=lambda item: item[0] in held)[:MAX_FILES]
     # Two at once: their bytes are in memory until they are stored.
     with ThreadPoolExecutor(min(2, max(1, run.client.site.concurrency))) as pool:
         for key, outcome in pool.map(read, wanted):
-            if "failed" in outcome:
+            if "failed" in outcome and key in held:
+                collected.files.add(key)
+            elif "failed" in outcome:
                 failures[key] = outcome["failed"]
             else:
                 collected.files.add(key)
@@ -295,6 +348,13 @@ def _read_files(run: _Collector, attachments: list[Resource], collected: Collect
         Answer(_FILES, said, "files of documents and reports", len(collected.files), detail=detail,
                as_of=run.context.instant(), unresolved=missing)
     )  # fmt: skip
+
+
+def _held_files(run: _Collector, keys: Iterable[str]) -> set[str]:
+    """The files that the case has from an earlier gathering."""
+    by_id = {records.copy_reference(run.case.id, run.name, key).partition("/")[2]: key for key in keys}
+    with run.context.database.reading() as connection:
+        return {by_id[found] for found in copies.files(connection, by_id)}
 
 
 def put_binary(
@@ -317,22 +377,38 @@ def put_binary(
         resources.update(tx, before, body, resource, base_url=context.base_url)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredPages:
-    """(text of a resource, reference to its page) of stored pages, read anew each time it is gone through."""
+    """(text of a resource, the same parsed, reference to its page) of stored pages.
+
+    Few bytes are kept for the next time it is gone through; a large record is read anew, page by page.
+    """
 
     connection: SqlConnection
     page_ids: tuple[str, ...]
+    _kept: list[tuple[str, Resource, str]] | None = None
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def __iter__(self) -> Iterator[tuple[str, Resource, str]]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        rows: list[tuple[str, Resource, str]] = []
+        size = 0
         for page_id in self.page_ids:
             binary = resources.read(self.connection, EVERYTHING, "Binary", page_id).resource
             page = Page("", "", binary["contentType"], base64.b64decode(binary.get("data", "")))
+            size += len(page.body)
             try:
-                texts = pull.resource_texts(page)
+                found = pull.resources_of(page)
             except Malformed:
                 continue  # the manifest says of its type that it could not be read
-            yield from ((text, f"Binary/{page_id}") for text in texts)
+            for text, resource in found:
+                row = (text, resource, f"Binary/{page_id}")
+                yield row
+                if size <= KEPT_BYTES:
+                    rows.append(row)
+        if size <= KEPT_BYTES:
+            self._kept = rows
 
 
 def distinct(page_ids: Iterable[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import sqlalchemy as sa
@@ -19,10 +20,19 @@ from fhir_secondop.store.resources import New
 CHUNK = 200
 
 
-def held(connection: Connection, case_id: str, name: str, base: str) -> dict[str, str]:
-    """The copies of this source that the case has: key there ("Observation/7") → source URL with version."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A copy that the case has: its source URL with the version, and whether it still cites anything over there."""
+
+    url: str
+    cites_there: bool
+
+
+def held(connection: Connection, case_id: str, name: str, base: str) -> dict[str, Held]:
+    """The copies of this source that the case has, by their key there ("Observation/7")."""
+    cites_there = tables.version.c.body.contains(f'"{base}/', autoescape=True).label("cites_there")
     rows = connection.execute(
-        sa.select(tables.resource.c.type, tables.version.c.meta)
+        sa.select(tables.resource.c.type, tables.version.c.meta, cites_there)
         .select_from(tables.resource.join(tables.version, resources.CURRENT))
         .where(
             tables.resource.c.case_id == case_id,
@@ -37,24 +47,37 @@ def held(connection: Connection, case_id: str, name: str, base: str) -> dict[str
         url = str(codec.parse(row.meta).get("source", ""))
         ref = refs.parse(url)
         if ref is not None and ref.base == base:
-            found[ref.local] = url
+            found[ref.local] = Held(url, bool(row.cites_there))
     return found
 
 
+def files(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """Those of these ids under which there is a Binary."""
+    rows = connection.execute(
+        sa.select(tables.resource.c.id).where(
+            tables.resource.c.type == "Binary",
+            tables.resource.c.id.in_(list(ids)),
+            tables.resource.c.deleted.is_(False),
+        )
+    )
+    return set(rows.scalars())
+
+
 def store(
-    tx: Transaction, context: Context, case_id: str, name: str, copies: Iterable[Copy], held: dict[str, str]
+    tx: Transaction, context: Context, case_id: str, name: str, copies: Iterable[Copy], held: dict[str, Held]
 ) -> None:
     """Puts the copies in: new ones in bulk, changed ones as their next version, unchanged ones not at all."""
     for chunk in _chunks(copies):
         new = []
         for copy in chunk:
             ref = refs.parse(copy.source_url)
-            before_url = held.get(ref.local) if ref is not None else None
-            if before_url is None:
+            had = held.get(ref.local) if ref is not None else None
+            if had is None:
                 new.append(New(copy.id, copy.body, copy.resource))
                 continue
-            if before_url == copy.source_url and ref is not None and ref.version:
-                continue  # the same version of the same resource
+            # The same version of the same resource; but what it cites may have been gathered only now.
+            if had.url == copy.source_url and ref is not None and ref.version and not had.cites_there:
+                continue
             before = resources.read(tx.connection, EVERYTHING, copy.resource["resourceType"], copy.id)
             if before.body != copy.body or before.meta.get("source") != copy.source_url:
                 resources.update(tx, before, copy.body, copy.resource, base_url=context.base_url)

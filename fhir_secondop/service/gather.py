@@ -139,7 +139,7 @@ def begin(context: Context, task_id: str) -> list[str]:
         task = resources.read(tx.connection, EVERYTHING, "Task", task_id).resource
         if task["status"] in _STOPPED:  # ended meanwhile, by a person
             return ["ended"]
-        page_id = derived_id(task_id, "page", "Patient", 0)
+        page_id = collect.patient_page(task_id)
         page = match.page
         collect.put_binary(tx, context, case.id, name, page_id, page.content_type, page.body, page.url)
         put(tx, context, case.id, _advanced(task, "in-progress", context.instant()))

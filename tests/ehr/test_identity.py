@@ -11,7 +11,7 @@ from fhir_secondop.ehr import identity
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.identity import Match
-from fhir_secondop.ehr.pull import resource_texts
+from fhir_secondop.ehr.pull import resources_of
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Resource
 from tests.ehr.conftest import RECORDS, Ehrs, client_of, new_patient
@@ -36,7 +36,7 @@ def test_the_patient_is_found_by_that_places_identifier_and_birth_date(ehrs: Ehr
     assert (match.id, match.because) == ("1", "by identifier, same date of birth")
     # the page is kept: it is the evidence of who it is
     assert match.page is not None
-    assert [codec.parse(text)["id"] for text in resource_texts(match.page)] == ["1"]
+    assert [r["id"] for _, r in resources_of(match.page)] == ["1"]
 
 
 def test_one_digit_off_is_another_patient(ehrs: Ehrs) -> None:

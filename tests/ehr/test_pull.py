@@ -30,7 +30,7 @@ MRN = "https://riverside.example/mrn"
 
 
 def ids(pages: list[Page]) -> list[str]:
-    return [codec.parse(text)["id"] for page in pages for text in pull.resource_texts(page)]
+    return [r["id"] for page in pages for _, r in pull.resources_of(page)]
 
 
 def fetched(client: Client, kind: str, parameter: str, patient: str, **more: Any) -> tuple[list[Page], Answer]:
@@ -112,7 +112,7 @@ def test_a_page_is_handed_back_as_it_came(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/fhir/Observation").respond_with_data(text, content_type="application/fhir+json")
     (page,), _ = fetched(client_of(httpserver.url_for("/fhir")), "Observation", "patient", "1")
     assert page.body == text.encode()
-    assert "1.10" in pull.resource_texts(page)[0]
+    assert "1.10" in pull.resources_of(page)[0][0]
 
 
 def test_no_results_are_an_answer(ehrs: Ehrs) -> None:
@@ -248,7 +248,7 @@ def test_a_stranger_from_a_server_that_ignores_the_patient_is_dropped_and_counte
     client = client_of(httpserver.url_for("/fhir"))
     # when
     pages, answer = fetched(client, "Condition", "patient", "1")
-    texts = [(text, "Binary/page") for page in pages for text in pull.resource_texts(page)]
+    texts = [(text, r, "Binary/page") for page in pages for text, r in pull.resources_of(page)]
     gathered = records.merge(str(uuid.uuid4()), "there", client.base, "1", texts, [answer])
     # then
     assert {c.source_url.rpartition("/")[2] for c in gathered.copies} == {"1", "5"}
@@ -261,10 +261,10 @@ def test_a_stranger_from_a_server_that_ignores_the_patient_is_dropped_and_counte
 def test_people_and_places_that_are_cited_are_read(ehrs: Ehrs) -> None:
     client = client_of(ehrs("full"))
     found = [
-        codec.parse(text)
+        resource
         for kind in ("DocumentReference", "DiagnosticReport", "Encounter", "CarePlan")
         for page in fetched(client, kind, "patient", "1")[0]
-        for text in pull.resource_texts(page)
+        for _, resource in pull.resources_of(page)
     ]
     wanted = {key for resource in found for key in pull.cited(resource, client.base)}
     assert "Organization" in {ref.partition("/")[0] for ref in wanted}
@@ -273,7 +273,7 @@ def test_people_and_places_that_are_cited_are_read(ehrs: Ehrs) -> None:
         page, why = pull.read_cited(client, ref)
         assert (page is not None, why) == (True, ""), ref
         assert page is not None
-        resource = codec.parse(pull.resource_texts(page)[0])
+        (_, resource), *_ = pull.resources_of(page)
         assert f"{resource['resourceType']}/{resource['id']}" == ref
     # a role leads on to its person
     page, _ = pull.read_cited(client, "PractitionerRole/1")

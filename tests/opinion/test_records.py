@@ -21,7 +21,7 @@ PATIENT = '{"resourceType":"Patient","id":"1","name":[{"family":"Ek"}]}'
 
 
 def merge(*texts: str, source: str = "one", base: str = BASE, answers: tuple[Answer, ...] = ()) -> Gathered:
-    pages = [(text, f"Binary/{place}") for place, text in enumerate(texts)]
+    pages = [(text, codec.parse(text), f"Binary/{place}") for place, text in enumerate(texts)]
     return records.merge(cases.CASE_ID, source, base, "1", pages, answers)
 
 
@@ -171,7 +171,7 @@ def test_the_near_twin_of_the_example_does_not_leak() -> None:
     codec.parse(text)
     texts = [t for t in codec.entry_resources(text) if t is not None]
     patient = next(r for r in map(json.loads, texts) if r["resourceType"] == "Patient" and "RS-100482" in json.dumps(r))
-    pages = [(t, "Binary/x") for t in texts]
+    pages = [(t, codec.parse(t), "Binary/x") for t in texts]
 
     gathered = records.merge(cases.CASE_ID, "riverside", BASE, patient["id"], pages, [])
 
@@ -226,7 +226,7 @@ def test_text_and_members_of_a_copy_say_the_same() -> None:
             codec.parse(text)
             texts = [t for t in codec.entry_resources(text) if t is not None]
             patient = next(r["id"] for r in map(json.loads, texts) if r["resourceType"] == "Patient")
-            gathered = records.merge(cases.CASE_ID, path.stem, BASE, patient, [(t, "Binary/x") for t in texts], [])
+            gathered = records.merge(cases.CASE_ID, path.stem, BASE, patient, [(t, codec.parse(t), "Binary/x") for t in texts], [])
             assert gathered.copies
             for found in gathered.copies:
                 parsed = codec.parse(codec.splice(found.body, found.id, {}))
