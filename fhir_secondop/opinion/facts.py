@@ -7,7 +7,7 @@ from typing import Any
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import checklist as lists
-from fhir_secondop.opinion import codes, concordance, independence, records, report
+from fhir_secondop.opinion import codes, concordance, conflicts, independence, records, report
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import display_name
 
@@ -55,6 +55,7 @@ def of_report(
         "independence": _independence(stated),
         "records": [_source(package_list) for package_list in records.packages(case)],
         "missing": [_lacking(item) for item in items if item.state in lists.GAPS],
+        "conflicts": [_conflict(c) for c in conflicts.find(case)],
         "recipients": [{"name": m.person.name, "role": m.role} for m in case.audience],
         "amendment": _amendment(before, status, reason),
     }
@@ -148,6 +149,12 @@ def _independence(stated: Resource | None) -> Facts:
         "attestation": next(iter(said.get("attestation", [])), ""),
         "override": next(iter(said.get("override", [])), ""),
     }
+
+
+def _conflict(conflict: conflicts.Conflict) -> Facts:
+    """What sources say differently, each with its own words: none of them is chosen."""
+    sides = [{"source": s.source, "text": s.text, "date": s.date} for s in conflict.sides]
+    return {"kind": conflicts.WORDS[conflict.kind], "about": conflict.about, "sides": sides}
 
 
 _STATES = {"missing": "", "stale": " (only older ones)", "withheld": " (withheld)", "requested": " (asked for)"}

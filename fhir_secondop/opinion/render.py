@@ -163,6 +163,13 @@ def _records(facts: Facts) -> list[str]:
         out += [line for gap in source["gaps"] for line in _wrap(f"    {gap}", "    ")]
     missing = ", ".join(facts["missing"])
     out += _wrap(f"Missing from the record: {missing}." if missing else "Nothing on the checklist is missing.")
+    if facts["conflicts"]:
+        out += ["", "What the sources say differently (none was chosen):"]
+    for conflict in facts["conflicts"]:
+        out += _bullets([f"{conflict['about']} ({conflict['kind']})"])
+        for side in conflict["sides"]:
+            date = f" ({side['date']})" if side["date"] else ""
+            out += _wrap(f"    {side['source']}: {side['text']}{date}", "      ")
     return [*out, ""]
 
 

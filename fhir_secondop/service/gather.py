@@ -20,7 +20,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import asking, collect, copies, patients
+from fhir_secondop.service import asking, collect, copies, merging, patients
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
@@ -255,6 +255,7 @@ def _settle(tx: Transaction, context: Context, case_id: str) -> None:
     case = load(tx.connection, EVERYTHING, case_id, gathered=True)
     if any(t["status"] not in _ENDED for t in case.tasks_of("gather-records")):
         return
+    merging.regroup(tx, context, case)
     asking.ask_for(tx, context, case, items(context, case))
     task = case.coordination
     if workflow.business_status(task) not in ("records-requested", "records-incomplete", "records-complete"):

@@ -13,7 +13,7 @@ from fhir_secondop.opinion import alignment, checklist, codes, facts, records, r
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import asking, confirmation, gather, intake, preview, providers, review, signing
+from fhir_secondop.service import asking, confirmation, gather, intake, merging, preview, providers, review, signing
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -75,6 +75,14 @@ def case_operations(context: Context) -> list[Operation]:
                   with_case(asking.request),
                   _object(["item"], item=_TEXT, title=_TEXT, holder=_TEXT, address=_TEXT,
                           channel={"enum": list(requests.CHANNELS)})),
+        Operation("merged-record", "ServiceRequest",
+                  "The same facts from several sources in groups, and what the sources say differently.",
+                  _merged(context), reads=True),
+        Operation("unlink", "ServiceRequest", "Takes a group of the merged record apart; it stays so.",
+                  with_case(merging.unlink), _object(["group", "reason"], group=_TEXT, reason=_TEXT, copy=_TEXT)),
+        Operation("link", "ServiceRequest", "Links copies of the record by hand, or an undone group again.",
+                  with_case(merging.link),
+                  _object(["reason"], group=_TEXT, reason=_TEXT, copies={"type": "array", "items": _TEXT})),
         Operation("independence", "ServiceRequest", "How independent a reviewer is, with the facts.",
                   _independence(context), _object(["reviewer"], reviewer=_reviewer_schema(), declaration=_DECLARATION),
                   ),
@@ -241,6 +249,13 @@ def _completeness(context: Context) -> Callable[[Caller, str, Plain], Result]:
 def _requests(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
         return Result(asking.listed(context, caller, case_id, plain))
+
+    return handler
+
+
+def _merged(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, _: Plain) -> Result:
+        return Result(merging.merged(context, caller, case_id))
 
     return handler
 

@@ -196,6 +196,10 @@ def _versions(case: Case) -> list[tuple[str, str]]:
 def _record_section(said: facts.Facts) -> Resource:
     lines = [f"{s['name']}: {s['received']} resources, as of {s['asOf']}" for s in said["records"]]
     lines += [f"{s['name']}: {gap}" for s in said["records"] for gap in s["gaps"]]
+    lines += [
+        f"Differs between sources: {c['about']}: " + "; ".join(f"{s['source']}: {s['text']}" for s in c["sides"])
+        for c in said["conflicts"]
+    ]
     lines += [f"Missing: {title}" for title in said["missing"]] or ["Nothing on the checklist is missing."]
     return narrative.section(
         "Records reviewed", codes.concept(codes.SECTION, "records-reviewed"), narrative.bullets(lines)

@@ -36,6 +36,16 @@ STATED = independence.extension(
 )
 
 
+CONFLICT = {
+    "kind": "dose differs",
+    "about": "Metoprolol succinate",
+    "sides": [
+        {"source": "The First Source", "text": "50 mg once daily", "date": "2026-09-01"},
+        {"source": "The Second Source", "text": "100 mg twice daily", "date": "2026-03-02"},
+    ],
+}
+
+
 def packages(case: Case) -> list[Resource]:
     """The Lists of two sources, one of which did not answer everything and sent a stranger."""
     whole = records.Gathered({}, (Answer("Condition", "answered", "Condition?patient=", 3),))
@@ -58,11 +68,12 @@ def facts_of(name: str) -> Facts:
     before = {"issued": "2026-11-20T10:00:00.000Z", "extension": [{"url": codes.REPORT_VERSION, "valuePositiveInt": 1}]}
     again: dict[str, Any] = {"before": before, "reason": "The date was wrong.", "status": "corrected", "version": 2}
     first: dict[str, Any] = {"status": "final", "version": 1}
-    return facts.of_report(
+    said = facts.of_report(
         case, cases.amended_draft_of(example) if name == AMENDED else cases.draft_of(example), issued=cases.NOW,
         reviewer=cases.person_ref("the-reviewer"), items=MISSING, stated=STATED,
         **(again if name == AMENDED else first),
     )  # fmt: skip
+    return {**said, "conflicts": [CONFLICT]}
 
 
 NAMES = (BREAST, SPINE, AMENDED)
