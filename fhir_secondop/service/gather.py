@@ -253,9 +253,9 @@ def _package(context: Context, case: Case, task: Resource, gathered: records.Gat
 def _settle(tx: Transaction, context: Context, case_id: str) -> None:
     """When the last source has ended: says on the coordination Task whether the record is complete."""
     case = load(tx.connection, EVERYTHING, case_id, gathered=True)
+    merging.regroup(tx, context, case)
     if any(t["status"] not in _ENDED for t in case.tasks_of("gather-records")):
         return
-    merging.regroup(tx, context, case)
     asking.ask_for(tx, context, case, items(context, case))
     task = case.coordination
     if workflow.business_status(task) not in ("records-requested", "records-incomplete", "records-complete"):
