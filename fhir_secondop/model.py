@@ -67,7 +67,7 @@ class Connection:
     rate_per_s: float | None = None
     concurrency: int | None = None
     documents_per_day: int | None = None
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)  # its URL may hold a password
     ca_bundle: str = ""
     client_cert: str = ""
     client_key: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,12 +143,15 @@ def show(name: str, config_file: str, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
+    plain = asdict(_connection(config_file, name))
+    plain["proxy"] = re.sub(r"//[^/@]*@", "//…@", plain["proxy"])
+
     def lines(said: Plain) -> None:
         for key, value in said.items():
             if value not in ("", None, ()):
                 click.echo(f"{key} = {value!r}")
 
-    print_(asdict(_connection(config_file, name)), as_json, lines)
+    print_(plain, as_json, lines)
 
 
 def _connection(config_file: str, name: str) -> Any:

@@ -6,6 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,54 @@ def test_a_stranger_from_a_server_that_ignores_the_patient_is_dropped_and_counte
     # then
     assert {c.source_url.rpartition("/")[2] for c in gathered.copies} == {"1", "5"}
     assert [(a.received, a.strangers) for a in gathered.answers] == [(5, 3)]
+
+
+# ---- hints ----------------------------------------------------------------------------------------------------
+
+
+def hinting(httpserver: HTTPServer, *types: str) -> Client:
+    """An EHR shaped as its vendor file says that it has $everything, $summary and $docref; it searches these types."""
+    resources = [{"type": kind, "interaction": [{"code": "search-type"}], "searchParam": [{"name": "patient"}]}
+                 for kind in types]  # fmt: skip
+    resources += [
+        {"type": "Patient", "operation": [{"name": "everything", "definition": "x"}, {"name": "summary", "definition": "x"}]},
+        {"type": "DocumentReference", "operation": [{"name": "Fetch", "definition": "http://x/OperationDefinition/docref"}]},
+    ]  # fmt: skip
+    httpserver.expect_request("/fhir/metadata").respond_with_json(
+        {"resourceType": "CapabilityStatement", "rest": [{"mode": "server", "resource": resources}]}
+    )
+    client = client_of(httpserver.url_for("/fhir"))
+    client.site = replace(client.site, hints=("everything", "summary", "docref"))
+    return client
+
+
+def test_operations_top_up_what_can_not_be_searched(httpserver: HTTPServer) -> None:
+    client = hinting(httpserver, "Condition")
+    assert pull.hints(client, plan.plan(client.capability, client.site)) == ["everything", "summary", "docref"]
+    everything = hinting(httpserver, *plan.TYPES)
+    assert pull.hints(everything, [a for a in plan.plan(everything.capability, everything.site) if a.parameter]) == [
+        "docref"
+    ]
+
+
+def test_a_vendor_that_does_not_list_a_hint_is_not_asked_for_it(httpserver: HTTPServer) -> None:
+    client = hinting(httpserver, "Condition")
+    client.site = replace(client.site, hints=())
+    assert pull.hints(client, plan.plan(client.capability, client.site)) == []
+
+
+def test_a_hint_brings_pages_and_its_failure_costs_nothing(httpserver: HTTPServer) -> None:
+    client = hinting(httpserver, "Condition")
+    httpserver.expect_request("/fhir/DocumentReference/$docref").respond_with_json(searchset(condition(1)))
+    pages: list[Page] = []
+    answer = pull.fetch_hint(client, "docref", "7", lambda _, page, __: pages.append(page))
+    assert (answer.type, answer.outcome, answer.received, ids(pages)) == ("$docref", "answered", 1, ["1"])
+    asked = [request.args.to_dict() for request, _ in httpserver.log if request.path.endswith("$docref")]
+    assert asked == [{"patient": "7"}]
+    httpserver.expect_request("/fhir/Patient/7/$everything").respond_with_data("", 500)
+    refused = pull.fetch_hint(client, "everything", "7", lambda *_: None)
+    assert (refused.outcome, refused.detail.startswith("a hint only; ")) == ("refused", True)
+    assert not records.is_gap(refused)
 
 
 # ---- what is cited --------------------------------------------------------------------------------------------
