@@ -409,8 +409,8 @@ def deliver(
             if d["status"] == "on-hold" and to.casefold() in d["to"].casefold()]  # fmt: skip
     for row in held:
         remote.call("POST", f"/{case_id}/replay", {"task": row["task"], "changed": "deliver was called"})
-    print_({"replayed": [row["task"] for row in held]}, as_json, lambda plain: click.echo(
-        f"{len(held)} tried again" if held else "nothing waits for a person; see: fhir-secondop status CASE"))  # fmt: skip
+    said = f"{len(held)} tried again" if held else "nothing waits for a person; see: fhir-secondop status CASE"
+    print_({"replayed": [row["task"] for row in held]}, as_json, lambda plain: click.echo(said))
 
 
 def _show_preview(plain: Plain) -> None:

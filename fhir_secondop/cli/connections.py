@@ -196,9 +196,9 @@ def doctor(name: str | None, write_plan: bool, config_file: str, as_json: bool) 
     Example: fhir-secondop doctor riverside
     """
     from fhir_secondop import config
-    from fhir_secondop.store.database import now_ms
     from fhir_secondop.ehr import doctor as doctors
     from fhir_secondop.ehr.client import Client
+    from fhir_secondop.store.database import now_ms
 
     settings = config.load(config_file)
     wanted = [_connection(config_file, name)] if name else list(settings.connections.values())

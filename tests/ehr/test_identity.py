@@ -12,7 +12,6 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.identity import Match
 from fhir_secondop.ehr.pull import resources_of
-from fhir_secondop.fhir import codec
 from fhir_secondop.model import Resource
 from tests.ehr.conftest import RECORDS, Ehrs, client_of, new_patient
 

@@ -264,8 +264,8 @@ def hinting(httpserver: HTTPServer, *types: str) -> Client:
     resources = [{"type": kind, "interaction": [{"code": "search-type"}], "searchParam": [{"name": "patient"}]}
                  for kind in types]  # fmt: skip
     resources += [
-        {"type": "Patient", "operation": [{"name": "everything", "definition": "x"}, {"name": "summary", "definition": "x"}]},
-        {"type": "DocumentReference", "operation": [{"name": "Fetch", "definition": "http://x/OperationDefinition/docref"}]},
+        {"type": "Patient", "operation": [{"name": "everything"}, {"name": "summary"}]},
+        {"type": "DocumentReference", "operation": [{"name": "Fetch", "definition": "x/OperationDefinition/docref"}]},
     ]  # fmt: skip
     httpserver.expect_request("/fhir/metadata").respond_with_json(
         {"resourceType": "CapabilityStatement", "rest": [{"mode": "server", "resource": resources}]}
