@@ -91,7 +91,7 @@ def test_hapi_as_the_hospitals_ehr(hapi: str, tmp_path: Path) -> None:
         ours = [r for r in held(hapi, "DocumentReference", patient="1") if story.case_id in r.get("description", "")]
         (report,) = [r for r in ours if "Second opinion" in r["description"]]
         assert base64.b64decode(report["content"][0]["attachment"]["data"]).startswith(b"%PDF")
-        assert {text for text in refs.find(report)} <= {"#author", "Patient/1"}
+        assert set(refs.find(report)) <= {"#author", "Patient/1"}
         assert len(held(hapi, "DiagnosticReport", patient="1")) == before["DiagnosticReport"] + 1
         assert board["case"]["aligned"] is True
 
@@ -112,7 +112,10 @@ def test_hapi_as_the_hospitals_ehr(hapi: str, tmp_path: Path) -> None:
 
 
 def test_hapi_as_a_repository_has_every_version(hapi: str, tmp_path: Path) -> None:
-    more = f'\n[connections.archive]\nbase = "{hapi}"\nrole = "repository"\nvendor = "hapi"\nrate_per_s = 0.0\nsettle_s = 0.0\n'
+    more = (
+        f'\n[connections.archive]\nbase = "{hapi}"\nrole = "repository"\nvendor = "hapi"\n'
+        "rate_per_s = 0.0\nsettle_s = 0.0\n"
+    )
     with told(tmp_path, "spine-surgery", more=more) as story:
         story.run()
         desk = story.people["coordinator"]

@@ -226,8 +226,9 @@ def test_text_and_members_of_a_copy_say_the_same() -> None:
             codec.parse(text)
             texts = [t for t in codec.entry_resources(text) if t is not None]
             patient = next(r["id"] for r in map(json.loads, texts) if r["resourceType"] == "Patient")
-            gathered = records.merge(cases.CASE_ID, path.stem, BASE, patient, [(t, codec.parse(t), "Binary/x") for t in texts], [])
-            assert gathered.copies
+            pages = [(t, codec.parse(t), "Binary/x") for t in texts]
+            gathered = records.merge(cases.CASE_ID, path.stem, BASE, patient, pages, [])
+            assert gathered.entries
             for found in gathered.copies:
                 parsed = codec.parse(codec.splice(found.body, found.id, {}))
                 assert {k: v for k, v in parsed.items() if k not in ("id", "meta")} == {
