@@ -20,6 +20,7 @@ CODE = "data-request-code"
 CHANNELS = ("direct", "fax", "email", "phone", "patient")
 ASKED_FOR = frozenset({"missing", "stale"})
 """The states for which somebody is asked: what is withheld on purpose is not asked for behind its holder's back."""
+_PLEASE = "Please send: "
 _BY_TELECOM = {"fax": "fax", "email": "email", "phone": "phone"}
 
 
@@ -46,6 +47,11 @@ def item_of(task: Resource) -> str:
 def channel_of(task: Resource) -> str:
     """The channel that it goes by, with its number or address: "fax +1 555 0100"."""
     return _input(task, "channel")
+
+
+def title_of(task: Resource) -> str:
+    """What a request asks for, in words."""
+    return str(task["code"].get("text", "")).removeprefix(_PLEASE)
 
 
 def _input(task: Resource, code: str) -> str:
@@ -81,16 +87,30 @@ def holder(case: Case, item: Item, types: Iterable[str]) -> Holder:
 
 def _of_organization(case: Case, ref: str) -> Holder | None:
     organization = case.directory.resource(ref)
-    if organization is None:
-        return None
-    telecom = {t.get("system"): t.get("value", "") for t in organization.get("telecom", []) if "value" in t}
-    for t in organization.get("telecom", []):
+    return Holder(ref, organization.get("name", ""), *_channel(organization)) if organization is not None else None
+
+
+def _channel(holder: Resource) -> tuple[str, str]:
+    """The best way to reach somebody, and the number or address for it; the telephone where none is known."""
+    telecom = {t.get("system"): t.get("value", "") for t in holder.get("telecom", []) if "value" in t}
+    for t in holder.get("telecom", []):
         if t.get("system") == "email" and ".direct." in t.get("value", ""):
-            return Holder(ref, organization.get("name", ""), "direct", t["value"])
-    for system, channel in _BY_TELECOM.items():
-        if telecom.get(system):
-            return Holder(ref, organization.get("name", ""), channel, telecom[system])
-    return Holder(ref, organization.get("name", ""), "phone", "")
+            return "direct", t["value"]
+    return next(((c, telecom[s]) for s, c in _BY_TELECOM.items() if telecom.get(s)), ("phone", ""))
+
+
+def named(case: Case, ref: str) -> Holder | None:
+    """An organization, a professional or the patient of the case, by reference; None of anything else."""
+    found = case.directory.resource(ref)
+    if found is None:
+        return None
+    if found["resourceType"] == "Patient":
+        return Holder(reference(found), "the patient", "patient", "")
+    if found["resourceType"] == "Organization":
+        return _of_organization(case, reference(found))
+    person = case.directory.person(ref)
+    practitioner = case.directory.resource(person.practitioner) if person else None
+    return Holder(reference(found), person.name, *_channel(practitioner or found)) if person else None
 
 
 def task(case: Case, code: str, title: str, to: Holder, now: str) -> Resource:
@@ -102,7 +122,7 @@ def task(case: Case, code: str, title: str, to: Holder, now: str) -> Resource:
         partOf=[{"reference": reference(case.coordination)}],
         status="requested",
         intent="order",
-        code={"coding": [codes.coding(CDEX, CODE)], "text": f"Please send: {title}"},
+        code={"coding": [codes.coding(CDEX, CODE)], "text": f"{_PLEASE}{title}"},
         focus={"reference": reference(case.request)},
         for_={"reference": reference(case.patient)},
         authoredOn=now,

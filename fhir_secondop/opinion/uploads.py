@@ -73,7 +73,15 @@ def differs(found: Identity, patient: Resource) -> str:
     families = {n.get("family", "").casefold() for n in patient.get("name", [])}
     if found.family and families and found.family.casefold() not in families:
         return "family name"
+    # Twins have the date of birth and the family name in common.
+    given = {part for n in patient.get("name", []) for name in n.get("given", []) for part in _words(name)}
+    if found.given and given and not given & set(_words(found.given)):
+        return "given name"
     return ""
+
+
+def _words(name: str) -> list[str]:
+    return name.casefold().replace("-", " ").split()
 
 
 def _text(parent: etree._Element | None, name: str) -> str:

@@ -28,6 +28,16 @@ def require(context: Context, connection: Connection) -> None:
 
     Raises Conflict when it is ambiguous or fails the test: a person must look. Raises EhrFailure when nobody answers.
     """
+    confirmed = tested(context, connection)
+    if confirmed is not None:
+        _put(context, confirmed)
+
+
+def tested(context: Context, connection: Connection) -> Resource | None:
+    """The Endpoint of an address that has passed its test just now; None where it was confirmed before.
+
+    Stores nothing. Raises as `require` does.
+    """
     same = [
         c.name
         for c in context.connections.values()
@@ -39,9 +49,9 @@ def require(context: Context, connection: Connection) -> None:
     with context.database.reading() as reading:
         stored = resources.find(reading, EVERYTHING, "Endpoint", wanted["id"])
     if stored is not None and codec.compose(stored.resource) == codec.compose(wanted):
-        return
+        return None
     _test(context.client(connection.name), connection)
-    _put(context, wanted)
+    return wanted
 
 
 def _test(client: Client, connection: Connection) -> None:

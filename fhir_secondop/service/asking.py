@@ -69,29 +69,31 @@ def _row(context: Context, caller: Caller, task: Resource) -> Plain:
 
 
 def request(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
-    """Asks for an item by hand, or sends an open request to somebody else or another way."""
+    """Asks for an item by hand, or asks again: somebody else, another way, or after a link was locked or ran out."""
     rights.require_role(caller, "reviewer", "requester")
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id, gathered=True)
         before = case.find("Task", derived_id(case.id, "ask", plain["item"]))
-        if before is not None and before["status"] != "requested":
+        if before is not None and before["status"] not in ("requested", "on-hold"):
             raise Conflict(f"This was asked for already; the request is {before['status']}.")
         line = next((i for i in context.checklist(case)["items"] if i["code"] == plain["item"]), None)
         title = plain.get("title") or (line["title"] if line else "")
+        if not title and before is not None:
+            title = requests.title_of(before)
         if not title:
             raise Invalid("The checklist has no such item; give it a title.", path="title")
         item = checklist.Item(plain["item"], title, "missing")
         to = requests.holder(case, item, line["types"] if line else ())
         if "holder" in plain:
-            found = case.directory.resource(plain["holder"])
+            found = requests.named(case, plain["holder"])
             if found is None:
                 raise NotFound(f"{plain['holder']} is nobody of this case.")
-            to = requests.Holder(reference(found), found.get("name", "") if isinstance(found.get("name"), str) else
-                                 "the patient", to.channel, to.address)  # fmt: skip
+            to = found
         if "channel" in plain:
             to = requests.Holder(to.reference, to.name, plain["channel"], plain.get("address", ""))
-        made = requests.task(case, item.code, title, to, before["authoredOn"] if before else context.instant())
-        put(tx, context, case.id, {**made, "lastModified": context.instant()})
+        # As of now: the link is good for its days anew, and wrong tries are counted anew.
+        made = requests.task(case, item.code, title, to, context.instant())
+        put(tx, context, case.id, made)
         return made
 
 
@@ -169,17 +171,22 @@ def _count_wrong(context: Context, case_id: str, task_id: str) -> None:
         put(tx, context, case_id, {**task, "lastModified": context.instant()})
 
 
+def _upload_id(case: Case, task: Resource, *parts: str) -> str:
+    """The id of what is sent for a request as it stands now: what was put aside before is another document."""
+    return derived_id(case.id, "upload", task["id"], task["meta"]["versionId"], *parts)
+
+
 def _binary(case: Case, task: Resource, data: bytes, kind: str) -> Resource:
-    return compose("Binary", id=derived_id(case.id, "upload", task["id"], "file"), contentType=kind,
+    return compose("Binary", id=_upload_id(case, task, "file"), contentType=kind,
                    data=base64.b64encode(data).decode())  # fmt: skip
 
 
 def _document(case: Case, task: Resource, data: bytes, kind: str, name: str, now: str) -> Resource:
     """The DocumentReference of what was sent; labelled as patient-supplied where the patient was asked."""
-    title = task["code"].get("text", "").removeprefix("Please send: ")
+    title = requests.title_of(task)
     form = {k: v for k, v in attachment(b"", kind, title, now).items() if k not in ("data", "size", "hash")}
     form |= {
-        "url": f"Binary/{derived_id(case.id, 'upload', task['id'], 'file')}",
+        "url": f"Binary/{_upload_id(case, task, 'file')}",
         "size": len(data),
         "hash": base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode(),
     }
@@ -188,7 +195,7 @@ def _document(case: Case, task: Resource, data: bytes, kind: str, name: str, now
     author = {**_who(task), "display": name}
     return compose(
         "DocumentReference",
-        id=derived_id(case.id, "upload", task["id"]),
+        id=_upload_id(case, task),
         meta={"security": [label]} if from_patient else None,
         status="current",
         type={"text": title},

@@ -62,10 +62,11 @@ def _row(context: Context, case: Case, task: Resource) -> Plain:
 
 
 def _rehearsed(context: Context, case: Case, task: Resource, connection: Connection) -> Plain:
+    addresses.tested(context, connection)
     client = Rehearsal(connection, now=context.now)
     person = case.directory.person(task["owner"].get("reference", "")) or repository.person(connection)
     document = deliverables.deliverable(context, case, task, person)
-    target = Target(client, _patient(context, case, connection))
+    target = _target(context, case, connection, client)
     choice = ladder.choose(target, document)
     facts: Plain = {
         "rung": choice.number,
@@ -86,10 +87,13 @@ def _rehearsed(context: Context, case: Case, task: Resource, connection: Connect
     return {**facts, "requests": requests}
 
 
-def _patient(context: Context, case: Case, connection: Connection) -> str:
+def _target(context: Context, case: Case, connection: Connection, client: Rehearsal) -> Target:
+    """As `delivery.target_of`, but nobody is put into a repository."""
     if connection.role == addresses.REPOSITORY:
-        return "Patient/the-id-that-it-gives"
+        return Target(client, "Patient/the-id-that-it-gives")
     match = patients.find(context, case, connection)
     if not match.id:
         raise Conflict(f"The patient was not matched there: {match.because}.")
-    return f"Patient/{match.id}"
+    target = Target(client, f"Patient/{match.id}")
+    push.check_patient(target)
+    return target

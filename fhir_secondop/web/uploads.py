@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Blueprint, Response, render_template, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from fhir_secondop.errors import Invalid, SecondOpError, http_status
 from fhir_secondop.opinion.uploads import MAX_BYTES
@@ -39,5 +40,10 @@ def blueprint(context: Context) -> Blueprint:
     @routes.errorhandler(SecondOpError)
     def refused(error: SecondOpError) -> Response:
         return page("failed", http_status(error), message=error.message)
+
+    @routes.errorhandler(RequestEntityTooLarge)
+    def too_large(error: RequestEntityTooLarge) -> Response:
+        said = f"The file has over {MAX_BYTES // 1024 // 1024} MB; send it in parts."
+        return page("failed", 413, message=said)
 
     return routes

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 POINTS = ("before-send", "after-send", "after-answer")
 
@@ -22,9 +25,11 @@ class Proxy:
         self.point = ""
         self.strike: Callable[[], None] = lambda: None
         self.struck = threading.Event()
+        self.asking = 0  # the port that the request which was struck came from
         self.requests: list[tuple[str, str]] = []
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.handle_error = lambda request, client_address: None  # the dead send resets
         self.port = self._server.server_address[1]
         assert len(str(self.port)) == len(str(port)), "ports must be of one length: lengths of bodies are kept"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -39,6 +44,19 @@ class Proxy:
         """Stops the proxy."""
         self._server.shutdown()
         self._server.server_close()
+
+
+def process_at(port: int, pids: Iterable[int]) -> int:
+    """Which of these processes has the connection whose local port that is; 0 when none has. Linux only."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if int(row[1].partition(":")[2], 16) == port}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for held in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(held) in sockets:
+                        return pid
+    return 0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -78,6 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _strike(self) -> None:
         self.proxy.struck.set()
+        self.proxy.asking = self.client_address[1]
         self.proxy.strike()
         self.close_connection = True
 

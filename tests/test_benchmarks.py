@@ -1,0 +1,22 @@
+"""The benchmarks run: their numbers are for people, that they still fit the code is for the suite."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def test_deliveries_are_measured_against_their_own_requests() -> None:
+    command = [sys.executable, str(FOLDER / "delivery.py"), "--deliveries", "2", "--at-once", "2", "--latency-ms", "5",
+               "--repeat", "1", "--without-worker", "--json"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert said["bare"]["deliveries"] == said["threads"]["deliveries"] == 2
+    # The same requests, but for the CapabilityStatement that a new client fetches.
+    assert 0 <= said["threads"]["requests"] - said["bare"]["requests"] <= 2
+    assert said["threads/bare"] > 0
