@@ -53,11 +53,11 @@ class _Tally:
         self.partial = self.partial or any(self.codes.get(code) == "partial" for code in found)
 
 
-def fetch(client: Client, ask: Ask, patient_id: str, sink: Sink, *, since: str = "") -> Answer:
+def fetch(client: Client, ask: Ask, patient_id: str, sink: Sink, *, since: str = "", patiently: bool = False) -> Answer:
     """Asks for one type and hands every page to `sink`; what to write into the manifest.
 
     `since` (an instant) asks only for what changed. A refusal is an answer too; only a failure that time may mend,
-    met before anything came, is raised.
+    met before anything came, is raised; with `patiently` also one that says when to come again, whatever came.
     """
     if not ask.parameter:
         return Answer(ask.type, ask.outcome, detail=ask.because)
@@ -78,6 +78,8 @@ def fetch(client: Client, ask: Ask, patient_id: str, sink: Sink, *, since: str =
             failures.append(failure)
             if failure.retryable:
                 break  # the next search would meet the same
+    if patiently and failures and failures[-1].kind == "capacity" and failures[-1].retry_after_s:
+        raise failures[-1]
     return _answer(ask, tally, failures, answered, since)
 
 

@@ -171,7 +171,11 @@ def _source(package_list: Resource) -> Facts:
         "name": package_list.get("title", ""),
         "asOf": moment(package_list["date"]),
         "received": len(package_list.get("entry", [])),
-        "gaps": [gap(a) for a in answers if a.outcome != "answered" or a.strangers or a.withheld or a.unresolved],
+        "gaps": [
+            gap(a)
+            for a in answers
+            if a.outcome != "answered" or a.strangers or a.withheld or a.unresolved or _narrowed(a)
+        ],
     }
 
 
@@ -188,7 +192,16 @@ def gap(answer: Any) -> str:
         parts.append(f"{answer.unresolved} cited could not be read")
     if answer.strangers:
         parts.append(f"{answer.strangers} about somebody else dropped")
+    narrowed = _narrowed(answer)
+    if narrowed:
+        parts.append(f"asked for by {' and '.join(narrowed)} only")
     return f"{answer.type}: " + ", ".join(part for part in parts if part)
+
+
+def _narrowed(answer: Any) -> list[str]:
+    """What else an EHR made us name ("category"): whatever has another one, or none, did not come."""
+    searches = answer.asked.split("; ")
+    return sorted({part.partition("=")[0] for search in searches for part in search.split("&")[1:]})
 
 
 def _amendment(before: Resource | None, status: str, reason: str) -> Facts | None:

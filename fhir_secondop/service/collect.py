@@ -69,8 +69,11 @@ class _Waiting:
 class _Collector:
     """One run of a gathering Task; its threads share it."""
 
-    def __init__(self, context: Context, case: Case, task_id: str, name: str, patient_id: str) -> None:
+    def __init__(
+        self, context: Context, case: Case, task_id: str, name: str, patient_id: str, *, last_try: bool
+    ) -> None:
         self.context = context
+        self.last_try = last_try
         self.case = case
         self.task_id = task_id
         self.name = name
@@ -137,7 +140,7 @@ class _Collector:
             if ask.type.startswith("$"):
                 answer = pull.fetch_hint(self.client, ask.type[1:], self.patient_id, sink)
             else:
-                answer = pull.fetch(self.client, ask, self.patient_id, sink, since=since)
+                answer = pull.fetch(self.client, ask, self.patient_id, sink, since=since, patiently=not self.last_try)
         except EhrFailure as failure:
             if failure.retryable:
                 return failure
@@ -163,7 +166,7 @@ def collect(
     is worth trying again later: nothing was answered at all, or the EHR asks for patience. With `last_try` that goes
     into the manifest instead.
     """
-    run = _Collector(context, case, task_id, name, patient_id)
+    run = _Collector(context, case, task_id, name, patient_id, last_try=last_try)
     # Who we are there is settled before the plan: the scopes that were granted are part of it.
     capability = run.client.capability
     asks = list(plan.plan(capability, run.client.site, run.client.granted))

@@ -50,7 +50,8 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
         recipient = case.directory.person(task["owner"].get("reference", ""))
         if recipient is not None and alignment.held(task).sent in ("accepted", "unknown"):
             people.setdefault(recipient.reference, recipient)
-        if task["status"] == "accepted":
+        # A repository keeps every version: what has not begun there still goes, before the new one.
+        if task["status"] == "accepted" and repository.of_task(context, task) is None:
             put(tx, context, case.id, workflow.moved(task, "cancelled", now, reason="superseded-by-event"))
     owners = {person.key: {"reference": person.reference, "display": person.name} for person in people.values()}
     owners |= {connection.name: repository.owner(connection) for connection in repository.all_of(context)}
@@ -176,8 +177,10 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
         if chosen.rung is None:
             return _issue_link(context, job, chosen.why)
         receipt = _look(job, chosen, target, document)
+        if receipt is not None and _is_outdated(context, job):
+            receipt = _settled_before(receipt)
         if receipt is None:
-            if _is_outdated(job):
+            if _is_outdated(context, job):
                 why = "A newer version exists; this one is not there and is not sent any more."
                 return _hold(context, job, why, "superseded-by-event")
             wait = _settle_wait(context, job, connection)
@@ -200,28 +203,51 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
         return _settle(context, job, chosen, receipt)
 
 
-def _is_outdated(job: _Job) -> bool:
-    """Whether the same recipient has a delivery of a newer version: what was not sent yet stays unsent."""
+def _is_outdated(context: Context, job: _Job) -> bool:
+    """Whether the same recipient has a delivery of a newer version: what was not sent yet stays unsent.
+
+    A repository gets every version, as long as the newer one is not there yet: it must be the last to arrive.
+    """
     version, code = alignment.version_of(job.task), job.task["code"]
+    keeps_all = repository.of_task(context, job.task) is not None
     return any(
-        other["code"] == code and other["owner"] == job.task["owner"] and alignment.version_of(other) > version
+        other["code"] == code
+        and other["owner"] == job.task["owner"]
+        and alignment.version_of(other) > version
+        and (not keeps_all or other["status"] == "completed")
         for other in job.case.deliveries
     )
 
 
-def _older_under_way(context: Context, job: _Job, connection: Connection) -> float:
-    """Seconds for which an earlier version that is being sent to the same recipient may still land; 0 of none.
+def _settled_before(receipt: Receipt) -> Receipt:
+    """What was found of a version that a newer one has superseded since: that is no difference of its copy."""
+    if receipt.copy != "mismatch" or receipt.evidence.get("why") != "its status is superseded":
+        return receipt
+    evidence = {**receipt.evidence, "why": "", "how": "found there, superseded by a newer version"}
+    return replace(receipt, copy="verified", evidence=evidence)
 
-    Order per case and recipient: the newer one must be the last to arrive.
+
+def _older_under_way(context: Context, job: _Job, connection: Connection) -> float:
+    """Seconds for which an earlier version that is being sent to the same EHR may still land; 0 of none.
+
+    Order per case and EHR, whoever of its people the recipient is: the newer one must be the last to arrive. A
+    repository gets the earlier one first, also where that has not begun.
     """
+    begun = ("in-progress", "accepted") if connection.role == addresses.REPOSITORY else ("in-progress",)
+    earlier_ones = (
+        other
+        for other in job.case.deliveries
+        if other["code"] == job.task["code"]
+        and other["status"] in begun
+        and alignment.version_of(other) < alignment.version_of(job.task)
+        and connection_of(context, job.case, other) == connection
+    )
     return max(
         (
-            _settle_wait(context, replace(job, task=other), connection)
-            for other in job.case.deliveries
-            if other["code"] == job.task["code"]
-            and other["owner"] == job.task["owner"]
-            and other["status"] == "in-progress"
-            and alignment.version_of(other) < alignment.version_of(job.task)
+            FIRST_RETRY_S
+            if other["status"] == "accepted"
+            else _settle_wait(context, replace(job, task=other), connection)
+            for other in earlier_ones
         ),
         default=0.0,
     )
@@ -383,7 +409,7 @@ def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: st
         raise Conflict(f"Only a delivery on hold is replayed; this one is {task['status']}.")
     begun = "send-started" in alignment.evidence(task)
     number = 1 + int(alignment.evidence(task).get("replays", "0"))
-    task = alignment.with_evidence(task, {"replays": str(number), "replayed-by": by})
+    task = alignment.with_evidence(task, {"replays": str(number), "replayed-by": by, "failing-element": ""})
     after = workflow.moved(task, "in-progress" if begun else "accepted", context.instant(),
                            business="unknown" if begun else "planned")  # fmt: skip
     put(tx, context, case.id, after)

@@ -179,6 +179,8 @@ def _end(
         put(tx, context, case.id, _package(context, case, task, gathered))
         put(tx, context, case.id, _advanced(task, "failed", context.instant(), text=why, reason=reason))
         progress.forget(tx, task["id"])
+    # Apart: whatever the checklist or the groups may stumble over, the Task has ended and the manifest says why.
+    with context.database.transaction(SERVICE) as tx:
         _settle(tx, context, case.id)
     return ["ended"]
 

@@ -546,3 +546,55 @@ def test_nothing_that_is_sent_points_at_anything_of_ours(world: World) -> None:
                 assert ref.startswith("#") or ref in held, f"{resource['resourceType']} cites {ref}"
             assert not [i for i in ours if f"/{i}" in json.dumps(resource)]
             assert all(i["value"] for i in resource.get("identifier", []) if i.get("system") == documents.URI)
+
+
+def test_a_repository_gets_a_version_that_was_amended_before_it_was_sent(world: World) -> None:
+    archive = repository(world)
+    case_id = world.signed(sources=[])
+    world.amend(case_id)
+    world.work(patience_s=60)
+    assert sorted((d["docStatus"], d["status"]) for d in archive.documents) == [
+        ("amended", "current"), ("final", "superseded"),
+    ]  # fmt: skip
+
+
+def test_a_dead_letter_that_got_through_says_so_no_more(world: World) -> None:
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: (
+        refusal(409, "conflict", element="DiagnosticReport.identifier") if a.kind == "transaction" else None
+    )
+    world.work(patience_s=3600)
+    held = world.delivery(case_id, SURGEON)
+    assert held["evidence"]["failing-element"] == "DiagnosticReport.identifier"
+    ehr.instead = lambda a: None
+    world.post(case_id, "replay", {"task": held["task"], "changed": "mended"})
+    world.work(patience_s=3600)
+    assert "failing-element" not in world.delivery(case_id, SURGEON)["evidence"]
+
+
+def test_a_second_version_to_a_colleague_there_waits_too(world: World) -> None:
+    ehr = hospital(world, settle_s=300.0)
+    case_id = world.signed(sources=[])
+    ehr.instead = first(world, lambda a: a.writes, lambda: refusal(500))  # the surgeon's; it may still land
+    world.work(limit=2)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "unknown"
+    world.amend(case_id)
+    world.work(patience_s=200)
+    assert len(ehr.written) == 1
+    world.work(patience_s=900)
+    assert [d["docStatus"] for d in ehr.documents] == ["amended"]
+
+
+def test_a_first_version_that_had_landed_and_was_superseded_is_no_mismatch(world: World) -> None:
+    ehr = hospital(world, "lost-answer=1", settle_s=300.0)
+    case_id = world.signed(sources=[])
+    world.work(limit=2)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "unknown"
+    world.amend(case_id)
+    world.work(patience_s=1800)
+    assert world.delivery(case_id, SURGEON, 1)["status"] == "completed"
+    assert sorted((d["docStatus"], d["status"]) for d in ehr.documents) == [
+        ("amended", "current"),
+        ("final", "superseded"),
+    ]

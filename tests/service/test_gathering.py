@@ -598,3 +598,43 @@ def test_a_type_that_is_refused_by_policy_is_never_asked_again(world: World) -> 
     states = {i["code"]: i["state"] for i in world.get(case_id, "completeness")["items"]}
     assert states["images"] == "withheld"
     assert "images" not in [r["item"] for r in world.get(case_id, "requests")["requests"]]
+
+
+def test_patience_asked_for_in_the_middle_of_the_pages_is_kept_too(world: World) -> None:
+    ehr = world.ehr("lakeside", record=[person(), *(result(n) for n in range(70))])
+    refused = iter([1])
+
+    def busy(asked: Asked) -> Any:
+        return refusal(429, "throttled", Retry_After="120") if asked.following and next(refused, None) else None
+
+    ehr.instead = busy
+    case_id = world.gathered(sources=["lakeside"])
+    world.work(patience_s=3600)
+    line = world.manifest(case_id, "Lakeside")["Observation"]
+    assert (line["outcome"], line["received"]) == ("answered", 70)
+
+
+def test_a_type_that_could_only_be_asked_for_by_category_is_named_in_the_report(world: World) -> None:
+    world.ehr("lakeside", "full", "demands-category")
+    case_id = world.signed(sources=["lakeside"])
+    text = world.pdf(case_id)
+    assert "Observation: asked for by category only" in text
+    assert "Procedure: asked" not in text
+
+
+def test_a_fault_of_the_checklist_leaves_no_source_silent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else stumbles: the Task has ended, and the manifest says that this source was not read."""
+    world.ehr("lakeside")
+    case_id = world.open(sources=["lakeside"])
+    (task,) = [g["task"].partition("/")[2] for g in world.get(case_id)["gathering"]]
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(gather, "items", broken)
+    with pytest.raises(ZeroDivisionError):
+        gather.fail(world.service.context, task, "The record could not be read.")
+    monkeypatch.undo()
+    (shown,) = world.get(case_id)["gathering"]
+    assert (shown["status"], shown["why"]) == ("failed", "The record could not be read.")
+    assert world.manifest(case_id, "Lakeside")["*"]["outcome"] == "failed"
