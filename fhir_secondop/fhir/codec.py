@@ -48,7 +48,8 @@ def _no_constant(name: str) -> Any:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=Decimal, parse_constant=_no_constant)
-_scan: Any = _decoder.scan_once  # type: ignore[attr-defined]  # C: (value, end) of the JSON value at a place
+# C: (value, end) of the JSON value at a place. Without the checks: what is taken apart was parsed before.
+_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -86,7 +87,7 @@ def parse(data: bytes | str) -> Resource:
 
 def _check_depth(text: str) -> None:
     # Counted before decoding: the C decoder recurses, and a hostile body must not decide how deep.
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+    if text.count("[") + text.count("{") <= MAX_DEPTH or _is_shallow(text):
         return
     depth = 0
     for match in _NESTING.finditer(text):
@@ -97,6 +98,26 @@ def _check_depth(text: str) -> None:
                 raise Malformed(f"Nested deeper than {MAX_DEPTH} levels.")
         elif token in "]}":
             depth -= 1
+
+
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_STRING = re.compile(rb'"[^"]*"')
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(set(range(256)) - set(b'"[]{}'))
+
+
+def _is_shallow(text: str) -> bool:
+    """Whether the brackets close within MAX_DEPTH levels: innermost pairs are taken away level by level, in C.
+
+    False also of what is not balanced: that is looked at one bracket after the other.
+    """
+    plain = _ESCAPE.sub("", text) if "\\" in text else text
+    brackets = _STRING.sub(b"", plain.encode("utf-8", "replace").translate(_BRACKETS, _OTHERS))
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return True
+        brackets = brackets.replace(b"[]", b"")
+    return not brackets
 
 
 def _check_characters(value: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,6 +17,7 @@ from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import New
 
 CHUNK = 200
+CHUNK_CHARACTERS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,14 @@ def store(
 
 
 def _chunks(copies: Iterable[Copy]) -> Iterator[list[Copy]]:
-    going = iter(copies)
-    while chunk := list(islice(going, CHUNK)):
+    """Copies in lots of so many, or so many characters: a document may carry its file inline."""
+    chunk: list[Copy] = []
+    size = 0
+    for copy in copies:
+        chunk.append(copy)
+        size += len(copy.body.text)
+        if len(chunk) >= CHUNK or size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk

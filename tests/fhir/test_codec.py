@@ -322,3 +322,18 @@ def test_a_composed_body_says_what_the_resource_says(made: tuple[str, Any]) -> N
     rest = {key: value for key, value in resource.items() if key not in ("id", "meta")}
     assert codec.parse(body.text) == rest
     assert codec.parse(codec.splice(body, "n", {})) == {**rest, "id": "n", "meta": {}}
+
+
+@given(st.text(alphabet='[]{}"\\a,: ', max_size=400), st.integers(0, 3))
+def test_depth_is_what_counting_bracket_by_bracket_says(text: str, deeper: int) -> None:
+    """The quick way only says yes where the slow one does."""
+    text = "[" * (codec.MAX_DEPTH - 1 + deeper) + text + "]" * (codec.MAX_DEPTH - 1 + deeper)
+    depth = deepest = 0
+    for match in codec._NESTING.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group(), 0)
+        deepest = max(deepest, depth)
+    if deepest > codec.MAX_DEPTH:
+        with pytest.raises(Malformed, match="deeper"):
+            codec._check_depth(text)
+    else:
+        codec._check_depth(text)
