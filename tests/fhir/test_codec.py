@@ -324,9 +324,13 @@ def test_a_composed_body_says_what_the_resource_says(made: tuple[str, Any]) -> N
     assert codec.parse(codec.splice(body, "n", {})) == {**rest, "id": "n", "meta": {}}
 
 
-@given(st.text(alphabet='[]{}"\\a,: ', max_size=400), st.integers(0, 3))
-def test_depth_is_what_counting_bracket_by_bracket_says(text: str, deeper: int) -> None:
-    """The quick way only says yes where the slow one does."""
+_TOKENS = ["[", "]", "{", "}", ",", '"a"', r'"[\""', r'"\\"', r'"{{\n["', "1"]
+
+
+@given(st.lists(st.sampled_from(_TOKENS), max_size=300), st.integers(0, 3))
+def test_depth_is_what_counting_bracket_by_bracket_says(tokens: list[str], deeper: int) -> None:
+    """The quick way says yes only where the slow one does; brackets in strings are no brackets."""
+    text = "".join(tokens)
     text = "[" * (codec.MAX_DEPTH - 1 + deeper) + text + "]" * (codec.MAX_DEPTH - 1 + deeper)
     depth = deepest = 0
     for match in codec._NESTING.finditer(text):
