@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from fhir_secondop.service import copies
 from fhir_secondop.service.context import SERVICE, SOURCE, Context, quarantine
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.resources import New
 
 MAX_RECORD_BYTES = 2_000_000_000
 MAX_FILES = 5_000
@@ -64,6 +65,15 @@ class _Waiting:
     id: str
     page: Page
     case_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A part that is finished: what it said, and its pages that are not stored yet."""
+
+    part: str
+    said: Any
+    pages: list[_Waiting]
 
 
 class _Collector:
@@ -107,22 +117,18 @@ class _Collector:
         self.count(len(page.body))
         return _Waiting(page_id, page, self.case.id if self.is_only_his(bundle) else quarantine(self.case.id))
 
-    def store(self, pages: list[_Waiting], part: str = "", said: Any = None) -> None:
-        """Stores pages as they came, and with `part` that it is finished, in one commit."""
+    def store(self, pages: list[_Waiting], finished: Iterable[_Finished] = ()) -> None:
+        """Stores pages as they came, and parts that are finished with theirs, in one commit."""
+        done = list(finished)
         with self.context.database.transaction(SERVICE) as tx:
-            for kept in pages:
-                page = kept.page
-                put_binary(tx, self.context, kept.case_id, self.name, kept.id, page.content_type, page.body, page.url)
-            if part:
-                progress.finish(tx, self.task_id, part, said)
+            _put_pages(tx, self.context, self.name, [*pages, *(page for one in done for page in one.pages)])
+            for one in done:
+                progress.finish(tx, self.task_id, one.part, one.said)
         pages.clear()
-        if part:
-            self.finished[part] = said
+        self.finished |= {one.part: one.said for one in done}
 
-    def type(self, ask: Ask, since: str) -> EhrFailure | None:
-        """Fetches one type, unless that part is finished; the failure that may be mended later."""
-        if ask.type in self.finished:
-            return None
+    def type(self, ask: Ask, since: str) -> _Finished | EhrFailure:
+        """Fetches one type; the finished part, or the failure that may be mended later."""
         part = _Part({})
         now = self.context.instant()
         pages: list[_Waiting] = []
@@ -146,8 +152,7 @@ class _Collector:
                 return failure
             answer = Answer(ask.type, "refused", detail=f"{failure.kind}: {failure.message}")
         part.answer = asdict(replace(answer, as_of=now))
-        self.store(pages, ask.type, asdict(part))
-        return None
+        return _Finished(ask.type, asdict(part), pages)
 
     def _note(self, resource: Resource, part: _Part) -> None:
         """What a resource of the patient's cites and which files it names. A stranger's are not followed."""
@@ -180,7 +185,7 @@ def collect(
         raise max(failed.values(), key=lambda f: f.retry_after_s)
     for kind, failure in failed.items():
         answer = Answer(kind, "failed", detail=f"{failure.kind}: {failure.message}", as_of=context.instant())
-        run.store([], kind, asdict(_Part(asdict(answer))))
+        run.store([], [_Finished(kind, asdict(_Part(asdict(answer))), [])])
     collected = Collected()
     for ask in asks:
         said = run.finished[ask.type]
@@ -211,9 +216,20 @@ def _answered_before(package: Resource | None) -> dict[str, str]:
 
 def _in_parallel(run: _Collector, asks: list[tuple[Ask, str]]) -> dict[str, EhrFailure]:
     """Every type, as many at once as the EHR's limits allow; the failures of those that may be tried again."""
+    failures: dict[str, EhrFailure] = {}
     with ThreadPoolExecutor(max(1, run.client.site.concurrency)) as pool:
-        outcomes = list(pool.map(lambda pair: run.type(*pair), asks))
-    return {ask.type: failure for (ask, _), failure in zip(asks, outcomes, strict=True) if failure is not None}
+        waiting = {pool.submit(run.type, ask, since): ask.type for ask, since in asks if ask.type not in run.finished}
+        try:
+            while waiting:
+                done = wait(waiting, return_when=FIRST_COMPLETED).done
+                outcomes = {waiting.pop(future): future.result() for future in done}
+                failures |= {kind: outcome for kind, outcome in outcomes.items() if isinstance(outcome, EhrFailure)}
+                # Whatever has come by now, in one commit.
+                run.store([], [outcome for outcome in outcomes.values() if isinstance(outcome, _Finished)])
+        finally:
+            for future in waiting:  # after a fault of ours the rest is not asked for
+                future.cancel()
+    return failures
 
 
 def _cited_by_patient(run: _Collector) -> set[str]:
@@ -246,7 +262,7 @@ def _read_cited(run: _Collector, wanted: set[str], collected: Collected, *, sinc
             pages: list[_Waiting] = []
             said = _cited_level(run, todo[: pull.MAX_CITED], pages)
             said["unresolved"] += todo[pull.MAX_CITED :]
-            run.store(pages, part, said)
+            run.store([], [_Finished(part, said, pages)])
         collected.pages += said["pages"]
         for key in said["keys"]:
             received[key.partition("/")[0]] = received.get(key.partition("/")[0], 0) + 1
@@ -315,7 +331,7 @@ def _read_files(run: _Collector, attachments: list[Resource], collected: Collect
                 file = pull.read_file(run.client, attachment)
                 run.count(len(file.data))
             except EhrFailure as failure:
-                run.store([], part, {"failed": failure.kind})
+                run.store([], [_Finished(part, {"failed": failure.kind}, [])])
                 return key, {"failed": failure.kind}
             said = {"differs": list(file.differs)}
             binary_id = records.copy_reference(run.case.id, run.name, key).partition("/")[2]
@@ -360,23 +376,44 @@ def _held_files(run: _Collector, keys: Iterable[str]) -> set[str]:
         return {by_id[found] for found in copies.files(connection, by_id)}
 
 
-def put_binary(
-    tx: Transaction, context: Context, case_id: str, name: str, binary_id: str, content_type: str, data: bytes, url: str
-) -> None:
-    """Bytes of an EHR as a Binary, unchanged; again is the same."""
+def _put_pages(tx: Transaction, context: Context, name: str, pages: list[_Waiting]) -> None:
+    """Pages as Binaries: new ones in few statements, one that a search brought again as its next version."""
+    held = copies.files(tx.connection, [kept.id for kept in pages])
+    new: dict[str, dict[str, New]] = {}
+    for kept in pages:
+        page = kept.page
+        if kept.id in held:
+            put_binary(tx, context, kept.case_id, name, kept.id, page.content_type, page.body, page.url)
+        else:
+            body, resource = _binary(page.content_type, page.body, page.url)
+            # A search that began again brings the same page twice: the later one counts.
+            new.setdefault(kept.case_id, {})[kept.id] = New(kept.id, body, resource)
+    for case_id, binaries in new.items():
+        owner = SOURCE + name
+        resources.create_many(tx, list(binaries.values()), base_url=context.base_url, case_id=case_id, owner=owner)
+
+
+def _binary(content_type: str, data: bytes, url: str) -> tuple[Body, Resource]:
     kind = content_type.partition(";")[0].strip() or "application/octet-stream"
     head = '{"resourceType":"Binary"'
     text = f'{head},"contentType":{codec.dumps(kind)},"data":"{base64.b64encode(data).decode()}"}}'
     if not data:
         text = f'{head},"contentType":{codec.dumps(kind)}}}'
     resource = {"resourceType": "Binary", "contentType": kind, "meta": {"source": url.partition("?")[0]}}
-    body = Body(text, len(head))
+    return Body(text, len(head)), resource
+
+
+def put_binary(
+    tx: Transaction, context: Context, case_id: str, name: str, binary_id: str, content_type: str, data: bytes, url: str
+) -> None:
+    """Bytes of an EHR as a Binary, unchanged; again is the same."""
+    body, resource = _binary(content_type, data, url)
     before = resources.find(tx.connection, EVERYTHING, "Binary", binary_id)
     if before is None:
         resources.create(
             tx, body, resource, base_url=context.base_url, resource_id=binary_id, case_id=case_id, owner=SOURCE + name
         )
-    elif before.body.text != text:
+    elif before.body != body:
         resources.update(tx, before, body, resource, base_url=context.base_url)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,7 +248,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
 def test_a_gathering_that_was_killed_goes_on_with_what_is_left(
     world: World, monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
-    world.monkeypatch.setattr(collect, "ThreadPoolExecutor", _OneByOne)
+    one_by_one(world.monkeypatch)
     ehr = world.ehr("lakeside")
     case_id = world.open(sources=["lakeside"])
     with monkeypatch.context() as killing:
@@ -280,7 +282,7 @@ def test_a_gathering_that_was_killed_goes_on_with_what_is_left(
 def test_files_that_were_fetched_before_it_was_killed_are_not_fetched_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect, "ThreadPoolExecutor", _OneByOne)
+    one_by_one(monkeypatch)
     ehr = world.ehr("lakeside", record=letters(5))
     case_id = world.open(sources=["lakeside"])
     with monkeypatch.context() as killing:
@@ -334,6 +336,28 @@ class _OneByOne:
 
     def map(self, function: Callable[[Any], Any], items: Any) -> Iterator[Any]:
         return map(function, items)
+
+    def submit(self, function: Callable[..., Any], *given: Any) -> _Later:
+        return _Later(function, given)
+
+
+@dataclass(frozen=True)
+class _Later:
+    """Runs when its result is asked for."""
+
+    function: Callable[..., Any]
+    given: tuple[Any, ...]
+
+    def result(self) -> Any:
+        return self.function(*self.given)
+
+    def cancel(self) -> None: ...
+
+
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each type is stored before the next is asked for."""
+    monkeypatch.setattr(collect, "ThreadPoolExecutor", _OneByOne)
+    monkeypatch.setattr(collect, "wait", lambda waiting, return_when: SimpleNamespace(done=[next(iter(waiting))]))
 
 
 def case_of(world: World, case_id: str) -> str:
