@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=19, help="the first so many")
     parser.add_argument("--server", action="append", choices=["sandbox", "sekmet"], help="both by default")
     parser.add_argument("--types", action="append", choices=["all", "common"], help="both by default")
-    parser.add_argument("--peer", default="/tmp/peers/bin/python",
+    parser.add_argument("--peer", default=".peers/bin/python",
                         help="the Python of a venv with smart-fetch (%(default)s)")  # fmt: skip
     chosen = parser.parse_args()
     bundles = rig.synthea_bundles()[: chosen.patients]
