@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from sqlalchemy.engine import Connection as SqlConnection
@@ -217,10 +218,17 @@ def _answered_before(package: Resource | None) -> dict[str, str]:
 def _in_parallel(run: _Collector, asks: list[tuple[Ask, str]]) -> dict[str, EhrFailure]:
     """Every type, as many at once as the EHR's limits allow; the failures of those that may be tried again."""
     failures: dict[str, EhrFailure] = {}
-    with ThreadPoolExecutor(max(1, run.client.site.concurrency)) as pool:
-        waiting = {pool.submit(run.type, ask, since): ask.type for ask, since in asks if ask.type not in run.finished}
+    at_once = max(1, run.client.site.concurrency)
+    todo = iter([pair for pair in asks if pair[0].type not in run.finished])
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting: dict[Future[_Finished | EhrFailure], str] = {}
         try:
-            while waiting:
+            while True:
+                # None begins before there is room for it in the store: a death costs those under way, and no more.
+                for ask, since in islice(todo, at_once - len(waiting)):
+                    waiting[pool.submit(run.type, ask, since)] = ask.type
+                if not waiting:
+                    break
                 done = wait(waiting, return_when=FIRST_COMPLETED).done
                 outcomes = {waiting.pop(future): future.result() for future in done}
                 failures |= {kind: outcome for kind, outcome in outcomes.items() if isinstance(outcome, EhrFailure)}
