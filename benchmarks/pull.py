@@ -265,7 +265,8 @@ def main() -> None:
                 rig.say(f"{server}, {kinds} types")
                 here = folder / kinds
                 here.mkdir()
-                peer = (chosen.peer, ids) if kinds == "common" and Path(chosen.peer).exists() else None
+                python = Path(chosen.peer).absolute()  # not resolved: a venv is told by its own link
+                peer = (str(python), ids) if kinds == "common" and python.exists() else None
                 found = measure(Bench(here, base, sets[kinds], patients), chosen.repeat, peer)
                 said[f"{server}/{kinds}"] = found
                 if not chosen.json:

@@ -167,13 +167,8 @@ def fetch_hint(client: Client, name: str, patient_id: str, sink: Sink) -> Answer
 
 
 def resources_of(page: Page) -> list[tuple[str, Resource]]:
-    """Each resource in a page, byte for byte and parsed: a Bundle's entries, or the one resource that it is."""
-    text = codec.text_of(page.body)
-    parsed = codec.parse(text)
-    if parsed.get("resourceType") != "Bundle":
-        return [(text, parsed)]
-    entries = zip(codec.entry_resources(text), parsed.get("entry", []), strict=True)
-    return [(found, entry["resource"]) for found, entry in entries if found is not None]
+    """Each resource in a page that was fetched, byte for byte and parsed: a Bundle's entries, or the one that it is."""
+    return codec.bundled(codec.text_of(page.body))
 
 
 def cited(resource: Resource, base: str) -> Iterator[str]:

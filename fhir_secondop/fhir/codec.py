@@ -23,6 +23,7 @@ from fhir_secondop.model import Resource
 MAX_DEPTH = 100
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NESTING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_BUNDLE = re.compile(r'\s*\{\s*"resourceType"\s*:\s*"Bundle"')
 _SUSPECT_ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
 
@@ -48,8 +49,10 @@ def _no_constant(name: str) -> Any:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=Decimal, parse_constant=_no_constant)
-# C: (value, end) of the JSON value at a place. Without the checks: what is taken apart was parsed before.
-_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+# Without the checks, and in C alone: for what was parsed before.
+_trusting = json.JSONDecoder(parse_float=Decimal)
+_scan: Any = _trusting.scan_once  # type: ignore[attr-defined]
+"""(value, end) of the JSON value at a place."""
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -82,6 +85,12 @@ def parse(data: bytes | str) -> Resource:
         raise Malformed("The body must be one JSON object.")
     if _SUSPECT_ESCAPE.search(text):
         _check_characters(value)
+    return value
+
+
+def trusted(text: str) -> Resource:
+    """The resource in a text that `parse` or `compose` has had before: what the store holds. Three times as fast."""
+    value: Resource = _trusting.decode(text)
     return value
 
 
@@ -191,19 +200,37 @@ def entry_resources(text: str) -> list[str | None]:
 
     `text` must have been parsed before.
     """
-    entries = next((m for m in _members(text, 0) if m.key == "entry"), None)
-    if entries is None or text[entries.value_start] != "[":
-        return []
-    found: list[str | None] = []
-    at = _skip(text, entries.value_start + 1)
+    return [found and found[0] for found in _entries(text)]
+
+
+def bundled(text: str) -> list[tuple[str, Resource]]:
+    """Each resource in a Bundle, byte for byte and parsed; of anything else, itself. Read through once.
+
+    `text` must have been parsed before.
+    """
+    if _BUNDLE.match(text) is None:
+        whole = trusted(text)
+        if whole.get("resourceType") != "Bundle":
+            return [(text, whole)]
+    return [found for found in _entries(text) if found is not None]
+
+
+def _entries(text: str) -> list[tuple[str, Resource] | None]:
+    """The resource of each entry, as text and parsed."""
+    found: list[tuple[str, Resource] | None] = []
+    at = next((at for key, at in _keys(text, 0) if key == "entry"), None)
+    if at is None or text[at] != "[":
+        return found
+    at = _skip(text, at + 1)
     while text[at] == "{":
         resource = None
-        end = _scan(text, at)[1]
+        closing = _skip(text, at + 1)
         for member in _members(text, at):
             if member.key == "resource":
-                resource = text[member.value_start : member.value_end]
+                resource = text[member.value_start : member.value_end], member.value
+            closing = _skip(text, member.value_end)
         found.append(resource)
-        at = _skip(text, end)
+        at = _skip(text, closing + 1)
         if text[at] != ",":
             break
         at = _skip(text, at + 1)
@@ -216,20 +243,37 @@ class _Member:
     start: int  # of the key
     value_start: int
     value_end: int
+    value: Any
     following: int | None  # where the next key starts
 
 
+def _keys(text: str, at: int) -> Iterator[tuple[str, int]]:
+    """The keys of the JSON object that begins at `at` (or after space), and where their values start.
+
+    What follows a value is looked for only when the next key is asked for.
+    """
+    at = _skip(text, _skip(text, at) + 1)
+    while text[at] == '"':
+        key, at = scanstring(text, at + 1, True)
+        value_start = _skip(text, _skip(text, at) + 1)
+        yield key, value_start
+        at = _skip(text, _scan(text, value_start)[1])
+        if text[at] != ",":
+            return
+        at = _skip(text, at + 1)
+
+
 def _members(text: str, at: int) -> Iterator[_Member]:
-    """Where the members of the JSON object that begins at `at` (or after space) stand."""
+    """The members of the JSON object that begins at `at` (or after space), and where they stand."""
     at = _skip(text, _skip(text, at) + 1)
     while text[at] == '"':
         start = at
         key, at = scanstring(text, at + 1, True)
         value_start = _skip(text, _skip(text, at) + 1)
-        _, end = _scan(text, value_start)
+        value, end = _scan(text, value_start)
         at = _skip(text, end)
         following = _skip(text, at + 1) if text[at] == "," else None
-        yield _Member(key, start, value_start, end, following)
+        yield _Member(key, start, value_start, end, value, following)
         if following is None:
             return
         at = following

@@ -8,15 +8,15 @@ Source: https://hl7.org/fhir/R4/endpoint.html; EHR.md, writing safely
 from __future__ import annotations
 
 import uuid
+from functools import cache
 
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.fhir import codec
 from fhir_secondop.model import EVERYTHING, Connection, Resource
 from fhir_secondop.opinion import codes
 from fhir_secondop.opinion.compose import compose
-from fhir_secondop.service.context import SERVICE, Context
+from fhir_secondop.service.context import SERVICE, Checked, Context, checked
 from fhir_secondop.store import resources
 
 REPOSITORY = "repository"
@@ -33,7 +33,7 @@ def require(context: Context, connection: Connection) -> None:
         _put(context, confirmed)
 
 
-def tested(context: Context, connection: Connection) -> Resource | None:
+def tested(context: Context, connection: Connection) -> Checked | None:
     """The Endpoint of an address that has passed its test just now; None where it was confirmed before.
 
     Stores nothing. Raises as `require` does.
@@ -45,10 +45,10 @@ def tested(context: Context, connection: Connection) -> Resource | None:
     ]
     if len(same) > 1:
         raise Conflict(f"Several addresses are configured for this organization ({', '.join(sorted(same))}); keep one.")
-    wanted = _endpoint(connection, "active")
+    wanted = _confirmed(connection)
     with context.database.reading() as reading:
-        stored = resources.find(reading, EVERYTHING, "Endpoint", wanted["id"])
-    if stored is not None and codec.compose(stored.resource) == codec.compose(wanted):
+        stored = resources.find(reading, EVERYTHING, "Endpoint", wanted.resource["id"])
+    if stored is not None and stored.body == wanted.body:
         return None
     _test(context.client(connection.name), connection)
     return wanted
@@ -78,12 +78,14 @@ def _has(organization: Resource, system: str, value: str) -> bool:
     return any(i.get("system") == system and i.get("value") == value for i in organization.get("identifier", []))
 
 
-def _endpoint(connection: Connection, status: str) -> Resource:
+@cache  # one of each connection: every delivery looks at it
+def _confirmed(connection: Connection) -> Checked:
+    """The Endpoint of an address that passed its test."""
     system, _, value = connection.organization.rpartition("|")
-    return compose(
+    endpoint = compose(
         "Endpoint",
         id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{codes.CANONICAL}/connection/{connection.name}")),
-        status=status,
+        status="active",
         connectionType=codes.coding(_KIND, "hl7-fhir-rest"),
         name=connection.name,
         managingOrganization={"identifier": {"system": system, "value": value}} if value else None,
@@ -91,13 +93,14 @@ def _endpoint(connection: Connection, status: str) -> Resource:
         payloadMimeType=["application/fhir+json"],
         address=connection.base,
     )
+    return checked(endpoint)
 
 
-def _put(context: Context, endpoint: Resource) -> None:
+def _put(context: Context, ready: Checked) -> None:
+    endpoint = ready.resource
     with context.database.transaction(SERVICE) as tx:
         before = resources.find(tx.connection, EVERYTHING, "Endpoint", endpoint["id"])
-        body = codec.compose(endpoint)
         if before is None:
-            resources.create(tx, body, endpoint, base_url=context.base_url, resource_id=endpoint["id"])
-        else:
-            resources.update(tx, before, body, endpoint, base_url=context.base_url)
+            resources.create(tx, ready.body, endpoint, base_url=context.base_url, resource_id=endpoint["id"])
+        elif before.body != ready.body:  # meanwhile another delivery may have confirmed it
+            resources.update(tx, before, ready.body, endpoint, base_url=context.base_url)

@@ -36,6 +36,7 @@ MAX_RECORD_BYTES = 2_000_000_000
 MAX_FILES = 5_000
 BUFFERED_BYTES = 4_000_000  # of pages that wait for one commit with the end of their part
 KEPT_BYTES = 4_000_000
+GROUPED_S = 0.05
 OVERLAP_MS = 3_600_000  # an incremental search asks a little further back: clocks differ
 _FILES = "Attachment"
 
@@ -123,8 +124,7 @@ class _Collector:
         done = list(finished)
         with self.context.database.transaction(SERVICE) as tx:
             _put_pages(tx, self.context, self.name, [*pages, *(page for one in done for page in one.pages)])
-            for one in done:
-                progress.finish(tx, self.task_id, one.part, one.said)
+            progress.finish(tx, self.task_id, {one.part: one.said for one in done})
         pages.clear()
         self.finished |= {one.part: one.said for one in done}
 
@@ -216,26 +216,35 @@ def _answered_before(package: Resource | None) -> dict[str, str]:
 
 
 def _in_parallel(run: _Collector, asks: list[tuple[Ask, str]]) -> dict[str, EhrFailure]:
-    """Every type, as many at once as the EHR's limits allow; the failures of those that may be tried again."""
+    """Every type, as many at once as the EHR's limits allow; the failures of those that may be tried again.
+
+    What has come waits a moment for what comes next, as many as are asked for at once: with an EHR that answers in no
+    time the commits would be most of the work. A death costs those and the types under way, and no more.
+    """
     failures: dict[str, EhrFailure] = {}
     at_once = max(1, run.client.site.concurrency)
     todo = iter([pair for pair in asks if pair[0].type not in run.finished])
     with ThreadPoolExecutor(at_once) as pool:
-        waiting: dict[Future[_Finished | EhrFailure], str] = {}
+        under_way: dict[Future[_Finished | EhrFailure], str] = {}
+        come: list[_Finished] = []
         try:
             while True:
-                # None begins before there is room for it in the store: a death costs those under way, and no more.
-                for ask, since in islice(todo, at_once - len(waiting)):
-                    waiting[pool.submit(run.type, ask, since)] = ask.type
-                if not waiting:
+                for ask, since in islice(todo, at_once - len(under_way)):
+                    under_way[pool.submit(run.type, ask, since)] = ask.type
+                if not under_way and not come:
                     break
-                done = wait(waiting, return_when=FIRST_COMPLETED).done
-                outcomes = {waiting.pop(future): future.result() for future in done}
-                failures |= {kind: outcome for kind, outcome in outcomes.items() if isinstance(outcome, EhrFailure)}
-                # Whatever has come by now, in one commit.
-                run.store([], [outcome for outcome in outcomes.values() if isinstance(outcome, _Finished)])
+                done = wait(under_way, timeout=GROUPED_S if come else None, return_when=FIRST_COMPLETED).done
+                for future in done:
+                    kind, outcome = under_way.pop(future), future.result()
+                    if isinstance(outcome, EhrFailure):
+                        failures[kind] = outcome
+                    else:
+                        come.append(outcome)
+                if come and (not done or len(come) >= at_once):
+                    run.store([], come)
+                    come = []
         finally:
-            for future in waiting:  # after a fault of ours the rest is not asked for
+            for future in under_way:  # after a fault of ours the rest is not asked for
                 future.cancel()
     return failures
 
@@ -346,7 +355,7 @@ def _read_files(run: _Collector, attachments: list[Resource], collected: Collect
             with run.context.database.transaction(SERVICE) as tx:
                 put_binary(tx, run.context, run.case.id, run.name, binary_id, file.content_type, file.data,
                            key if "://" in key else f"{run.client.base}/{key}")  # fmt: skip
-                progress.finish(tx, run.task_id, part, said)
+                progress.finish(tx, run.task_id, {part: said})
         return key, said
 
     # Those that an earlier gathering has come last: a day's budget of documents is for the others.

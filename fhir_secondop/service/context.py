@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection as SqlConnection
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Invalid, NotFound
 from fhir_secondop.fhir import codec, times, validate
+from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibility
 from fhir_secondop.opinion import checklist
 from fhir_secondop.opinion.case import Case
@@ -111,20 +112,38 @@ def case_of_task(connection: SqlConnection, visibility: Visibility, task_id: str
     return task.case_id, task
 
 
-def put(tx: Transaction, context: Context, case_id: str, resource: Resource, *, owner: str | None = None) -> Stored:
-    """Stores a resource of the case: the next version of it, or its first. What we composed is validated like
-    everything else.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A resource of ours that was found valid, with its text: ready for the store."""
+
+    resource: Resource
+    body: Body
+
+
+def checked(resource: Resource) -> Checked:
+    """Validates what we composed, like everything else. Before a transaction, so that nobody waits for it meanwhile.
+
+    Raises Invalid.
     """
     faults = [issue for issue in validate.validate(resource) if issue.severity in ("error", "fatal")]
     if faults:
         raise Invalid(f"A {resource['resourceType']} of ours is not valid.", issues=faults)
-    body = codec.compose(resource)
+    return Checked(resource, codec.compose(resource))
+
+
+def put(
+    tx: Transaction, context: Context, case_id: str, what: Resource | Checked, *, owner: str | None = None
+) -> Stored:
+    """Stores a resource of the case: the next version of it, or its first."""
+    ready = what if isinstance(what, Checked) else checked(what)
+    resource = ready.resource
     before = resources.find(tx.connection, EVERYTHING, resource["resourceType"], resource["id"])
     if before is None:
         return resources.create(
-            tx, body, resource, base_url=context.base_url, resource_id=resource["id"], case_id=case_id, owner=owner
-        )
-    return resources.update(tx, before, body, resource, base_url=context.base_url)
+            tx, ready.body, resource, base_url=context.base_url, resource_id=resource["id"], case_id=case_id,
+            owner=owner,
+        )  # fmt: skip
+    return resources.update(tx, before, ready.body, resource, base_url=context.base_url)
 
 
 def drop_draft(tx: Transaction, case_id: str) -> None:

@@ -24,7 +24,7 @@ from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import addresses, deliverables, patients, repository
-from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
+from fhir_secondop.service.context import SERVICE, Context, case_of_task, checked, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
@@ -293,12 +293,13 @@ def _not_sent(context: Context, job: _Job) -> _Job:
 
 def _moved(context: Context, job: _Job, task: Resource, status: str, business: str, reason_text: str = "",
            reason: str = "") -> _Job:  # fmt: skip
-    after = workflow.moved(task, status, context.instant(), business=business, reason=reason, reason_text=reason_text)
+    after = checked(
+        workflow.moved(task, status, context.instant(), business=business, reason=reason, reason_text=reason_text)
+    )
     with context.database.transaction(SERVICE) as tx:
         _fence(tx, job)
-        put(tx, context, job.case.id, after)
-        stored = resources.read(tx.connection, EVERYTHING, "Task", after["id"]).resource
-    return _Job(job.case, stored, job.person, job.connection, job.attempt)
+        stored = put(tx, context, job.case.id, after)
+    return _Job(job.case, stored.resource, job.person, job.connection, job.attempt)
 
 
 def _fence(tx: Transaction, job: _Job) -> None:
@@ -306,8 +307,8 @@ def _fence(tx: Transaction, job: _Job) -> None:
 
     Acknowledgements are the exception that may come in between; they are merged, never overwritten.
     """
-    current = resources.read(tx.connection, EVERYTHING, "Task", job.task["id"]).resource
-    if current["meta"]["versionId"] != job.task["meta"]["versionId"]:
+    current = resources.read(tx.connection, EVERYTHING, "Task", job.task["id"])
+    if str(current.version) != job.task["meta"]["versionId"]:
         raise Conflict("The delivery Task changed meanwhile; it is looked at again.")
 
 
@@ -330,18 +331,19 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
         return "mismatch"
     if task["status"] == "accepted":  # found there: an earlier worker had sent it
         task = workflow.moved(task, "in-progress", context.instant())
-    after = workflow.moved(task, "completed", context.instant(), business=receipt.copy)
+    after = checked(workflow.moved(task, "completed", context.instant(), business=receipt.copy))
+    # The fence lets no other version in between.
+    written = f"Task/{task['id']}/_history/{int(job.task['meta']['versionId']) + 1}"
+    sent = checked(
+        provenance(
+            derived_id(job.case.id, "provenance", "transmit", job.task["id"]), [written], context.instant(),
+            activity="APPEND", sources=[job.task["focus"]["reference"]], reason=f"delivered on rung {chosen.number}",
+        )
+    )  # fmt: skip
     with context.database.transaction(SERVICE) as tx:
         _fence(tx, job)
-        stored = put(tx, context, job.case.id, after)
-        put(
-            tx, context, job.case.id,
-            provenance(
-                derived_id(job.case.id, "provenance", "transmit", job.task["id"]), [stored.versioned],
-                context.instant(), activity="APPEND", sources=[job.task["focus"]["reference"]],
-                reason=f"delivered on rung {chosen.number}",
-            ),
-        )  # fmt: skip
+        put(tx, context, job.case.id, after)
+        put(tx, context, job.case.id, sent)
     return receipt.copy
 
 

@@ -258,11 +258,13 @@ def _settle(tx: Transaction, context: Context, case_id: str) -> None:
     merging.regroup(tx, context, case)
     if any(t["status"] not in _ENDED for t in case.tasks_of("gather-records")):
         return
-    asking.ask_for(tx, context, case, items(context, case))
+    found = items(context, case)
+    asking.ask_for(tx, context, case, found)
     task = case.coordination
     if workflow.business_status(task) not in ("records-requested", "records-incomplete", "records-complete"):
         return
-    state = "records-incomplete" if missing(context, case) else "records-complete"
+    gaps = any(item.state in checklist.GAPS for item in found)  # what was asked for just now is one still
+    state = "records-incomplete" if gaps else "records-complete"
     changed = {
         **task,
         "businessStatus": codes.concept(codes.BUSINESS_STATUS, state),
@@ -280,11 +282,6 @@ def items(context: Context, case: Case) -> list[checklist.Item]:
         requested=requests.open_items(case),
     )  # fmt: skip
     return requests.with_arrivals(case, found)
-
-
-def missing(context: Context, case: Case) -> list[str]:
-    """The codes of the checklist items that the record lacks, for whatever reason."""
-    return [item.code for item in items(context, case) if item.state in checklist.GAPS]
 
 
 def named_gaps(case: Case, found: list[checklist.Item]) -> list[str]:

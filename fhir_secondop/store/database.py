@@ -27,6 +27,10 @@ from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller
 from fhir_secondop.store import tables
 
+# Built once: every write runs them.
+_READ_CLOCK = sa.select(tables.clock.c.at).with_for_update()
+_SET_CLOCK = sa.update(tables.clock).values(at=sa.bindparam("to"))
+
 
 def now_ms() -> int:
     """The wall clock in milliseconds since 1970; the one place that reads it for rows."""
@@ -76,9 +80,11 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self._thread_lock = threading.Lock()
         self._lock_path = f"{parsed.database}.lock" if self.is_sqlite else ""
-        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size, "pool_pre_ping": True}
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
         if self.is_sqlite:
             options["connect_args"] = {"timeout": 60, "check_same_thread": False}
+        else:
+            options["pool_pre_ping"] = True  # a server may have gone meanwhile; a file does not
         self.engine: Engine = sa.create_engine(self.url, **options)
         if self.is_sqlite:
             _prepare_sqlite(self.engine)
@@ -113,11 +119,11 @@ class Database:
         with self._write_lock(), self.engine.connect() as raw:
             connection = raw.execution_options(secondop_write=True)
             with connection.begin():
-                row = connection.execute(sa.select(tables.clock.c.at).with_for_update()).scalar_one()
+                row = connection.execute(_READ_CLOCK).scalar_one()
                 transaction = Transaction(connection, caller, row)
                 yield transaction
                 if transaction._last_ms != row:
-                    connection.execute(sa.update(tables.clock).values(at=transaction._last_ms))
+                    connection.execute(_SET_CLOCK, {"to": transaction._last_ms})
 
     @contextmanager
     def alone(self, executor: str = "service") -> Iterator[None]:

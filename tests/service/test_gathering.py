@@ -234,12 +234,12 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
     """Dies when the part after so many is finished, in the transaction that would write it down."""
     real, done = progress.finish, 0
 
-    def finish(*said: Any) -> None:
+    def finish(tx: Any, task_id: str, said: dict[str, Any]) -> None:
         nonlocal done
-        done += 1
+        done += len(said)
         if done > parts:
             raise Killed
-        real(*said)
+        real(tx, task_id, said)
 
     monkeypatch.setattr(progress, "finish", finish)
 
@@ -249,7 +249,7 @@ def test_a_gathering_that_was_killed_goes_on_with_what_is_left(
     world: World, monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
     one_by_one(world.monkeypatch)
-    ehr = world.ehr("lakeside")
+    ehr = world.ehr("lakeside", concurrency=1)
     case_id = world.open(sources=["lakeside"])
     with monkeypatch.context() as killing:
         kill_after(killing, parts)
@@ -283,7 +283,7 @@ def test_files_that_were_fetched_before_it_was_killed_are_not_fetched_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_by_one(monkeypatch)
-    ehr = world.ehr("lakeside", record=letters(5))
+    ehr = world.ehr("lakeside", record=letters(5), concurrency=1)
     case_id = world.open(sources=["lakeside"])
     with monkeypatch.context() as killing:
         kill_after(killing, 19 + 1 + 3)  # the types, what the patient cites, three of the files
@@ -355,9 +355,9 @@ class _Later:
 
 
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each type is stored before the next is asked for."""
+    """In the caller's own thread; with a concurrency of 1 each type is stored before the next is asked for."""
     monkeypatch.setattr(collect, "ThreadPoolExecutor", _OneByOne)
-    monkeypatch.setattr(collect, "wait", lambda waiting, return_when: SimpleNamespace(done=[next(iter(waiting))]))
+    monkeypatch.setattr(collect, "wait", lambda under_way, **_: SimpleNamespace(done=list(under_way)[:1]))
 
 
 def case_of(world: World, case_id: str) -> str:
