@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
@@ -23,6 +26,8 @@ from fhir_secondop.store.resources import Stored
 
 # Who acts when a workflow runs: it may see every case, and what it does carries this name in Provenance.
 SERVICE = Caller("service", "Second opinion platform", frozenset({"system"}), ("system/*.cruds",))
+LARGE_CHARACTERS = 50_000
+ROWS_AT_ONCE = 4  # of which each may hold a file of several MB
 SOURCE = "source:"
 """Owner prefix of what was pulled: a case's own resources can be loaded without the record."""
 
@@ -82,26 +87,51 @@ def quarantine(case_id: str) -> str:
 
 
 def load(
-    connection: SqlConnection, visibility: Visibility, case_id: str, *, gathered: bool = False, drafts: bool = False
-) -> Case:
+    connection: SqlConnection, visibility: Visibility, case_id: str, *, gathered: bool = False, drafts: bool = False,
+    files: bool = False,
+) -> Case:  # fmt: skip
     """The case with its own resources, with the pulled ones when `gathered`, with an unsigned draft when `drafts`.
 
-    Raises NotFound.
+    Large files inside the pulled ones are left out, unless `files`: their size and hash stand for them. Raises
+    NotFound.
     """
     seen = resources.find(connection, visibility, "ServiceRequest", case_id)
     if seen is None or seen.deleted or seen.case_id != case_id:
         raise NotFound(f"There is no case {case_id}.")
     wanted = [case_id, draft_case(case_id)] if drafts else [case_id]
     query = resources.rows().where(tables.resource.c.case_id.in_(wanted), tables.resource.c.deleted.is_(False))
-    if not gathered:
-        query = query.where(sa.not_(tables.resource.c.owner.startswith(SOURCE)))
-    else:
-        # The pages they came in are evidence, not content.
-        query = query.where(
-            sa.not_(sa.and_(tables.resource.c.type == "Binary", tables.resource.c.owner.startswith(SOURCE)))
-        )
-    rows = connection.execute(query.order_by(tables.resource.c.rid))
-    return Case(case_id, (resources.stored(row).resource for row in rows))
+    pulled = tables.resource.c.owner.startswith(SOURCE)
+    # The pages that the pulled ones came in are evidence, not content.
+    query = query.where(sa.not_(sa.and_(tables.resource.c.type == "Binary", pulled) if gathered else pulled))
+    found: list[tuple[int, Resource]] = []
+    for row in connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE) if gathered else query):
+        stored = resources.stored(row)
+        trimmed = _is_large(stored) and not files
+        found.append((stored.rid, _without_files(stored.resource) if trimmed else stored.resource))
+    # Oldest first. Sorted here: a database would sort the whole rows, and hold every file at once.
+    return Case(case_id, (resource for _, resource in sorted(found, key=itemgetter(0))))
+
+
+def _is_large(stored: Stored) -> bool:
+    return stored.owner.startswith(SOURCE) and len(stored.body.text) > LARGE_CHARACTERS
+
+
+def _without_files(value: Any) -> Any:
+    """A resource without the bytes of its Attachments: a record of many scanned letters does not fit into memory."""
+    if isinstance(value, list):
+        return [_without_files(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "contentType" not in value or len(value.get("data", "")) <= LARGE_CHARACTERS:
+        return {name: _without_files(each) for name, each in value.items()}
+    kept = {name: each for name, each in value.items() if name != "data"}
+    try:
+        data = base64.b64decode(value["data"])
+    except ValueError:
+        return kept  # nobody can read it
+    # R4 wants SHA-1: https://hl7.org/fhir/R4/datatypes.html#Attachment
+    digest = base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
+    return {**kept, "size": len(data), "hash": digest}
 
 
 def case_of_task(connection: SqlConnection, visibility: Visibility, task_id: str) -> tuple[str, Stored]:

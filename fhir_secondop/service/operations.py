@@ -341,7 +341,7 @@ def _cover_sheet(context: Context) -> Callable[[Caller, str, Plain], Result]:
 def _package(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, _: Plain) -> Result:
         with context.database.reading() as connection:
-            case = load(connection, context.visibility(caller), case_id, gathered=True)
+            case = load(connection, context.visibility(caller), case_id, gathered=True, files=True)
         entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources]
         bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
         return Result(bundle, bundle)

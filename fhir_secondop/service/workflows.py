@@ -6,7 +6,8 @@ Arguments and results are ids and counts, never patient data. A step may run twi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
 from fhir_secondop.service import delivery, gather
 from fhir_secondop.service.context import Context
+from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.store.database import Database, Transaction
 
 log = logging.getLogger(__name__)
@@ -77,19 +79,20 @@ def _configure(database: Database, settings: Settings) -> DBOS:
     return DBOS(config=config)
 
 
-def launch(context: Context, settings: Settings) -> None:
-    """Starts working in this process, first on what an earlier start left unfinished."""
+@contextmanager
+def working(context: Context, settings: Settings) -> Iterator[None]:
+    """Works in this process, first on what an earlier start left unfinished; what is left then goes on at the next."""
+    give_back_large_blocks()
     _configure(context.database, settings)
     _register(context)
     DBOS.launch()
-    limits = {gather.WORKFLOW: settings.gatherings_per_ehr, delivery.WORKFLOW: settings.deliveries_per_ehr}
-    for name, at_once in limits.items():
-        DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
-
-
-def stop() -> None:
-    """Stops working; what is unfinished goes on at the next start."""
-    DBOS.destroy()
+    try:
+        limits = {gather.WORKFLOW: settings.gatherings_per_ehr, delivery.WORKFLOW: settings.deliveries_per_ehr}
+        for name, at_once in limits.items():
+            DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
+        yield
+    finally:
+        DBOS.destroy()
 
 
 def _register(context: Context) -> None:

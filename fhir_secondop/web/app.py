@@ -63,12 +63,8 @@ def _work(settings: Settings, executor: str) -> workflows.Settings:
 def working(settings: Settings, executor: str) -> Iterator[None]:
     """A worker beside the service, under a name of its own: it pulls and delivers, and serves nothing."""
     service = bootstrap.build(settings)
-    with service.context.database.alone(executor):
-        workflows.launch(service.context, _work(settings, executor))
-        try:
-            yield
-        finally:
-            workflows.stop()
+    with service.context.database.alone(executor), workflows.working(service.context, _work(settings, executor)):
+        yield
     service.context.database.dispose()
 
 
@@ -79,11 +75,7 @@ def started(settings: Settings) -> Iterator[Flask]:
     Raises Unavailable when another service works on the same database: two would run the same workflows.
     """
     service = bootstrap.build(settings)
-    with service.context.database.alone():
-        workflows.launch(service.context, _work(settings, "local"))
-        try:
-            requeue(service.context)
-            yield create(service)
-        finally:
-            workflows.stop()
+    with service.context.database.alone(), workflows.working(service.context, _work(settings, "local")):
+        requeue(service.context)
+        yield create(service)
     service.context.database.dispose()
