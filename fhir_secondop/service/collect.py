@@ -1,7 +1,7 @@
 """Collects one source's record: every type and every file, in parallel within the EHR's limits.
 
-Each page and file is durable before the next is asked for, each part is marked when it is finished: a worker that was
-killed goes on with the parts that are left, and no record is ever in memory whole.
+Each part is marked as finished in the commit that stores its pages: a worker that was killed goes on with the parts that
+are left. A few MB wait in memory for their commit, never a whole record.
 """
 
 from __future__ import annotations
