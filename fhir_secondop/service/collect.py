@@ -1,7 +1,7 @@
 """Collects one source's record: every type and every file, in parallel within the EHR's limits.
 
-Each part is marked as finished in the commit that stores its pages: a worker that was killed goes on with the parts that
-are left. A few MB wait in memory for their commit, never a whole record.
+Each part is marked as finished in the commit that stores its pages: a worker that was killed goes on with what is left.
+A few MB wait in memory for their commit, never a whole record.
 """
 
 from __future__ import annotations
