@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fhir_secondop.ehr.vendors import Site
+from fhir_secondop.fhir import attachments
 from fhir_secondop.model import Resource
 
 URI = "urn:ietf:rfc3986"
@@ -58,7 +59,7 @@ def attachment(data: bytes, content_type: str, title: str, created: str) -> Reso
         "contentType": content_type,
         "data": base64.b64encode(data).decode(),
         "size": len(data),
-        "hash": base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode(),
+        "hash": attachments.digest(data),
         "title": title,
         "creation": created,
     }

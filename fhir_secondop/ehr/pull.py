@@ -5,8 +5,6 @@ Nothing here stores: pages are handed on as they came, so that no record is held
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +12,7 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure, vendor_codes
 from fhir_secondop.ehr.plan import CITED, Ask
 from fhir_secondop.errors import Malformed
-from fhir_secondop.fhir import codec, refs
+from fhir_secondop.fhir import attachments, codec, refs
 from fhir_secondop.model import Answer, Page, Resource
 
 MAX_CITED = 2_000
@@ -212,14 +210,9 @@ def read_file(client: Client, attachment: Resource) -> File:
         differs.append("type")
     if isinstance(attachment.get("size"), int) and attachment["size"] != len(data):
         differs.append("size")
-    if "hash" in attachment and attachment["hash"] != _sha1(data):
+    if "hash" in attachment and attachment["hash"] != attachments.digest(data):
         differs.append("hash")
     return File(kind or stated or "application/octet-stream", data, tuple(differs))
-
-
-def _sha1(data: bytes) -> str:
-    # R4 wants SHA-1: https://hl7.org/fhir/R4/datatypes.html#Attachment
-    return base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
 
 
 def read_cited(client: Client, reference: str) -> tuple[Page | None, str]:

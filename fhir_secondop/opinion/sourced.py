@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from fhir_secondop.fhir import refs
+from fhir_secondop.fhir import attachments, refs
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import records
 from fhir_secondop.opinion.case import Case, reference
@@ -168,7 +167,7 @@ def fold(text: str) -> str:
 def _digest(attachment: Resource) -> str:
     if attachment.get("data"):
         try:
-            return base64.b64encode(hashlib.sha1(base64.b64decode(attachment["data"])).digest()).decode()
+            return attachments.digest(base64.b64decode(attachment["data"]))
         except (binascii.Error, ValueError):
             return ""
     return str(attachment.get("hash", ""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from typing import Any
 
 from fhir_secondop.access import consent, rights
@@ -184,12 +183,8 @@ def _binary(case: Case, task: Resource, data: bytes, kind: str) -> Resource:
 def _document(case: Case, task: Resource, data: bytes, kind: str, name: str, now: str) -> Resource:
     """The DocumentReference of what was sent; labelled as patient-supplied where the patient was asked."""
     title = requests.title_of(task)
-    form = {k: v for k, v in attachment(b"", kind, title, now).items() if k not in ("data", "size", "hash")}
-    form |= {
-        "url": f"Binary/{_upload_id(case, task, 'file')}",
-        "size": len(data),
-        "hash": base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode(),
-    }
+    form = {k: v for k, v in attachment(data, kind, title, now).items() if k != "data"}
+    form["url"] = f"Binary/{_upload_id(case, task, 'file')}"
     from_patient = requests.channel_of(task).startswith("patient")
     label = codes.coding(_PATIENT_SUPPLIED, "PATAST", "patient asserted")
     author = {**_who(task), "display": name}

@@ -20,7 +20,6 @@ from fhir_secondop.ehr import plan, pull
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.plan import Ask
-from fhir_secondop.errors import Malformed
 from fhir_secondop.fhir import codec, refs, times
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Answer, Page, Resource
@@ -455,11 +454,7 @@ class StoredPages:
             binary = resources.read(self.connection, EVERYTHING, "Binary", page_id).resource
             page = Page("", "", binary["contentType"], base64.b64decode(binary.get("data", "")))
             size += len(page.body)
-            try:
-                found = pull.resources_of(page)
-            except Malformed:
-                continue  # the manifest says of its type that it could not be read
-            for text, resource in found:
+            for text, resource in pull.resources_of(page):  # only what could be read was stored
                 row = (text, resource, f"Binary/{page_id}")
                 yield row
                 if size <= KEPT_BYTES:

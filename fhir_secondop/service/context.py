@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Invalid, NotFound
-from fhir_secondop.fhir import codec, times, validate
+from fhir_secondop.fhir import attachments, codec, times, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibility
 from fhir_secondop.opinion import checklist
@@ -106,32 +104,16 @@ def load(
     found: list[tuple[int, Resource]] = []
     for row in connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE) if gathered else query):
         stored = resources.stored(row)
-        trimmed = _is_large(stored) and not files
-        found.append((stored.rid, _without_files(stored.resource) if trimmed else stored.resource))
+        resource = stored.resource
+        if _is_large(stored) and not files:  # a record of many scanned letters does not fit into memory
+            resource = attachments.without_data(resource, LARGE_CHARACTERS)
+        found.append((stored.rid, resource))
     # Oldest first. Sorted here: a database would sort the whole rows, and hold every file at once.
     return Case(case_id, (resource for _, resource in sorted(found, key=itemgetter(0))))
 
 
 def _is_large(stored: Stored) -> bool:
     return stored.owner.startswith(SOURCE) and len(stored.body.text) > LARGE_CHARACTERS
-
-
-def _without_files(value: Any) -> Any:
-    """A resource without the bytes of its Attachments: a record of many scanned letters does not fit into memory."""
-    if isinstance(value, list):
-        return [_without_files(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if "contentType" not in value or len(value.get("data", "")) <= LARGE_CHARACTERS:
-        return {name: _without_files(each) for name, each in value.items()}
-    kept = {name: each for name, each in value.items() if name != "data"}
-    try:
-        data = base64.b64decode(value["data"])
-    except ValueError:
-        return kept  # nobody can read it
-    # R4 wants SHA-1: https://hl7.org/fhir/R4/datatypes.html#Attachment
-    digest = base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
-    return {**kept, "size": len(data), "hash": digest}
 
 
 def case_of_task(connection: SqlConnection, visibility: Visibility, task_id: str) -> tuple[str, Stored]:

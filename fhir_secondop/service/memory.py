@@ -12,8 +12,7 @@ LARGE_BYTES = 1_000_000
 def give_back_large_blocks() -> None:
     """Keeps glibc from growing its own bound for that, up to 32 MB: pages and files of a record are below it.
 
-    Measured (docs/measured.md): without it the service keeps 120 MB after a record with 100 MB of inline files. Other C
-    libraries than glibc are left as they are. Source: mallopt(3)
+    What it brings stands in docs/measured.md. Other C libraries than glibc are left as they are. Source: mallopt(3)
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

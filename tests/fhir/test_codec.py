@@ -302,6 +302,26 @@ def test_the_resources_of_a_bundle_are_exact_slices_of_it(seed: int, parts: list
     codec.parse(text)
 
     assert codec.entry_resources(text) == [part and part[0].strip() for part in parts]
+    held = [part[0].strip() for part in parts if part is not None]
+    assert codec.bundled(text) == [(each, codec.parse(each)) for each in held]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"entry":[{},{"resource":{"resourceType":"Basic","id":"1"}},{ }],"resourceType":"Bundle"}',
+        '\n{ "resourceType" : "Bundle", "entry" : [ {"resource":{"resourceType":"Basic","id":"1"}} ] }',
+        '{"resourceType":"Basic","id":"1"}',
+    ],
+)
+def test_a_resource_is_found_in_any_bundle_and_alone(text: str) -> None:
+    assert codec.bundled(text) == [('{"resourceType":"Basic","id":"1"}', {"resourceType": "Basic", "id": "1"})]
+
+
+def test_numbers_that_are_read_back_keep_their_digits() -> None:
+    text = '{"resourceType":"Basic","a":1.10,"b":12345678901234567890123456789,"c":[0.1]}'
+    assert codec.trusted(text) == codec.parse(text)
+    assert str(codec.trusted(text)["a"]) == "1.10"
 
 
 @pytest.mark.parametrize("text", ['{"resourceType":"Bundle"}', '{"entry":[]}', '{"entry":null}', '{"entry":{}}', "{}"])
