@@ -5,9 +5,11 @@ times:
 
   bare     16 threads of requests.Session send what our deliveries sent, delivery by delivery, bodies and all
   threads  service.delivery.attempt from 16 threads: our code, without the durable queue
-  worker   the service as an operator starts it, with deliveries_per_ehr = 16: its worker takes them from the queue
+  worker   the service as an operator starts it: its worker takes them from the queue, 32 deliveries under way and never
+           more than 16 requests at once (deliveries_per_ehr = 32, concurrency = 16)
 
-Requests a second are counted by the stand-in, on its own clock, from the first request to the last answer.
+Requests a second are counted by the stand-in, on its own clock, from the first request to the last answer, and the
+most that it ever had at once.
 
 Example: python benchmarks/delivery.py --deliveries 64 --repeat 3
 """
@@ -97,7 +99,7 @@ def worker(folder: Path, connections: Sequence[Connection], base: str, at_once: 
     """The whole service."""
     tasks = fresh(folder)
     forget(base)
-    with rig.served(folder, connections, "run.sqlite", deliveries_per_ehr=at_once) as (url, _):
+    with rig.served(folder, connections, "run.sqlite", deliveries_per_ehr=2 * at_once) as (url, _):
         ends, before = time.monotonic() + 300, 0.0
         while time.monotonic() < ends:
             time.sleep(1)
@@ -168,7 +170,7 @@ def main() -> None:
         folder = Path(name)
         options = ["--latency-ms", str(chosen.latency_ms), "--patients", str(chosen.deliveries)]
         with rig.standin(folder, *options) as base:
-            connections = [rig.connection("ehr", base, 1, standin.SYSTEM)]
+            connections = [rig.connection("ehr", base, 1, standin.SYSTEM, concurrency=chosen.at_once)]
             rig.say(f"signing {chosen.deliveries} cases")
             prepare(folder, connections, chosen.deliveries)
             conversations = record(folder, connections, base)
@@ -201,9 +203,9 @@ def report(runs: dict[str, list[dict[str, float]]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(said, indent=1))
         return
-    rows = [[v, int(f["requests"]), f["seconds"], f["requests/s"], f["deliveries/s"], f.get("cpu", "")]
+    rows = [[v, int(f["requests"]), f["seconds"], f["requests/s"], f["deliveries/s"], int(f["most at once"]), f.get("cpu", "")]
             for v, f in said.items() if isinstance(f, dict)]  # fmt: skip
-    print(rig.table(["", "requests", "s", "requests/s", "deliveries/s", "our CPU, s"], rows))
+    print(rig.table(["", "requests", "s", "requests/s", "deliveries/s", "most at once", "our CPU, s"], rows))
     print("\n" + ", ".join(f"{k}: {v:.2f}" for k, v in said.items() if "/" in k))
 
 

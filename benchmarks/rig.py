@@ -239,6 +239,7 @@ def served(
     for c in connections:
         lines += [f"[connections.{c.name}]", f'base = "{c.base}"', f'organization = "{c.organization}"',
                   f'patient_system = "{c.patient_system}"', "rate_per_s = 0.0", "settle_s = 0.0"]  # fmt: skip
+        lines += [f"concurrency = {c.concurrency}"] if c.concurrency is not None else []
     (folder / "secondop.toml").write_text("\n".join(lines))
     command = [sys.executable, "-m", "fhir_secondop.cli", "serve", "--config", str(folder / "secondop.toml")]
     url = f"http://127.0.0.1:{port}"

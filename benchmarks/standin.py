@@ -3,7 +3,8 @@
 One asyncio process, everything in memory: reads, searches by patient or identifier, conditional creates, updates,
 transactions, and files made up when they are asked for. It declares what it does; it checks nothing.
 
-  GET  /bench/stats   requests answered, and seconds on its own clock from the first to the end of the last
+  GET  /bench/stats   requests answered, the most at once, and seconds on its own clock from the first to the end of
+                      the last
   POST /bench/forget  empties it of what was written, and the numbers with it
 
 Example: python standin.py --port 8300 --latency-ms 50 --patients 16
@@ -67,6 +68,8 @@ class Ehr:
     named: dict[str, list[str]] = field(default_factory=dict)  # "Type?system|value" → references
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     asked: int = 0
+    under_way: int = 0
+    most: int = 0
     first: float = 0.0
     last: float = 0.0
 
@@ -195,8 +198,9 @@ class Ehr:
         if path == "/bench/forget":
             self.written.clear()
             self.named.clear()
-            self.asked, self.first, self.last = 0, 0.0, 0.0
-        told = {"requests": self.asked, "seconds": self.last - self.first, "written": len(self.written)}
+            self.asked, self.most, self.first, self.last = 0, 0, 0.0, 0.0
+        told = {"requests": self.asked, "most at once": self.most, "seconds": self.last - self.first,
+                "written": len(self.written)}  # fmt: skip
         return 200, "application/json", json.dumps(told).encode(), ""
 
 
@@ -226,9 +230,12 @@ async def serve(ehr: Ehr, port: int, latency_s: float) -> None:
                 status, kind, body, location = ehr.own(asked[1])
             else:
                 ehr.first = ehr.first or began
+                ehr.under_way += 1
+                ehr.most = max(ehr.most, ehr.under_way)
                 status, kind, body, location = ehr.answer(*asked)
                 # The answer goes out that long after the question came in, whatever it cost to make.
                 await asyncio.sleep(max(0.0, began + latency_s - time.monotonic()))
+                ehr.under_way -= 1
                 ehr.asked += 1
                 ehr.last = time.monotonic()
             head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"

@@ -42,7 +42,7 @@ class Settings:
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
-    deliveries_per_ehr: int = 4
+    deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
     connections: Mapping[str, Connection] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 

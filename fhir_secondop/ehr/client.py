@@ -60,6 +60,7 @@ class Client:
         self._limits = limits or InProcess()
         self._tries = tries
         self._local = threading.local()
+        self._at_once = limiting.at_once(self.site.concurrency)
         self.skew_s: float | None = None
         """How far the server's clock is ahead of ours, as of its last answer; None where it sends no Date."""
 
@@ -204,7 +205,7 @@ class Client:
         # A configured further origin is asked without our credentials: a token never goes to another host.
         session = self._session(signed_in=_origin(target) == self._origin)
         try:
-            with session.request(
+            with self._at_once, session.request(
                 method, target, params=params, data=body, headers=headers, timeout=wire.timeout(self.connection),
                 allow_redirects=False, stream=True,
             ) as answer:  # fmt: skip

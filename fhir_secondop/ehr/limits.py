@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from fhir_secondop.ehr.failures import EhrFailure
 
@@ -49,6 +50,11 @@ class InProcess:
     def document(self, name: str, per_day: int) -> bool:
         """See Limits; a command counts none."""
         return True
+
+
+def at_once(requests: int) -> AbstractContextManager[Any]:
+    """What a request is sent inside of: no more than that many are under way in this process; 0 is no limit."""
+    return threading.BoundedSemaphore(requests) if requests > 0 else nullcontext()
 
 
 def wait(limits: Limits, name: str, rate_per_s: float) -> None:

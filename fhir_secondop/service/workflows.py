@@ -33,12 +33,13 @@ class Settings:
     """How much runs at once, counted over all workers. `polling_s` is how often an idle worker looks.
 
     One record at a time is gathered from an EHR, itself in parallel; deliveries of one case and recipient keep their
-    order by what their Tasks say, so several go at once.
+    order by what their Tasks say, so several go at once: more than the EHR is asked at once (a connection's
+    `concurrency`), since one that works on our side asks nobody.
     """
 
     executor: str = "local"
     gatherings_per_ehr: int = 1
-    deliveries_per_ehr: int = 4
+    deliveries_per_ehr: int = 8
     polling_s: float = 0.2
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,29 @@ def test_the_proxys_password_goes_to_the_proxy_alone(
 
 
 # ---- passwords ------------------------------------------------------------------------------------------------
+
+
+def test_no_more_requests_at_once_than_the_connection_allows() -> None:
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    def slowly(request: Request) -> Response:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.05)
+        with lock:
+            under_way -= 1
+        return Response('{"resourceType": "Basic"}', content_type="application/fhir+json")
+
+    with HTTPServer(threaded=True) as server:
+        server.expect_request("/Basic/1").respond_with_handler(slowly)
+        for allowed, seen in ((2, {2}), (0, set(range(4, 9)))):
+            asked = client_of(server.url_for("").rstrip("/"), concurrency=allowed)
+            most = 0
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda _: asked.read("Basic/1"), range(16)))
+            assert most in seen
 
 
 @pytest.fixture
