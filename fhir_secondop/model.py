@@ -28,14 +28,21 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
-    """Which rows a caller may see: all, or its own and those of the cases in whose audience it stands."""
+    """Which rows a caller may see: all, or its own and those of the cases in whose audience it stands at `at_ms`.
+
+    An entry of the audience says of which part: RECORD is all of the case, REPORT what was asked and answered
+    without the record that was gathered for it.
+    """
 
     everything: bool
     owner: str
     parties: frozenset[str]
+    at_ms: int
 
 
-EVERYTHING = Visibility(True, "", frozenset())
+RECORD = "record"
+REPORT = "report"
+EVERYTHING = Visibility(True, "", frozenset(), 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from fhir_secondop.model import Caller, Visibility
 _SCOPE = re.compile(r"(?:system|user|patient)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?)")
 # Who sees every case: the coordinator's desk, and the service itself when a workflow runs.
 _ALL = frozenset({"coordinator", "system"})
+_NO_CONTENT = frozenset({"operator", "auditor"})
 
 
 def allows(caller: Caller, resource_type: str, letter: str) -> bool:
@@ -24,16 +25,26 @@ def allows(caller: Caller, resource_type: str, letter: str) -> bool:
     return False
 
 
-def visibility(caller: Caller) -> Visibility:
-    """What the caller may see: everything, or what it owns and the cases that know it."""
+def visibility(caller: Caller, at_ms: int) -> Visibility:
+    """What the caller may see at that time: everything, or what it owns and the cases that know it.
+
+    Who only operates or audits sees nothing of any case, whatever a case's audience says of a party of that name.
+    """
     if caller.roles & _ALL:
-        return Visibility(True, caller.id, frozenset())
-    return Visibility(False, caller.id, frozenset({caller.id, *caller.parties}))
+        return Visibility(True, caller.id, frozenset(), at_ms)
+    without_content = bool(caller.roles) and caller.roles <= _NO_CONTENT
+    parties = frozenset() if without_content else frozenset({caller.id, *caller.parties})
+    return Visibility(False, caller.id, parties, at_ms)
+
+
+def has_role(caller: Caller, *roles: str) -> bool:
+    """Whether the caller has one of these roles, or coordinates."""
+    return bool(caller.roles & {*roles, *_ALL})
 
 
 def require_role(caller: Caller, *roles: str) -> None:
     """Raises Forbidden unless the caller has one of these roles, or coordinates."""
-    if not caller.roles & {*roles, *_ALL}:
+    if not has_role(caller, *roles):
         raise Forbidden(f"{caller.name} may not do this; it takes the role {' or '.join(roles)}.")
 
 

@@ -16,6 +16,7 @@ from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import tokens
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, quarantine
+from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
 Plain = dict[str, Any]
@@ -135,8 +136,9 @@ def upload(context: Context, token: str, data: bytes, birth_date: str, name: str
         now = context.instant()
         owner_case = quarantine(case.id) if unlike else case.id
         document = _document(case, current, data, kind, name.strip()[:120], now)
-        put(tx, context, owner_case, _binary(case, current, data, kind))
-        put(tx, context, owner_case, document)
+        sender = f"{resources.UPLOAD}{current['id']}"
+        put(tx, context, owner_case, _binary(case, current, data, kind), owner=sender)
+        put(tx, context, owner_case, document, owner=sender)
         if unlike:
             held = {**current, "status": "on-hold", "lastModified": now, "statusReason": {
                 "text": f"What was sent names another patient ({unlike}); a person must look."}}  # fmt: skip

@@ -26,7 +26,7 @@ from fhir_secondop.model import EVERYTHING, Answer, Page, Resource
 from fhir_secondop.opinion import records
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.service import copies
-from fhir_secondop.service.context import SERVICE, SOURCE, Context, quarantine
+from fhir_secondop.service.context import SERVICE, Context, quarantine
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import New
@@ -405,7 +405,7 @@ def _put_pages(tx: Transaction, context: Context, name: str, pages: list[_Waitin
             # A search that began again brings the same page twice: the later one counts.
             new.setdefault(kept.case_id, {})[kept.id] = New(kept.id, body, resource)
     for case_id, binaries in new.items():
-        owner = SOURCE + name
+        owner = resources.SOURCE + name
         resources.create_many(tx, list(binaries.values()), base_url=context.base_url, case_id=case_id, owner=owner)
 
 
@@ -427,7 +427,13 @@ def put_binary(
     before = resources.find(tx.connection, EVERYTHING, "Binary", binary_id)
     if before is None:
         resources.create(
-            tx, body, resource, base_url=context.base_url, resource_id=binary_id, case_id=case_id, owner=SOURCE + name
+            tx,
+            body,
+            resource,
+            base_url=context.base_url,
+            resource_id=binary_id,
+            case_id=case_id,
+            owner=resources.SOURCE + name,
         )
     elif before.body != body:
         resources.update(tx, before, body, resource, base_url=context.base_url)

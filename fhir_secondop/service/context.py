@@ -11,8 +11,9 @@ from typing import Protocol
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
+from fhir_secondop.access import rights
 from fhir_secondop.ehr.client import Client
-from fhir_secondop.errors import Invalid, NotFound
+from fhir_secondop.errors import Forbidden, Invalid, NotFound
 from fhir_secondop.fhir import attachments, codec, times, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibility
@@ -26,8 +27,6 @@ from fhir_secondop.store.resources import Stored
 SERVICE = Caller("service", "Second opinion platform", frozenset({"system"}), ("system/*.cruds",))
 LARGE_CHARACTERS = 50_000
 ROWS_AT_ONCE = 4  # of which each may hold a file of several MB
-SOURCE = "source:"
-"""Owner prefix of what was pulled: a case's own resources can be loaded without the record."""
 
 
 class Enqueue(Protocol):
@@ -48,7 +47,6 @@ class Context:
     connections: Mapping[str, Connection]
     client: Callable[[str], Client]
     enqueue: Enqueue
-    visibility: Callable[[Caller], Visibility]
     consent_policy: str
     link_secret: bytes
     now: Callable[[], int]
@@ -57,6 +55,10 @@ class Context:
     def instant(self) -> str:
         """Now, as a FHIR instant."""
         return times.instant(self.now())
+
+    def visibility(self, caller: Caller) -> Visibility:
+        """What the caller may see now."""
+        return rights.visibility(caller, self.now())
 
     def checklist(self, case: Case) -> checklist.Checklist:
         """The checklist for what is under review: the site's own, else ours."""
@@ -91,14 +93,20 @@ def load(
     """The case with its own resources, with the pulled ones when `gathered`, with an unsigned draft when `drafts`.
 
     Large files inside the pulled ones are left out, unless `files`: their size and hash stand for them. Raises
-    NotFound.
+    NotFound, and Forbidden when `gathered` is asked for by somebody who sees the case without its record: what is
+    counted or compared over a part of it would be false.
     """
     seen = resources.find(connection, visibility, "ServiceRequest", case_id)
     if seen is None or seen.deleted or seen.case_id != case_id:
         raise NotFound(f"There is no case {case_id}.")
+    whole = resources.sees_record(connection, visibility, case_id)
+    if gathered and not whole:
+        raise Forbidden("The record gathered for this case is for its requester, its reviewer and the coordinator.")
     wanted = [case_id, draft_case(case_id)] if drafts else [case_id]
     query = resources.rows().where(tables.resource.c.case_id.in_(wanted), tables.resource.c.deleted.is_(False))
-    pulled = tables.resource.c.owner.startswith(SOURCE)
+    if not whole:
+        query = query.where(sa.not_(resources.IN_RECORD))
+    pulled = tables.resource.c.owner.startswith(resources.SOURCE)
     # The pages that the pulled ones came in are evidence, not content.
     query = query.where(sa.not_(sa.and_(tables.resource.c.type == "Binary", pulled) if gathered else pulled))
     found: list[tuple[int, Resource]] = []
@@ -113,7 +121,7 @@ def load(
 
 
 def _is_large(stored: Stored) -> bool:
-    return stored.owner.startswith(SOURCE) and len(stored.body.text) > LARGE_CHARACTERS
+    return stored.owner.startswith(resources.SOURCE) and len(stored.body.text) > LARGE_CHARACTERS
 
 
 def case_of_task(connection: SqlConnection, visibility: Visibility, task_id: str) -> tuple[str, Stored]:
@@ -168,22 +176,3 @@ def put_all(tx: Transaction, context: Context, case_id: str, composed: Iterable[
     """`put` for each."""
     for resource in composed:
         put(tx, context, case_id, resource)
-
-
-def add_audience(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
-    """Lets these parties ("system|value" or a caller's id) see the case."""
-    wanted = set(parties)
-    known = set(
-        tx.connection.execute(sa.select(tables.audience.c.party).where(tables.audience.c.case_id == case_id)).scalars()
-    )
-    for party in sorted(wanted - known):
-        tx.connection.execute(sa.insert(tables.audience).values(case_id=case_id, party=party))
-
-
-def remove_audience(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
-    """Takes the case from these parties' view, at once."""
-    tx.connection.execute(
-        sa.delete(tables.audience).where(
-            tables.audience.c.case_id == case_id, tables.audience.c.party.in_(sorted(set(parties)))
-        )
-    )

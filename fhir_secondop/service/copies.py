@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from fhir_secondop.fhir import codec, refs
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.opinion.records import Copy
-from fhir_secondop.service.context import SOURCE, Context
+from fhir_secondop.service.context import Context
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import New
@@ -42,7 +42,7 @@ def held(connection: Connection, case_id: str, name: str, base: str) -> dict[str
         .select_from(tables.resource.join(tables.version, resources.CURRENT))
         .where(
             tables.resource.c.case_id == case_id,
-            tables.resource.c.owner == SOURCE + name,
+            tables.resource.c.owner == resources.SOURCE + name,
             tables.resource.c.deleted.is_(False),
             # Pages are Binaries too; their files keep what they are by their own ids.
             tables.resource.c.type != "Binary",
@@ -80,7 +80,7 @@ def store(
             before = resources.read(tx.connection, EVERYTHING, copy.resource["resourceType"], copy.id)
             if before.body != copy.body or before.meta.get("source") != copy.source_url:
                 resources.update(tx, before, copy.body, copy.resource, base_url=context.base_url)
-        resources.create_many(tx, new, base_url=context.base_url, case_id=case_id, owner=SOURCE + name)
+        resources.create_many(tx, new, base_url=context.base_url, case_id=case_id, owner=resources.SOURCE + name)
 
 
 def _chunks(copies: Iterable[Copy]) -> Iterator[list[Copy]]:

@@ -13,7 +13,7 @@ from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.opinion import codes, intake, workflow
 from fhir_secondop.opinion.intake import Sent
-from fhir_secondop.service import review
+from fhir_secondop.service import audience, review
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
@@ -72,16 +72,19 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
     versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
     case_id = versions[0].case_id
     if case_id is None:
-        _outside(tx, versions[0])
+        _outside(context, tx, versions[0])
         return
     if change.interaction == "delete":
         raise Forbidden(f"{change.type}/{change.id} belongs to a case; nothing of a case is deleted.")
     if change.type == "Consent":
+        if versions[0].owner != tx.caller.id and not rights.has_role(tx.caller, "requester"):
+            raise Forbidden("A consent is changed by who recorded it, by the requester or by the coordinator.")
         return
     if change.type != "Task":
         # Nor is the placer's request edited: a change of content is a new request that replaces it.
         raise Forbidden(f"A {change.type} of a case is changed by the operations of the case only.")
     before, after = versions[1].resource, versions[0].resource
+    _check_owner(tx, case_id, before)
     held_from = review.held_from_of(versions)
     workflow.check_move(before, after, held_from=held_from)
     _check_kept(before, after)
@@ -95,13 +98,14 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
         )
 
 
-def _outside(tx: Transaction, stored: Stored) -> None:
+def _outside(context: Context, tx: Transaction, stored: Stored) -> None:
     """A resource that belongs to no case: a Consent of a case's patient becomes part of it, anything else may not
     refer to a case, or it would stand in a search beside what the case itself says.
     """
     for text in refs.find(stored.resource) if not stored.deleted else ():
         ref = refs.parse(text)
-        target = resources.find(tx.connection, EVERYTHING, ref.type, ref.id) if ref else None
+        # What the caller can't see is treated like what isn't there: the answer must not tell the two apart.
+        target = resources.find(tx.connection, context.visibility(tx.caller), ref.type, ref.id) if ref else None
         if target is None or target.case_id is None:
             continue
         if stored.type != "Consent":
@@ -120,9 +124,19 @@ def _review_moved(context: Context, tx: Transaction, case_id: str, before: Resou
         attestation = " ".join(note.get("text", "") for note in after.get("note", []))
         review.take(tx, context, case, after, None, attestation, "")
     elif after["status"] == "rejected":
-        review.leave(tx, case, person.identifiers)
+        audience.dismiss(tx, case, person.identifiers)
     elif after["status"] != "received":
         raise Forbidden("A review under way is moved by the operations of the case.", path="Task.status")
+
+
+def _check_owner(tx: Transaction, case_id: str, task: Resource) -> None:
+    """Raises Forbidden unless the caller coordinates, or the Task is its own."""
+    if rights.has_role(tx.caller):
+        return
+    owner = task.get("owner", {}).get("reference", "")
+    person = load(tx.connection, EVERYTHING, case_id).directory.person(owner) if owner else None
+    if person is None or not rights.acts_as(tx.caller, person.identifiers):
+        raise Forbidden("A Task is changed by its owner or by the coordinator.", path="Task.owner")
 
 
 def _check_kept(before: Resource, after: Resource) -> None:

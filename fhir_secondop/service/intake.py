@@ -18,8 +18,8 @@ from fhir_secondop.opinion import intake
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.intake import Request, Sent
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import gather
-from fhir_secondop.service.context import Context, add_audience, load, put, put_all, who
+from fhir_secondop.service import audience, gather
+from fhir_secondop.service.context import Context, load, put, put_all, who
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Transaction
@@ -129,7 +129,9 @@ def _store(
         )
         for place, item in enumerate(request.sent)
     ]
-    outcomes = bundles.apply(tx, entries, visibility=EVERYTHING, base_url=context.base_url, case_id=case_id)
+    outcomes = bundles.apply(
+        tx, entries, visibility=context.visibility(caller), base_url=context.base_url, case_id=case_id
+    )
     now = context.instant()
     stored = {item.full_url: o.stored for item, o in zip(request.sent, outcomes, strict=True) if o.stored}
     the_request = stored[request.request.full_url].resource
@@ -148,9 +150,9 @@ def _store(
         ),
     )  # fmt: skip
     case = load(tx.connection, EVERYTHING, case_id)
-    parties = {identifier for member in case.audience for identifier in member.person.identifiers}
     person = case.directory.person(reviewer) if reviewer else None
-    add_audience(tx, case_id, {caller.id, *parties, *(person.identifiers if person else ())})
+    audience.admit(tx, case_id, {caller.id, *(person.identifiers if person else ())})
+    audience.admit_members(tx, case)
     gather.start(tx, context, case, case.sources)
 
 

@@ -15,6 +15,7 @@ from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.service import asking, confirmation, gather, intake, merging, preview, providers, review, signing
 from fhir_secondop.service.context import Context, load
+from fhir_secondop.store import resources
 
 Plain = dict[str, Any]
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 20000}
@@ -177,14 +178,14 @@ def _request(context: Context) -> Callable[[Caller, str, Plain], Result]:
             rights.require_role(caller, "requester")
         resource = sent["resource"]
         if resource["resourceType"] == "Bundle":
-            resources = intake.sent_of_bundle(resource)
+            sent_resources = intake.sent_of_bundle(resource)
             texts = [t for t in codec.entry_resources(sent["text"]) if t is not None]
             bodies = [codec.split(text)[0] for text in texts]
-            return opened(intake.open_case(context, caller, resources, bodies, sent["key"]))
+            return opened(intake.open_case(context, caller, sent_resources, bodies, sent["key"]))
         if resource["resourceType"] != "Parameters":
             raise Invalid("Send a Bundle, or Parameters with the parts.", path="resourceType")
-        resources = intake.sent_of_parameters(resource)
-        return opened(intake.open_case(context, caller, resources, [None] * len(resources), sent["key"]))
+        sent_resources = intake.sent_of_parameters(resource)
+        return opened(intake.open_case(context, caller, sent_resources, [None] * len(sent_resources), sent["key"]))
 
     return handler
 
@@ -340,8 +341,10 @@ def _cover_sheet(context: Context) -> Callable[[Caller, str, Plain], Result]:
 
 def _package(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, _: Plain) -> Result:
+        visibility = context.visibility(caller)
         with context.database.reading() as connection:
-            case = load(connection, context.visibility(caller), case_id, gathered=True, files=True)
+            gathered = resources.sees_record(connection, visibility, case_id)
+            case = load(connection, visibility, case_id, gathered=gathered, files=True)
         entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources]
         bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
         return Result(bundle, bundle)

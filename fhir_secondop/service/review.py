@@ -16,16 +16,15 @@ from fhir_secondop.opinion.case import Case, derived_id, profile, reference, rev
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
 from fhir_secondop.opinion.people import Directory, Person, identifiers
+from fhir_secondop.service import audience
 from fhir_secondop.service.context import (
     Context,
-    add_audience,
     case_of_task,
     draft_case,
     drop_draft,
     load,
     put,
     put_all,
-    remove_audience,
     who,
 )
 from fhir_secondop.store import resources
@@ -162,7 +161,7 @@ def ask(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resourc
                 raise Conflict("Somebody has taken the case already.")
             task = review_task(case_id, case.coordination, person.reference, context.instant())
             put(tx, context, case_id, task)
-        add_audience(tx, case_id, person.identifiers)
+        audience.admit(tx, case_id, person.identifiers)
         return task
 
 
@@ -204,9 +203,9 @@ def take(
         if other["id"] != accepted["id"] and other["status"] in ("requested", "received"):
             put(tx, context, case.id, workflow.moved(other, "cancelled", now, reason="not-selected"))
             lost = case.directory.person(other["owner"]["reference"])
-            leave(tx, case, lost.identifiers if lost else frozenset())
+            audience.dismiss(tx, case, lost.identifiers if lost else frozenset())
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
-    add_audience(tx, draft_case(case.id), person.identifiers)
+    audience.admit(tx, draft_case(case.id), person.identifiers)
     return accepted
 
 
@@ -220,13 +219,6 @@ def _participants(case: Case, reviewer: Person) -> list[Resource]:
     ]
 
 
-def leave(tx: Transaction, case: Case, identifiers: frozenset[str]) -> None:
-    """A reviewer goes: sees no draft any more, and the case only if it is one of the recipients."""
-    recipients = {identifier for member in case.audience for identifier in member.person.identifiers}
-    remove_audience(tx, case.id, identifiers - recipients)
-    remove_audience(tx, draft_case(case.id), identifiers)
-
-
 def decline(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
     """A reviewer who was asked says no, with a reason: its Task is rejected, the case stays open."""
     with context.database.transaction(caller) as tx:
@@ -235,7 +227,7 @@ def decline(context: Context, caller: Caller, case_id: str, plain: Plain) -> Res
         declined = workflow.moved(task, "rejected", context.instant(), reason=plain["reason"],
                                   reason_text=plain.get("text", ""))  # fmt: skip
         put(tx, context, case_id, declined)
-        leave(tx, case, caller.parties)
+        audience.dismiss(tx, case, caller.parties)
         return declined
 
 
@@ -264,7 +256,7 @@ def withdraw(context: Context, caller: Caller, case_id: str, plain: Plain) -> Re
         )
         put_all(tx, context, case_id, [*failed, opened])
         person = case.directory.person(task["owner"]["reference"])
-        leave(tx, case, person.identifiers if person else frozenset())
+        audience.dismiss(tx, case, person.identifiers if person else frozenset())
         drop_draft(tx, case_id)
         return failed[0]
 

@@ -14,7 +14,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import deliverables, delivery, gather
+from fhir_secondop.service import audience, deliverables, delivery, gather
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
@@ -178,7 +178,9 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
                 revises=versioned(before) if before else "", reason=reason,
             ),
         )  # fmt: skip
-        delivery.plan(tx, context, load(tx.connection, EVERYTHING, case_id), "report", version, stored.versioned)
+        case = load(tx.connection, EVERYTHING, case_id)
+        delivery.plan(tx, context, case, "report", version, stored.versioned)
+        audience.end_review(tx, case, person.identifiers, context.now())
         return {**signed_report, "meta": stored.meta}
 
 

@@ -15,10 +15,14 @@ from sqlalchemy.sql.elements import ColumnElement
 from fhir_secondop.errors import Conflict, Gone, Invalid, NotFound, PreconditionFailed
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.fhir.codec import Body
-from fhir_secondop.model import Resource, Visibility
+from fhir_secondop.model import RECORD, REPORT, Resource, Visibility
 from fhir_secondop.store import index, tables
 from fhir_secondop.store.database import Change, Transaction
 
+# Whose rows are the record of a case: what was pulled from an EHR, and what somebody sent by an upload link.
+SOURCE = "source:"
+UPLOAD = "upload:"
+IN_RECORD = sa.or_(tables.resource.c.owner.startswith(SOURCE), tables.resource.c.owner.startswith(UPLOAD))
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
@@ -110,10 +114,31 @@ def visible(visibility: Visibility) -> ColumnElement[bool]:
     """The SQL condition on `tables.resource` for what may be seen."""
     if visibility.everything:
         return sa.true()
-    cases = sa.select(tables.audience.c.case_id).where(tables.audience.c.party.in_(sorted(visibility.parties)))
     # What belongs to a case is seen by its audience alone, whoever wrote it: a reviewer who left sees nothing of it.
     own = sa.and_(tables.resource.c.owner == visibility.owner, tables.resource.c.case_id.is_(None))
-    return sa.or_(own, tables.resource.c.case_id.in_(cases))
+    return sa.or_(
+        own,
+        tables.resource.c.case_id.in_(_cases(visibility, RECORD)),
+        sa.and_(tables.resource.c.case_id.in_(_cases(visibility, REPORT)), sa.not_(IN_RECORD)),
+    )
+
+
+def _cases(visibility: Visibility, part: str) -> sa.Select[Any]:
+    """The cases in whose audience the caller stands for that part, at that time."""
+    audience = tables.audience.c
+    return sa.select(audience.case_id).where(
+        audience.party.in_(sorted(visibility.parties)),
+        audience.part == part,
+        sa.or_(audience.until.is_(None), audience.until > visibility.at_ms),
+    )
+
+
+def sees_record(connection: Connection, visibility: Visibility, case_id: str) -> bool:
+    """Whether the gathered record of that case may be seen, too."""
+    if visibility.everything:
+        return True
+    cases = _cases(visibility, RECORD).where(tables.audience.c.case_id == case_id)
+    return connection.execute(cases.limit(1)).first() is not None
 
 
 def find(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored | None:

@@ -1,13 +1,14 @@
 """A Search and a visibility condition → a page.
 
 Pages go by the creation number (keyset), bounded by the highest one at the first page: what matches throughout
-appears exactly once, whatever is written meanwhile. The place to continue from is "after.bound".
+appears exactly once, whatever is written meanwhile. The place to continue from is "after~bound", two ids of matches: the
+numbers themselves would tell how much is stored here that the caller may not see.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,8 +20,6 @@ from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
 from fhir_secondop.store.resources import Stored, rows, stored, visible
 from fhir_secondop.store.search_types import DATE, KINDS
-
-_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +40,44 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
         visible(visibility),
         *(_condition(search.type, criterion, base_url) for criterion in search.criteria),
     ]
-    after, bound = _place(search.page)
-    if bound is None:
-        bound = connection.execute(sa.select(sa.func.coalesce(sa.func.max(resource.rid), 0))).scalar_one()
+    first, last = _place(connection, search, visibility)
     total = None
     if search.total == "accurate" or search.count == 0:
-        counted = sa.select(sa.func.count()).select_from(tables.resource).where(*conditions, resource.rid <= bound)
+        counted = sa.select(sa.func.count()).select_from(tables.resource).where(*conditions)
+        if last is not None:
+            counted = counted.where(resource.rid <= last.rid)
         total = connection.execute(counted).scalar_one()
     if search.count == 0:
         return Found((), "", total)
-    query = (
-        rows()
-        .where(*conditions, resource.rid > after, resource.rid <= bound)
-        .order_by(resource.rid)
-        .limit(search.count + 1)
-    )
+    query = rows().where(*conditions).order_by(resource.rid).limit(search.count + 1)
+    if first is not None and last is not None:
+        query = query.where(resource.rid > first.rid, resource.rid <= last.rid)
     found = [stored(row) for row in connection.execute(query)]
     more = len(found) > search.count
     found = found[: search.count]
-    return Found(tuple(found), f"{found[-1].rid}.{bound}" if more else "", total)
+    if not more:
+        return Found(tuple(found), "", total)
+    if last is None:
+        newest = sa.select(resource.id).where(*conditions).order_by(resource.rid.desc()).limit(1)
+        bound = connection.execute(newest).scalar_one()
+    else:
+        bound = last.id
+    return Found(tuple(found), f"{found[-1].id}~{bound}", total)
 
 
-def _place(page: str) -> tuple[int, int | None]:
-    if not page:
-        return 0, None
-    after, _, bound = page.partition(".")
-    if not (_NUMBER.fullmatch(after) and _NUMBER.fullmatch(bound)):
+def _place(connection: Connection, asked: Search, visibility: Visibility) -> tuple[Any, Any]:
+    """The rows of the last match before this page and of the last one of all pages; None, None on the first page."""
+    if not asked.page:
+        return None, None
+    ids = asked.page.split("~")
+    resource = tables.resource.c
+    query = sa.select(resource.id, resource.rid).where(
+        resource.type == asked.type, resource.id.in_(ids), visible(visibility)
+    )
+    found = {row.id: row for row in connection.execute(query)}
+    if len(ids) != 2 or not set(ids) <= set(found):
         raise Invalid("This page link is not one of ours; start the search again.", path="_page")
-    return int(after), int(bound)
+    return found[ids[0]], found[ids[1]]
 
 
 def _condition(resource_type: str, criterion: Criterion, base_url: str) -> ColumnElement[bool]:

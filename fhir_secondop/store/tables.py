@@ -106,6 +106,8 @@ audience = sa.Table(
     metadata,
     sa.Column("case_id", sa.String(64), primary_key=True),
     sa.Column("party", sa.Text, primary_key=True),
+    sa.Column("part", sa.String(16), nullable=False),  # of the case: model.RECORD or model.REPORT
+    sa.Column("until", sa.BigInteger, nullable=True),  # ms since 1970, exclusive
     sa.Index("ix_audience_party", "party"),
 )
 

@@ -21,7 +21,7 @@ from fhir_secondop.rest import app as rest_app
 from fhir_secondop.rest.app import blueprint
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.sandbox import ehr
-from fhir_secondop.store.database import Database
+from fhir_secondop.store.database import Database, now_ms
 
 BASE = "https://secondop.example.org/fhir"
 NAME = "Wolkenstein"  # planted in what is sent, never to be repeated by an error
@@ -600,7 +600,7 @@ def guarded(database: Database) -> Callable[[Caller], Send]:
 
         endpoint = Endpoint(
             database=database, base_url=BASE, software="test", authenticate=authenticate,
-            visibility=rights.visibility, allows=rights.allows,
+            visibility=lambda caller: rights.visibility(caller, now_ms()), allows=rights.allows,
             operations=(
                 Operation("look", "Patient", "Looks.", ran, reads=True),
                 Operation("do", "Patient", "Does.", ran),
@@ -758,7 +758,7 @@ def test_a_transaction_does_not_offer_more_than_the_types_do(tmp_path: Any) -> N
     database.migrate()
     endpoint = Endpoint(
         database=database, base_url=BASE, software="test", authenticate=lambda request: ehr.VISITOR,
-        visibility=rights.visibility, allows=rights.allows,
+        visibility=lambda caller: rights.visibility(caller, now_ms()), allows=rights.allows,
         by_type={"Patient": frozenset({"create", "read"})},
     )  # fmt: skip
     app = Flask("test", static_folder=None)

@@ -13,7 +13,7 @@ from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import codec, query
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.store import resources, search, tables
-from fhir_secondop.store.database import Database, Transaction
+from fhir_secondop.store.database import Database, Transaction, now_ms
 from fhir_secondop.store.resources import Stored
 
 BASE = "https://secondop.example.org/fhir"
@@ -81,7 +81,7 @@ def let_in(database: Database, case_id: str, *parties: str) -> None:
     """Puts parties into the audience of a case."""
     with database.transaction(DESK) as tx:
         for party in parties:
-            tx.connection.execute(sa.insert(tables.audience).values(case_id=case_id, party=party))
+            tx.connection.execute(sa.insert(tables.audience).values(case_id=case_id, party=party, part="record"))
 
 
 def counts(database: Database) -> dict[str, int]:
@@ -95,4 +95,4 @@ def counts(database: Database) -> dict[str, int]:
 
 def sees(caller: Caller) -> Visibility:
     """What the service lets a caller see."""
-    return rights.visibility(caller)
+    return rights.visibility(caller, now_ms())

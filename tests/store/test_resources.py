@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Gone, Invalid, NotFound, PreconditionFailed
 from fhir_secondop.fhir import codec, query
-from fhir_secondop.model import EVERYTHING, Caller
+from fhir_secondop.model import EVERYTHING, RECORD, REPORT, Caller
 from fhir_secondop.store import bundles, resources, search, tables
 from fhir_secondop.store.database import Database, Transaction
 from tests.store.producer import conditional
@@ -322,15 +323,38 @@ def test_the_total_counts_only_what_may_be_seen(database: Database) -> None:
             assert search.run(connection, query.parse("Patient", asked), sees(ALICE), "").total == 1, asked
 
 
-def test_a_page_link_of_somebody_else_shows_nothing_of_theirs(database: Database) -> None:
-    own = [put(database, PATIENT, caller=ALICE).id]
+def test_a_page_link_of_somebody_else_is_none_of_ours(database: Database) -> None:
     for _ in range(3):
         put(database, PATIENT, caller=BOB)
-    own.append(put(database, PATIENT, caller=ALICE).id)
+    put(database, PATIENT, caller=ALICE)
     with database.reading() as connection:
         page = search.run(connection, query.parse("Patient", "_count=1"), sees(BOB), "").next_page
-        taken = search.run(connection, query.parse("Patient", f"_count=50&_page={page}"), sees(ALICE), "")
-    assert {match.id for match in taken.matches} <= set(own)
+        asked = query.parse("Patient", f"_count=50&_page={page}")
+        # Were it told apart from one that was made up, it would say which ids there are.
+        with pytest.raises(Invalid, match="not one of ours"):
+            search.run(connection, asked, sees(ALICE), "")
+
+
+def test_a_recipient_of_the_report_does_not_see_the_record_it_is_based_on(database: Database) -> None:
+    with database.transaction(DESK) as tx:
+        for owner in (f"{resources.SOURCE}lakeside", f"{resources.UPLOAD}1", "somebody"):
+            resources.create(tx, codec.compose(PATIENT), PATIENT, base_url="", case_id="c1", owner=owner)
+    for part, seen in ((RECORD, 3), (REPORT, 1)):
+        with database.transaction(DESK) as tx:
+            tx.connection.execute(sa.delete(tables.audience))
+            row = {"case_id": "c1", "party": "urn:npi|1", "part": part, "until": None}
+            tx.connection.execute(sa.insert(tables.audience).values(row))
+        assert len(everything(database, "Patient", "", visibility=sees(ALICE))) == seen
+
+
+def test_who_was_let_in_for_a_time_sees_nothing_after_it(database: Database) -> None:
+    put(database, PATIENT, case_id="c1")
+    with database.transaction(DESK) as tx:
+        row = {"case_id": "c1", "party": "urn:npi|1", "part": RECORD, "until": 1_000}
+        tx.connection.execute(sa.insert(tables.audience).values(row))
+    for at_ms, seen in ((999, 1), (1_000, 0)):
+        visibility = rights.visibility(ALICE, at_ms)
+        assert len(everything(database, "Patient", "", visibility=visibility)) == seen
 
 
 def test_leaving_the_audience_takes_the_view_away(database: Database) -> None:

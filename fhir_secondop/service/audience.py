@@ -1,0 +1,89 @@
+"""Who may see a case, which part of it, and until when: rows that every query of the store is narrowed by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import sqlalchemy as sa
+
+from fhir_secondop.model import RECORD, REPORT
+from fhir_secondop.opinion.case import Case
+from fhir_secondop.service.context import draft_case
+from fhir_secondop.store import tables
+from fhir_secondop.store.database import Transaction
+
+REVIEWER_DAYS = 90  # after signing: questions come back, and an amendment may be needed
+_DAY_MS = 86_400_000
+
+
+def members(case: Case) -> Mapping[str, str]:
+    """The part that each recipient of the report sees, by its identifiers.
+
+    Who asked for the opinion sees the record that it is based on. The others get the report: they are asked to know
+    and to decide, and the record of another hospital is not theirs to read for that.
+    """
+    return {
+        identifier: RECORD if "requester" in member.roles else REPORT
+        for member in case.audience
+        for identifier in member.person.identifiers
+    }
+
+
+def admit(
+    tx: Transaction, case_id: str, parties: Iterable[str], *, part: str = RECORD, until_ms: int | None = None
+) -> None:
+    """Lets these parties ("system|value" or a caller's id) see that part of the case, until then or without end.
+
+    Who sees more of it already, or for longer, goes on doing so.
+    """
+    audience = tables.audience.c
+    known = {
+        row.party: row for row in tx.connection.execute(sa.select(tables.audience).where(audience.case_id == case_id))
+    }
+    for party in sorted(set(parties)):
+        had = known.get(party)
+        if had is None:
+            values = {"case_id": case_id, "party": party, "part": part, "until": until_ms}
+            tx.connection.execute(sa.insert(tables.audience).values(values))
+            continue
+        later = None if None in (had.until, until_ms) else max(had.until, until_ms)
+        more = RECORD if RECORD in (had.part, part) else part
+        if (had.part, had.until) != (more, later):
+            _set(tx, case_id, party, more, later)
+
+
+def admit_members(tx: Transaction, case: Case) -> None:
+    """Lets the recipients of the report see their part of the case."""
+    for party, part in members(case).items():
+        admit(tx, case.id, {party}, part=part)
+
+
+def dismiss(tx: Transaction, case: Case, identifiers: Iterable[str]) -> None:
+    """A reviewer goes, at once: sees no draft any more, and of the case what it sees as a recipient, if it is one."""
+    gone = sorted(set(identifiers))
+    for case_id in (case.id, draft_case(case.id)):
+        tx.connection.execute(
+            sa.delete(tables.audience).where(tables.audience.c.case_id == case_id, tables.audience.c.party.in_(gone))
+        )
+    for party, part in members(case).items():
+        if party in gone:
+            admit(tx, case.id, {party}, part=part)
+
+
+def end_review(tx: Transaction, case: Case, identifiers: Iterable[str], now_ms: int) -> None:
+    """The report is signed: its reviewer sees the case for so many days more, or as long as a recipient does."""
+    until = now_ms + REVIEWER_DAYS * _DAY_MS
+    standing = members(case)
+    for party in sorted(set(identifiers)):
+        for case_id in (case.id, draft_case(case.id)):
+            if case_id == case.id and standing.get(party) == RECORD:
+                continue
+            _set(tx, case_id, party, RECORD, until)
+
+
+def _set(tx: Transaction, case_id: str, party: str, part: str, until_ms: int | None) -> None:
+    tx.connection.execute(
+        sa.update(tables.audience)
+        .where(tables.audience.c.case_id == case_id, tables.audience.c.party == party)
+        .values(part=part, until=until_ms)
+    )
