@@ -203,8 +203,8 @@ def report(runs: dict[str, list[dict[str, float]]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(said, indent=1))
         return
-    rows = [[v, int(f["requests"]), f["seconds"], f["requests/s"], f["deliveries/s"], int(f["most at once"]), f.get("cpu", "")]
-            for v, f in said.items() if isinstance(f, dict)]  # fmt: skip
+    rows = [[v, int(f["requests"]), f["seconds"], f["requests/s"], f["deliveries/s"], int(f["most at once"]),
+             f.get("cpu", "")] for v, f in said.items() if isinstance(f, dict)]  # fmt: skip
     print(rig.table(["", "requests", "s", "requests/s", "deliveries/s", "most at once", "our CPU, s"], rows))
     print("\n" + ", ".join(f"{k}: {v:.2f}" for k, v in said.items() if "/" in k))
 

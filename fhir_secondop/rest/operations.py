@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 from flask import Response, request
 
-from fhir_secondop.errors import Invalid, Issue, NotFound
+from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound
 from fhir_secondop.fhir import codec, parameters
 from fhir_secondop.model import Caller, Operation, Resource
 from fhir_secondop.rest import answers
@@ -21,12 +21,26 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
     row = next((op for op in endpoint.operations if (op.type, op.code, op.on_type) == asked), None)
     if row is None or (request.method != "POST" and not row.reads):
         raise NotFound(f"There is no operation ${code} here; see metadata.")
+    may(endpoint, caller, row)
     sent = _input(row)
     result = row.handler(caller, resource_id, sent)
     answer = answers.json_answer(result.resource or parameters.from_plain(result.plain), result.status)
     if result.location:
         answer.headers["Location"] = f"{endpoint.base_url}/{result.location}"
     return answer
+
+
+def may(endpoint: Endpoint, caller: Caller, row: Operation) -> None:
+    """Raises Forbidden unless the caller's scopes cover an operation: `r` on its type where it only reads, else `u`.
+
+    SMART scopes say nothing of operations; one of the whole endpoint decides for itself.
+    """
+    if not row.type:
+        return
+    needed = [(row.type, "r" if row.reads else "u"), *((kind, "r") for kind in row.shows)]
+    missing = [f"{kind}.{letter}" for kind, letter in needed if not endpoint.allows(caller, kind, letter)]
+    if missing:
+        raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which ${row.code} needs.")
 
 
 def _input(row: Operation) -> Resource:

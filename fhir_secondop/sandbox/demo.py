@@ -108,7 +108,7 @@ def _token_file(tokens: dict[str, str], request: Plain, review: Plain) -> str:
         roles = ["coordinator", "requester"] if person is None else ["reviewer"] if key == REVIEWER else ["provider"]
         name = name_of(person) if person else "Coordinator's desk"
         parties = [f"http://hl7.org/fhir/sid/us-npi|{person['npi']}"] if person and "npi" in person else []
-        scopes = ["system/*.crus"] if person is None else ["user/*.rs"]
+        scopes = ["system/*.crus"] if person is None else ["user/*.rs", "user/ServiceRequest.u", "user/Task.u"]
         lines.append(
             f"[callers.{key}]\nname = {json.dumps(name)}\ntoken = {json.dumps(token)}\nroles = {json.dumps(roles)}\n"
             f"scopes = {json.dumps(scopes)}\nparties = {json.dumps(parties)}\n"

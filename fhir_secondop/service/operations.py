@@ -67,18 +67,18 @@ def case_operations(context: Context) -> list[Operation]:
                   _object(["task", "patient"], task=_TEXT,
                           patient={**_TEXT, "description": 'the id there of a candidate, or "none"'})),
         Operation("manifest", "ServiceRequest", "What was asked of each source, got, refused and is missing.",
-                  _manifest(context), reads=True),
+                  _manifest(context), reads=True, shows=("List", "Task")),
         Operation("completeness", "ServiceRequest", "The checklist, with the state of each item and its evidence.",
-                  _completeness(context), reads=True),
+                  _completeness(context), reads=True, shows=("*",)),
         Operation("requests", "ServiceRequest", "What was asked of whom because the record lacks it, and what came.",
-                  _requests(context), reads=True),
+                  _requests(context), reads=True, shows=("Task",)),
         Operation("request-item", "ServiceRequest", "Asks for an item, or sends an open request another way.",
                   with_case(asking.request),
                   _object(["item"], item=_TEXT, title=_TEXT, holder=_TEXT, address=_TEXT,
                           channel={"enum": list(requests.CHANNELS)})),
         Operation("merged-record", "ServiceRequest",
                   "The same facts from several sources in groups, and what the sources say differently.",
-                  _merged(context), reads=True),
+                  _merged(context), reads=True, shows=("*",)),
         Operation("unlink", "ServiceRequest", "Takes a group of the merged record apart; it stays so.",
                   with_case(merging.unlink), _object(["group", "reason"], group=_TEXT, reason=_TEXT,
                           copy={**_TEXT, "description": "the one to take out; else all are apart"})),
@@ -103,7 +103,7 @@ def case_operations(context: Context) -> list[Operation]:
                   _object(["kind", "reason"], kind={"enum": ["amended", "corrected", "appended", "entered-in-error"]},
                           reason=_TEXT, changes=changes)),
         Operation("alignment", "ServiceRequest", "What each provider holds, acknowledged and decided.",
-                  _alignment(context), reads=True),
+                  _alignment(context), reads=True, shows=("Task",)),
         Operation("acknowledge", "ServiceRequest", "The caller acknowledges a version, for itself.",
                   with_case(providers.acknowledge),
                   _object(["version"], version=_VERSION, what={"enum": ["report", "plan"]})),
@@ -345,7 +345,8 @@ def _package(context: Context) -> Callable[[Caller, str, Plain], Result]:
         with context.database.reading() as connection:
             gathered = resources.sees_record(connection, visibility, case_id)
             case = load(connection, visibility, case_id, gathered=gathered, files=True)
-        entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources]
+        entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources
+                   if rights.allows(caller, r["resourceType"], "r")]  # fmt: skip
         bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
         return Result(bundle, bundle)
 

@@ -271,12 +271,12 @@ def _own_review(case: Case, caller: Caller) -> Resource:
 
 def _may_cancel(caller: Caller, case: Case, task: Resource) -> None:
     """Raises Forbidden or Conflict: the placer may cancel the case, the coordinator that and a review."""
-    if workflow.is_delivery(task) or codes.has(task.get("code"), codes.TASK, "gather-records"):
-        raise Conflict("Its workflow carries this Task on; it is not cancelled by hand.")
     requester = case.requester
     is_placer = requester is not None and rights.acts_as(caller, requester.identifiers)
     if not (workflow.is_coordination(task) and is_placer):
         rights.require_role(caller)
+    if workflow.is_delivery(task) or codes.has(task.get("code"), codes.TASK, "gather-records"):
+        raise Conflict("Its workflow carries this Task on; it is not cancelled by hand.")
 
 
 def held_from_of(versions: list[resources.Stored]) -> str:

@@ -1,8 +1,8 @@
 """A Search and a visibility condition → a page.
 
 Pages go by the creation number (keyset), bounded by the highest one at the first page: what matches throughout
-appears exactly once, whatever is written meanwhile. The place to continue from is "after~bound", two ids of matches: the
-numbers themselves would tell how much is stored here that the caller may not see.
+appears exactly once, whatever is written meanwhile. The place to continue from is "after~bound", two ids of matches:
+the numbers themselves would tell how much is stored here that the caller may not see.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 from fhir_secondop.access import rights
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import (
+    Forbidden,
     Malformed,
     NotFound,
     UnsupportedMedia,
@@ -19,12 +20,13 @@ from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import failures
 from fhir_secondop.rest.answers import valid
-from fhir_secondop.rest.operations import check
+from fhir_secondop.rest.operations import check, may
 from fhir_secondop.service import intake, operations, review
 from fhir_secondop.service.context import load
 from fhir_secondop.store import resources, tables
 
 JSON = "application/json"
+_SUMMARISED = ("ServiceRequest", "Patient", "Task", "DiagnosticReport")
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -50,12 +52,12 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.get("/second-opinions")
     def list_cases() -> Response:
-        caller = _caller(service)
+        caller = _reader(service)
         return _json({"cases": _cases(service, caller)})
 
     @routes.get("/second-opinions/<case_id>")
     def show(case_id: str) -> Response:
-        caller = _caller(service)
+        caller = _reader(service)
         return _json(operations.case_summary(intake.find_case(context, caller, case_id)))
 
     @routes.route("/second-opinions/<case_id>/<code>", methods=["GET", "POST"])
@@ -64,7 +66,7 @@ def blueprint(service: Service) -> Blueprint:
         row = rows.get(code)
         if row is None or (request.method == "GET" and not row.reads):
             raise NotFound(f"There is no operation {code!r}; /api/openapi.json lists them.")
-        return _answer(_run(row, caller, case_id))
+        return _answer(_run(service, row, caller, case_id))
 
     failures.handle(routes, JSON)
     return routes
@@ -76,7 +78,17 @@ def _caller(service: Service) -> Caller:
     return caller
 
 
-def _run(row: Operation, caller: Caller, case_id: str) -> Result:
+def _reader(service: Service) -> Caller:
+    """The caller, whose scopes cover what a summary of a case tells. Raises Forbidden."""
+    caller = _caller(service)
+    missing = [f"{kind}.r" for kind in _SUMMARISED if not rights.allows(caller, kind, "r")]
+    if missing:
+        raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}.")
+    return caller
+
+
+def _run(service: Service, row: Operation, caller: Caller, case_id: str) -> Result:
+    may(service.endpoint, caller, row)
     plain = _body() if request.get_data() else {}
     check(plain, row.schema)
     return row.handler(caller, case_id, plain)

@@ -391,7 +391,7 @@ def test_no_more_requests_at_once_than_the_connection_allows() -> None:
             asked = client_of(server.url_for("").rstrip("/"), concurrency=allowed)
             most = 0
             with ThreadPoolExecutor(8) as pool:
-                list(pool.map(lambda _: asked.read("Basic/1"), range(16)))
+                list(pool.map(asked.read, ["Basic/1"] * 16))
             assert most in seen
 
 

@@ -39,14 +39,14 @@ parties = ["http://hl7.org/fhir/sid/us-npi|9000000190"]
 name = "Dr. Ines Placeholder"
 token = "pcp"
 roles = ["provider"]
-scopes = ["user/*.rs"]
+scopes = ["user/*.rs", "user/ServiceRequest.u", "user/Task.u"]
 parties = ["http://hl7.org/fhir/sid/us-npi|9000000111"]
 
 [callers.stranger]
 name = "Somebody else"
 token = "stranger"
 roles = ["provider"]
-scopes = ["user/*.rs"]
+scopes = ["user/*.rs", "user/ServiceRequest.u", "user/Task.u"]
 parties = ["http://hl7.org/fhir/sid/us-npi|9999999999"]
 """
 

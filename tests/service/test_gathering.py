@@ -19,7 +19,7 @@ from fhir_secondop.model import Resource
 from fhir_secondop.opinion import records
 from fhir_secondop.sandbox.traffic import Asked
 from fhir_secondop.service import collect, gather
-from fhir_secondop.service.context import SOURCE, quarantine
+from fhir_secondop.service.context import quarantine
 from fhir_secondop.store import progress, resources, tables
 from tests.service.test_review import example
 from tests.service.world import DAY_MS, JSON, Ehr, World, opened, readable, record_of, refusal
@@ -67,7 +67,7 @@ def copies(world: World, case_id: str) -> dict[str, tuple[int, Resource]]:
     return {
         s.meta["source"].partition("/_history/")[0].partition("/fhir/")[2]: (s.version, s.resource)
         for s in stored
-        if s.owner.startswith(SOURCE) and s.type != "Binary"
+        if s.owner.startswith(resources.SOURCE) and s.type != "Binary"
     }
 
 
@@ -608,7 +608,7 @@ def test_people_who_are_cited_and_could_not_be_read_are_counted(world: World) ->
     assert "lakeside-specimen-hospital/Practitioner" in world.get(case_id, "completeness")["gaps"]
     # What cites them says where they stand, and names nobody else.
     with world.context.database.reading() as connection:
-        texts = [s.text for s in resources.in_case(connection, case_id) if s.owner.startswith(SOURCE)]
+        texts = [s.text for s in resources.in_case(connection, case_id) if s.owner.startswith(resources.SOURCE)]
     assert any(f'"{ehr.base}/Practitioner/2"' in text for text in texts)
     assert not any('"Practitioner/2"' in text for text in texts if '"Binary"' not in text[:30])
 

@@ -12,7 +12,7 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.model import EVERYTHING, Answer, Caller, Resource
 from fhir_secondop.opinion import records
 from fhir_secondop.service import copies, merging
-from fhir_secondop.service.context import SERVICE, SOURCE, load, put
+from fhir_secondop.service.context import SERVICE, load, put
 from fhir_secondop.store import resources
 from tests.service.conftest import Bench
 from tests.service.test_review import example
@@ -75,7 +75,7 @@ def rows(bench: Bench, case_id: str) -> dict[str, tuple[int, str]]:
     """Reference → version and text of every copy."""
     with bench.service.context.database.reading() as connection:
         stored = resources.in_case(connection, case_id)
-    return {f"{s.type}/{s.id}": (s.version, s.body.text) for s in stored if s.owner.startswith(SOURCE)}
+    return {f"{s.type}/{s.id}": (s.version, s.body.text) for s in stored if s.owner.startswith(resources.SOURCE)}
 
 
 def unlinked(bench: Bench, case_id: str, **plain: str) -> Resource:

@@ -50,7 +50,7 @@ SURGEON = """
 name = "Dr. Harlan Mockridge"
 token = "surgeon"
 roles = ["provider"]
-scopes = ["user/*.rs"]
+scopes = ["user/*.rs", "user/ServiceRequest.u", "user/Task.u"]
 parties = ["http://hl7.org/fhir/sid/us-npi|9000000112"]
 """
 

@@ -1,0 +1,492 @@
+"""From what is registered: each caller × resource × route, and whether the answer is what the small model says.
+
+It takes up what a later change registers by itself where it can, and fails by name on a route, an operation or a search
+parameter type that it has no rule for.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from fhir_secondop.fhir import codec, definitions, parameters, query
+from fhir_secondop.store import tables
+from fhir_secondop.store.search_types import KINDS
+from tests.access.stage import CALLERS, NOBODY, SEES, Held, Stage
+from tests.service.test_review import example
+
+Plain = dict[str, Any]
+EVERYONE = (*CALLERS, NOBODY)
+_ZONE = re.compile(r"zone-([a-z0-9.]+)-end")
+FHIR = "application/fhir+json"
+
+# Who may call an operation on a case that it sees, by the caller's relation to alpha: everybody else is refused, and
+# nothing is changed. "sees" is everybody who sees the case, "record" who sees its record, too.
+OPERATIONS: dict[str, str] = {
+    "gather": "staff", "candidates": "desk", "confirm-patient": "desk", "manifest": "sees", "completeness": "record",
+    "requests": "sees", "request-item": "staff", "merged-record": "record", "unlink": "staff", "link": "staff",
+    "independence": "sees", "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
+    "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
+    "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
+    "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk", "package": "sees", "cancel": "placer",
+}  # fmt: skip
+MAY: dict[str, set[str]] = {
+    "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"], "record": SEES["alpha.record"],
+    "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
+    "placer": {"desk", "pcp"},
+}  # fmt: skip
+_REVIEWER = {"reviewer": example("review.json")["reviewer"]}
+# What each takes, so that what is refused is refused for who asks and not for what was sent.
+BODIES: dict[str, Plain] = {
+    "candidates": {"task": "x"}, "confirm-patient": {"task": "x", "patient": "none"}, "request-item": {"item": "x"},
+    "unlink": {"group": "x", "reason": "x"}, "link": {"reason": "x", "group": "x"}, "independence": _REVIEWER,
+    "ask-reviewer": _REVIEWER, "decline": {"reason": "no-capacity"}, "withdraw": {"reason": "no-capacity"},
+    "submit-report": example("review.json")["draft"], "amend-report": {"kind": "amended", "reason": "x"},
+    "acknowledge": {"version": 1}, "decide": {"version": 1, "decision": "adopt"},
+    "plan-of-record": {"version": 1, "decision": "adopt", "text": "x"}, "replay": {"task": "x", "changed": "x"},
+    "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
+}  # fmt: skip
+
+# Every route of the program, and what asks it here. A route that is not listed makes the generator fail.
+ROUTES: dict[str, str] = {
+    "/fhir/": "transaction", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
+    "/fhir/<t>": "search, create", "/fhir/<t>/_search": "search", "/fhir/<t>/<i>": "read, update, delete",
+    "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "no operation",
+    "/fhir/<t>/<i>/$<code>": "operation", "/fhir/<path:rest>": "nowhere",
+    "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
+    "/api/second-opinions/<case_id>/<code>": "operation",
+    "/ack/<token>": "link", "/ack/<token>/document.pdf": "link", "/upload/<token>": "link",
+    "/api/openapi.json": "public", "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
+    "/docs": "public", "/.well-known/jwks.json": "public", "/healthz": "public", "/readyz": "public",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """One request by one caller, and the rule that its answer must keep: "" or what is wrong with it."""
+
+    who: str
+    what: str
+    ask: Callable[[], str]
+
+
+@dataclass
+class Generator:
+    """Combinations over a stage. `leaks` are the broken ones, in words."""
+
+    stage: Stage
+    seed: int
+    counted: Counter[str] = field(default_factory=Counter)
+    leaks: list[str] = field(default_factory=list)
+
+    def run(self, most: int) -> None:
+        """Asks so many combinations, drawn over all kinds; every kind is asked at least once by everybody."""
+        drawn = random.Random(self.seed)
+        kinds = {name: list(found) for name, found in self._kinds().items()}
+        for found in kinds.values():
+            drawn.shuffle(found)
+        chosen: list[tuple[str, Combination]] = []
+        share = most // len(kinds)
+        rest: list[tuple[str, Combination]] = []
+        for name, found in kinds.items():
+            chosen += [(name, c) for c in found[:share]]
+            rest += [(name, c) for c in found[share:]]
+        drawn.shuffle(rest)
+        for name, one in [*chosen, *rest[: max(0, most - len(chosen))]]:
+            self.counted[name] += 1
+            wrong = one.ask()
+            if wrong:
+                self.leaks.append(f"{name}: {one.who}: {one.what}: {wrong}")
+
+    def _kinds(self) -> dict[str, Iterator[Combination]]:
+        return {
+            "read": self._reads(), "history": self._histories(), "search": self._searches(),
+            "transaction": self._transactions(), "write": self._writes(), "refer": self._referring(),
+            "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
+            "link": self._links(),
+        }  # fmt: skip
+
+    # ---- asking
+
+    def call(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
+        kind = FHIR if path.startswith("/fhir") else "application/json"
+        signed_in = {} if who == NOBODY else {"Authorization": f"Bearer {who}"}
+        answer = self.stage.world.client.open(
+            path, method=method, data=codec.dumps(body) if body is not None else None,
+            content_type=kind if body is not None else None, headers={**signed_in, **headers},
+        )  # fmt: skip
+        return answer.status_code, answer.get_data(as_text=True)
+
+    def spilled(self, who: str, text: str) -> str:
+        """The zones of which the text shows something that they may not see."""
+        shown = set(_ZONE.findall(text))
+        shown |= {zone for zone, word in self.stage.words.items() if word in text}
+        told = sorted(zone for zone in shown if not self.stage.sees(who, zone))
+        if who == "only-tasks" and '"resourceType":"Bundle"' in text:
+            kinds = {e["resource"]["resourceType"] for e in json.loads(text).get("entry", []) if "resource" in e}
+            told += sorted(kinds - {"Task", "OperationOutcome"})
+        return f"it shows {', '.join(told)}" if told else ""
+
+    def expect(self, who: str, allowed: bool, status: int, text: str) -> str:
+        """Nothing that may not be seen is shown, and it is answered just when it may be."""
+        spilled = self.spilled(who, text)
+        if spilled:
+            return spilled
+        if status >= 500:
+            return f"it answers {status}"
+        if allowed != (status < 300):
+            return f"it answers {status}, though they {'may' if allowed else 'may not'}"
+        return ""
+
+    def like_nothing(self, who: str, method: str, path: str, local: str, body: Any = None) -> str:
+        """What may not be seen is answered just like what isn't there."""
+        id_ = local.partition("/")[2]
+        other = str(uuid.UUID(int=random.Random(local).getrandbits(128), version=4))
+        said = self.call(who, method, path, body)
+        text = codec.dumps(body).replace(id_, other) if body is not None else ""
+        none = self.call(who, method, path.replace(id_, other), codec.parse(text) if text else None)
+        if said[0] != none[0] or said[1].replace(id_, "ID") != none[1].replace(other, "ID"):
+            return f"{said[0]} {said[1][:200]} tells it from what isn't there: {none[0]} {none[1][:200]}"
+        return ""
+
+    def _scope(self, who: str, kind: str, letter: str) -> bool:
+        if who == NOBODY or not CALLERS[who][1]:
+            return False
+        scope = CALLERS[who][1][0]
+        named, _, letters = scope.partition("/")[2].partition(".")
+        return named in ("*", kind) and letter in letters
+
+    def _sees(self, who: str, held: Held, letter: str) -> bool:
+        return self._scope(who, held.stored.type, letter) and self.stage.sees(who, held.zone, held.stored.type)
+
+    def _each(self) -> Iterator[tuple[str, Held]]:
+        for held in self.stage.held:
+            for who in EVERYONE:
+                yield who, held
+
+    # ---- reading
+
+    def _reads(self) -> Iterator[Combination]:
+        for who, held in self._each():
+            allowed = self._sees(who, held, "r")
+            for method in ("GET", "HEAD"):
+                yield self._one(who, method, f"/fhir/{held.local}", allowed)
+            if not allowed:
+                yield self._unseen(who, held, "GET", f"/fhir/{held.local}")
+
+    def _histories(self) -> Iterator[Combination]:
+        for who, held in self._each():
+            allowed = self._sees(who, held, "r")
+            yield self._one(who, "GET", f"/fhir/{held.local}/_history", allowed)
+            for version in held.versions[:2]:
+                yield self._one(who, "GET", f"/fhir/{held.local}/_history/{version}", allowed)
+            if not allowed:
+                yield self._unseen(who, held, "GET", f"/fhir/{held.local}/_history")
+                yield self._unseen(who, held, "GET", f"/fhir/{held.local}/_history/1")
+
+    def _one(self, who: str, method: str, path: str, allowed: bool, body: Any = None) -> Combination:
+        def ask() -> str:
+            return self.expect(who, allowed, *self.call(who, method, path, body))
+
+        return Combination(who, f"{method} {path}", ask)
+
+    def _unseen(self, who: str, held: Held, method: str, path: str, body: Any = None) -> Combination:
+        return Combination(who, f"{method} {path}", lambda: self.like_nothing(who, method, path, held.local, body))
+
+    # ---- searching
+
+    def _searches(self) -> Iterator[Combination]:
+        """By id, and by each parameter with a value that the resource has."""
+        known = {held.local: list(self._criteria(held)) for held in self.stage.held}
+        for who, held in self._each():
+            for criteria in known[held.local]:
+                yield Combination(who, f"{held.stored.type}?{criteria}", self._searching(who, held, criteria))
+
+    def _criteria(self, held: Held) -> Iterator[str]:
+        yield f"_id={held.stored.id}"
+        with self.stage.world.context.database.reading() as connection:
+            for code, parameter in definitions.search_parameters(held.stored.type).items():
+                if parameter.type not in query.SUPPORTED_TYPES:
+                    continue
+                table = KINDS[parameter.type].table
+                row = connection.execute(
+                    sa.select(table).where(table.c.rid == held.stored.rid, table.c.param == code).limit(1)
+                ).first()
+                if row is not None:
+                    yield f"{quote(code)}={quote(_value(parameter.type, row), safe='|/:')}"
+
+    def _searching(self, who: str, held: Held, criteria: str) -> Callable[[], str]:
+        def ask() -> str:
+            base = f"/fhir/{held.stored.type}"
+            status, text = self.call(who, "GET", f"{base}?{criteria}&_total=accurate&_count=500")
+            wrong = self.expect(who, self._scope(who, held.stored.type, "s"), status, text)
+            if wrong or status >= 300:
+                return wrong
+            bundle = json.loads(text)
+            found = {e["resource"]["id"] for e in bundle.get("entry", [])}
+            if (held.stored.id in found) != self.stage.sees(who, held.zone, held.stored.type):
+                return f"it {'finds' if held.stored.id in found else 'does not find'} {held.local} of {held.zone}"
+            if bundle["total"] != len(found):
+                return f"its total is {bundle['total']}, and it shows {len(found)}"
+            counted = json.loads(self.call(who, "GET", f"{base}?{criteria}&_count=0")[1])["total"]
+            return "" if counted == len(found) else f"_count=0 counts {counted}, and it shows {len(found)}"
+
+        return ask
+
+    # ---- writing
+
+    def _transactions(self) -> Iterator[Combination]:
+        for who, held in self._each():
+            entry = {"request": {"method": "GET", "url": held.local}}
+            bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
+            allowed = self._sees(who, held, "r")
+            yield self._one(who, "POST", "/fhir", allowed, bundle)
+            if not allowed:
+                yield self._unseen(who, held, "POST", "/fhir", bundle)
+
+    def _writes(self) -> Iterator[Combination]:
+        """What belongs to a case is not written by anybody's PUT or DELETE; what can't be seen is not even there."""
+        for who, held in self._each():
+            if held.zone.startswith("loose") and self._sees(who, held, "u"):
+                continue
+            body = held.stored.resource
+            yield Combination(who, f"PUT {held.local}", self._unchanged(who, "PUT", held, body))
+            yield Combination(who, f"DELETE {held.local}", self._unchanged(who, "DELETE", held, None))
+            if not self._sees(who, held, "r"):
+                yield self._unseen(who, held, "PUT", f"/fhir/{held.local}", body)
+
+    def _unchanged(self, who: str, method: str, held: Held, body: Any) -> Callable[[], str]:
+        # Nothing is changed by it: the same content would be, by those who may.
+        changed = {**body, "language": "en"} if body is not None else None
+
+        def ask() -> str:
+            before = self._rows()
+            status, text = self.call(who, method, f"/fhir/{held.local}", changed)
+            if self._rows() != before:
+                return f"it wrote, answering {status}"
+            return self.expect(who, False, status, text)
+
+        return ask
+
+    def _rows(self) -> int:
+        with self.stage.world.context.database.reading() as connection:
+            count: int = connection.execute(sa.select(sa.func.count()).select_from(tables.version)).scalar_one()
+        return count
+
+    def _referring(self) -> Iterator[Combination]:
+        """Who creates something that refers to what it can't see is answered as if that wasn't there."""
+        for who, held in self._each():
+            if not self._scope(who, "Basic", "c") or self._sees(who, held, "r"):
+                continue
+            for kind in ("Basic", "Consent"):
+                yield Combination(who, f"{kind} about {held.local}", self._refer(who, kind, held))
+
+    def _refer(self, who: str, kind: str, held: Held) -> Callable[[], str]:
+        def ask() -> str:
+            said = [self.call(who, "POST", f"/fhir/{kind}", _about(kind, local), Prefer="return=minimal")
+                    for local in (held.local, f"{held.stored.type}/{uuid.uuid4()}")]  # fmt: skip
+            if said[0] != said[1]:
+                return f"{said[0]} tells it from what isn't there: {said[1]}"
+            with self.stage.world.context.database.reading() as connection:
+                in_cases = sa.select(sa.func.count()).select_from(tables.resource).where(
+                    tables.resource.c.type == kind, tables.resource.c.owner == who,
+                    tables.resource.c.case_id.is_not(None),
+                )  # fmt: skip
+                found = connection.execute(in_cases).scalar_one()
+            return f"it became part of a case ({found})" if found else ""
+
+        return ask
+
+    def _conditional(self) -> Iterator[Combination]:
+        """If-None-Exist finds only what may be seen."""
+        for who, held in self._each():
+            named = [i for i in _identifiers(held.stored.resource) if "value" in i and "system" in i]
+            if not named or not self._scope(who, held.stored.type, "c") or held.stored.type in ("Task", "Consent"):
+                continue
+            yield Combination(who, f"create {held.stored.type} unless there", self._unless(who, held, named[0]))
+
+    def _unless(self, who: str, held: Held, identifier: Plain) -> Callable[[], str]:
+        criteria = f"identifier={identifier['system']}|{identifier['value']}&_id={held.stored.id}"
+
+        def ask() -> str:
+            path = f"/fhir/{held.stored.type}"
+            body = self._copied(held)
+            visible = self._sees(who, held, "s")
+            if not visible:
+                return self._same_as_new(who, path, criteria, held)
+            status, text = self.call(who, "POST", path, body, **{"If-None-Exist": criteria})
+            return self.spilled(who, text) or ("" if status in (200, 412) else f"it answers {status}")
+
+        return ask
+
+    def _copied(self, held: Held) -> Plain:
+        """The same resource without the words by which its content is known again."""
+        text = codec.dumps({k: v for k, v in held.stored.resource.items() if k != "meta"})
+        for word in self.stage.words.values():
+            text = text.replace(word, "copied")
+        return codec.parse(text)
+
+    def _same_as_new(self, who: str, path: str, criteria: str, held: Held) -> str:
+        """It is created, or refused for another reason; either way as if the other wasn't there."""
+        body = self._copied(held)
+        other = criteria.replace(held.stored.id, str(uuid.uuid4()))
+        said = [self.call(who, "POST", path, body, **{"If-None-Exist": c, "Prefer": "return=minimal"})
+                for c in (criteria, other)]  # fmt: skip
+        return "" if said[0] == said[1] else f"{said[0]} tells it from {said[1]}"
+
+    # ---- operations
+
+    def _operations(self) -> Iterator[Combination]:
+        for row in self.stage.world.service.operations:
+            if row.type == "":
+                continue
+            if row.code not in OPERATIONS:
+                raise AssertionError(f"The model has no rule for the operation {row.code}: add it to OPERATIONS.")
+            for name in self.stage.cases:
+                for who in EVERYONE:
+                    yield from self._operation(who, name, row)
+
+    def _operation(self, who: str, name: str, row: Any) -> Iterator[Combination]:
+        targets = [h for h in self.stage.held if h.zone == name and h.stored.type == row.type]
+        case_id = self.stage.cases[name]
+        if row.type == "ServiceRequest":
+            targets = [h for h in targets if h.stored.id == case_id]
+        body = BODIES.get(row.code, {})
+        for held in targets[:4]:
+            doors = [("POST", f"/fhir/{held.local}/${row.code}", _parameters(body))]
+            if row.reads:
+                doors.append(("GET", f"/fhir/{held.local}/${row.code}", None))
+            if row.type == "ServiceRequest":
+                doors.append(("POST", f"/api/second-opinions/{held.stored.id}/{row.code}", body))
+            for method, path, sent in doors:
+                yield Combination(who, f"{method} {path}", self._operating(who, held, row, method, path, sent))
+
+    def _operating(
+        self, who: str, held: Held, row: Any, method: str, path: str, sent: Plain | None
+    ) -> Callable[[], str]:
+        def ask() -> str:
+            scope = self._scope(who, row.type, "r" if row.reads else "u")
+            sees = self.stage.sees(who, held.zone, row.type) and scope
+            if not sees:
+                return self.like_nothing(who, method, path, held.local, sent) or self.spilled(
+                    who, self.call(who, method, path, sent)[1]
+                )
+            if held.zone != "alpha" or (who in MAY[OPERATIONS[row.code]] and not row.reads):
+                return ""  # it may: what it does is the business of other tests
+            before = self._rows()
+            status, text = self.call(who, method, path, sent)
+            if self._rows() != before:
+                return f"it wrote, answering {status}"
+            allowed = who in MAY[OPERATIONS[row.code]]
+            if not allowed and status not in (403, 404):
+                return f"it answers {status}, not that they may not"
+            return self.expect(who, allowed and status < 300, status, text)
+
+        return ask
+
+    # ---- what has no resource in its address
+
+    def _lists(self) -> Iterator[Combination]:
+        for who in EVERYONE:
+            yield Combination(who, "GET /api/second-opinions", self._listing(who))
+            for kind in sorted({h.stored.type for h in self.stage.held}):
+                yield Combination(who, f"GET /fhir/{kind}, page by page", self._paging(who, kind))
+            for name, case_id in self.stage.cases.items():
+                allowed = self._scope(who, "ServiceRequest", "r") and self.stage.sees(who, name, "ServiceRequest")
+                yield self._one(who, "GET", f"/api/second-opinions/{case_id}", allowed)
+                yield self._one(who, "GET", f"/fhir/nowhere/{case_id}", False)
+
+    def _listing(self, who: str) -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.call(who, "GET", "/api/second-opinions")
+            wrong = self.expect(who, self._scope(who, "ServiceRequest", "r"), status, text)
+            if wrong or status >= 300:
+                return wrong
+            shown = {c["id"] for c in json.loads(text)["cases"]}
+            own = {case_id for name, case_id in self.stage.cases.items() if self.stage.sees(who, name)}
+            return "" if shown == own else f"it shows {len(shown)} cases, and should {len(own)}"
+
+        return ask
+
+    def _paging(self, who: str, kind: str) -> Callable[[], str]:
+        def ask() -> str:
+            path, found = f"/fhir/{kind}?_count=7", set()
+            while path:
+                status, text = self.call(who, "GET", path)
+                wrong = self.expect(who, self._scope(who, kind, "s"), status, text)
+                if wrong or status >= 300:
+                    return wrong
+                bundle = json.loads(text)
+                found |= {e["resource"]["id"] for e in bundle.get("entry", [])}
+                links = [li["url"] for li in bundle["link"] if li["relation"] == "next"]
+                path = links[0][links[0].index("/fhir/") :] if links else ""
+            own = {h.stored.id for h in self.stage.held if h.stored.type == kind and self.stage.sees(who, h.zone, kind)}
+            known = {h.stored.id for h in self.stage.held}
+            return "" if found & known == own else f"it shows {len(found & known)}, and should {len(own)}"
+
+        return ask
+
+    def _links(self) -> Iterator[Combination]:
+        """A link opens what it is for, to whoever has it; anything made up, cut or of another purpose opens nothing."""
+        for path, token in self.stage.links.items():
+            for n, bad in enumerate(_bent(token)):
+                for where in ("/ack/{}", "/ack/{}/document.pdf", "/upload/{}"):
+                    if where.startswith(path) and bad == token:
+                        continue  # what it is for
+                    who = list(EVERYONE)[n % len(EVERYONE)]
+                    yield self._one(NOBODY if n % 2 else who, "GET", where.format(quote(bad, safe="")), False)
+
+
+def _bent(token: str) -> Iterator[str]:
+    yield token  # of the other purpose
+    for place in range(0, len(token), 3):
+        yield token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :]
+    for cut in (1, 4, len(token) // 2):
+        yield token[:-cut]
+    yield from (token + "A", token[::-1], token.upper(), "x", "..", "%00", "' or 1=1 --")
+
+
+def _value(kind: str, row: Any) -> str:
+    """A value by which that index row is found."""
+    if kind == "token":
+        return f"{row.system}|{row.code}" if row.system else str(row.code)
+    if kind == "string":
+        return str(row.exact)[:40].replace(",", "\\,").replace("|", "\\|").replace("$", "\\$")
+    if kind == "reference":
+        return str(row.target or row.identifier)
+    return f"ge{1900}"
+
+
+def _identifiers(resource: Plain) -> list[Plain]:
+    found = resource.get("identifier", [])
+    return found if isinstance(found, list) else [found]
+
+
+def _about(kind: str, local: str) -> Plain:
+    if kind == "Basic":
+        return {"resourceType": "Basic", "code": {"text": "x"}, "extension": [
+            {"url": "urn:example:about", "valueReference": {"reference": local}}]}  # fmt: skip
+    scope = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy"}]}
+    rule = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]}
+    key = "patient" if local.startswith("Patient/") else "sourceReference"
+    return {"resourceType": "Consent", "status": "active", "scope": scope, "policyRule": rule,
+            "category": [{"text": "x"}], key: {"reference": local}}  # fmt: skip
+
+
+def _parameters(body: Plain) -> Plain | None:
+    return parameters.from_plain(body) if body else None
+
+
+def unknown_routes(stage: Stage) -> list[str]:
+    """The routes that the model has no rule for."""
+    rules = {rule.rule for rule in stage.world.client.application.url_map.iter_rules()}
+    return sorted(rules - set(ROUTES))

@@ -1,0 +1,109 @@
+"""Nobody gets in where they don't belong: combinations made from what is registered, against a small model.
+
+The long form, with another seed each time it is wanted:
+SECONDOP_SEED=7 python -m pytest -m slow -s tests/access/test_generated.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from fhir_secondop.access import rights
+from fhir_secondop.fhir import query
+from fhir_secondop.model import EVERYTHING
+from fhir_secondop.service import hooks
+from fhir_secondop.store import resources, search
+from tests.access.generator import OPERATIONS, ROUTES, Generator
+from tests.access.stage import Stage, build
+from tests.service.world import opened
+
+SEED = int(os.environ.get("SECONDOP_SEED", "20261128"))
+PATCH = pytest.MonkeyPatch
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("access")
+    with PATCH.context() as patch, opened(folder, f"sqlite:///{folder / 'a.sqlite'}", patch) as world:
+        yield build(world)
+
+
+def asked(stage: Stage, most: int, seed: int = SEED) -> Generator:
+    made = Generator(stage, seed)
+    made.run(most)
+    counted = ", ".join(f"{kind} {count:,}" for kind, count in made.counted.items())
+    print(f"\n{sum(made.counted.values()):,} combinations with seed {seed}: {counted}; {len(made.leaks)} leaks")
+    return made
+
+
+def test_every_route_and_operation_has_its_rule(stage: Stage) -> None:
+    assert set(ROUTES) == {rule.rule for rule in stage.world.client.application.url_map.iter_rules()}
+    assert set(OPERATIONS) == {row.code for row in stage.world.service.operations if row.type}
+    assert set(query.SUPPORTED_TYPES) == {"token", "reference", "string", "date"}
+
+
+def test_nobody_sees_what_is_not_theirs(stage: Stage) -> None:
+    made = asked(stage, 3_000)
+    assert sum(made.counted.values()) == 3_000
+    assert made.leaks == []
+
+
+@pytest.mark.slow
+def test_nobody_sees_what_is_not_theirs_in_the_long_form(stage: Stage) -> None:
+    made = asked(stage, 15_000)
+    assert sum(made.counted.values()) == 15_000
+    assert made.leaks == []
+
+
+# ---- a rule that is broken on purpose makes it red
+
+
+def everybody(patch: PATCH) -> None:
+    for module in (resources, search):
+        patch.setattr(module, "visible", lambda visibility: sa.true())
+
+
+def for_ever(patch: PATCH) -> None:
+    real = rights.visibility
+    patch.setattr(rights, "visibility", lambda caller, at_ms: real(caller, 0))
+
+
+def whole_record(patch: PATCH) -> None:
+    patch.setattr(resources, "IN_RECORD", sa.false())
+
+
+def operators_too(patch: PATCH) -> None:
+    patch.setattr(rights, "_NO_CONTENT", frozenset())
+
+
+def any_scope(patch: PATCH) -> None:
+    patch.setattr("fhir_secondop.rest.operations.may", lambda *of: None)
+    patch.setattr("fhir_secondop.web.api.may", lambda *of: None)
+
+
+def every_reference(patch: PATCH) -> None:
+    real = hooks.resources.find
+    patch.setattr(hooks.resources, "find", lambda connection, visibility, *what: real(connection, EVERYTHING, *what))
+
+
+def total_of_all(patch: PATCH) -> None:
+    real = search.Found
+    patch.setattr(search, "Found", lambda found, page, total: real(found, page, total and total + 1))
+
+
+BREAKS: list[Callable[[PATCH], None]] = [
+    everybody, for_ever, whole_record, operators_too, any_scope, every_reference, total_of_all,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.__name__)
+def test_a_broken_rule_is_found(stage: Stage, broken: Any) -> None:
+    with PATCH.context() as patch:
+        broken(patch)
+        made = asked(stage, 300)
+    assert made.leaks
