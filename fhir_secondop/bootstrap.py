@@ -60,8 +60,10 @@ def build(settings: Settings) -> Service:
         client=client,
         enqueue=workflows.enqueuer(database),
         consent_policy=settings.consent_policy,
+        blocked_labels=frozenset(filter(None, (label.strip() for label in settings.blocked_labels.split(",")))),
         link_secret=_link_secret(Path(settings.link_secret_file)),
         now=now_ms,
+        contact=settings.contact,
         checklists=Path(settings.checklists) if settings.checklists else None,
     )
     table = (*operations.system_operations(context), *operations.case_operations(context))

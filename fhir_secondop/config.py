@@ -38,6 +38,9 @@ class Settings:
     link_secret_file: str = "link-secret"
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
     consent_policy: str = "treatment-implied"
+    contact: str = ""  # whom to call, for those who get a notice: "Call the coordinator, +1-202-555-0100."
+    # Codes of security labels that keep a resource out of a case, unless a consent names them.
+    blocked_labels: str = "R,V,ETH,HIV,PSY,SDV,SUD,42CFRPart2"
     log_level: str = "INFO"
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
     polling_s: float = 0.2

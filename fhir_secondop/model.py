@@ -53,7 +53,8 @@ class Connection:
     patient identifiers. `vendor` names a file of profiles/vendors, whose facts hold where nothing is said here: None
     means unsaid. A resend after an unknown outcome waits `settle_s` (at least the time-out); a note goes on an
     encounter of the last `encounter_days`. `origins` are further origins ("https://files.example") that a page or a
-    file of this EHR may stand on. `role` "repository": every version of a case goes there.
+    file of this EHR may stand on. `part2`: its records are
+    under 42 CFR Part 2. `role` "repository": every version of a case goes there.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Connection:
     client_cert: str = ""
     client_key: str = ""
     origins: tuple[str, ...] = ()
+    part2: bool = False
     text_only: bool | None = None
     encounter_days: int = 60
 

@@ -32,7 +32,7 @@ def decide(consents: Iterable[dict[str, Any]], policy: str, actors: frozenset[st
     verdicts = [
         _verdict(consent, actors, now_ms)
         for consent in consents
-        if consent.get("status") == "active" and _is_about_privacy(consent)
+        if consent.get("status") == "active" and is_about_privacy(consent)
     ]
     if "deny" in verdicts:
         return Decision(False, "a consent on file denies it")
@@ -54,7 +54,7 @@ def _of_provision(provision: dict[str, Any], above: str, actors: frozenset[str],
 
     Of several exceptions that cover it a deny wins; one that names nobody is for everybody.
     """
-    if not _in_period(provision, now_ms) or (provision.get("actor") and not _names(provision, actors)):
+    if not in_period(provision, now_ms) or (provision.get("actor") and not names(provision, actors)):
         return ""
     own = str(provision.get("type", above))
     if own == "permit" and not _is_care(provision):
@@ -63,7 +63,7 @@ def _of_provision(provision: dict[str, Any], above: str, actors: frozenset[str],
     return "deny" if "deny" in nested else "permit" if "permit" in nested else own
 
 
-def _is_about_privacy(consent: dict[str, Any]) -> bool:
+def is_about_privacy(consent: dict[str, Any]) -> bool:
     """Whether a Consent is about sharing or treatment; those for research or advance directives are not asked."""
     scopes = {c.get("code") for c in consent.get("scope", {}).get("coding", [])}
     return not scopes or bool(scopes & {"patient-privacy", "treatment"})
@@ -81,11 +81,13 @@ def _is_care(provision: dict[str, Any]) -> bool:
     return not purposes or bool(purposes & {"TREAT", "COC", "PATRQT"})
 
 
-def _names(provision: dict[str, Any], actors: frozenset[str]) -> bool:
+def names(provision: dict[str, Any], actors: frozenset[str]) -> bool:
+    """Whether a provision names one of these references as its actor."""
     return any(actor.get("reference", {}).get("reference") in actors for actor in provision.get("actor", []))
 
 
-def _in_period(provision: dict[str, Any], now_ms: int) -> bool:
+def in_period(provision: dict[str, Any], now_ms: int) -> bool:
+    """Whether a provision holds now."""
     period = provision.get("period", {})
     if "start" in period and times.interval(period["start"]).low > now_ms:
         return False

@@ -42,6 +42,7 @@ class Deliverable:
     period: Resource = field(default_factory=dict)
     report: Resource | None = None
     observations: tuple[Resource, ...] = ()
+    labels: tuple[Resource, ...] = ()  # Codings: security labels that go along
     withdrawn: tuple[Resource, ...] = ()  # Observations of earlier versions that this one no longer has
 
 
@@ -107,6 +108,8 @@ def document_reference(
         "description": document.title,
         "content": [{"attachment": form}],
     }
+    if document.labels:
+        resource["securityLabel"] = [{"coding": [label]} for label in document.labels]
     if context:
         resource["context"] = context
     if replaces:
@@ -184,6 +187,7 @@ def report_for(document: Deliverable, patient: str, results: list[str]) -> Resou
     return {
         "resourceType": "DiagnosticReport",
         "contained": [_author(document)],
+        **({"meta": {"security": list(document.labels)}} if document.labels else {}),
         **{name: ours[name] for name in kept if name in ours},
         "subject": {"reference": patient},
         "performer": [{"reference": _AUTHOR}],

@@ -275,4 +275,6 @@ def words(row: Row) -> str:
         return f"{row.state} (acknowledged, the copy there differs)"
     if row.held.ack != "none" and row.held.copy != "verified":
         return f"{row.state} (acknowledged, unverified)"
+    if row.state == "blocked" and row.version:
+        return f"blocked, holds version {row.version}"
     return row.state

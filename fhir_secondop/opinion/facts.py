@@ -58,6 +58,7 @@ def of_report(
         "conflicts": [_conflict(c) for c in conflicts.find(case)],
         "recipients": [{"name": m.person.name, "role": m.role} for m in case.audience],
         "amendment": _amendment(before, status, reason),
+        "notices": records.notices(case),
     }
 
 
@@ -76,8 +77,23 @@ def of_plan(case: Case, plan: Resource, version: int) -> Facts:
         "decision": str(decision),
         "cites": f"report version {codes.extension_value(plan, codes.CITES_REPORT)}",
         "text": plan["description"],
+        "notices": records.notices(case),
         "items": [a["detail"]["description"] for a in plan.get("activity", [])],
     }
+
+
+def of_notice(case: Case, held: int, version: int, withdrawn: bool, issued: str, contact: str) -> Facts:
+    """The facts of a notice to somebody who holds version `held` and may not be sent the newer one: no content."""
+    what = "withdrawn" if withdrawn else "superseded"
+    return {
+        "caseId": case.id,
+        "version": version,
+        "versionId": f"urn:uuid:{derived_id(case.id, 'notice', version)}",
+        "issued": moment(issued),
+        "text": f"Version {held} of the second opinion in case {case.id}, which was sent to you, is {what} as of "
+                f"{moment(issued)}. Do not rely on it any more.\n\n"
+                f"What has taken its place may not be sent to you. {contact or 'Ask whoever sent it to you.'}",
+    }  # fmt: skip
 
 
 def moment(instant: str) -> str:

@@ -7,6 +7,7 @@ absolute URL, because two EHRs both have a Patient/1.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,9 @@ from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.compose import compose
 
 COVERAGE = codes.extension("coverage")
+PART2 = codes.coding(codes.ACT_CODE, "42CFRPart2")
+PART2_NOTICE = "42 CFR part 2 prohibits unauthorized use or disclosure of these records."
+"""What accompanies each disclosure of a record under Part 2. Source: 42 CFR § 2.32(a)(2)."""
 # Not about one patient: read because something cites them.
 _SHARED = frozenset({"Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device", "Binary"})
 
@@ -40,13 +44,14 @@ class Copy:
 class Gathered:
     """What one source brought: `entries` are the references of our copies by their key there ("Observation/7").
 
-    `answers` have the strangers that were dropped. `copies` makes the copies one by one, from the pages once more: a
-    record is never in memory whole.
+    `answers` have the strangers that were dropped, `kept_out` are the keys of what a label keeps out. `copies` makes
+    the copies one by one, from the pages once more: a record is never in memory whole.
     """
 
     entries: Mapping[str, str]
     answers: tuple[Answer, ...]
     make: Callable[[], Iterator[Copy]] = lambda: iter(())
+    kept_out: tuple[str, ...] = ()
 
     @property
     def copies(self) -> Iterator[Copy]:
@@ -63,22 +68,29 @@ def copy_reference(case_id: str, source: str, key: str) -> str:
 def merge(
     case_id: str, source: str, base: str, patient_id: str, pages: Pages, answers: Iterable[Answer],
     files: Container[str] = frozenset(), held: Container[str] = frozenset(),
+    label: Callable[[Resource], str] = lambda resource: "", marked: Iterable[Resource] = (),
 ) -> Gathered:  # fmt: skip
     """The copies in the pages of one EHR.
 
     `patient_id` is the matched patient's id there. A clinical resource about anyone else is dropped and counted: a
     server that ignored our `patient` parameter must not leak a stranger into the case. `files` are the keys
     ("Binary/2", or a URL) of the files that were fetched, `held` those of resources that an earlier gathering has.
+    What has a `label` that keeps it out is left out, and its type is withheld; each copy gets the labels `marked`.
     """
     taken: dict[str, tuple[int, tuple[int, str]]] = {}
     provenances: dict[str, list[str]] = {}
     strangers: dict[str, set[str]] = {}
+    labelled: dict[str, dict[str, str]] = {}
     for place, (_, resource, _) in enumerate(pages):
         if "id" not in resource or resource["resourceType"] == "OperationOutcome":
             continue
         key = reference(resource)
         if not is_about(resource, patient_id, base):
             strangers.setdefault(resource["resourceType"], set()).add(key)
+            continue
+        why = label(resource)
+        if why:
+            labelled.setdefault(resource["resourceType"], {})[key] = why
             continue
         version = _version(resource)
         # Pages may overlap: the newest version is kept.
@@ -110,21 +122,36 @@ def merge(
         for place, (text, resource, page) in enumerate(pages):
             key = places.get(place)
             if key is not None:
-                yield _copy(key, local[key], codec.body(text), resource, page, base, replacement)
+                yield _copy(key, local[key], codec.body(text), resource, page, base, replacement, marked)
 
-    counted = tuple(replace(a, strangers=len(strangers.pop(a.type, ()))) for a in answers)
+    counted = tuple(
+        _kept_out(replace(a, strangers=len(strangers.pop(a.type, ()))), labelled.get(a.type, {})) for a in answers
+    )
     counted += tuple(Answer(kind, "not-asked", strangers=len(keys)) for kind, keys in sorted(strangers.items()))
-    return Gathered(local, counted, copies)
+    return Gathered(local, counted, copies, tuple(key for keys in labelled.values() for key in keys))
+
+
+def _kept_out(answer: Answer, labels: Mapping[str, str]) -> Answer:
+    """The line of the manifest when some of its resources were kept out by their labels."""
+    if not labels:
+        return answer
+    counted = ", ".join(f"{n} by {label}" for label, n in sorted(Counter(labels.values()).items()))
+    said = f"kept out by security label: {counted}"
+    return replace(answer, withheld=True, received=max(0, answer.received - len(labels)),
+                   detail="; ".join(filter(None, [answer.detail, said])))  # fmt: skip
 
 
 def _copy(
     key: str, local: str, body: Body, resource: Resource, page: str, base: str,
-    replacement: Callable[[str], str | None],
+    replacement: Callable[[str], str | None], marked: Iterable[Resource],
 ) -> Copy:  # fmt: skip
     version = resource.get("meta", {}).get("versionId")
     url = f"{base}/{key}" + (f"/_history/{version}" if version else "")
     rewritten = refs.rewritten(resource, replacement)
     rewritten["meta"] = {**resource.get("meta", {}), "source": url}
+    labels = [*resource.get("meta", {}).get("security", []), *marked]
+    if labels:
+        rewritten["meta"]["security"] = labels
     return Copy(local.partition("/")[2], refs.rewrite(body, replacement), rewritten, url, page)
 
 
@@ -154,8 +181,9 @@ def _about_taken(targets: Iterable[str], taken: Container[str], base: str) -> bo
 
 
 def package(
-    case: Case, source: str, title: str, gathered: Gathered, as_of: str, before: Resource | None = None
-) -> Resource:
+    case: Case, source: str, title: str, gathered: Gathered, as_of: str, before: Resource | None = None,
+    marked: Iterable[Resource] = (),
+) -> Resource:  # fmt: skip
     """The List (snapshot) of one source: its copies, and in its coverage extensions the manifest.
 
     What an earlier gathering (`before`) had stays in it, but for the types that were answered in full this time.
@@ -166,6 +194,7 @@ def package(
     made = compose(
         "List",
         id=derived_id(case.id, source, "package"),
+        meta={"security": list(marked)} if marked else None,
         status="current",
         mode="snapshot",
         title=title,
@@ -238,6 +267,32 @@ def gap_codes(package_list: Resource) -> list[str]:
 def packages(case: Case) -> list[Resource]:
     """The Lists of the case's sources."""
     return [r for r in case.of_type("List") if r.get("mode") == "snapshot"]
+
+
+def labels(case: Case) -> list[Resource]:
+    """The labels of the case's sources: what is made of their records carries them on."""
+    found = {(s["system"], s["code"]): s for p in packages(case) for s in p.get("meta", {}).get("security", [])}
+    return list(found.values())
+
+
+def is_part2(case: Case) -> bool:
+    """Whether the case holds a record under 42 CFR Part 2."""
+    return any(label["code"] == PART2["code"] for label in labels(case))
+
+
+def notices(case: Case) -> list[str]:
+    """What must stand in every form in which something of the case is shown or sent."""
+    return [PART2_NOTICE] if is_part2(case) else []
+
+
+def labelled(case: Case, resource: Resource) -> Resource:
+    """What is made of the case's record, with the labels of its sources."""
+    found = labels(case)
+    if not found:
+        return resource
+    meta = resource.get("meta", {})
+    kept = [label for label in meta.get("security", []) if label not in found]
+    return {**resource, "meta": {**meta, "security": [*kept, *found]}}
 
 
 def gathered_resources(case: Case) -> list[Resource]:

@@ -106,6 +106,13 @@ def plan_text(facts: Facts) -> str:
     )
 
 
+def notice_text(facts: Facts) -> str:
+    """A notice as plain text."""
+    # An EHR that drops identifiers keeps the text: this line is how a copy is found and told apart.
+    mark = f"Version:   {facts['version']} ({facts['versionId']})"
+    return "\n".join([*_title("NOTICE"), mark, "", *_block("", facts["text"])[2:]])
+
+
 def _head(title: str, facts: Facts) -> list[str]:
     patient = facts["patient"]
     return [
@@ -117,6 +124,7 @@ def _head(title: str, facts: Facts) -> list[str]:
         # An EHR that drops identifiers keeps the text: this line is how a copy is found and told apart.
         f"Version:   {facts['version']} ({facts['versionId']})",
         *_field("Issued", facts["issued"]),
+        *(line for notice in facts["notices"] for line in _wrap(f"*** {notice} ***")),
     ]
 
 

@@ -27,6 +27,7 @@ from fhir_secondop.opinion import records
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.service import copies
 from fhir_secondop.service.context import SERVICE, Context, quarantine
+from fhir_secondop.service.sensitivity import label_of
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import New
@@ -81,7 +82,7 @@ class _Collector:
     """One run of a gathering Task; its threads share it."""
 
     def __init__(
-        self, context: Context, case: Case, task_id: str, name: str, patient_id: str, *, last_try: bool
+        self, context: Context, case: Case, task_id: str, name: str, source: str, patient_id: str, *, last_try: bool
     ) -> None:
         self.context = context
         self.last_try = last_try
@@ -90,6 +91,7 @@ class _Collector:
         self.name = name
         self.patient_id = patient_id
         self.client: Client = context.client(name)
+        self.label = label_of(context, case, source)
         self._bytes = 0
         self._lock = threading.Lock()
         with context.database.reading() as connection:
@@ -103,20 +105,20 @@ class _Collector:
                 why = f"{self.name}: the record is over {MAX_RECORD_BYTES} bytes; the rest is not read."
                 raise EhrFailure("policy", why)
 
-    def is_only_his(self, bundle: Resource) -> bool:
-        """Whether a page holds nobody else's resources."""
+    def is_for_the_case(self, bundle: Resource) -> bool:
+        """Whether a page holds nobody else's resources, and nothing that its label keeps out."""
         listed = bundle.get("entry", []) if bundle.get("resourceType") == "Bundle" else [{"resource": bundle}]
         found = (entry.get("resource", {}) for entry in listed)
         return all(
-            records.is_about(r, self.patient_id, self.client.base)
+            records.is_about(r, self.patient_id, self.client.base) and not self.label(r)
             for r in found
             if "resourceType" in r and r["resourceType"] != "OperationOutcome" and "id" in r
         )
 
     def waiting(self, page_id: str, page: Page, bundle: Resource) -> _Waiting:
-        """A page on its way into the store. One that holds a stranger's data is nobody's of the case to see."""
+        """A page on its way into the store. One that holds what may not be seen is nobody's of the case to see."""
         self.count(len(page.body))
-        return _Waiting(page_id, page, self.case.id if self.is_only_his(bundle) else quarantine(self.case.id))
+        return _Waiting(page_id, page, self.case.id if self.is_for_the_case(bundle) else quarantine(self.case.id))
 
     def store(self, pages: list[_Waiting], finished: Iterable[_Finished] = ()) -> None:
         """Stores pages as they came, and parts that are finished with theirs, in one commit."""
@@ -155,23 +157,26 @@ class _Collector:
         return _Finished(ask.type, asdict(part), pages)
 
     def _note(self, resource: Resource, part: _Part) -> None:
-        """What a resource of the patient's cites and which files it names. A stranger's are not followed."""
+        """What a resource of the patient's cites and which files it names. What may not be seen is not followed."""
         if "resourceType" not in resource or not records.is_about(resource, self.patient_id, self.client.base):
+            return
+        if self.label(resource):
             return
         part.cited += pull.cited(resource, self.client.base)
         part.files += pull.files(resource)
 
 
 def collect(
-    context: Context, case: Case, task_id: str, name: str, patient_id: str, earlier: Resource | None, *, last_try: bool
-) -> Collected:
-    """Everything that the EHR gives of the patient, stored.
+    context: Context, case: Case, task_id: str, name: str, source: str, patient_id: str, earlier: Resource | None, *,
+    last_try: bool,
+) -> Collected:  # fmt: skip
+    """Everything that the EHR of the connection `name` gives of the patient, stored. `source` is its Organization.
 
     `earlier` is the package of an earlier gathering, of which only the changes are asked for. Raises EhrFailure when it
     is worth trying again later: nothing was answered at all, or the EHR asks for patience. With `last_try` that goes
     into the manifest instead.
     """
-    run = _Collector(context, case, task_id, name, patient_id, last_try=last_try)
+    run = _Collector(context, case, task_id, name, source, patient_id, last_try=last_try)
     # Who we are there is settled before the plan: the scopes that were granted are part of it.
     capability = run.client.capability
     asks = list(plan.plan(capability, run.client.site, run.client.granted))

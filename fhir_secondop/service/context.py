@@ -39,7 +39,7 @@ class Enqueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The real parts, chosen in `bootstrap`. `now` gives ms since 1970."""
+    """The real parts, chosen in `bootstrap`. `now` gives ms since 1970; `contact` says whom a recipient calls."""
 
     database: Database
     base_url: str
@@ -48,9 +48,11 @@ class Context:
     client: Callable[[str], Client]
     enqueue: Enqueue
     consent_policy: str
+    blocked_labels: frozenset[str]
     link_secret: bytes
     now: Callable[[], int]
     checklists: Path | None = None
+    contact: str = ""
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""

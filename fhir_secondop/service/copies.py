@@ -10,8 +10,9 @@ from sqlalchemy.engine import Connection
 
 from fhir_secondop.fhir import codec, refs
 from fhir_secondop.model import EVERYTHING
+from fhir_secondop.opinion import records
 from fhir_secondop.opinion.records import Copy
-from fhir_secondop.service.context import Context
+from fhir_secondop.service.context import Context, quarantine
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import New
@@ -81,6 +82,23 @@ def store(
             if before.body != copy.body or before.meta.get("source") != copy.source_url:
                 resources.update(tx, before, copy.body, copy.resource, base_url=context.base_url)
         resources.create_many(tx, new, base_url=context.base_url, case_id=case_id, owner=resources.SOURCE + name)
+
+
+def put_aside(tx: Transaction, case_id: str, name: str, keys: Iterable[str], held: dict[str, Held]) -> None:
+    """Takes copies out of the case that a label keeps out from now on, and the source's pages, which may hold them."""
+    ids = [records.copy_reference(case_id, name, key).partition("/")[2] for key in keys if key in held]
+    if not ids:
+        return
+    resource = tables.resource.c
+    own = sa.and_(resource.case_id == case_id, resource.owner == resources.SOURCE + name)
+    # The Provenance of a gathering names its pages; a file is named by what it belongs to.
+    named = sa.exists().where(
+        tables.reference.c.type == "Provenance", tables.reference.c.param == "entity",
+        tables.reference.c.target == sa.literal("Binary/") + resource.id,
+    )  # fmt: skip
+    pages = sa.and_(resource.type == "Binary", named)
+    moved = sa.update(tables.resource).where(own, sa.or_(resource.id.in_(ids), pages))
+    tx.connection.execute(moved.values(case_id=quarantine(case_id)))
 
 
 def _chunks(copies: Iterable[Copy]) -> Iterator[list[Copy]]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.model import EVERYTHING, Resource
-from fhir_secondop.opinion import alignment, codes, report
+from fhir_secondop.opinion import alignment, codes, facts, records, render, report
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import resources
 
+NOTICE = "deliver-notice"
 PLAN_TYPE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
 DOC_STATUS = {
     "final": "final", "amended": "amended", "corrected": "amended", "appended": "amended",
@@ -22,6 +23,8 @@ DOC_STATUS = {
 
 def deliverable(context: Context, case: Case, task: Resource, person: Person) -> Deliverable:
     """The document of a delivery Task, from the version that its focus names."""
+    if codes.has(task["code"], codes.TASK, NOTICE):
+        return _notice(context, case, task, person)
     kind, resource_id, _, version = task["focus"]["reference"].split("/")
     with context.database.reading() as connection:
         focus = resources.history(connection, EVERYTHING, kind, resource_id, version=int(version))[0].resource
@@ -43,6 +46,7 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
         "placer": _placer(case),
         "clinicians": clinicians,
         "period": _period(case),
+        "labels": tuple(records.labels(case)),
     }
     if name == "report":
         forms = _forms(case, derived_id(case.id, "document", number))
@@ -71,6 +75,32 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
         pdf=forms["application/pdf"],
         text=forms["text/plain"].decode(),
         **common,
+    )
+
+
+def _notice(context: Context, case: Case, task: Resource, person: Person) -> Deliverable:
+    """A notice in the place of a version that may not be sent: of the same set, so that it supersedes what is there."""
+    number = alignment.version_of(task)
+    kind, resource_id, _, version = task["focus"]["reference"].split("/")
+    with context.database.reading() as connection:
+        focus = resources.history(connection, EVERYTHING, kind, resource_id, version=int(version))[0].resource
+    held = int(alignment.evidence(task)["held-version"])
+    withdrawn = focus["status"] == "entered-in-error"
+    said = facts.of_notice(case, held, number, withdrawn, task["authoredOn"], context.contact)
+    return Deliverable(
+        title=_title("Notice", case, number, ""),
+        set_id=report.set_id(case),
+        version_id=said["versionId"],
+        version=number,
+        previous_version_id=f"urn:uuid:{derived_id(case.id, 'report', held)}",
+        issued=task["authoredOn"],
+        doc_status="final",
+        type=report.CODE,
+        author={"resourceType": "Practitioner"},
+        pdf=render.pdf("notice", said),
+        text=render.notice_text(said),
+        placer=_placer(case),
+        clinicians=frozenset(person.identifiers),
     )
 
 

@@ -7,9 +7,9 @@ leaves a Task from which the next one knows what may have landed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from fhir_secondop.access import consent
 from fhir_secondop.ehr import ladder, push
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
@@ -23,7 +23,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import addresses, deliverables, patients, repository
+from fhir_secondop.service import addresses, deliverables, patients, repository, sensitivity
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, checked, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -57,26 +57,33 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
     owners |= {connection.name: repository.owner(connection) for connection in repository.all_of(context)}
     for key, owner in owners.items():
         task_id = derived_id(case.id, code, version, key)
-        task = compose(
-            "Task",
-            meta=profile("delivery-task"),
-            id=task_id,
-            identifier=[{"system": f"{codes.CANONICAL}/delivery", "value": task_id}],
-            partOf=[{"reference": reference(case.coordination)}],
-            status="accepted",
-            businessStatus=codes.concept(codes.DELIVERY_STATUS, "planned"),
-            intent="order",
-            code=codes.concept(codes.TASK, code),
-            focus={"reference": focus},
-            for_={"reference": reference(case.patient)},
-            authoredOn=now,
-            lastModified=now,
-            requester=PLATFORM,
-            owner=owner,
-            input=[{"type": codes.concept(codes.EVIDENCE, "version"), "valuePositiveInt": version}],
-        )
+        task = _task(case, task_id, codes.concept(codes.TASK, code), version, focus, owner, now)
         put(tx, context, case.id, task)
         enqueue(tx, context, case, task)
+
+
+def _task(
+    case: Case, task_id: str, code: Resource, version: int, focus: str, owner: Resource, now: str
+) -> Resource:  # fmt: skip
+    """A delivery Task that has not begun."""
+    return compose(
+        "Task",
+        meta=profile("delivery-task"),
+        id=task_id,
+        identifier=[{"system": f"{codes.CANONICAL}/delivery", "value": task_id}],
+        partOf=[{"reference": reference(case.coordination)}],
+        status="accepted",
+        businessStatus=codes.concept(codes.DELIVERY_STATUS, "planned"),
+        intent="order",
+        code=code,
+        focus={"reference": focus},
+        for_={"reference": reference(case.patient)},
+        authoredOn=now,
+        lastModified=now,
+        requester=PLATFORM,
+        owner=owner,
+        input=[{"type": codes.concept(codes.EVIDENCE, "version"), "valuePositiveInt": version}],
+    )
 
 
 def _enqueue(
@@ -116,12 +123,10 @@ def attempt(context: Context, task_id: str, number: int) -> str:
     job = _job(context, task_id, number)
     if job is None:
         return "settled before"
-    decision = consent.decide(
-        job.case.of_type("Consent"), context.consent_policy,
-        frozenset({job.person.reference, job.person.practitioner, job.person.organization_ref}), context.now(),
-    )  # fmt: skip
-    if not decision.permitted:
-        return _hold(context, job, f"Not sent: {decision.because}.", "consent-withheld")
+    decision = sensitivity.may_send(context, job.case, actors(job.person))
+    # A notice has no content that a consent could be about.
+    if not decision.permitted and not codes.has(job.task["code"], codes.TASK, deliverables.NOTICE):
+        return _withhold(context, job, f"Not sent: {decision.because}.")
     if job.connection is None:
         return _issue_link(context, job, "no EHR connection to this organization")
     try:
@@ -130,6 +135,11 @@ def attempt(context: Context, task_id: str, number: int) -> str:
         return _hold(context, job, error.message)
     except EhrFailure as failure:
         return _failed(context, job, failure)
+
+
+def actors(person: Person) -> frozenset[str]:
+    """The references under which a consent may name a recipient."""
+    return frozenset({person.reference, person.practitioner, person.organization_ref})
 
 
 def _job(context: Context, task_id: str, number: int) -> _Job | None:
@@ -291,14 +301,18 @@ def _not_sent(context: Context, job: _Job) -> _Job:
     return _moved(context, job, alignment.with_evidence(task, {"sent": "no"}), "in-progress", "planned")
 
 
-def _moved(context: Context, job: _Job, task: Resource, status: str, business: str, reason_text: str = "",
-           reason: str = "") -> _Job:  # fmt: skip
+def _moved(
+    context: Context, job: _Job, task: Resource, status: str, business: str, reason_text: str = "", reason: str = "",
+    also: Callable[[Transaction], None] = lambda tx: None,
+) -> _Job:  # fmt: skip
+    """Commits a move of the Task; `also` writes more in the same transaction."""
     after = checked(
         workflow.moved(task, status, context.instant(), business=business, reason=reason, reason_text=reason_text)
     )
     with context.database.transaction(SERVICE) as tx:
         _fence(tx, job)
         stored = put(tx, context, job.case.id, after)
+        also(tx)
     return _Job(job.case, stored.resource, job.person, job.connection, job.attempt)
 
 
@@ -358,11 +372,47 @@ def _issue_link(context: Context, job: _Job, why: str) -> str:
     return _LINK
 
 
-def _hold(context: Context, job: _Job, why: str, reason: str = "", element: str = "") -> str:
+def _withhold(context: Context, job: _Job, why: str) -> str:
+    """Not sent, for want of consent. Who may hold an older version is told, without content, not to rely on it."""
+    code, version = job.task["code"], alignment.version_of(job.task)
+    held = max(
+        (
+            alignment.version_of(other)
+            for other in job.case.deliveries
+            if other["code"] == code and other["owner"] == job.task["owner"] and alignment.version_of(other) < version
+            and alignment.held(other).sent in ("accepted", "unknown")
+        ),
+        default=0,
+    )  # fmt: skip
+    told = held if codes.has(code, codes.TASK, "deliver-report") else 0
+
+    def also(tx: Transaction) -> None:
+        if told:
+            _plan_notice(tx, context, job, told)
+
+    return _hold(context, job, why, "consent-withheld", also=also)
+
+
+def _plan_notice(tx: Transaction, context: Context, job: _Job, held: int) -> None:
+    """The delivery of a notice instead of what is withheld; made again it is the same."""
+    version = alignment.version_of(job.task)
+    task_id = derived_id(job.case.id, deliverables.NOTICE, version, job.person.key)
+    if resources.find(tx.connection, EVERYTHING, "Task", task_id) is not None:
+        return
+    code = codes.concept(codes.TASK, deliverables.NOTICE)
+    task = _task(job.case, task_id, code, version, job.task["focus"]["reference"], job.task["owner"], context.instant())
+    put(tx, context, job.case.id, alignment.with_evidence(task, {"held-version": str(held)}))
+    enqueue(tx, context, job.case, task)
+
+
+def _hold(
+    context: Context, job: _Job, why: str, reason: str = "", element: str = "",
+    also: Callable[[Transaction], None] = lambda tx: None,
+) -> str:  # fmt: skip
     """Puts the Task aside for a person: `$replay` moves it back. `element` is what the EHR would not take."""
     business = "unknown" if alignment.evidence(job.task).get("sent") == "unknown" else "failed"
     task = alignment.with_evidence(job.task, {"failing-element": element})
-    _moved(context, job, task, "on-hold", business, reason_text=why, reason=reason)
+    _moved(context, job, task, "on-hold", business, reason_text=why, reason=reason, also=also)
     return "on-hold"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fhir_secondop.access import consent
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.identity import Match
 from fhir_secondop.errors import Conflict, Invalid, NotFound
@@ -20,7 +19,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import asking, collect, copies, merging, patients
+from fhir_secondop.service import asking, collect, copies, merging, patients, sensitivity
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
@@ -120,9 +119,7 @@ def begin(context: Context, task_id: str) -> list[str]:
     name = connection_name(task)
     if name == "none":
         return _end(context, case, task, "No connection to this organization is configured; ask it another way.")
-    decision = consent.decide(
-        case.of_type("Consent"), context.consent_policy, frozenset({_source(task)}), context.now()
-    )
+    decision = sensitivity.may_ask(context, case, name, _source(task))
     if not decision.permitted:
         return _end(context, case, task, f"Not asked: {decision.because}.", reason="consent-withheld")
     try:
@@ -201,7 +198,7 @@ def _collected(context: Context, case: Case, task: Resource, patient_id: str, *,
     name = connection_name(task)
     full = any(codes.has(i["type"], codes.EVIDENCE, "full") for i in task.get("input", []))
     before = None if full else records.package_of(case, _source(task))
-    return collect.collect(context, case, task["id"], name, patient_id, before, last_try=last_try)
+    return collect.collect(context, case, task["id"], name, _source(task), patient_id, before, last_try=last_try)
 
 
 def merge(context: Context, task_id: str, patient_id: str, first_page: str, number: int) -> str:
@@ -220,8 +217,12 @@ def merge(context: Context, task_id: str, patient_id: str, first_page: str, numb
             return task_id
         held = copies.held(tx.connection, case.id, name, base)
         pages = collect.StoredPages(tx.connection, page_ids)
-        gathered = records.merge(case.id, name, base, patient_id, pages, found.answers, found.files, held)
+        gathered = records.merge(
+            case.id, name, base, patient_id, pages, found.answers, found.files, held,
+            sensitivity.label_of(context, case, _source(task)), sensitivity.marks(context, name),
+        )  # fmt: skip
         copies.store(tx, context, case.id, name, gathered.copies, held)
+        copies.put_aside(tx, case.id, name, gathered.kept_out, held)
         entries = {**gathered.entries, **{key: records.copy_reference(case.id, name, key) for key in found.files}}
         gathered = replace(gathered, entries=entries)
         package = _package(context, case, task, gathered)
@@ -249,7 +250,8 @@ def merge(context: Context, task_id: str, patient_id: str, first_page: str, numb
 def _package(context: Context, case: Case, task: Resource, gathered: records.Gathered) -> Resource:
     title = task.get("owner", {}).get("display") or connection_name(task)
     before = records.package_of(case, _source(task))
-    return records.package(case, _source(task), title, gathered, context.instant(), before)
+    return records.package(case, _source(task), title, gathered, context.instant(), before,
+                           sensitivity.marks(context, connection_name(task)))  # fmt: skip
 
 
 def _settle(tx: Transaction, context: Context, case_id: str) -> None:

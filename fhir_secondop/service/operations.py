@@ -115,6 +115,8 @@ def case_operations(context: Context) -> list[Operation]:
                   with_case(providers.plan_of_record),
                   _object(["version", "decision", "text"], version=_VERSION, decision={"enum": list(codes.DECISIONS)},
                           text=_TEXT, items={"type": "array", "items": _TEXT})),
+        Operation("disclosures", "ServiceRequest", "What has left, to whom and where, and whether it still might.",
+                  _disclosures(context), reads=True, shows=("Task",)),
         Operation("replay", "ServiceRequest", "Tries a delivery on hold again.", with_case(providers.replay),
                   _object(["task", "changed"], task=_TEXT, changed=_TEXT)),
         Operation("preview-delivery", "ServiceRequest",
@@ -325,6 +327,13 @@ def _row(row: Row) -> Plain:
     }
 
 
+def _disclosures(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, _: Plain) -> Result:
+        return Result(providers.disclosures(context, caller, case_id))
+
+    return handler
+
+
 def _preview(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
         return Result(preview.preview(context, caller, case_id, plain))
@@ -348,6 +357,7 @@ def _package(context: Context) -> Callable[[Caller, str, Plain], Result]:
         entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources
                    if rights.allows(caller, r["resourceType"], "r")]  # fmt: skip
         bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
+        bundle = records.labelled(case, bundle)
         return Result(bundle, bundle)
 
     return handler

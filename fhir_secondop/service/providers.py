@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from fhir_secondop.access import consent, rights
+from fhir_secondop.access import rights
+from fhir_secondop.ehr import ladder
 from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import alignment, codes, facts, render, report
+from fhir_secondop.opinion import alignment, codes, facts, records, render, report
 from fhir_secondop.opinion.alignment import Board
 from fhir_secondop.opinion.case import Case, Member, derived_id, reference
 from fhir_secondop.opinion.compose import compose
-from fhir_secondop.service import deliverables, delivery, tokens
+from fhir_secondop.service import deliverables, delivery, sensitivity, tokens
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.store.database import Transaction
 
@@ -99,8 +100,8 @@ def plan_of_record(context: Context, caller: Caller, case_id: str, plain: Plain)
                 put(tx, context, case_id, {**old, "status": "revoked"})
                 name = derived_id(case_id, "plan-document", alignment.plan_version(old))
                 put(tx, context, case_id, {**again.one("DocumentReference", name), "status": "superseded"})
-        put(tx, context, case_id, document)
-        stored = put(tx, context, case_id, care_plan)
+        put(tx, context, case_id, records.labelled(again, document))
+        stored = put(tx, context, case_id, records.labelled(again, care_plan))
         delivery.plan(tx, context, load(tx.connection, EVERYTHING, case_id), "plan", version, stored.versioned)
         return stored.resource
 
@@ -207,6 +208,37 @@ def replay(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
         return delivery.replay(tx, context, case, task, f"{caller.name}: {plain['changed']}")
 
 
+def disclosures(context: Context, caller: Caller, case_id: str) -> Plain:
+    """What of the case has left, or may have, to whom and where; and whether it might be sent there now."""
+    with context.database.reading() as connection:
+        case = load(connection, context.visibility(caller), case_id)
+    return {"disclosures": [_disclosure(context, case, t) for t in case.deliveries if _may_have_left(t)]}
+
+
+def _may_have_left(task: Resource) -> bool:
+    said = alignment.evidence(task)
+    by_link = said.get("rung") == str(ladder.LINK)
+    return said.get("sent") in ("accepted", "unknown") and (not by_link or said.get("ack", "none") != "none")
+
+
+def _disclosure(context: Context, case: Case, task: Resource) -> Plain:
+    said = alignment.evidence(task)
+    person = case.directory.person(task["owner"].get("reference", ""))
+    allowed = sensitivity.may_send(context, case, delivery.actors(person)) if person else None
+    return {
+        "task": reference(task),
+        "to": task["owner"].get("display", ""),
+        "what": (codes.code_of(task["code"], codes.TASK) or "").removeprefix("deliver-"),
+        "version": alignment.version_of(task),
+        "sent": said["sent"],
+        "at": said.get("read-at") or said.get("send-started") or said.get("issued-at", ""),
+        "address": said.get("address", ""),
+        "location": said.get("location", ""),
+        "permittedNow": allowed.permitted if allowed else True,
+        "because": allowed.because if allowed else "a repository of the operator's",
+    }
+
+
 # ---- links ----------------------------------------------------------------------------------------------------
 
 
@@ -221,9 +253,9 @@ def open_link(context: Context, token: str) -> tuple[Case, Resource, str]:
         case = load(connection, EVERYTHING, case_id)
     task = stored.resource
     owner = case.directory.person(task["owner"]["reference"])
-    actors = frozenset({owner.reference, owner.practitioner, owner.organization_ref}) if owner else frozenset()
-    allowed = consent.decide(case.of_type("Consent"), context.consent_policy, actors, context.now())
-    if task["status"] != "completed" or not allowed.permitted:
+    allowed = sensitivity.may_send(context, case, delivery.actors(owner) if owner else frozenset())
+    notice = codes.has(task["code"], codes.TASK, deliverables.NOTICE)
+    if task["status"] != "completed" or not (allowed.permitted or notice):
         raise Gone("This link was called back; ask the sender.")
     if context.now() > times.interval(task["authoredOn"]).low + LINK_DAYS * _DAY_MS:
         raise Gone("This link has expired; ask the sender for a new one.")

@@ -9,7 +9,7 @@ from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict, Forbidden
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import codes, facts, narrative, render, report, workflow
+from fhir_secondop.opinion import codes, facts, narrative, records, render, report, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
@@ -159,6 +159,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
             composition_version=_composition_version(case) if before else "",
             started=case.encounter.get("period", {}).get("start", ""),
         )  # fmt: skip
+        composed = [records.labelled(case, r) for r in composed]
         _check_invariants(case, composed)
         _replace(tx, context, case, composed)
         drop_draft(tx, case_id)
@@ -196,7 +197,8 @@ def _versions(case: Case) -> list[tuple[str, str]]:
 
 
 def _record_section(said: facts.Facts) -> Resource:
-    lines = [f"{s['name']}: {s['received']} resources, as of {s['asOf']}" for s in said["records"]]
+    lines = [*said["notices"]]
+    lines += [f"{s['name']}: {s['received']} resources, as of {s['asOf']}" for s in said["records"]]
     lines += [f"{s['name']}: {gap}" for s in said["records"] for gap in s["gaps"]]
     lines += [
         f"Differs between sources: {c['about']}: " + "; ".join(f"{s['source']}: {s['text']}" for s in c["sides"])
@@ -242,7 +244,7 @@ def _document(
         timestamp=now,
         entry=[{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in [*cited, *professionals]],
     )
-    put(tx, context, case.id, bundle)
+    put(tx, context, case.id, records.labelled(case, bundle))
     previous = derived_id(case.id, "document", version - 1)
     document = compose(
         "DocumentReference",
@@ -264,7 +266,7 @@ def _document(
             "related": [{"reference": reference(case.request)}],
         },
     )
-    put(tx, context, case.id, document)
+    put(tx, context, case.id, records.labelled(case, document))
     if version > 1:
         old = resources.read(tx.connection, EVERYTHING, "DocumentReference", previous).resource
         put(tx, context, case.id, {**old, "status": "superseded"})

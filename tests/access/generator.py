@@ -37,7 +37,8 @@ OPERATIONS: dict[str, str] = {
     "independence": "sees", "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
     "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
-    "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk", "package": "sees", "cancel": "placer",
+    "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
+    "package": "sees", "cancel": "placer",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"], "record": SEES["alpha.record"],

@@ -1,0 +1,41 @@
+"""What a source or its resources are marked as, and what follows: kept out, an explicit consent, a notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fhir_secondop.access import consent, labels
+from fhir_secondop.access.consent import Decision
+from fhir_secondop.model import Resource
+from fhir_secondop.opinion import records
+from fhir_secondop.opinion.case import Case
+from fhir_secondop.service.context import Context
+
+
+def may_ask(context: Context, case: Case, name: str, source: str) -> Decision:
+    """Whether the record may be asked of that source: one under 42 CFR Part 2 only by an explicit consent."""
+    policy = "explicit" if context.connections[name].part2 else context.consent_policy
+    said = map(labels.without_labelled, case.of_type("Consent"))
+    return consent.decide(said, policy, frozenset({source}), context.now())
+
+
+def may_send(context: Context, case: Case, actors: frozenset[str]) -> Decision:
+    """Whether something of the case may go to the party of these references."""
+    policy = "explicit" if records.is_part2(case) else context.consent_policy
+    return consent.decide(case.of_type("Consent"), policy, actors, context.now())
+
+
+def marks(context: Context, name: str) -> list[Resource]:
+    """The labels that everything from that source carries."""
+    return [records.PART2] if context.connections[name].part2 else []
+
+
+def label_of(context: Context, case: Case, source: str) -> Callable[[Resource], str]:
+    """The label that keeps a resource of that source out of the case, or ""."""
+    said = labels.named(case.of_type("Consent"), frozenset({source}), context.now())
+    blocked = (context.blocked_labels | said.kept_out) - said.let_in
+
+    def label(resource: Resource) -> str:
+        return min(labels.of(resource) & blocked, default="")
+
+    return label

@@ -1,0 +1,230 @@
+"""Labels, a source under 42 CFR Part 2, and a consent that is taken back: what is kept out, said, and listed."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_secondop.model import EVERYTHING, Resource
+from fhir_secondop.opinion.records import PART2_NOTICE
+from fhir_secondop.service import tokens
+from fhir_secondop.service.context import quarantine
+from fhir_secondop.store import resources
+from tests.service.world import World, opened, readable, record_of
+
+Plain = dict[str, Any]
+THO = "http://terminology.hl7.org/CodeSystem"
+CONFIDENTIALITY, ACT = f"{THO}/v3-Confidentiality", f"{THO}/v3-ActCode"
+SECRET = "zq-counselling"
+SURGEON = "Mockridge"
+
+
+@pytest.fixture
+def world(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with opened(tmp_path, database_url, monkeypatch) as made:
+        yield made
+
+
+def consent(patient: str, *, rule: str = "OPTIN", **provision: Any) -> Plain:
+    return {
+        "resourceType": "Consent", "status": "active", "patient": {"reference": patient},
+        "scope": {"coding": [{"system": f"{THO}/consentscope", "code": "patient-privacy"}]},
+        "category": [{"coding": [{"system": "http://loinc.org", "code": "64292-6"}]}],
+        "policyRule": {"coding": [{"system": ACT, "code": rule}]},
+        **({"provision": provision} if provision else {}),
+    }  # fmt: skip
+
+
+def record(world: World, case_id: str, body: Plain) -> None:
+    answer = world.call("POST", "/fhir/Consent", body)
+    assert answer.status_code == 201, answer.get_data(as_text=True)
+
+
+def patient_of(world: World, case_id: str) -> str:
+    request = next(r for r in world.package(case_id, "ServiceRequest") if r["id"] == case_id)
+    return str(request["subject"]["reference"])
+
+
+def labelled_record(code: str = "R", system: str = CONFIDENTIALITY) -> list[Resource]:
+    """Lakeside's record with one more condition, which is labelled."""
+    found = copy.deepcopy(record_of("lakeside"))
+    patient = next(r["id"] for r in found if r["resourceType"] == "Patient")
+    return [*found, {
+        "resourceType": "Condition", "id": "sensitive", "subject": {"reference": f"Patient/{patient}"},
+        "meta": {"security": [{"system": system, "code": code}]}, "code": {"text": SECRET},
+    }]  # fmt: skip
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(("code", "system"), [("R", CONFIDENTIALITY), ("V", CONFIDENTIALITY), ("PSY", ACT)])
+def test_what_its_source_has_labelled_is_kept_out_and_named(world: World, code: str, system: str) -> None:
+    world.ehr("lakeside", record=labelled_record(code, system))
+    case_id = world.gathered(sources=["lakeside"])
+    world.accept(case_id)
+
+    line = world.manifest(case_id, "Lakeside")["Condition"]
+    assert (line["withheld"], line["detail"]) == (True, f"kept out by security label: 1 by {code}")
+    assert any(gap.endswith("/Condition") for gap in world.get(case_id, "completeness")["gaps"])
+    for who in ("desk", "reviewer", "pcp"):
+        shown = readable(world, case_id, who) if who != "desk" else world.call(
+            "GET", f"/fhir/ServiceRequest/{case_id}/$package").get_data(as_text=True)  # fmt: skip
+        assert SECRET not in shown, who
+    # The page that it came in is apart from the case, where the coordinator alone may look.
+    with world.context.database.reading() as connection:
+        apart = [s for s in resources.in_case(connection, quarantine(case_id)) if s.type == "Binary"]
+    assert any(SECRET in base64.b64decode(s.resource["data"]).decode() for s in apart)
+
+
+def test_other_labels_keep_nothing_out(world: World) -> None:
+    world.ehr("lakeside", record=labelled_record("N"))
+    case_id = world.gathered(sources=["lakeside"])
+    assert world.manifest(case_id, "Lakeside")["Condition"]["withheld"] is False
+    assert SECRET in str(world.package(case_id, "Condition"))
+
+
+def test_a_consent_that_names_the_label_lets_it_in(world: World) -> None:
+    world.ehr("lakeside", record=labelled_record("R"))
+    case_id = world.gathered(sources=["lakeside"])
+    named = [{"system": CONFIDENTIALITY, "code": "R"}]
+    record(world, case_id, consent(patient_of(world, case_id), type="permit", securityLabel=named))
+    world.post(case_id, "gather", {"sources": world_sources(world, case_id), "full": True})
+    world.work()
+    assert world.manifest(case_id, "Lakeside")["Condition"]["withheld"] is False
+    (found,) = [c for c in world.package(case_id, "Condition") if c["code"].get("text") == SECRET]
+    assert found["meta"]["security"][0]["code"] == "R"
+
+    # One more that denies it wins, and what had been let in is put aside with the pages that it came in.
+    narrowed = [{"type": "deny", "securityLabel": named}]
+    record(world, case_id, consent(patient_of(world, case_id), type="permit", provision=narrowed))
+    world.post(case_id, "gather", {"sources": world_sources(world, case_id), "full": True})
+    world.work()
+    assert world.manifest(case_id, "Lakeside")["Condition"]["withheld"] is True
+    assert SECRET not in readable(world, case_id, "pcp")
+
+
+def world_sources(world: World, case_id: str) -> list[str]:
+    request = next(r for r in world.package(case_id, "ServiceRequest") if r["id"] == case_id)
+    return [e["valueReference"]["reference"] for e in request["extension"] if e["url"].endswith("record-source")]
+
+
+# ---- 42 CFR Part 2
+
+
+def test_a_part_2_source_is_not_even_asked_without_an_explicit_consent(world: World) -> None:
+    ehr = world.ehr("lakeside", part2=True)
+    case_id = world.gathered(sources=["lakeside"])
+    assert ehr.seen == []
+    (line,) = world.manifest(case_id, "Lakeside").values()
+    assert "needs an explicit consent" in line["detail"]
+
+
+def test_with_consent_its_notice_stands_in_every_form(world: World) -> None:
+    # Read from one place, delivered to another: each needs the consent.
+    world.ehr("lakeside", part2=True)
+    case_id = world.gathered(sources=["lakeside"], consent={"decision": "permit", "date": "2026-11-20"})
+    world.sign(case_id)
+    world.work()
+
+    package = world.call("GET", f"/fhir/ServiceRequest/{case_id}/$package").get_json()
+    assert [s["code"] for s in package["meta"]["security"]] == ["42CFRPart2"]
+    report = next(r for r in world.package(case_id, "DiagnosticReport") if r["status"] == "final" and
+                  "presentedForm" in r and "47040-1" in str(r["code"]))  # fmt: skip
+    forms = {f["contentType"].partition(";")[0]: base64.b64decode(f["data"]) for f in report["presentedForm"]}
+    assert PART2_NOTICE in world.pdf(case_id)
+    assert PART2_NOTICE in " ".join(forms["text/plain"].decode().split())
+    compositions = [c for c in world.package(case_id, "Composition") if c["status"] == "final"]
+    assert PART2_NOTICE in str(compositions[0]["section"])
+    made = [report, *compositions, *world.package(case_id, "Bundle")]
+    made += [d for d in world.package(case_id, "DocumentReference") if "masterIdentifier" in d]
+    for resource in made:
+        assert "42CFRPart2" in [s["code"] for s in resource["meta"]["security"]], resource["resourceType"]
+    copies = [r for r in world.package(case_id, "Condition") if "source" in r["meta"]]
+    assert copies
+    assert all("42CFRPart2" in [s["code"] for s in r["meta"]["security"]] for r in copies)
+    link = next(d for d in world.deliveries(case_id) if d["evidence"]["rung"] == "10")
+    page = world.client.get(f"/ack/{tokens.make(world.context, tokens.ACKNOWLEDGE, link['task'])}")
+    assert PART2_NOTICE in " ".join(page.get_data(as_text=True).split())
+    (ehr,) = world.ehrs.values()
+    assert "42CFRPart2" in [s["code"] for s in ehr.reports[-1]["meta"]["security"]]
+    assert "42CFRPart2" in str(ehr.documents[-1]["securityLabel"])
+
+
+# ---- a consent that is taken back
+
+
+def test_who_holds_an_older_version_gets_a_notice_without_content(world: World) -> None:
+    ehr = world.ehr("lakeside")
+    case_id = world.signed(sources=[])
+    world.work()
+    conclusion = next(r for r in world.package(case_id, "DiagnosticReport"))["conclusion"]
+    (before,) = ehr.documents
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
+    (left,) = [d for d in world.get(case_id, "disclosures")["disclosures"] if SURGEON in d["to"]]
+    assert (left["version"], left["sent"], left["permittedNow"]) == (1, "accepted", True)
+    assert left["address"] == ehr.base
+
+    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    sent = len(ehr.written)
+    world.amend(case_id)
+    world.work()
+
+    held = world.delivery(case_id, SURGEON, 2)
+    assert (held["status"], held["why"]) == ("on-hold", "Not sent: a consent on file denies it.")
+    notice = world.delivery(case_id, SURGEON, 2, "notice")
+    assert notice["businessStatus"] == "verified"
+    old, new = ehr.documents
+    assert (old["id"], old["status"]) == (before["id"], "superseded")
+    assert new["status"] == "current"
+    bodies = b"".join(a.body for a in ehr.written[sent:]).decode()
+    plain = [base64.b64decode(c["attachment"]["data"]) for c in new["content"]]
+    assert "A dose was wrong" not in bodies
+    assert conclusion not in bodies
+    assert not any(conclusion.encode() in data or b"A dose was wrong" in data for data in plain)
+    assert "Notice" in new["content"][0]["attachment"]["title"]
+    row = next(r for r in world.get(case_id, "alignment")["providers"] if SURGEON in r["name"])
+    assert row["state"] == "blocked, holds version 1"
+    listed = world.get(case_id, "disclosures")["disclosures"]
+    assert {(d["what"], d["version"], d["permittedNow"]) for d in listed if SURGEON in d["to"]} == {
+        ("report", 1, False), ("notice", 2, False),
+    }  # fmt: skip
+
+
+def test_who_holds_nothing_is_not_told_that_there_is_something(world: World) -> None:
+    ehr = world.ehr("lakeside")
+    case_id = world.signed(sources=[])
+    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    world.work()
+    world.amend(case_id)
+    world.work()
+    assert ehr.written == []
+    assert world.deliveries(case_id, what="notice") == []
+
+
+def test_a_notice_is_planned_with_the_hold_or_not_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ehr("lakeside")
+    case_id = world.signed(sources=[])
+    world.work()
+    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    world.amend(case_id)
+    from fhir_secondop.service import delivery
+
+    def broken(*of: Any) -> None:
+        raise KeyboardInterrupt
+
+    task = world.delivery(case_id, SURGEON, 2)["task"]
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "_plan_notice", broken)
+        with pytest.raises(KeyboardInterrupt):
+            delivery.attempt(world.context, task, 1)
+    assert world.delivery(case_id, SURGEON, 2)["status"] == "accepted"
+    assert delivery.attempt(world.context, task, 1) == "on-hold"
+    assert len(world.deliveries(case_id, SURGEON, what="notice")) == 1
+    with world.context.database.reading() as connection:
+        assert resources.read(connection, EVERYTHING, "Task", task).resource["status"] == "on-hold"
