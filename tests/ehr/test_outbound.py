@@ -238,7 +238,14 @@ def test_an_umlaut_and_its_ascii_form_are_one_host() -> None:
 
 
 @pytest.mark.parametrize(
-    "base", ["http://us:s3cret@{own}/fhir", "http://{host}\\x:1/fhir", "{own}/fhir", "ftp://{own}/fhir"]
+    "base",
+    [
+        "http://us:s3cret@{own}/fhir",
+        "http://us@{own}/fhir",
+        "http://{host}\\x:1/fhir",
+        "{own}/fhir",
+        "ftp://{own}/fhir",
+    ],
 )
 def test_a_base_that_is_no_plain_url_is_named_and_not_quoted(httpserver: HTTPServer, base: str) -> None:
     url = base.format(own=f"{httpserver.host}:{httpserver.port}", host=httpserver.host)
@@ -570,7 +577,8 @@ def test_no_redirect_is_followed_anywhere(
         {"token_endpoint": httpserver.url_for("/token")}
     )
     httpserver.expect_request("/token").respond_with_json({"access_token": "t"})
-    there = client_of(httpserver.url_for("/fhir"), **smart)
+    # that place may be asked, by its own address: it is the redirect alone that is not followed
+    there = client_of(httpserver.url_for("/fhir"), origins=(other.url_for(""),), **smart)
     with pytest.raises(EhrFailure):
         there.file(httpserver.url_for("/scan"), "")
     assert other.log == []

@@ -27,9 +27,9 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
     return Resolver(monkeypatch)
 
 
-def named(world: World, **settings: Any) -> Ehr:
+def named(world: World, shape: str = "full", **settings: Any) -> Ehr:
     """Lakeside, connected by its name."""
-    ehr = world.ehr("lakeside", record=few("lakeside"))
+    ehr = world.ehr("lakeside", shape, record=few("lakeside"))
     world.connect("lakeside", ehr.base.replace("127.0.0.1", NAME), **settings)
     return ehr
 
@@ -53,12 +53,16 @@ def test_a_delivery_is_held_and_goes_out_once_the_network_is_allowed(world: Worl
     assert len(ehr.documents) == 1
 
 
+@pytest.mark.parametrize(("shape", "vendor"), [("full", "generic"), ("epic", "epic")])
 def test_a_write_that_was_refused_was_not_sent(
-    world: World, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+    world: World, resolver: Resolver, monkeypatch: pytest.MonkeyPatch, shape: str, vendor: str
 ) -> None:
-    """The name changes between looking and sending: neither unknown, nor tried on another rung, nor a link."""
+    """The name changes between looking and sending: neither unknown, nor tried on another rung, nor a link.
+
+    Where Epic takes notes alone, no other rung is left that would look once more.
+    """
     resolver.answers[NAME] = [["127.0.0.1"]]
-    ehr = named(world, networks=("127.0.0.0/8",))
+    ehr = named(world, shape, vendor=vendor, networks=("127.0.0.0/8",))
     case_id = world.signed(sources=[])
     send = delivery.push.send
 
