@@ -66,6 +66,9 @@ METADATA: frozenset[Address] = frozenset(
 )  # fmt: skip
 """Where clouds give a machine its credentials. One of them (Azure's) looks like a public address."""
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""This machine, in its three spellings: who writes one has configured them all."""
+
 # What a resolver takes for an IPv4 address: https://url.spec.whatwg.org/#ends-in-a-number-checker
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
@@ -122,9 +125,10 @@ class Reach:
 def reach_of(connection: Connection, longest_s: float) -> Reach:
     """Where this connection may connect to. Its proxy is not among them: an EHR must not lead us to it."""
     written = map(host_of, (connection.base, connection.token_url, *connection.origins))
+    hosts = frozenset(host for host in written if host == "localhost" or literal(host) is not None)
     return Reach(
         connection.name,
-        frozenset(host for host in written if host == "localhost" or literal(host) is not None),
+        hosts if hosts.isdisjoint(LOOPBACK) else hosts | LOOPBACK,
         tuple(map(ipaddress.ip_network, connection.networks)),
         longest_s,
     )

@@ -539,19 +539,24 @@ NAMES = ("http://metadata.example/computeMetadata/v1", "http://inside.example/to
     [*((url, False) for url in NAMED + NAMES), *((url, True) for url in NAMED)],
 )
 def test_a_token_endpoint_inside_our_walls_is_not_asked(
-    httpserver: HTTPServer, other: HTTPServer, resolver: Resolver, smart: dict[str, Any], url: str, behind_proxy: bool
-) -> None:
+    httpserver: HTTPServer, other: HTTPServer, resolver: Resolver, plugs: Plugs, smart: dict[str, Any], url: str,
+    behind_proxy: bool,
+) -> None:  # fmt: skip
     """The EHR writes that URL: an assertion that we signed must not go to wherever it likes."""
     resolver.answers["inside.example"] = [["10.0.0.1"]]
     resolver.answers["metadata.example"] = [["169.254.169.254"]]
     resolver.answers["evil.localhost"] = [[HERE]]
     named = url.format(other=f"{other.host}:{other.port}", port=other.port)
     httpserver.expect_request("/fhir/.well-known/smart-configuration").respond_with_json({"token_endpoint": named})
+    resolver.answers["ehr.example"] = [[PUBLIC]]
+    plugs.instead[PUBLIC] = HERE
+    base = f"http://ehr.example:{httpserver.port}/fhir"
     with recording() as proxy:
-        there = client_of(httpserver.url_for("/fhir"), **smart, **({"proxy": proxy.url} if behind_proxy else {}))
+        there = client_of(base, **smart, **({"proxy": proxy.url} if behind_proxy else {}))
         refused(lambda: there.read("Patient/1"))
         refused(lambda: there.write("POST", "Patient", PATIENT))
-        assert {p.url for p in proxy.passed} <= {httpserver.url_for("/fhir/.well-known/smart-configuration")}
+        assert len(proxy.passed) == behind_proxy
+    assert [r.path for r, _ in httpserver.log] == ["/fhir/.well-known/smart-configuration"]
     assert other.log == []
 
 
