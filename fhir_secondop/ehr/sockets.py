@@ -50,11 +50,14 @@ def connect(
     for family, kind, protocol, _, address in found:
         try:
             reach.check(host, str(address[0]), proxy=proxy)
-            return _connected(socket.socket(family, kind, protocol), address, ends, options)
+            made = _connected(socket.socket(family, kind, protocol), address, ends, options)
         except Refused as refusal:
             refused = refusal
         except OSError as error:
             failed = error
+        else:
+            made.settimeout(timeout_s)  # a handshake has as long again, whatever was left
+            return made
     # What became of an allowed address tells more than that another one is not allowed.
     raise failed or refused or socket.gaierror(socket.EAI_NONAME, "it has no address")
 

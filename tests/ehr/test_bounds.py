@@ -176,6 +176,20 @@ def test_a_connection_is_as_patient_as_before_after_a_slow_answer() -> None:
         assert ours.gettimeout() == 30.0
 
 
+def test_a_proxy_whose_answer_has_no_end_is_left() -> None:
+    """To CONNECT it may answer as much as an EHR's head may have."""
+
+    def send(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        lines(connection, b"X-More: x\r\n")
+
+    with raw(send) as address, measured(5 * MB):
+        there = client_of("https://ehr.example/fhir", proxy=f"http://{address}", timeout_s=30.0)
+        with pytest.raises(EhrFailure) as caught:
+            there.read("Patient/1")
+        assert caught.value.kind == "unreachable"
+
+
 def test_an_answer_nested_too_deep_is_no_record(httpserver: HTTPServer) -> None:
     deep = '{"resourceType": "Patient", "x": ' + "[" * 100_000 + "]" * 100_000 + "}"
     httpserver.expect_request("/fhir/Patient/1").respond_with_data(deep)

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
+from urllib3.util import parse_url
 from werkzeug.wrappers import Response
 
 from fhir_secondop.ehr import addresses, keys
@@ -252,6 +256,31 @@ def test_a_base_that_is_no_plain_url_is_named_and_not_quoted(httpserver: HTTPSer
     with pytest.raises(Invalid, match="there: base and origins must be plain") as caught:
         client_of(url)
     assert "s3cret" not in str(caught.value)
+
+
+# What URLs are made of, and what confuses their readers.
+PIECES = st.sampled_from(
+    ["http", "https", "HTTP", ":", "/", "//", "://", "\\", "@", "#", "?", "%40", "%2e", "%00", ".", "..", "[", "]",
+     "::1", "127.0.0.1", "127.1", "0x7f", "2130706433", "ehr.example", "EVIL.example", "localhost", "80", "443", "8443",
+     " ", "\t", "\r\n", "\x00", "\u3002", "\u00ad", "\u212a", "\u00e4", "\u043e", "\uff0f", "\ufe0f",
+     "xn--", "a", ";", "&", "_"]
+)  # fmt: skip
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.one_of(st.just("http://"), st.just("https://"), st.just("")), st.lists(PIECES, max_size=9))
+def test_who_sends_reads_the_same_host_as_who_checks(begin: str, pieces: list[str]) -> None:
+    url = begin + "".join(pieces)
+    try:
+        seen = origin(url)
+    except ValueError:
+        return
+    try:
+        sent = parse_url(str(requests.Request("GET", url).prepare().url))
+    except (requests.RequestException, ValueError):
+        return  # it is not sent then
+    port = sent.port if sent.port is not None else {"http": 80, "https": 443}[str(sent.scheme)]
+    assert (sent.scheme, str(sent.host).strip("[]").lower(), port, sent.auth) == (*seen, None)
 
 
 # ---- what a name may lead to ----------------------------------------------------------------------------------
