@@ -78,8 +78,8 @@ class Reach:
     """Where one connection may connect to, and how long its answers may take.
 
     `who` stands in front of a refusal. `hosts` are the addresses and the "localhost" that the operator wrote
-    himself; `networks` what he allowed names to lead to. `longest_s` bounds a whole answer, from the first byte of
-    its head to the last of its body.
+    himself; `networks` what he allowed names to lead to. `longest_s` bounds a whole answer, from the request to
+    its last byte.
     """
 
     who: str

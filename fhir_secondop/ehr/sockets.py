@@ -1,4 +1,4 @@
-"""Connections that go only where they may, and answers that end.
+"""Connections that go only where they may.
 
 A name is resolved once, each address is checked, and the socket is connected to that very address: what the name
 leads to a moment later changes nothing. TLS still asks for the name, and so does the Host header.
@@ -7,8 +7,6 @@ leads to a moment later changes nothing. TLS still asks for the name, and so doe
 from __future__ import annotations
 
 import functools
-import http.client
-import io
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -23,12 +21,9 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.poolmanager import PoolManager
 
 from fhir_secondop.ehr.addresses import Reach
+from fhir_secondop.ehr.bounded import BoundedAnswer
 from fhir_secondop.ehr.failures import Refused
 from fhir_secondop.ehr.origins import host_of
-
-MAX_HEAD_BYTES = 256 * 1024  # status line and headers, and all that a server sends before them
-_BUFFER = 64 * 1024
-
 
 Option = tuple[int, int, int | bytes]
 
@@ -117,7 +112,7 @@ class _SecuredPool(HTTPSConnectionPool):
 
 def _reaching(made: Any, reach: Reach) -> Any:
     made.reach = reach
-    made.response_class = functools.partial(_Answer, longest_s=reach.longest_s)
+    made.response_class = functools.partial(BoundedAnswer, longest_s=reach.longest_s)
     return made
 
 
@@ -157,63 +152,3 @@ class Adapter(HTTPAdapter):
         if select_proxy(str(request.url), proxies):
             self._reach.check_written(host_of(str(request.url)))
         return super().send(request, stream, timeout, verify, cert, proxies)
-
-
-class _Answer(http.client.HTTPResponse):
-    """An answer that is read within a time, and its head within a size.
-
-    A time-out between two bytes alone would let a server that dribbles hold us for days, in its head as in its body.
-    """
-
-    def __init__(self, sock: socket.socket, *args: Any, longest_s: float, **more: Any) -> None:
-        super().__init__(sock, *args, **more)
-        self.fp.close()
-        self._bounded = _Bounded(sock, longest_s)
-        self.fp = io.BufferedReader(self._bounded, _BUFFER)
-
-    def begin(self) -> None:
-        """See HTTPResponse."""
-        super().begin()
-        self._bounded.in_head = False
-
-
-class _Bounded(io.RawIOBase):
-    """What comes from a socket. Raises TimeoutError when the time is over, HTTPException when the head is too large."""
-
-    def __init__(self, sock: socket.socket, longest_s: float) -> None:
-        self._sock = sock
-        self._raw: io.RawIOBase = sock.makefile("rb", buffering=0)
-        self._ends = time.monotonic() + longest_s
-        self._size = 0
-        self.in_head = True
-
-    def readable(self) -> bool:
-        """See RawIOBase."""
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        """See RawIOBase."""
-        if self.in_head and self._size >= MAX_HEAD_BYTES:
-            raise http.client.HTTPException("the head of the answer is too large")
-        count = self._in_time(buffer)
-        self._size += count or 0
-        return count
-
-    def _in_time(self, buffer: Any) -> int | None:
-        left = self._ends - time.monotonic()
-        usual = self._sock.gettimeout()
-        if left <= 0:
-            raise TimeoutError("the answer does not end")
-        if usual is not None and usual <= left:
-            return self._raw.readinto(buffer)
-        self._sock.settimeout(left)
-        try:
-            return self._raw.readinto(buffer)
-        finally:
-            self._sock.settimeout(usual)
-
-    def close(self) -> None:
-        """See RawIOBase. The socket stays open for the next request."""
-        if not self.closed:
-            self._raw.close()
-        super().close()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
+from fhir_secondop.ehr import bounded
 from fhir_secondop.ehr import client as client_module
-from fhir_secondop.ehr import sockets
 from fhir_secondop.ehr.failures import EhrFailure
 from tests.ehr.conftest import client_of
 from tests.ehr.test_wire import raw
@@ -130,7 +130,7 @@ def test_a_head_that_is_large_and_no_larger_is_read(monkeypatch: pytest.MonkeyPa
     with raw(send) as address:
         there = client_of(f"http://{address}/fhir")
         assert there.read("Patient/1") == {"resourceType": "Patient"}
-        monkeypatch.setattr(sockets, "MAX_HEAD_BYTES", 65536)
+        monkeypatch.setattr(bounded, "MAX_HEAD_BYTES", 65536)
         with pytest.raises(EhrFailure):
             there.read("Patient/1")
 
@@ -172,7 +172,7 @@ def test_a_connection_is_as_patient_as_before_after_a_slow_answer() -> None:
     with ours, theirs:
         ours.settimeout(30.0)
         theirs.sendall(b"abc")
-        assert sockets._Bounded(ours, 5.0).read(3) == b"abc"
+        assert bounded._Bounded(ours, 5.0).read(3) == b"abc"
         assert ours.gettimeout() == 30.0
 
 
