@@ -5,6 +5,7 @@ The file is the one that `--config` or SECONDOP_CONFIG names, else ./secondop.to
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -146,6 +147,8 @@ def connection(name: str, entry: Any, file: Path) -> Connection:
     for origin in entry.get("origins", []):
         if not isinstance(origin, str) or not _is_url(origin):
             raise Invalid(f"{where}.origins must be http(s) URLs.")
+    for network in entry.get("networks", []):
+        _check_network(where, network)
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
     made = Connection(name=name, **given)
     paths = {key: str(file.parent / getattr(made, key)) for key in _FILES if getattr(made, key)}
@@ -170,8 +173,27 @@ def _check_member(where: str, key: str, value: Any) -> None:
 
 
 def _is_url(text: str) -> bool:
-    parts = urlsplit(text)
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    # A user name would be a secret in the file, and is how one host is made to look like another.
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and "@" not in parts.netloc
+
+
+_WIDEST = {4: 8, 6: 7}  # the private 10.0.0.0/8 and fc00::/7; what is wider would allow everything
+
+
+def _check_network(where: str, network: Any) -> None:
+    try:
+        found = ipaddress.ip_network(network) if isinstance(network, str) else None
+    except ValueError:
+        found = None
+    if found is None or found.prefixlen < _WIDEST[found.version]:
+        raise Invalid(
+            f'{where}.networks: {network!r} is no network; write the narrowest that holds the EHR, "10.20.0.0/16" or '
+            '"10.20.30.40/32" say, with zeros after the prefix, and none wider than /8 (IPv6: /7).'
+        )
 
 
 def _checked(settings: Settings, file: Path) -> Settings:

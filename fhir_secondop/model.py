@@ -53,8 +53,8 @@ class Connection:
     patient identifiers. `vendor` names a file of profiles/vendors, whose facts hold where nothing is said here: None
     means unsaid. A resend after an unknown outcome waits `settle_s` (at least the time-out); a note goes on an
     encounter of the last `encounter_days`. `origins` are further origins ("https://files.example") that a page or a
-    file of this EHR may stand on. `part2`: its records are
-    under 42 CFR Part 2. `role` "repository": every version of a case goes there.
+    file of this EHR may stand on; `networks` ("10.20.0.0/16") the private addresses that their names may lead to.
+    `part2`: its records are under 42 CFR Part 2. `role` "repository": every version of a case goes there.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Connection:
     client_key: str = ""
     origins: tuple[str, ...] = ()
     part2: bool = False
+    networks: tuple[str, ...] = ()
     text_only: bool | None = None
     encounter_days: int = 60
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 
@@ -18,10 +18,11 @@ from fhir_secondop.ehr import limits as limiting
 from fhir_secondop.ehr import vendors, wire
 from fhir_secondop.ehr.auth import NoAuth, auth_of
 from fhir_secondop.ehr.capability import Capability
-from fhir_secondop.ehr.failures import EhrFailure, of_status
+from fhir_secondop.ehr.failures import EhrFailure, Refused, of_status
 from fhir_secondop.ehr.limits import InProcess, Limits
+from fhir_secondop.ehr.origins import Origin, origin
 from fhir_secondop.ehr.smart import BackendServices
-from fhir_secondop.errors import Malformed
+from fhir_secondop.errors import Invalid, Malformed
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import Connection, Page, Resource
 
@@ -54,8 +55,8 @@ class Client:
         self.base = connection.base.rstrip("/")
         self.site = vendors.site(connection)
         self.auth = auth_of(connection, now)
-        self._origin = _origin(self.base)
-        self._elsewhere = frozenset(map(_origin, connection.origins))
+        self._origin, *elsewhere = (_configured(connection, url) for url in (self.base, *connection.origins))
+        self._elsewhere = frozenset(elsewhere)
         self._now = now
         self._limits = limits or InProcess()
         self._tries = tries
@@ -132,7 +133,7 @@ class Client:
             yield page, bundle
             if not following:
                 return
-            url = urljoin(page.url, following)
+            url = _joined(page.url, following, path)
             if url in seen or len(seen) >= MAX_PAGES:
                 raise EhrFailure("capacity", f"{path}: its pages don't end.")
             seen.add(url)
@@ -159,7 +160,7 @@ class Client:
         name = "session" if signed_in else "stranger"
         session: requests.Session | None = getattr(self._local, name, None)
         if session is None:
-            session = wire.session(self.connection)
+            session = wire.session(self.connection, longest_s=SLOWEST * self.connection.timeout_s)
             session.auth = self.auth if signed_in else NoAuth()
             # HAPI answers a search from its cache for a minute: what was just written must be found.
             session.headers.update({"Accept": JSON, "Cache-Control": "no-cache"})
@@ -181,14 +182,15 @@ class Client:
         # The kind alone: an id or a query may say who the patient is.
         kind = "page" if "://" in url else url.partition("?")[0].partition("/")[0]
         what = f"{self.connection.name}: {method} {kind}".strip()
-        if _origin(target) not in {self._origin, *self._elsewhere}:
-            raise EhrFailure("policy", f"{what}: it is on another host; not asked.")
+        asked = self._allowed(target, what)
         writing = body is not None and not reads
         extra = {**(headers or {}), **({"Content-Type": JSON} if body is not None else {})}
-        answer = self._exchange(method, target, params, body, extra, what, writing=writing)
+        # A configured further origin is asked without our credentials: a token never goes to another host.
+        signed_in = asked == self._origin
+        answer = self._exchange(method, target, params, body, extra, what, writing=writing, signed_in=signed_in)
         if answer.status == 401 and isinstance(self.auth, BackendServices):
             self.auth.forget(answer.sent_authorization)
-            answer = self._exchange(method, target, params, body, extra, what, writing=writing)
+            answer = self._exchange(method, target, params, body, extra, what, writing=writing, signed_in=signed_in)
         if answer.status >= 300:
             raise of_status(
                 answer.status, what, writing=writing, retry_after=answer.headers.get("Retry-After", ""),
@@ -198,46 +200,46 @@ class Client:
 
     def _exchange(
         self, method: str, target: str, params: Mapping[str, str] | None, body: bytes | None,
-        headers: Mapping[str, str], what: str, *, writing: bool,
+        headers: Mapping[str, str], what: str, *, writing: bool, signed_in: bool,
     ) -> _Answer:  # fmt: skip
         """One request and its answer, whatever its status."""
         limiting.wait(self._limits, self.connection.name, self.site.rate_per_s)
-        # A configured further origin is asked without our credentials: a token never goes to another host.
-        session = self._session(signed_in=_origin(target) == self._origin)
+        session = self._session(signed_in=signed_in)
         try:
             with self._at_once, session.request(
                 method, target, params=params, data=body, headers=headers, timeout=wire.timeout(self.connection),
                 allow_redirects=False, stream=True,
             ) as answer:  # fmt: skip
-                content = b"".join(self._limited(answer, what, writing=writing))
+                content = wire.whole(answer, MAX_ANSWER_BYTES)
+        except wire.TooMuch:
+            kind = "unknown" if writing else "policy"
+            raise EhrFailure(kind, f"{what}: an answer of over {MAX_ANSWER_BYTES} bytes.") from None
         except requests.exceptions.ConnectTimeout as error:
             raise EhrFailure("unreachable", f"{what}: no connection.") from error
         except requests.RequestException as error:
             # A connection that was refused, or failed in its TLS handshake, carried nothing; one that broke later may.
-            kind = "unknown" if writing and not _refused(error) and not wire.in_handshake(error) else "unreachable"
+            kind = "unknown" if writing and not wire.never_sent(error) else "unreachable"
             raise EhrFailure(kind, f"{what}: no answer.") from error
         self._note_clock(answer.headers.get("Date", ""))
         sent = str(answer.request.headers.get("Authorization", ""))
         return _Answer(answer.status_code, answer.url or target, answer.headers, content, sent)
+
+    def _allowed(self, target: str, what: str) -> Origin:
+        """The origin of what is to be asked: our EHR's own, or a configured one. Raises Refused of any other."""
+        try:
+            asked = origin(target)
+        except ValueError:
+            raise Refused(f"{what}: its address is no plain http(s) URL; not asked.") from None
+        if asked != self._origin and asked not in self._elsewhere:
+            raise Refused(f"{what}: it is on another host; not asked. If it is meant, name its origin in the "
+                          "connection's setting origins.")  # fmt: skip
+        return asked
 
     def _note_clock(self, said: str) -> None:
         try:
             self.skew_s = parsedate_to_datetime(said).timestamp() - self._now() / 1000
         except (ValueError, TypeError):
             self.skew_s = None
-
-    def _limited(self, answer: requests.Response, what: str, *, writing: bool) -> Iterator[bytes]:
-        """The answer's bytes as they come; too many, or too slow, are not read to the end."""
-        size = 0
-        ends = time.monotonic() + SLOWEST * self.connection.timeout_s
-        for piece in wire.pieces(answer):
-            size += len(piece)
-            if size > MAX_ANSWER_BYTES:
-                kind = "unknown" if writing else "policy"
-                raise EhrFailure(kind, f"{what}: an answer of over {MAX_ANSWER_BYTES} bytes.")
-            if time.monotonic() > ends:
-                raise EhrFailure("unknown" if writing else "unreachable", f"{what}: its answer does not end.")
-            yield piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +251,21 @@ class _Answer:
     sent_authorization: str = field(repr=False)
 
 
-_DEFAULT_PORT = {"http": ":80", "https": ":443"}
+def _configured(connection: Connection, url: str) -> Origin:
+    try:
+        return origin(url)
+    except ValueError:
+        raise Invalid(f"{connection.name}: base and origins must be plain http(s) URLs, without a user name.") from None
 
 
-def _origin(url: str) -> tuple[str, str]:
-    """Scheme and host with port, as far as they must be the same. User names in an address make it another one."""
-    scheme, host = (part.lower() for part in urlsplit(url)[:2])
-    return scheme, host.removesuffix(_DEFAULT_PORT.get(scheme, "")) if scheme in _DEFAULT_PORT else host
+def _joined(page: str, following: str, what: str) -> str:
+    """The absolute address of the next page. Raises Refused of what is none, or holds what urljoin would take away."""
+    try:
+        if following.isprintable():
+            return urljoin(page, following)
+    except ValueError:
+        pass
+    raise Refused(f"{what}: the address of its next page is no URL; not asked.")
 
 
 def matches(bundle: Resource, resource_type: str) -> list[Resource]:
@@ -270,10 +280,6 @@ def _sent_back(body: bytes) -> Resource | None:
         return codec.parse(body)
     except Malformed:
         return None
-
-
-def _refused(error: requests.RequestException) -> bool:
-    return "NewConnectionError" in repr(error) or "Connection refused" in str(error)
 
 
 def below(location: str) -> str:

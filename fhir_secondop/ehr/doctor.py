@@ -5,17 +5,17 @@ Sends only GET and the token request, and nothing of any patient.
 
 from __future__ import annotations
 
-import socket
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
-from fhir_secondop.ehr import ladder, plan, scopes, vendors
+from fhir_secondop.ehr import ladder, plan, scopes, sockets, vendors
+from fhir_secondop.ehr.addresses import reach_of
 from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.client import Client
-from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.failures import EhrFailure, Refused
+from fhir_secondop.ehr.origins import origin
 from fhir_secondop.ehr.smart import BackendServices
 from fhir_secondop.ehr.target import Target
 from fhir_secondop.ehr.vendors import Site, Vendor
@@ -60,11 +60,12 @@ def examine(client: Client, today: date) -> Examination:
         capability = client.capability
     except EhrFailure as failure:
         found.plain["reachable"] = False
+        said = f"Nothing can be read of it: {failure.message} ({failure.kind})."
+        found.problems.append(f"Not allowed: {failure.message}" if isinstance(failure, Refused) else said)
         found.plain["writePlan"] = {
             "rung": ladder.LINK, "why": f"{ladder.LINK_NAME}: the EHR can't be reached ({failure.message})",
             "notPossible": [],
         }  # fmt: skip
-        found.problems.append(f"Nothing can be read of it: {failure.message} ({failure.kind}).")
         return found
     found.plain["reachable"] = True
     found.plain |= declared(capability, client.site)
@@ -202,21 +203,22 @@ def of_vendor(vendor: Vendor, today: date) -> Plain:
 
 def _certificate(connection: Connection, found: Examination) -> Plain | None:
     """When the server's certificate ends; None without TLS, or behind a proxy where it is not ours to see."""
-    parts = urlsplit(connection.base)
-    if parts.scheme != "https" or connection.proxy or not parts.hostname:
+    there = origin(connection.base)
+    if there.scheme != "https" or connection.proxy:
         return None
+    timeout_s = min(10.0, connection.timeout_s)
     context = ssl.create_default_context(cafile=connection.ca_bundle or None)
     if connection.client_cert:
         context.load_cert_chain(connection.client_cert, connection.client_key or None)
     try:
         with (
-            socket.create_connection(
-                (parts.hostname, parts.port or 443), timeout=min(10.0, connection.timeout_s)
-            ) as raw,
-            context.wrap_socket(raw, server_hostname=parts.hostname) as secured,
+            sockets.connect(there.host, there.port, reach_of(connection, timeout_s), timeout_s=timeout_s) as raw,
+            context.wrap_socket(raw, server_hostname=there.host) as secured,
         ):
             certificate = secured.getpeercert() or {}
-    except (OSError, ssl.SSLError) as error:
+    except Refused:
+        return None  # the reading that follows is refused too, and says why
+    except (OSError, UnicodeError) as error:
         found.problems.append(f"Its certificate could not be checked ({type(error).__name__}).")
         return {"expires": None, "daysLeft": None}
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)

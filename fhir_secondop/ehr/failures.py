@@ -51,6 +51,20 @@ class EhrFailure(Unavailable):
         return _remade, (self.kind, self.message, self.status, self.retry_after_s, self.code, self.element)
 
 
+class Refused(EhrFailure):
+    """Our own rules forbid to ask there: nothing was sent, and trying again doesn't help.
+
+    It is no answer of the EHR's. The message names the connection and the setting that would allow it, never what was
+    to be sent nor what was resolved.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("policy", message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Refused, (self.message,)
+
+
 def _remade(kind: str, message: str, status: int, retry_after_s: float, code: str, element: str) -> EhrFailure:
     return EhrFailure(kind, message, status=status, retry_after_s=retry_after_s, code=code, element=element)
 

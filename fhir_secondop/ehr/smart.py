@@ -9,7 +9,6 @@ import copy
 import json
 import re
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,7 +22,7 @@ from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from fhir_secondop.ehr import keys, scopes, wire
-from fhir_secondop.ehr.failures import EhrFailure, of_status
+from fhir_secondop.ehr.failures import EhrFailure, Refused, of_status
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection
 
@@ -91,7 +90,7 @@ class BackendServices(AuthBase):
             try:
                 self._configuration = self._call("GET", url)
             except EhrFailure as failure:
-                if failure.retryable and not self._connection.token_url:
+                if isinstance(failure, Refused) or (failure.retryable and not self._connection.token_url):
                     raise
         return self._configuration
 
@@ -102,7 +101,7 @@ class BackendServices(AuthBase):
         if scheme not in ("http", "https"):
             raise EhrFailure("auth", f"{self._connection.name}: it publishes no token endpoint; configure token_url.")
         if scheme == "http" and _scheme(self._connection.base) != "http":
-            raise EhrFailure("policy", f"{self._connection.name}: its token endpoint is not https; not asked.")
+            raise Refused(f"{self._connection.name}: its token endpoint is not https; not asked.")
         return url
 
     def _sign_in(self) -> None:
@@ -154,11 +153,14 @@ class BackendServices(AuthBase):
         """One request outside the FHIR API. The answer's text is never quoted: it may hold what we sent."""
         what = f"{self._connection.name}: {'token' if form else 'smart-configuration'} request"
         try:
-            with wire.session(self._connection) as session, session.request(
+            longest_s = _SLOWEST * self._connection.timeout_s
+            with wire.session(self._connection, longest_s=longest_s) as session, session.request(
                 method, url, data=form, headers={"Accept": "application/json"},
                 timeout=wire.timeout(self._connection), allow_redirects=False, stream=True,
             ) as answer:  # fmt: skip
-                said = _json(self._body(answer, what))
+                said = _json(wire.whole(answer, _MAX_ANSWER_BYTES))
+        except wire.TooMuch:
+            said = {}
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise EhrFailure("unreachable", f"{what}: no answer.") from error
         status = answer.status_code
@@ -171,18 +173,6 @@ class BackendServices(AuthBase):
         raise of_status(
             status, what, writing=False, retry_after=answer.headers.get("Retry-After", ""), now=self._now()
         )  # fmt: skip
-
-    def _body(self, answer: requests.Response, what: str) -> bytes:
-        """The answer's bytes, as many as such an answer can have."""
-        body = b""
-        ends = time.monotonic() + _SLOWEST * self._connection.timeout_s
-        for piece in wire.pieces(answer):
-            body += piece
-            if len(body) > _MAX_ANSWER_BYTES:
-                break
-            if time.monotonic() > ends:
-                raise EhrFailure("unreachable", f"{what}: its answer does not end.")
-        return body
 
 
 # https://www.rfc-editor.org/rfc/rfc6749#section-5.2

@@ -9,28 +9,37 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
+from fhir_secondop.ehr.addresses import reach_of
+from fhir_secondop.ehr.sockets import Adapter
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection
 
 POOL_SIZE = 16
 
 
-def session(connection: Connection) -> requests.Session:
-    """A session of this connection. Nothing of the environment: no netrc, no proxy that nobody configured here.
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: no redirect is followed. Even to say where one leads requests would read its whole body, unbounded."""
 
-    A password of the operator's must not go to an EHR. Raises Invalid for a file or a proxy that can't be used.
+
+def session(connection: Connection, *, longest_s: float) -> requests.Session:
+    """A session of this connection. A request raises Refused where it must not connect.
+
+    No answer may take longer than `longest_s`; no redirect is followed. Nothing comes from the environment, neither
+    netrc nor proxy: a password of the operator's must not go to an EHR.
+
+    Raises Invalid for a file or a proxy that can't be used.
     """
     _check(connection)
-    made = requests.Session()
+    made = _Session()
     made.trust_env = False
     made.verify = connection.ca_bundle or True
     if connection.client_cert:
         made.cert = (connection.client_cert, connection.client_key) if connection.client_key else connection.client_cert
     if connection.proxy:
         made.proxies = {"http": connection.proxy, "https": connection.proxy}
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE)
+    adapter = Adapter(reach_of(connection, longest_s), pool_size=POOL_SIZE)
     made.mount("http://", adapter)
     made.mount("https://", adapter)
     return made
@@ -69,11 +78,31 @@ def pieces(answer: requests.Response) -> Iterator[bytes]:
         raise requests.ConnectionError(error) from error
 
 
-def in_handshake(error: BaseException) -> bool:
-    """Whether this is a TLS handshake that failed: nothing was sent. TLS may also break after what was written."""
+class TooMuch(Exception):
+    """An answer is larger than it may be."""
+
+
+def whole(answer: requests.Response, most: int) -> bytes:
+    """The bytes of a streamed answer. Raises TooMuch beyond `most` of them, which are counted as they are unpacked."""
+    size, got = 0, []
+    for piece in pieces(answer):
+        size += len(piece)
+        if size > most:
+            raise TooMuch
+        got.append(piece)
+    return b"".join(got)
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether it failed before anything was sent: no address, no connection, or a TLS handshake that failed.
+
+    TLS may also break after what was written.
+    """
     seen: BaseException | None = error
     while seen is not None:
-        if any(frame.f_code.co_name == "do_handshake" for frame, _ in traceback.walk_tb(seen.__traceback__)):
+        if isinstance(seen, urllib3.exceptions.NewConnectionError) or any(
+            frame.f_code.co_name == "do_handshake" for frame, _ in traceback.walk_tb(seen.__traceback__)
+        ):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

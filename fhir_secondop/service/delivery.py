@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from fhir_secondop.ehr import ladder, push
 from fhir_secondop.ehr.documents import Deliverable
-from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.failures import EhrFailure, Refused
 from fhir_secondop.ehr.ladder import Chosen
 from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Conflict
@@ -204,6 +204,10 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                 receipt = push.look(target, chosen.rung, document) if failure.kind == "duplicate" else None
                 if receipt is not None:
                     return _settle(context, job, chosen, receipt)
+                if isinstance(failure, Refused):
+                    # No answer of the EHR's: we don't connect there, whatever the rung.
+                    _not_sent(context, job)
+                    raise
                 if failure.kind not in ("validation", "scope", "policy"):
                     raise
                 # The EHR said no to this way of doing it, which is an answer: the next rung may do.
@@ -293,7 +297,7 @@ def _sending(context: Context, job: _Job, chosen: Chosen) -> _Job:
 
 
 def _not_sent(context: Context, job: _Job) -> _Job:
-    """Commits that nothing was stored there: the EHR refused."""
+    """Commits that nothing was stored there: the EHR refused, or nothing was sent."""
     outputs = [
         o for o in job.task.get("output", []) if codes.code_of(o["type"], codes.EVIDENCE) not in ("send-started",)
     ]

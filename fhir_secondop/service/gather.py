@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fhir_secondop.ehr.failures import EhrFailure
+from fhir_secondop.ehr.failures import EhrFailure, Refused
 from fhir_secondop.ehr.identity import Match
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import times
@@ -127,7 +127,8 @@ def begin(context: Context, task_id: str) -> list[str]:
     except EhrFailure as failure:
         if failure.retryable:
             raise
-        return _end(context, case, task, f"The EHR refused: {failure.kind}.")
+        why = failure.message if isinstance(failure, Refused) else f"The EHR refused: {failure.kind}."
+        return _end(context, case, task, why)
     if match.page is None and match.candidates:
         return _hold(context, case, task, match)
     if match.page is None:

@@ -27,7 +27,8 @@ def may_send(context: Context, case: Case, actors: frozenset[str]) -> Decision:
 
 def marks(context: Context, name: str) -> list[Resource]:
     """The labels that everything from that source carries."""
-    return [records.PART2] if context.connections[name].part2 else []
+    connection = context.connections.get(name)  # none where there is no connection to it
+    return [records.PART2] if connection is not None and connection.part2 else []
 
 
 def label_of(context: Context, case: Case, source: str) -> Callable[[Resource], str]:

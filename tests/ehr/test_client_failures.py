@@ -21,6 +21,7 @@ from fhir_secondop.ehr import notes, push, target
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.ladder import RUNGS, choose
+from fhir_secondop.ehr.origins import origin
 from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection, Resource
@@ -245,9 +246,9 @@ def test_a_relative_next_page_is_followed(httpserver: HTTPServer, signed_in: Cli
 
 
 def test_the_default_port_is_the_same_server() -> None:
-    assert client_module._origin("https://ehr.example:443/fhir") == client_module._origin("https://EHR.example/x")
-    assert client_module._origin("https://ehr.example:8443/fhir") != client_module._origin("https://ehr.example/x")
-    assert client_module._origin("http://ehr.example/") != client_module._origin("https://ehr.example/")
+    assert origin("https://ehr.example:443/fhir") == origin("https://EHR.example/x")
+    assert origin("https://ehr.example:8443/fhir") != origin("https://ehr.example/x")
+    assert origin("http://ehr.example/") != origin("https://ehr.example/")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

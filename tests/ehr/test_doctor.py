@@ -17,6 +17,7 @@ from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.model import Connection
 from tests.ehr.conftest import RECORDS, Ehrs, client_of
+from tests.ehr.resolving import Plugs, Resolver
 
 TODAY = date(2026, 11, 25)
 # shape → (vendor, the rung, what is not possible above it)
@@ -150,3 +151,29 @@ def test_a_dead_ehr_makes_doctor_fail(ehrs: Ehrs, tmp_path: Path) -> None:
     run(tmp_path, "connect", "add", "gone", "--base", ehrs("dead"), "--set", "timeout_s=1.0")
     said = run(tmp_path, "doctor", "gone")
     assert (said.exit_code, "Nothing can be read of it" in said.output) == (1, True)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_base_inside_our_walls_is_not_asked_and_the_setting_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    Resolver(monkeypatch).answers["ehr.example"] = [["10.20.30.40"]]
+    plugs = Plugs(monkeypatch)
+    run(tmp_path, "connect", "add", "there", "--base", f"{scheme}://ehr.example/fhir")
+    said = run(tmp_path, "doctor", "there")
+    assert said.exit_code == 1
+    assert "! Not allowed: there: the host is at a private address" in said.output
+    assert "setting networks" in said.output
+    assert "could not be checked" not in said.output
+    assert plugs.to == []
+    found = json.loads(run(tmp_path, "doctor", "there", "--json").output)
+    assert (found["ok"], found["writePlan"]["rung"], len(found["problems"])) == (False, 10, 1)
+
+
+def test_a_network_is_added_with_the_connection(ehrs: Ehrs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = ehrs("oracle", load=(RECORDS / "lakeside.json",)).replace("127.0.0.1", "ehr.example")
+    Resolver(monkeypatch).answers["ehr.example"] = [["127.0.0.1"]]
+    run(tmp_path, "connect", "add", "there", "--base", base, "--set", 'networks=["127.0.0.0/8"]')
+    said = run(tmp_path, "doctor", "there")
+    assert (said.exit_code, "deliver on" in said.output) == (0, True), said.output
+    assert json.loads(run(tmp_path, "connect", "show", "there", "--json").output)["networks"] == ["127.0.0.0/8"]

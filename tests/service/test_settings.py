@@ -29,6 +29,15 @@ WRONG = {
     '[connections.x]\nbase = "http://a"\nauth = "bearer"': "connections.x.secret_file",
     '[connections.x]\nbase = "http://a"\norganization = "noPipe"': "connections.x.organization",
     '[connections.x]\nbase = "http://a"\nsurprise = 1': "connections.x.surprise",
+    '[connections.x]\nbase = "http://us:s3cret@a"': "connections.x.base",
+    '[connections.x]\nbase = "http://[::1"': "connections.x.base",
+    '[connections.x]\nbase = "http://a"\norigins = ["http://us@b"]': "connections.x.origins",
+    '[connections.x]\nbase = "http://a"\nnetworks = "10.0.0.0/8"': "connections.x.networks",
+    '[connections.x]\nbase = "http://a"\nnetworks = [10]': "connections.x.networks",
+    '[connections.x]\nbase = "http://a"\nnetworks = ["10.0.0.1/8"]': "connections.x.networks",
+    '[connections.x]\nbase = "http://a"\nnetworks = ["inside"]': "connections.x.networks",
+    '[connections.x]\nbase = "http://a"\nnetworks = ["0.0.0.0/0"]': "connections.x.networks",
+    '[connections.x]\nbase = "http://a"\nnetworks = ["::/0"]': "connections.x.networks",
 }
 
 
@@ -37,6 +46,13 @@ def test_a_wrong_setting_is_refused_and_named(tmp_path: Path, text: str, named: 
     (tmp_path / "secondop.toml").write_text(text)
     with pytest.raises(Invalid, match=named):
         config.load(str(tmp_path / "secondop.toml"), {})
+
+
+def test_networks_are_addresses_or_ranges(tmp_path: Path) -> None:
+    given = '[connections.x]\nbase = "http://a"\nnetworks = ["10.0.0.0/8", "10.20.30.40", "fc00::/7", "fd12::1/128"]'
+    (tmp_path / "secondop.toml").write_text(given)
+    connection = config.load(str(tmp_path / "secondop.toml"), {}).connections["x"]
+    assert connection.networks == ("10.0.0.0/8", "10.20.30.40", "fc00::/7", "fd12::1/128")
 
 
 def test_a_misspelt_variable_is_refused_and_named() -> None:
