@@ -63,6 +63,8 @@ class Endpoint:
     conditional_create: bool = True
     max_count: int = query.MAX_COUNT
     security: str = ""
+    smart: bool = False  # whether one signs in by SMART, at `token_url` where that is ours
+    token_url: str = ""
     canonical: str = ""  # under which the operations have their canonical names
 
     def types(self) -> list[str]:
