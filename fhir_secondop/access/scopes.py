@@ -8,6 +8,7 @@ Source: https://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -45,15 +46,6 @@ class Scope:
 
     def __str__(self) -> str:
         return f"{self.context}/{self.type}.{self.letters}" + (f"?{self.query}" if self.query else "")
-
-    def covers(self, other: Scope) -> bool:
-        """Whether whatever `other` grants is granted by this one too."""
-        return (
-            self.context == other.context
-            and self.type in ("*", other.type)
-            and set(self.letters) >= set(other.letters)
-            and _pairs(self.query) <= _pairs(other.query)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +85,20 @@ def parse_all(text: str) -> tuple[Scope, ...]:
 
 
 def canonical(scopes: Iterable[Scope]) -> tuple[Scope, ...]:
-    """The same rights in the fewest scopes, sorted."""
-    letters: dict[tuple[str, str, str], set[str]] = {}
+    """The same rights in the fewest scopes, sorted. Two sets that grant the same have the same form."""
+    # Letter by letter: of "cr?a&b" beside "r?a" only the "c" is needed.
+    queries: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for scope in scopes:
-        letters.setdefault((scope.context, scope.type, scope.query), set()).update(scope.letters)
-    merged = [Scope(c, t, _in_order(found), q) for (c, t, q), found in letters.items()]
-    # Two that cover one another are equal, and equal ones were merged.
-    return tuple(sorted(s for s in merged if not any(o.covers(s) for o in merged if o is not s)))
+        for letter in scope.letters:
+            queries[scope.context, scope.type, letter].add(scope.query)
+    letters: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for (context, kind, letter), of_type in queries.items():
+        of_all = queries.get((context, "*", letter), set()) if kind != "*" else set()
+        for text in of_type:
+            pairs = _pairs(text)
+            if not any(_pairs(t) < pairs for t in of_type) and not any(_pairs(t) <= pairs for t in of_all):
+                letters[context, kind, text].add(letter)
+    return tuple(sorted(Scope(c, t, _in_order(found), q) for (c, t, q), found in letters.items()))
 
 
 def intersect(asked: Iterable[Scope], allowed: Iterable[Scope]) -> tuple[Scope, ...]:

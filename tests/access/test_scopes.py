@@ -208,6 +208,12 @@ def test_the_canonical_form_opens_the_same_and_stands(
     assert tuple(scopes.parse(str(scope)) for scope in fewest) == fewest
 
 
+def test_one_letter_of_a_scope_may_be_needless() -> None:
+    held = "system/Task.cr?_id=1&status=final system/*.r?_id=1"
+
+    assert list(map(str, said(held))) == ["system/*.r?_id=1", "system/Task.c?_id=1&status=final"]
+
+
 @given(sets, resources, st.sampled_from("cruds"))
 @settings(max_examples=300, deadline=None)
 def test_a_grant_holds_on_a_resource_when_one_of_its_queries_does(
