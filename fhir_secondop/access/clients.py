@@ -152,17 +152,20 @@ class Registry:
         stamp = self._stamp()
         if stamp != self._seen:
             with self._lock:
-                if stamp != self._seen:
-                    self._renew()
+                if stamp != self._seen and self._renewed():
                     self._seen = stamp
         return self._clients.get(client_id)
 
-    def _renew(self) -> None:
+    def _renewed(self) -> bool:
+        """Reads the file as it is now; whether that need not be tried again."""
         try:
             self._clients = self._read()
-        except (Invalid, OSError) as error:
-            said = error.message if isinstance(error, Invalid) else error.strerror
-            log.error("%s is broken, the clients stay as they were: %s", self._file, said)
+        except OSError as error:
+            log.error("%s can't be read (%s), the clients stay as they were", self._file, error.strerror)
+            return False
+        except Invalid as error:
+            log.error("%s is broken, the clients stay as they were: %s", self._file, error.message)
+        return True
 
     def _stamp(self) -> tuple[int, int, int]:
         try:

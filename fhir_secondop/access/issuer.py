@@ -38,7 +38,10 @@ class Discovery:
         with self._lock:
             if self._now() >= self._until_ms:
                 self._said = self._read()
-                self._until_ms = self._now() + 1000 * keysets.DEFAULT_S
+                kept_s = keysets.DEFAULT_S if self._said else keysets.RETRY_S // 2
+                self._until_ms = self._now() + 1000 * kept_s
+            if not self._said:
+                raise Unavailable("The issuer of tokens can't be reached, or is not the one that is configured.")
             return self._said
 
     def jwks_url(self) -> str:
@@ -49,6 +52,7 @@ class Discovery:
         return url
 
     def _read(self) -> dict[str, Any]:
+        """The metadata at the first of the two well-known places that has the issuer's; else empty."""
         parts = urlsplit(self._issuer)
         base = f"{parts.scheme}://{parts.netloc}"
         places = (
@@ -63,7 +67,7 @@ class Discovery:
             # Exactly ours: https://www.rfc-editor.org/rfc/rfc8414#section-3.3
             if isinstance(found, dict) and found.get("issuer") == self._issuer:
                 return found
-        raise Unavailable("The issuer of access tokens can't be reached, or is not the one that is configured.")
+        return {}
 
 
 class Issuer:

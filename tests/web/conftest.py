@@ -103,7 +103,9 @@ class Door:
         return str(answer.json()["access_token"])
 
     def read(self, token: str, path: str = "/fhir/Patient", header: str | None = None) -> requests.Response:
-        return requests.get(self.base + path, headers={"Authorization": header or f"Bearer {token}"}, timeout=30)
+        return requests.get(
+            self.base + path, headers={"Authorization": f"Bearer {token}" if header is None else header}, timeout=30
+        )
 
 
 def turned(service: bootstrap.Service, clock: Clock) -> bootstrap.Service:
@@ -127,10 +129,10 @@ def start(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def started(**more: Any) -> Door:
         port = free_port()
-        given = {"auth": "smart", "base_url": f"http://127.0.0.1:{port}", **more}
-        settings = Settings(database=database_url, clients_file=str(tmp_path / "clients.toml"),
-                            link_secret_file=str(tmp_path / "link-secret"), keys_file=str(tmp_path / "keys.json"),
-                            log_level="INFO", **given)  # fmt: skip
+        given = {"auth": "smart", "base_url": f"http://127.0.0.1:{port}", "database": database_url,
+                 "clients_file": str(tmp_path / "clients.toml"), "link_secret_file": str(tmp_path / "link-secret"),
+                 "keys_file": str(tmp_path / "keys.json")}  # fmt: skip
+        settings = Settings(**{**given, **more})
         clock = Clock()
         service = turned(bootstrap.build(settings), clock)
         server = make_server("127.0.0.1", port, create(service), threaded=True)
