@@ -17,10 +17,12 @@ from joserfc.jwk import ECKey, RSAKey
 from werkzeug.serving import make_server
 
 from fhir_secondop import bootstrap
+from fhir_secondop.access import clients
 from fhir_secondop.access.assertions import ASSERTION
 from fhir_secondop.config import Settings
+from fhir_secondop.ehr import published
 from fhir_secondop.service import workflows
-from fhir_secondop.service.authority import OwnAuthority
+from fhir_secondop.service.authority import OwnAuthority, rings
 from fhir_secondop.store.database import now_ms
 from fhir_secondop.web.app import create
 from tests.conftest import free_port
@@ -113,7 +115,8 @@ def turned(service: bootstrap.Service, clock: Clock) -> bootstrap.Service:
     systems = service.systems
     if not isinstance(systems, OwnAuthority):
         return service
-    systems = replace(systems, now=clock, grants=replace(systems.grants, now=clock))
+    registry = clients.Registry(systems.registry._file, rings(published.fetch, clock))
+    systems = replace(systems, now=clock, registry=registry, grants=replace(systems.grants, now=clock))
     return replace(service, systems=systems, authenticate=systems.caller,
                    endpoint=replace(service.endpoint, authenticate=systems.caller))  # fmt: skip
 
