@@ -41,8 +41,10 @@ def at(server: HTTPServer, path: str) -> str:
 @pytest.mark.parametrize(("key", "alg"), [(EC, "ES384"), (RSA, "RS384")], ids=["ES384", "RS384"])
 def test_authlibs_client_gets_a_token_and_reads(start: Any, key: Any, alg: str) -> None:
     door = start()
-    session = OAuth2Session("lakeside", key, token_endpoint_auth_method="private_key_jwt", scope="system/Patient.rs",
-                            token_endpoint=door.token_url)  # fmt: skip
+    session = OAuth2Session(
+        "lakeside", key, scope="system/Patient.rs", token_endpoint=door.token_url,
+        token_endpoint_auth_method="private_key_jwt", revocation_endpoint_auth_method="private_key_jwt",
+    )  # fmt: skip
 
     def sign_anew() -> None:
         # It signs for an hour where nothing is said, SMART allows five minutes; and it keeps the jti with the claims.
