@@ -124,8 +124,7 @@ class FromUrl:
         self._algorithms = algorithms
         self._now = now
         self._lock = threading.Lock()
-        self._keys: Keys | None = None
-        self._until_ms = 0
+        self._kept: tuple[Keys, int] | None = None  # with the ms until which they are good; replaced as a whole
         self._next_ms = 0
 
     def key(self, kid: str, alg: str) -> Key | None:
@@ -133,20 +132,29 @@ class FromUrl:
 
         Raises Unavailable when there are no keys to look in.
         """
+        # Without the lock: while one thread asks after a made-up kid, nobody else waits for it.
+        kept = self._good()
+        if kept is not None and (kid, alg) in kept:
+            return kept[kid, alg]
         with self._lock:
-            if self._keys is None or self._now() >= self._until_ms or (kid, alg) not in self._keys:
+            kept = self._good()
+            if kept is None or (kid, alg) not in kept:
                 self._renew()
-            if self._keys is None:
-                raise Unavailable("The public keys can't be read now; try again in a minute.")
-            return self._keys.get((kid, alg))
+                kept = self._good()
+        if kept is None:
+            raise Unavailable("The public keys can't be read now; try again in a minute.")
+        return kept.get((kid, alg))
+
+    def _good(self) -> Keys | None:
+        """The keys that are kept; none when they are too old, even when nothing newer can be had."""
+        kept = self._kept
+        return kept[0] if kept is not None and self._now() < kept[1] else None
 
     def _renew(self) -> None:
         now = self._now()
         if now < self._next_ms:
             return
         self._next_ms = now + 1000 * RETRY_S
-        if now >= self._until_ms:
-            self._keys = None  # what is too old is not used, even when nothing newer can be had
         try:
             url = self._url()
             if not secure(url):
@@ -154,11 +162,9 @@ class FromUrl:
             data, cache_control = self._fetch(url)
             if len(data) > MAX_BYTES:
                 raise Invalid(f"It is larger than {MAX_BYTES} bytes.")
-            self._keys = keys(data, self._algorithms)
+            self._kept = keys(data, self._algorithms), now + 1000 * kept_s(cache_control)
         except SecondOpError as error:
             log.error("keys of another party can't be read: %s", error.message)
-            return
-        self._until_ms = now + 1000 * kept_s(cache_control)
 
 
 class FromFile:

@@ -5,6 +5,7 @@ Source: https://hl7.org/fhir/smart-app-launch/conformance.html and https://www.r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from fhir_secondop.service.authority import Authority, ExternalAuthority, Form, 
 _FORM = "application/x-www-form-urlencoded"
 _MAX_BYTES = 64 * 1024
 _ONCE_AT_MOST = "is there more than once."
+_NO_TEXT = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")  # https://www.rfc-editor.org/rfc/rfc6749#section-5.2
 _LETTER = {"create": "c", "read": "r", "update": "u", "delete": "d", "search-type": "s"}
 Plain = dict[str, Any]
 
@@ -90,7 +92,7 @@ def _serve(routes: Blueprint, authority: OwnAuthority) -> None:
     @routes.errorhandler(TokenRefused)
     def refused(error: TokenRefused) -> Response:
         status = 401 if error.code == "invalid_client" else 400
-        return _answer({"error": error.code, "error_description": error.message}, status)
+        return _answer({"error": error.code, "error_description": _NO_TEXT.sub("'", error.message)}, status)
 
     @routes.errorhandler(Unauthenticated)
     def unauthenticated(error: Unauthenticated) -> Response:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from joserfc.jwk import ECKey, RSAKey
 
 from fhir_secondop.access import assertions, clients, jwts, keysets
@@ -268,6 +271,35 @@ def test_any_other_assertion_is_refused(make: Callable[[], str]) -> None:
 def test_an_algorithm_is_refused_before_any_key_is_looked_for(alg: str) -> None:
     with pytest.raises(Unauthenticated, match="alg"):
         jwts.opened(signed(head(alg=alg), CLAIMS, None), assertions.ALGORITHMS, ("jwt",))
+
+
+_CLAIM = st.sampled_from([*CLAIMS.values(), URL, [URL], "lakeside", None, True, 0, -1, NOW, 1.5, {}, [], "", "é"])
+
+
+@given(
+    header=st.dictionaries(
+        st.sampled_from([*HEAD, "jku", "jwk", "crit", "x"]), _CLAIM | st.sampled_from([*HEAD.values()])
+    ),
+    body=st.dictionaries(st.sampled_from([*CLAIMS, "iat", "nbf", "x"]), _CLAIM),
+)
+@hypothesis_settings(max_examples=500, deadline=None)
+def test_whatever_stands_in_an_assertion_it_holds_or_is_refused(header: Plain, body: Plain) -> None:
+    """Signed by the client's own key, so that only the rules stand between."""
+    try:
+        held = check(signed(header, body, EC, "ES384"))
+    except Unauthenticated:
+        return
+    assert (body["iss"], body["sub"], header["alg"], header["kid"]) == ("lakeside", "lakeside", "ES384", "e1")
+    assert body["aud"] in (URL, [URL])
+    assert NOW - 60 < body["exp"] <= NOW + 360
+    assert held.jti == body["jti"]
+
+
+@given(st.text(max_size=80) | st.lists(st.binary(max_size=40).map(b64), min_size=3, max_size=3).map(".".join))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_no_text_does_anything_but_be_refused(text: str) -> None:
+    with pytest.raises(Unauthenticated):
+        check(text)
 
 
 def test_a_client_whose_keys_can_not_be_read_is_told_from_a_wrong_assertion() -> None:

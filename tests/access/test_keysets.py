@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import ssl
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+import trustme
+from hypothesis import given, settings
 from joserfc.jwk import ECKey, OctKey, RSAKey
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Request, Response
@@ -100,6 +106,27 @@ def test_a_private_key_in_a_jwks_is_reported(caplog: pytest.LogCaptureFixture) -
 def test_what_is_no_jwks_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
         keysets.keys(text.encode(), ALGS)
+
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+_JSON = st.recursive(_LEAVES, lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=3), i, max_size=3))
+_ROWS = st.lists(st.dictionaries(st.sampled_from(["kty", "kid", "crv", "x", "y", "n", "e", "alg", "use", "key_ops"]),
+                                 st.sampled_from(["RSA", "EC", "P-384", "AQAB", "sig"]) | _JSON))  # fmt: skip
+
+
+@given(_ROWS)
+@settings(max_examples=300, deadline=None)
+def test_no_row_of_a_jwks_does_anything_but_be_left_out(rows: list[Any]) -> None:
+    assert all(
+        isinstance(key, ECKey | RSAKey) for key in keysets.keys(json.dumps({"keys": rows}).encode(), ALGS).values()
+    )
+
+
+@given(st.binary(max_size=80) | _JSON.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_do_anything_but_be_refused(data: bytes) -> None:
+    with contextlib.suppress(Invalid):
+        assert keysets.keys(data, ALGS) == {}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +305,49 @@ def test_a_place_that_is_not_secure_is_not_asked() -> None:
     ring = keysets.FromUrl(lambda: "http://a.example/jwks", fetch, ALGS, lambda: 1_800_000_000_000)
     with pytest.raises(Unavailable):
         ring.key("e1", "ES384")
+
+
+def test_while_one_asks_after_a_made_up_kid_nobody_waits_for_it(place: Place) -> None:
+    ring = place.ring()
+    ring.key("e1", "ES384")
+    place.later(31)
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Response:
+        asked.set()
+        go_on.wait(4)
+        return Response(json.dumps(place.keys))
+
+    place.answer = slow
+    one_who_asks = threading.Thread(target=ring.key, args=("made-up", "ES384"))
+    one_who_asks.start()
+    try:
+        assert asked.wait(4)
+        assert ring.key("e1", "ES384") is not None
+        assert not go_on.is_set()
+        assert one_who_asks.is_alive()
+    finally:
+        go_on.set()
+        one_who_asks.join()
+
+
+def test_nothing_of_the_environment_goes_along(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password s3cret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+    assert place.ring().key("e1", "ES384") is not None
+    assert "Authorization" not in place.server.log[0][0].headers
+
+
+def test_a_server_whose_certificate_nobody_vouches_for_gives_no_keys() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with HTTPServer(ssl_context=context) as server:
+        server.expect_request("/jwks").respond_with_json(jwks(EC))
+        with pytest.raises(Unavailable):
+            published.fetch(server.url_for("/jwks").replace("localhost", "127.0.0.1"))
 
 
 def test_nobody_listening_is_no_keys(place: Place) -> None:

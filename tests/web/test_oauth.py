@@ -95,6 +95,18 @@ def test_what_is_asked_for_is_granted_as_far_as_the_client_may_have_it(door: Doo
             assert (answer.status_code, said["scope"]) == (200, granted), asked
 
 
+def test_an_error_has_only_the_characters_that_it_may_have(door: Door) -> None:
+    for scope in (
+        "system/Observation.rs?d%C3%A9=1",
+        "system/Observation.rs?%22=1",
+        "system/Observation.rs?date=%0A%22",
+    ):
+        said = door.ask(door.form(scope, client_assertion=door.assertion())).json()["error_description"]
+        assert said.isascii()
+        assert said.isprintable()
+        assert not set('"\\') & set(said)
+
+
 def without(*names: str, **more: Any) -> Callable[[Door], Any]:
     return lambda door: {k: v for k, v in door.form(**more).items() if k not in names}
 
