@@ -16,6 +16,10 @@ from fhir_secondop.store.database import Database
 _DOOR = Caller("sign-in", "Sign-in of systems", frozenset({"system"}))
 _TOKEN = tables.access_token.c
 _USED = tables.used_assertion.c
+# Built once: every request runs it.
+_FIND = sa.select(_TOKEN.client, _TOKEN.registration, _TOKEN.scopes, _TOKEN.issued, _TOKEN.expires).where(
+    _TOKEN.digest == sa.bindparam("hash"), _TOKEN.expires > sa.bindparam("now")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,8 @@ class Grants:
 
     def find(self, token: str) -> Grant | None:
         """What a token stands for, as long as it is good."""
-        wanted = sa.select(_TOKEN.client, _TOKEN.registration, _TOKEN.scopes, _TOKEN.issued, _TOKEN.expires).where(
-            _TOKEN.digest == _hash(token), _TOKEN.expires > self.now()
-        )
         with self.database.reading() as connection:
-            row = connection.execute(wanted).one_or_none()
+            row = connection.execute(_FIND, {"hash": _hash(token), "now": self.now()}).one_or_none()
         return None if row is None else Grant(*row)
 
     def revoke(self, token: str) -> None:
