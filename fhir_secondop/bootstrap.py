@@ -7,25 +7,33 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from werkzeug.wrappers import Request
 
-from fhir_secondop.access import rights, tokens
+from fhir_secondop.access import clients, issuer, rights, tokens
 from fhir_secondop.config import Settings
+from fhir_secondop.ehr import published
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import codes
 from fhir_secondop.rest.endpoint import ALL, Endpoint
 from fhir_secondop.service import operations, workflows
+from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
 from fhir_secondop.store.database import Database, now_ms
+from fhir_secondop.store.grants import Grants
 from fhir_secondop.store.quota import Counted
 
 CLIENT_TRIES = 4  # of a read: with pauses of 1, 3 and 9 seconds between
+_SECURITY = {
+    "tokens": "Bearer tokens from the operator's token file.",
+    "smart": "SMART Backend Services; clients are registered by the operator.",
+    "none": "None: loopback.",
+}
 # Single resources are stored as they are; a case is opened and moved by its operations. Nothing deletes.
 LOCAL = Caller("local", "Local caller", frozenset({"coordinator", "requester"}), ("system/*.crus",))
 
@@ -39,6 +47,8 @@ class Service:
     operations: tuple[Operation, ...]
     authenticate: Callable[[Request], Caller]
     key_files: tuple[Path, ...]
+    systems: Authority | None = None
+    """Who knows the systems that call, with auth=smart."""
 
 
 def build(settings: Settings) -> Service:
@@ -67,7 +77,8 @@ def build(settings: Settings) -> Service:
         checklists=Path(settings.checklists) if settings.checklists else None,
     )
     table = (*operations.system_operations(context), *operations.case_operations(context))
-    authenticate = _authenticator(settings)
+    systems = _systems(settings, database) if settings.auth == "smart" else None
+    authenticate = systems.caller if systems else _authenticator(settings)
     endpoint = Endpoint(
         database=database,
         base_url=base_url,
@@ -75,19 +86,34 @@ def build(settings: Settings) -> Service:
         authenticate=authenticate,
         visibility=context.visibility,
         allows=rights.allows,
+        restrictions=rights.restrictions,
         hooks=CaseHooks(context),
         operations=table,
         interactions=ALL - {"delete"},  # nothing of a case is deleted
         canonical=codes.CANONICAL,
-        security="Bearer tokens from the operator's token file." if settings.auth == "tokens" else "None: loopback.",
+        security=_SECURITY[settings.auth],
+        token_url=systems.token_url if isinstance(systems, OwnAuthority) else "",
+        smart=systems is not None,
     )
-    return Service(context, endpoint, table, authenticate, _key_files(settings))
+    return Service(context, endpoint, table, authenticate, _key_files(settings), systems)
 
 
 def _key_files(settings: Settings) -> tuple[Path, ...]:
     """The files with our signing keys: the service's own, and those that connections name."""
     named = [settings.keys_file, *(c.key_file for c in settings.connections.values() if c.key_file)]
     return tuple(map(Path, dict.fromkeys(named)))
+
+
+def _systems(settings: Settings, database: Database) -> Authority:
+    """How systems sign in: at our own token endpoint, or at the issuer that is configured."""
+    external = bool(settings.issuer)
+    registry = clients.Registry(Path(settings.clients_file), rings(published.fetch, now_ms), need_keys=not external)
+    if external:
+        issuer.check(settings.issuer, settings.audience)
+        fetch = partial(published.fetch, named_by=settings.issuer)
+        return ExternalAuthority(issuer.Issuer(settings.issuer, settings.audience, fetch, registry.find, now_ms))
+    token_url = f"{settings.public_url}/auth/token"
+    return OwnAuthority(registry, Grants(database, now_ms), token_url, settings.token_s, now_ms)
 
 
 def _authenticator(settings: Settings) -> Callable[[Request], Caller]:

@@ -19,7 +19,7 @@ from fhir_secondop.model import Connection
 
 DEFAULT_FILE = "secondop.toml"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-AUTHS = ("tokens", "none")
+AUTHS = ("tokens", "smart", "none")
 CONNECTION_AUTHS = ("none", "basic", "bearer", "smart")  # what ehr.auth can do; a test compares them
 CONNECTION_ROLES = ("ehr", "repository")
 CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
@@ -36,6 +36,10 @@ class Settings:
     database: str = "secondop.sqlite"
     auth: str = "tokens"
     token_file: str = "tokens.toml"
+    clients_file: str = "clients.toml"  # the systems that may sign in, with auth=smart
+    token_s: int = 300  # how long an access token of ours lives
+    issuer: str = ""  # whose access tokens are taken instead of ours, with auth=smart
+    audience: str = ""  # what those have as aud
     link_secret_file: str = "link-secret"
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
     consent_policy: str = "treatment-implied"
@@ -208,6 +212,8 @@ def _checked(settings: Settings, file: Path) -> Settings:
     for name in ("gatherings_per_ehr", "deliveries_per_ehr"):
         if not 1 <= getattr(settings, name) <= 64:
             raise Invalid(f"{name}={getattr(settings, name)}: use a number from 1 to 64.")
+    if not 60 <= settings.token_s <= 3600:
+        raise Invalid(f"token_s={settings.token_s}: use seconds from 60 to 3600.")
     if settings.base_url and not _is_url(settings.base_url):
         raise Invalid(f"base_url={settings.base_url}: it must be an http(s) URL.")
     if settings.auth not in AUTHS:
@@ -221,7 +227,7 @@ def _checked(settings: Settings, file: Path) -> Settings:
     folder = file.parent
     changed = {
         key: str(folder / getattr(settings, key))
-        for key in ("token_file", "link_secret_file", "keys_file")
+        for key in ("token_file", "clients_file", "link_secret_file", "keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
     if settings.checklists:

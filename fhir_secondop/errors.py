@@ -66,6 +66,14 @@ class Unauthenticated(SecondOpError):
     """The caller did not say who it is, or the token is unknown."""
 
 
+class TokenRefused(SecondOpError):
+    """A request to the token endpoint is refused; `code` is one of RFC 6749's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Forbidden(SecondOpError):
     """The caller is known and may not do this."""
 
@@ -105,6 +113,7 @@ STATUS: dict[type[SecondOpError], tuple[int, str]] = {
     Conflict: (409, "conflict"),
     PreconditionFailed: (412, "conflict"),
     Unauthenticated: (401, "login"),
+    TokenRefused: (400, "login"),
     Forbidden: (403, "forbidden"),
     Unsupported: (400, "not-supported"),
     NotAllowed: (405, "not-supported"),

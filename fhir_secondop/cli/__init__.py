@@ -16,7 +16,7 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import connections, corpus, keys
+from fhir_secondop.cli import clients, connections, corpus, keys
 from fhir_secondop.cli.output import Plain, json_option, print_
 from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
 
@@ -128,7 +128,7 @@ def _until_stopped() -> None:
 @click.option("--host", default=None, help="127.0.0.1 by default; this version listens on loopback only.")
 @click.option("--port", type=int, default=None, help="8100 by default.")
 @click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
-@click.option("--auth", type=click.Choice(["tokens", "none"]), default=None, help="tokens by default.")
+@click.option("--auth", type=click.Choice(["tokens", "smart", "none"]), default=None, help="tokens by default.")
 def serve(config_file: str, host: str | None, port: int | None, database: str | None, auth: str | None) -> None:
     """The service, with its embedded worker.
 
@@ -494,7 +494,5 @@ def config(config_file: str, as_json: bool) -> None:
     print_(rows, as_json, show)
 
 
-main.add_command(connections.connect)
-main.add_command(connections.doctor)
-main.add_command(keys.keys)
-main.add_command(corpus.corpus)
+for command in (clients.client, connections.connect, connections.doctor, keys.keys, corpus.corpus):
+    main.add_command(command)

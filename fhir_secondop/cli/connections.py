@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fhir_secondop.cli import edited
 from fhir_secondop.cli.output import Plain, config_option, json_option, print_
 from fhir_secondop.errors import Invalid, NotFound
 
@@ -64,12 +65,12 @@ def add(name: str, config_file: str, as_json: bool, more: tuple[str, ...], **giv
     entry |= dict(_setting(text) for text in more)
     config.connection(name, entry, file)
     vendors.load(entry.get("vendor", "generic"))
-    document = _document(file)
+    document = edited.document(file)
     connections = document.setdefault("connections", tomlkit.table(is_super_table=True))
     if name in connections:
         raise Invalid(f"{file} has a connection {name} already; remove it first, or choose another name.")
     connections[name] = tomlkit.item(entry)
-    _write(file, tomlkit.dumps(document))
+    edited.write(file, document)
     print_({"added": name, "file": str(file), **entry}, as_json, lambda plain: click.echo(
         f"added {name} to {file}; look what it lets us do: fhir-secondop doctor {name}"))  # fmt: skip
 
@@ -88,25 +89,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"x = {value}")["x"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
-
-
-def _document(file: Path) -> Any:
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        return tomlkit.parse(file.read_text("utf-8")) if file.exists() else tomlkit.document()
-    except TOMLKitError as error:
-        raise Invalid(f"{file} is not TOML: {error}") from error
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.part")
-    partial.touch(mode=0o600)
-    partial.write_text(text, "utf-8")
-    if file.exists():
-        partial.chmod(file.stat().st_mode)
-    partial.replace(file)
 
 
 @connect.command(name="list")
@@ -172,16 +154,14 @@ def remove(name: str, config_file: str, as_json: bool) -> None:
 
     Example: fhir-secondop connect remove riverside
     """
-    import tomlkit
-
     from fhir_secondop import config
 
     file = Path(config_file or config.DEFAULT_FILE)
-    document = _document(file)
+    document = edited.document(file)
     if name not in document.get("connections", {}):
         raise NotFound(f"There is no connection {name}; see: fhir-secondop connect list")
     del document["connections"][name]
-    _write(file, tomlkit.dumps(document))
+    edited.write(file, document)
     print_({"removed": name, "file": str(file)}, as_json, lambda plain: click.echo(f"removed {name} from {file}"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import requests
 
@@ -12,11 +13,19 @@ from fhir_secondop.ehr.origins import host_of, origin
 from fhir_secondop.model import Connection
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What was fetched, and for how long it may be kept, as its server says."""
+
+    body: bytes
+    cache_control: str
+
+
 def fetch(
     url: str, *, timeout_s: float, max_bytes: int, who: str = "", named_by: str = "", networks: Sequence[str] = (),
     proxy: str = "", ca_bundle: str = "", accept: str = "application/json",
-) -> bytes:  # fmt: skip
-    """The bytes that stand at the URL, answered with 200.
+) -> Document:  # fmt: skip
+    """What stands at the URL, answered with 200.
 
     Over https, unless the host is a loopback address or "localhost"; no redirect is followed; no special address is
     asked (`addresses`), unless the operator wrote it in the URL himself, or `networks` has it. Where another server
@@ -44,7 +53,7 @@ def fetch(
         ) as answer:  # fmt: skip
             if answer.status_code != 200:
                 raise of_status(answer.status_code, who, writing=False)
-            return wire.whole(answer, max_bytes)
+            return Document(wire.whole(answer, max_bytes), answer.headers.get("Cache-Control", ""))
     except wire.TooMuch:
         raise EhrFailure("policy", f"{who}: an answer of over {max_bytes} bytes.") from None
     except requests.RequestException as error:

@@ -9,6 +9,9 @@ from fhir_secondop import __version__
 from fhir_secondop.model import Operation, Resource
 from fhir_secondop.rest.endpoint import Endpoint
 
+_SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
+_OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+
 
 def statement(endpoint: Endpoint, date: str) -> Resource:
     """The CapabilityStatement of this endpoint."""
@@ -23,7 +26,7 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
     if system:
         rest["operation"] = [_operation(endpoint, op) for op in system]
     if endpoint.security:
-        rest["security"] = {"description": endpoint.security}
+        rest["security"] = {**_smart(endpoint), "description": endpoint.security}
     return {
         "resourceType": "CapabilityStatement",
         "status": "active",
@@ -35,6 +38,18 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
         "format": ["application/fhir+json"],
         "rest": [rest],
     }
+
+
+def _smart(endpoint: Endpoint) -> Resource:
+    """That one signs in by SMART, and where; empty where one does not.
+
+    Source: https://hl7.org/fhir/smart-app-launch/conformance.html
+    """
+    if not endpoint.smart:
+        return {}
+    uris = [{"url": "token", "valueUri": endpoint.token_url}] if endpoint.token_url else []
+    extension = {"extension": [{"url": _OAUTH_URIS, "extension": uris}]} if uris else {}
+    return {**extension, "service": [{"coding": [{"system": _SERVICE, "code": "SMART-on-FHIR"}]}]}
 
 
 def _resource(endpoint: Endpoint, kind: str) -> Resource:

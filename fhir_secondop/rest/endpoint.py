@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from werkzeug.wrappers import Request
@@ -44,7 +44,8 @@ class Endpoint:
     `interactions` are those offered on every type, or on those of `by_type` alone where that is given; `system` those
     of the whole endpoint ("transaction"). `searchable` names the search parameters of a type where not all that we
     can serve are offered.
-    `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s.
+    `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s; `restrictions` are the searches of which a
+    resource must match one, where only some of the type are granted.
     """
 
     database: Database
@@ -53,6 +54,7 @@ class Endpoint:
     authenticate: Callable[[Request], Caller]
     visibility: Callable[[Caller], Visibility]
     allows: Callable[[Caller, str, str], bool]
+    restrictions: Callable[[Caller, str, str], tuple[str, ...]] = lambda caller, resource_type, letter: ()
     hooks: Hooks = field(default_factory=Plain)
     operations: Sequence[Operation] = ()
     interactions: frozenset[str] = ALL
@@ -63,7 +65,16 @@ class Endpoint:
     conditional_create: bool = True
     max_count: int = query.MAX_COUNT
     security: str = ""
+    smart: bool = False  # whether one signs in by SMART, at `token_url` where that is ours
+    token_url: str = ""
     canonical: str = ""  # under which the operations have their canonical names
+
+    def sees(self, caller: Caller, *wanted: tuple[str, str]) -> Visibility:
+        """What the caller may see for these interactions, each a type and a letter."""
+        narrowed = {(kind, self.restrictions(caller, kind, letter)) for kind, letter in wanted}
+        found = tuple(sorted((kind, queries) for kind, queries in narrowed if queries))
+        seen = self.visibility(caller)
+        return replace(seen, narrowed=found) if found else seen
 
     def types(self) -> list[str]:
         """The types offered, sorted."""

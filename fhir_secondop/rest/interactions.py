@@ -12,10 +12,11 @@ from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, Unsupported
 from fhir_secondop.fhir import codec, query, times
-from fhir_secondop.model import Caller, Resource
+from fhir_secondop.model import EVERYTHING, Caller, Resource, Visibility
 from fhir_secondop.rest import answers, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles, resources, search
+from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
 
@@ -26,11 +27,22 @@ def _may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: st
         raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
 
 
+def written(tx: Transaction, visibility: Visibility) -> None:
+    """Raises Forbidden when what was written is not what the caller's scopes let it write: then nothing is."""
+    narrowed = {kind for kind, _ in visibility.narrowed}
+    for change in tx.changes:
+        if change.type in narrowed and change.interaction != "delete":
+            # Whose it is has been decided; the restriction alone is asked here.
+            only = replace(EVERYTHING, narrowed=visibility.narrowed)
+            if resources.find(tx.connection, only, change.type, change.id) is None:
+                raise Forbidden(f"The scope allows only some {change.type} resources, and this is none of them.")
+
+
 def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """GET [type]/[id]"""
     _may(endpoint, caller, resource_type, "read", "r")
     with endpoint.database.reading() as connection:
-        found = resources.read(connection, endpoint.visibility(caller), resource_type, resource_id)
+        found = resources.read(connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id)
     if _holds_already(request.headers.get("If-None-Match", ""), found):
         return Response(status=304, headers={"ETag": found.etag})
     return answers.stored_answer(endpoint, found)
@@ -48,7 +60,7 @@ def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: s
         raise NotFound(f"There is no {resource_type}/{resource_id}, version {version}.")
     with endpoint.database.reading() as connection:
         found = resources.history(
-            connection, endpoint.visibility(caller), resource_type, resource_id, version=int(version)
+            connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id, version=int(version)
         )[0]
     if found.deleted:
         raise Gone(f"{found.versioned} is the deletion; the versions before it are in _history.")
@@ -59,7 +71,9 @@ def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id:
     """GET [type]/[id]/_history: every version, newest first."""
     _may(endpoint, caller, resource_type, "history-instance", "r")
     with endpoint.database.reading() as connection:
-        versions = resources.history(connection, endpoint.visibility(caller), resource_type, resource_id)
+        versions = resources.history(
+            connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
+        )
     entries = [_history_entry(endpoint, stored) for stored in versions]
     link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
     head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
@@ -85,7 +99,7 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     answers.check_no_search()
     body, resource = answers.resource_body(resource_type)
     criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
-    visibility = endpoint.visibility(caller)
+    visibility = endpoint.sees(caller, (resource_type, "c"))
     with endpoint.database.transaction(caller) as tx:
         if criteria is not None:
             found = bundles.match_one(tx, resource_type, criteria, visibility, endpoint.base_url)
@@ -93,6 +107,7 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
                 return answers.stored_answer(endpoint, found)
         stored = resources.create(tx, body, resource, base_url=endpoint.base_url)
         endpoint.hooks.within(tx)
+        written(tx, visibility)
     return answers.stored_answer(endpoint, stored, 201)
 
 
@@ -105,7 +120,8 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
         raise Malformed(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
     version = answers.if_match()
     with endpoint.database.transaction(caller) as tx:
-        before = resources.find(tx.connection, endpoint.visibility(caller), resource_type, resource_id)
+        visibility = endpoint.sees(caller, (resource_type, "u"))
+        before = resources.find(tx.connection, visibility, resource_type, resource_id)
         if before is None and not endpoint.update_creates:
             raise NotAllowed(f"There is no {resource_type}/{resource_id}; POST it, ids are ours to give.")
         if before is None:
@@ -113,6 +129,7 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
         else:
             stored = resources.update(tx, before, body, resource, base_url=endpoint.base_url, if_match=version)
         endpoint.hooks.within(tx)
+        written(tx, visibility)
     return answers.stored_answer(endpoint, stored, 201 if before is None else 200)
 
 
@@ -122,7 +139,7 @@ def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
     answers.check_no_search()
     version = answers.if_match()
     with endpoint.database.transaction(caller) as tx:
-        before = resources.find(tx.connection, endpoint.visibility(caller), resource_type, resource_id)
+        before = resources.find(tx.connection, endpoint.sees(caller, (resource_type, "d")), resource_type, resource_id)
         if before is None:
             raise NotFound(f"There is no {resource_type}/{resource_id}.")
         if not before.deleted:
@@ -143,7 +160,7 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered)
     wanted = replace(wanted, count=min(wanted.count, endpoint.max_count))
     with endpoint.database.reading() as connection:
-        found = search.run(connection, wanted, endpoint.visibility(caller), endpoint.base_url)
+        found = search.run(connection, wanted, endpoint.sees(caller, (resource_type, "s")), endpoint.base_url)
     here = f"{endpoint.base_url}/{resource_type}"
     links = [{"relation": "self", "url": _url(here, wanted.applied)}]
     if found.next_page:

@@ -33,12 +33,17 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
 def may(endpoint: Endpoint, caller: Caller, row: Operation) -> None:
     """Raises Forbidden unless the caller's scopes cover an operation: `r` on its type where it only reads, else `u`.
 
-    SMART scopes say nothing of operations; one of the whole endpoint decides for itself.
+    SMART scopes say nothing of operations; one of the whole endpoint decides for itself. A scope with restrictions
+    covers none: what an operation tells is not narrowed by it.
     """
     if not row.type:
         return
     needed = [(row.type, "r" if row.reads else "u"), *((kind, "r") for kind in row.shows)]
-    missing = [f"{kind}.{letter}" for kind, letter in needed if not endpoint.allows(caller, kind, letter)]
+    missing = [
+        f"{kind}.{letter}"
+        for kind, letter in needed
+        if not endpoint.allows(caller, kind, letter) or endpoint.restrictions(caller, kind, letter)
+    ]
     if missing:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which ${row.code} needs.")
 

@@ -12,7 +12,7 @@ from flask import Response, request
 from fhir_secondop.errors import Forbidden, Invalid, Issue, Unsupported
 from fhir_secondop.fhir import codec, definitions, times
 from fhir_secondop.model import Caller, Ready, Resource
-from fhir_secondop.rest import answers
+from fhir_secondop.rest import answers, interactions
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles
 from fhir_secondop.store.bundles import Entry, Outcome
@@ -51,15 +51,17 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
         if prepared.location:
             answer.headers["Location"] = f"{endpoint.base_url}/{prepared.location}"
         return answer
+    visibility = endpoint.sees(caller, *((entry.type, _LETTER[entry.method]) for entry in prepared))
     with endpoint.database.transaction(caller) as tx:
         outcomes = bundles.apply(
             tx,
             prepared,
-            visibility=endpoint.visibility(caller),
+            visibility=visibility,
             base_url=endpoint.base_url,
             update_creates=endpoint.update_creates,
         )
         endpoint.hooks.within(tx)
+        interactions.written(tx, visibility)
     return answers.json_answer(response(outcomes))
 
 

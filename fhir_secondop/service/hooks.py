@@ -139,15 +139,18 @@ def _check_owner(tx: Transaction, case_id: str, task: Resource) -> None:
         raise Forbidden("A Task is changed by its owner or by the coordinator.", path="Task.owner")
 
 
+_CHANGING = frozenset({"status", "statusReason", "businessStatus", "note", "lastModified", "executionPeriod", "meta"})
+
+
 def _check_kept(before: Resource, after: Resource) -> None:
-    kept = ["code", "intent", "focus", "for", "partOf", "owner", "output", "input", "extension", "identifier"]
+    changing = _CHANGING
     if workflow.is_delivery(before) or codes.has(before["code"], codes.TASK, "gather-records"):
-        kept.append("businessStatus")
+        changing = changing - {"businessStatus"}
         given_up = workflow.is_delivery(before) and after["status"] == "failed"
         if after["status"] != before["status"] and not given_up:
             raise Forbidden("Its workflow moves this Task; a delivery may be given up (failed).", path="Task.status")
     if set(before.get("meta", {}).get("profile", [])) - set(after.get("meta", {}).get("profile", [])):
         raise Forbidden("A Task of a case keeps the profile that it claims.", path="Task.meta.profile")
-    for element in kept:
+    for element in sorted({*before, *after} - changing):
         if before.get(element) != after.get(element):
             raise Forbidden("Only status, reason and notes of a Task may be changed here.", path=f"Task.{element}")

@@ -355,7 +355,7 @@ def _package(context: Context) -> Callable[[Caller, str, Plain], Result]:
             gathered = resources.sees_record(connection, visibility, case_id)
             case = load(connection, visibility, case_id, gathered=gathered, files=True)
         entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources
-                   if rights.allows(caller, r["resourceType"], "r")]  # fmt: skip
+                   if rights.unrestricted(caller, r["resourceType"], "r")]  # fmt: skip
         bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
         bundle = records.labelled(case, bundle)
         return Result(bundle, bundle)

@@ -17,6 +17,7 @@ from fhir_secondop.fhir import codec, times
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import RECORD, REPORT, Resource, Visibility
 from fhir_secondop.store import index, tables
+from fhir_secondop.store.conditions import matching
 from fhir_secondop.store.database import Change, Transaction
 
 # Whose rows are the record of a case: what was pulled from an EHR, and what somebody sent by an upload link.
@@ -112,15 +113,20 @@ def stored(row: Any) -> Stored:
 
 def visible(visibility: Visibility) -> ColumnElement[bool]:
     """The SQL condition on `tables.resource` for what may be seen."""
+    narrowed = [
+        sa.or_(tables.resource.c.type != kind, *(matching(kind, text) for text in texts))
+        for kind, texts in visibility.narrowed
+    ]
     if visibility.everything:
-        return sa.true()
+        return sa.and_(sa.true(), *narrowed)
     # What belongs to a case is seen by its audience alone, whoever wrote it: a reviewer who left sees nothing of it.
     own = sa.and_(tables.resource.c.owner == visibility.owner, tables.resource.c.case_id.is_(None))
-    return sa.or_(
+    theirs = sa.or_(
         own,
         tables.resource.c.case_id.in_(_cases(visibility, RECORD)),
         sa.and_(tables.resource.c.case_id.in_(_cases(visibility, REPORT)), sa.not_(IN_RECORD)),
     )
+    return sa.and_(theirs, *narrowed)
 
 
 def _cases(visibility: Visibility, part: str) -> sa.Select[Any]:

@@ -12,14 +12,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.errors import Invalid
-from fhir_secondop.fhir.query import Criterion, Search
+from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
+from fhir_secondop.store.conditions import condition
 from fhir_secondop.store.resources import Stored, rows, stored, visible
-from fhir_secondop.store.search_types import DATE, KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
         resource.type == search.type,
         resource.deleted.is_(False),
         visible(visibility),
-        *(_condition(search.type, criterion, base_url) for criterion in search.criteria),
+        *(condition(search.type, criterion, base_url) for criterion in search.criteria),
     ]
     first, last = _place(connection, search, visibility)
     total = None
@@ -78,30 +77,3 @@ def _place(connection: Connection, asked: Search, visibility: Visibility) -> tup
     if len(ids) != 2 or not set(ids) <= set(found):
         raise Invalid("This page link is not one of ours; start the search again.", path="_page")
     return found[ids[0]], found[ids[1]]
-
-
-def _condition(resource_type: str, criterion: Criterion, base_url: str) -> ColumnElement[bool]:
-    resource = tables.resource.c
-    values = [value for value in criterion.values if value]
-    if any("\0" in value for value in values):
-        raise Invalid("A value to search for holds a NUL.", path=criterion.code)
-    kind = KINDS[criterion.kind]
-    columns = kind.table.c
-    mine = [columns.type == resource_type, columns.param == criterion.code]
-    matching: ColumnElement[bool]
-    if criterion.modifier == "missing":
-        if values not in (["true"], ["false"]):
-            raise Invalid(f"{criterion.code}:missing is true or false.", path=criterion.code)
-        # Every resource has an id and a time of its last change.
-        always = criterion.code in ("_id", "_lastUpdated")
-        matching = sa.true() if always else resource.rid.in_(sa.select(columns.rid).where(*mine))
-        return sa.not_(matching) if values == ["true"] else matching
-    if criterion.code == "_id":
-        matching = resource.id.in_([value.rpartition("|")[2] for value in values])
-    elif criterion.code == "_lastUpdated":
-        # An instant, one millisecond wide.
-        return sa.or_(*(DATE.compare(value, resource.updated, resource.updated + 1) for value in values))
-    else:
-        wanted = sa.or_(sa.false(), *(kind.condition(value, criterion.modifier, base_url) for value in values))
-        matching = resource.rid.in_(sa.select(columns.rid).where(*mine, wanted))
-    return sa.not_(matching) if criterion.modifier == "not" else matching

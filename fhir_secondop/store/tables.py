@@ -129,3 +129,25 @@ ehr_limit = sa.Table(
     sa.Column("day", sa.BigInteger, nullable=False),
     sa.Column("documents", sa.Integer, nullable=False),
 )
+
+# Access tokens of systems that signed in, by SHA-256. Times in ms since 1970.
+access_token = sa.Table(
+    "access_token",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("client", sa.String(128), nullable=False),
+    sa.Column("registration", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("issued", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.BigInteger, nullable=False),
+    sa.Index("ix_access_token_expires", "expires"),
+)
+
+# Assertions that were used, by SHA-256 of client and jti: none is good twice, at whatever worker.
+used_assertion = sa.Table(
+    "used_assertion",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Index("ix_used_assertion_until", "until"),
+)

@@ -41,7 +41,7 @@ OPERATIONS: dict[str, str] = {
     "package": "sees", "cancel": "placer",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
-    "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"], "record": SEES["alpha.record"],
+    "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"}, "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
     "placer": {"desk", "pcp"},
 }  # fmt: skip
@@ -132,9 +132,10 @@ class Generator:
         shown = set(_ZONE.findall(text))
         shown |= {zone for zone, word in self.stage.words.items() if word in text}
         told = sorted(zone for zone in shown if not self.stage.sees(who, zone))
-        if who == "only-tasks" and '"resourceType":"Bundle"' in text:
+        only = {"only-tasks": "Task", "only-laboratory": "Observation"}.get(who)
+        if only and '"resourceType":"Bundle"' in text:
             kinds = {e["resource"]["resourceType"] for e in json.loads(text).get("entry", []) if "resource" in e}
-            told += sorted(kinds - {"Task", "OperationOutcome"})
+            told += sorted(kinds - {only, "OperationOutcome"})
         return f"it shows {', '.join(told)}" if told else ""
 
     def expect(self, who: str, allowed: bool, status: int, text: str) -> str:
@@ -162,12 +163,11 @@ class Generator:
     def _scope(self, who: str, kind: str, letter: str) -> bool:
         if who == NOBODY or not CALLERS[who][1]:
             return False
-        scope = CALLERS[who][1][0]
-        named, _, letters = scope.partition("/")[2].partition(".")
+        named, _, letters = CALLERS[who][1][0].partition("?")[0].partition("/")[2].partition(".")
         return named in ("*", kind) and letter in letters
 
     def _sees(self, who: str, held: Held, letter: str) -> bool:
-        return self._scope(who, held.stored.type, letter) and self.stage.sees(who, held.zone, held.stored.type)
+        return self._scope(who, held.stored.type, letter) and self.stage.sees_it(who, held)
 
     def _each(self) -> Iterator[tuple[str, Held]]:
         for held in self.stage.held:
@@ -234,7 +234,7 @@ class Generator:
                 return wrong
             bundle = json.loads(text)
             found = {e["resource"]["id"] for e in bundle.get("entry", [])}
-            if (held.stored.id in found) != self.stage.sees(who, held.zone, held.stored.type):
+            if (held.stored.id in found) != self.stage.sees_it(who, held):
                 return f"it {'finds' if held.stored.id in found else 'does not find'} {held.local} of {held.zone}"
             if bundle["total"] != len(found):
                 return f"its total is {bundle['total']}, and it shows {len(found)}"
@@ -430,7 +430,7 @@ class Generator:
                 found |= {e["resource"]["id"] for e in bundle.get("entry", [])}
                 links = [li["url"] for li in bundle["link"] if li["relation"] == "next"]
                 path = links[0][links[0].index("/fhir/") :] if links else ""
-            own = {h.stored.id for h in self.stage.held if h.stored.type == kind and self.stage.sees(who, h.zone, kind)}
+            own = {h.stored.id for h in self.stage.held if h.stored.type == kind and self.stage.sees_it(who, h)}
             known = {h.stored.id for h in self.stage.held}
             return "" if found & known == own else f"it shows {len(found & known)}, and should {len(own)}"
 

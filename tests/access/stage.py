@@ -43,6 +43,8 @@ CALLERS: dict[str, tuple[list[str], list[str], str]] = {
     "stranger-reviewer": (["reviewer"], ["user/*.crus"], "9000009998"),
     # The surgeon again, by other tokens: what it may do is narrower.
     "only-tasks": (["provider"], ["user/Task.rs"], "9000000112"),
+    # The primary care physician, by a token that is for laboratory results alone.
+    "only-laboratory": (["provider"], ["user/Observation.rs?category=laboratory"], "9000000111"),
     "without-scope": (["provider"], [], "9000000112"),
     "operator": (["operator"], ["user/*.crus"], "9000000112"),
     "auditor": (["auditor"], ["user/*.crus"], "9000000112"),
@@ -51,8 +53,8 @@ NOBODY = "nobody"  # no token at all
 
 # zone → who sees it. What is not listed sees nothing.
 SEES: dict[str, set[str]] = {
-    "alpha": {"desk", "clinic", "reviewer", "pcp", "surgeon", "only-tasks"},
-    "alpha.record": {"desk", "clinic", "reviewer", "pcp"},  # the primary care physician is who asked
+    "alpha": {"desk", "clinic", "reviewer", "pcp", "surgeon", "only-tasks", "only-laboratory"},
+    "alpha.record": {"desk", "clinic", "reviewer", "pcp", "only-laboratory"},  # the primary care physician is who asked
     "alpha.draft": {"desk", "reviewer"},
     "alpha.quarantine": {"desk"},
     "beta": {"desk", "clinic2", "reviewer2", "pcp2", "surgeon2"},
@@ -90,9 +92,15 @@ class Stage:
 
     def sees(self, who: str, zone: str, kind: str = "") -> bool:
         """Whether the model lets them see a resource of that type in that zone."""
-        if who == "only-tasks" and kind not in ("", "Task"):
+        narrow = {"only-tasks": "Task", "only-laboratory": "Observation"}
+        if who in narrow and kind not in ("", narrow[who]):
             return False
         return who in SEES[zone]
+
+    def sees_it(self, who: str, held: Held) -> bool:
+        """Whether the model lets them see that resource."""
+        laboratory = who != "only-laboratory" or '"laboratory"' in held.stored.body.text
+        return laboratory and self.sees(who, held.zone, held.stored.type)
 
 
 def tokens() -> str:

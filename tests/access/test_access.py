@@ -104,8 +104,10 @@ def test_an_empty_token_file_knows_nobody() -> None:
         (("system/Task.r",), "TaskX", "r", False),
         (("system/*.",), "Task", "r", False),
         (("system/Task.sr",), "Task", "r", False),
-        (("system/Task.read",), "Task", "r", False),
-        (("system/Observation.rs?category=laboratory",), "Observation", "r", False),
+        (("system/Task.read",), "Task", "r", True),
+        (("system/Task.read",), "Task", "u", False),
+        (("system/Observation.rs?category=laboratory",), "Observation", "r", True),  # on some: the query says which
+        (("system/Observation.rs?_count=5",), "Observation", "r", False),
         (("launch", "openid", "system/Task"), "Task", "r", False),
         (("xsystem/Task.r", "system/Task.r "), "Task", "r", False),
         ((), "Task", "r", False),

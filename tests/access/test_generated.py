@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from fhir_secondop.access import rights
+from fhir_secondop.access import rights, scopes
 from fhir_secondop.fhir import query
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.service import hooks
@@ -86,6 +86,11 @@ def any_scope(patch: PATCH) -> None:
     patch.setattr("fhir_secondop.web.api.may", lambda *of: None)
 
 
+def any_restriction(patch: PATCH) -> None:
+    real = scopes.grants
+    patch.setattr(scopes, "grants", lambda *of: scopes.Grant() if real(*of) else None)
+
+
 def every_reference(patch: PATCH) -> None:
     real = hooks.resources.find
     patch.setattr(hooks.resources, "find", lambda connection, visibility, *what: real(connection, EVERYTHING, *what))
@@ -97,7 +102,7 @@ def total_of_all(patch: PATCH) -> None:
 
 
 BREAKS: list[Callable[[PATCH], None]] = [
-    everybody, for_ever, whole_record, operators_too, any_scope, every_reference, total_of_all,
+    everybody, for_ever, whole_record, operators_too, any_scope, any_restriction, every_reference, total_of_all,
 ]  # fmt: skip
 
 

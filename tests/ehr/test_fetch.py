@@ -23,7 +23,7 @@ KEYS = b'{"keys": []}'
 
 
 def got(url: str, **more: Any) -> bytes:
-    return fetch(url, **{"timeout_s": 5.0, "max_bytes": 10_000, **more})
+    return fetch(url, **{"timeout_s": 5.0, "max_bytes": 10_000, **more}).body
 
 
 def failure_of(url: str, **more: Any) -> EhrFailure:

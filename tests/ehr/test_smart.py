@@ -523,7 +523,7 @@ def test_sixteen_threads_whose_token_is_refused_ask_for_one_more(threaded: HTTPS
 
     threaded.expect_request("/fhir/Patient/7").respond_with_handler(read)
     with token_endpoint(threaded, lambda _: ok({"access_token": f"t{next(numbers)}"})) as client_of:
-        client = client_of(our_keys.ES384)
+        client = client_of(our_keys.ES384, concurrency=THREADS)
         services(client).token()
         assert at_once(lambda: client.read("Patient/7")) == [PATIENT] * THREADS
         assert len(forms(threaded)) == 2
@@ -537,7 +537,7 @@ def test_sixteen_threads_whose_sign_in_is_refused_ask_once(threaded: HTTPServer,
         return Response('{"error": "invalid_client"}', 401)
 
     with token_endpoint(threaded, refuse) as client_of:
-        client = client_of(our_keys.ES384)
+        client = client_of(our_keys.ES384, concurrency=THREADS)
         failures = at_once(lambda: client.read("Patient/1"))
         assert {(f.kind, f.code) for f in failures} == {("auth", "invalid_client")}
         assert len(forms(threaded)) == 1
