@@ -39,6 +39,7 @@ class Service:
     operations: tuple[Operation, ...]
     authenticate: Callable[[Request], Caller]
     key_files: tuple[Path, ...]
+    settings: Settings
 
 
 def build(settings: Settings) -> Service:
@@ -80,7 +81,7 @@ def build(settings: Settings) -> Service:
         canonical=codes.CANONICAL,
         security="Bearer tokens from the operator's token file." if settings.auth == "tokens" else "None: loopback.",
     )
-    return Service(context, endpoint, table, authenticate, _key_files(settings))
+    return Service(context, endpoint, table, authenticate, _key_files(settings), settings)
 
 
 def _key_files(settings: Settings) -> tuple[Path, ...]:
