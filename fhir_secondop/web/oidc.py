@@ -160,7 +160,7 @@ class Provider:
                 token.claims,
                 token.header,
                 {"iss": {"essential": True, "value": self.issuer}, "aud": {"essential": True, "value": self.client_id},
-                 "nonce": {"essential": True, "value": nonce}, "exp": {"essential": True}, "sub": {"essential": True}},
+                 "exp": {"essential": True}, "sub": {"essential": True}},
                 {"nonce": nonce, "client_id": self.client_id, "access_token": access_token},
             )  # fmt: skip
             claims.validate(self.now() // 1000, LEEWAY_S)

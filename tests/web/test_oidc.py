@@ -123,6 +123,8 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "several audiences, no azp": {"aud": [CLIENT, "another"]},
     "azp of somebody else": {"aud": [CLIENT, "another"], "azp": "another"},
     "azp of somebody else, one audience": {"azp": "another"},
+    "audience of somebody else, azp ours": {"aud": "another", "azp": CLIENT},
+    "audiences of others, azp ours": {"aud": ["a", "b"], "azp": CLIENT},
     "wrong issuer": {"iss": "https://evil.example"},
     "issuer with a slash more": {"iss": "SLASH"},
     "no issuer": {"iss": None},
@@ -321,6 +323,7 @@ def test_a_sign_in_under_way_is_ours_unchanged_and_young(start: Start, liar: Lia
     text, _, seal = cookie.value.partition(".")
     if change == "old":
         site.clock.forward(601)
+        liar.clock = site.clock
     else:
         changed = {"truncated": text, "seal": f"{text}.{'0' * 64}", "text": f"e30=.{seal}"}[change]
         browser.set_cookie("secondop-sign-in", changed)

@@ -14,6 +14,8 @@ from fhir_secondop.config import load
 from fhir_secondop.errors import Invalid
 from fhir_secondop.sandbox import demo
 from fhir_secondop.store import tables
+from fhir_secondop.store.database import Database, now_ms
+from fhir_secondop.store.sessions import Sessions
 from fhir_secondop.web import roster, signin
 from fhir_secondop.web.pending import own_path
 from tests.web.conftest import Site, Start
@@ -129,7 +131,7 @@ def test_the_cookie_is_for_this_host_alone_and_for_no_script(start: Start, base:
     assert not any(part.startswith(("Domain", "Max-Age", "Expires")) for part in parts)
 
 
-def test_another_process_knows_the_session(start: Start, site: Site) -> None:
+def test_another_service_on_the_database_knows_the_session(start: Start, site: Site) -> None:
     browser = signed_in(site)
     other = start(demo_people=site.service.settings.demo_people).browser()
     other.set_cookie("secondop", cookie_of(browser))
@@ -494,6 +496,12 @@ def test_the_demo_starts_with_passwords_that_work(tmp_path: Path) -> None:
             form = {"account": "reviewer", "password": processes.passwords["reviewer"], "next": "/docs"}
             said = browser.post(f"{layout.url}/sign-in", data=form, allow_redirects=False, timeout=10)
             assert (said.status_code, said.headers["Location"]) == (303, "/docs")
+            # Another process on the same database knows the session that the service's process began.
+            database = Database(str(layout.folder / "secondop.sqlite"))
+            found = Sessions(database, now_ms, 900_000, 900_000).find(browser.cookies["secondop"])
+            database.dispose()
+            assert found is not None
+            assert (found.person, found.way) == ("reviewer", "demo")
             form["password"] = first["reviewer"]
             assert requests.post(f"{layout.url}/sign-in", data=form, timeout=10).status_code == 401
             held = "".join(p.read_text("utf-8", "replace") for p in layout.folder.glob("*.toml"))
