@@ -47,6 +47,7 @@ class Service:
     operations: tuple[Operation, ...]
     authenticate: Callable[[Request], Caller]
     key_files: tuple[Path, ...]
+    settings: Settings
     systems: Authority | None = None
     """Who knows the systems that call, with auth=smart."""
 
@@ -95,7 +96,7 @@ def build(settings: Settings) -> Service:
         token_url=systems.token_url if isinstance(systems, OwnAuthority) else "",
         smart=systems is not None,
     )
-    return Service(context, endpoint, table, authenticate, _key_files(settings), systems)
+    return Service(context, endpoint, table, authenticate, _key_files(settings), settings, systems)
 
 
 def _key_files(settings: Settings) -> tuple[Path, ...]:

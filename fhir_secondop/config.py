@@ -23,6 +23,7 @@ AUTHS = ("tokens", "smart", "none")
 CONNECTION_AUTHS = ("none", "basic", "bearer", "smart")  # what ehr.auth can do; a test compares them
 CONNECTION_ROLES = ("ehr", "repository")
 CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
+OIDC_CLIENT_AUTHS = ("secret", "private_key_jwt", "none")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -42,6 +43,15 @@ class Settings:
     audience: str = ""  # what those have as aud
     link_secret_file: str = "link-secret"
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
+    people_file: str = ""  # who may sign in to the pages, and as what
+    oidc_issuer: str = ""  # the OpenID provider at which people sign in
+    oidc_client_id: str = ""
+    oidc_client_auth: str = "secret"  # secret (of oidc_secret_file), private_key_jwt (keys_file), none: a public client
+    oidc_secret_file: str = ""
+    demo_people: str = ""  # password hashes of the demo's accounts; on loopback only
+    session_idle_s: int = 900
+    session_longest_s: int = 43_200
+    signing_age_s: int = 300  # how long ago somebody who signs may have proved who it is
     consent_policy: str = "treatment-implied"
     contact: str = ""  # whom to call, for those who get a notice: "Call the coordinator, +1-202-555-0100."
     # Codes of security labels that keep a resource out of a case, unless a consent names them.
@@ -223,6 +233,7 @@ def _checked(settings: Settings, file: Path) -> Settings:
             f"host={settings.host}: this version listens on loopback only (127.0.0.1); "
             "sign-in for a network is not built yet, see docs/roadmap.md."
         )
+    _check_people(settings)
     # Paths in the file are meant from where the file is.
     folder = file.parent
     changed = {
@@ -230,6 +241,11 @@ def _checked(settings: Settings, file: Path) -> Settings:
         for key in ("token_file", "clients_file", "link_secret_file", "keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
+    for key in ("people_file", "oidc_secret_file", "demo_people"):
+        if getattr(settings, key):
+            changed[key] = str(folder / getattr(settings, key))
+            if not Path(changed[key]).is_file():
+                raise Invalid(f"{key}: there is no file {changed[key]}.")
     if settings.checklists:
         changed["checklists"] = str(folder / settings.checklists)
         if not Path(changed["checklists"]).is_dir():
@@ -243,3 +259,31 @@ def _checked(settings: Settings, file: Path) -> Settings:
         for name, c in settings.connections.items()
     }
     return replace(settings, connections=signing)
+
+
+# name → the least and the most, in seconds. A session's last use is written once a minute, so idle can't be less.
+_SPANS = {"session_idle_s": (120, 43_200), "session_longest_s": (300, 604_800), "signing_age_s": (30, 3_600)}
+
+
+def _check_people(settings: Settings) -> None:
+    """What belongs together for people to sign in. Raises Invalid."""
+    for name, (least, most) in _SPANS.items():
+        if not least <= getattr(settings, name) <= most:
+            raise Invalid(f"{name}={getattr(settings, name)}: use seconds from {least} to {most}.")
+    if settings.oidc_client_auth not in OIDC_CLIENT_AUTHS:
+        raise Invalid(f"oidc_client_auth={settings.oidc_client_auth}: use one of {', '.join(OIDC_CLIENT_AUTHS)}.")
+    if (settings.oidc_issuer or settings.demo_people) and not settings.people_file:
+        raise Invalid("people_file: name the file that says who may sign in; docs/security.md has an example.")
+    if settings.oidc_issuer:
+        parts = urlsplit(settings.oidc_issuer)
+        if not _is_url(settings.oidc_issuer) or (parts.scheme == "http" and parts.hostname not in _LOOPBACK):
+            raise Invalid("oidc_issuer must be an https URL, as the provider itself writes it.")
+        if not settings.oidc_client_id:
+            raise Invalid("oidc_client_id is needed: the provider gave it when we were registered.")
+        if (settings.oidc_client_auth == "secret") != bool(settings.oidc_secret_file):
+            raise Invalid("oidc_secret_file goes with oidc_client_auth=secret, and with no other.")
+    if settings.demo_people:
+        if settings.oidc_issuer:
+            raise Invalid("demo_people: accounts with a password are the demo's; with oidc_issuer there are none.")
+        if settings.host not in _LOOPBACK or urlsplit(settings.public_url).hostname not in _LOOPBACK:
+            raise Invalid("demo_people: accounts with a password are for loopback only; use oidc_issuer.")

@@ -24,6 +24,19 @@ class Caller:
     scopes: tuple[str, ...] = ()
     parties: frozenset[str] = frozenset()
     on_behalf_of: str = ""
+    auth_time: str = ""  # FHIR instant at which a person last proved who it is; a system has none
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody of the people file. One of `subject` ("issuer|sub") and `email` (folded) says how it is recognised."""
+
+    id: str
+    name: str
+    subject: str
+    email: str
+    roles: frozenset[str]
+    parties: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
 from fhir_secondop.cli import clients, connections, corpus, keys
-from fhir_secondop.cli.output import Plain, json_option, print_
+from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
 
 
@@ -97,22 +97,16 @@ def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json:
             if not board["case"]["aligned"]:
                 raise Unavailable("The case did not end aligned; the board says who is waited for.")
             return
-        with demos.running(layout):
+        with demos.running(layout) as processes:
             board, timeline = demos.drive(layout, say)
-            print_({**board, "timeline": timeline, "url": layout.url}, as_json, _show_board)
+            known = demos.people(layout)
+            people = [{"account": k, "name": known[k].name, "password": p} for k, p in processes.passwords.items()]
+            print_({**board, "timeline": timeline, "url": layout.url, "people": people}, as_json, _show_board)
             if not as_json:
-                _show_demo(layout.url, folder, board["case"]["id"])
+                show_people(layout.url, people)
+                show_demo(layout.url, folder, board["case"]["id"])
             sys.stdout.flush()
             _until_stopped()
-
-
-def _show_demo(url: str, folder: Path, case_id: str) -> None:
-    click.echo()
-    click.echo(f"Still served: the service at {url} (FHIR base {url}/fhir), its API described at {url}/docs.")
-    click.echo(f"The EHRs' addresses are in {folder}/secondop.toml, everybody's token in {folder}/tokens.toml.")
-    click.echo("Look around from another terminal:")
-    click.echo(f"  fhir-secondop status {case_id} --url {url} --token-file {folder}/tokens.toml")
-    click.echo("Stop with Ctrl-C; started again on the same folder, it is all still there.")
 
 
 def _until_stopped() -> None:

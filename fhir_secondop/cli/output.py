@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,3 +21,21 @@ def print_(plain: Plain, as_json: bool, show: Callable[[Plain], None]) -> None:
         click.echo(json.dumps(plain, ensure_ascii=False))
     else:
         show(plain)
+
+
+def show_people(url: str, people: list[dict[str, str]]) -> None:
+    """Where the demo's people sign in, and each one's password."""
+    click.echo()
+    click.echo(f"Sign in at {url}/sign-in as one of these; the passwords hold until the demo stops:")
+    for person in people:
+        click.echo(f"  {person['account']:<14} {person['password']}   {person['name']}")
+
+
+def show_demo(url: str, folder: Path, case_id: str) -> None:
+    """Where to look around in a demo that goes on."""
+    click.echo()
+    click.echo(f"Still served: the service at {url} (FHIR base {url}/fhir), its API described at {url}/docs.")
+    click.echo(f"The EHRs' addresses are in {folder}/secondop.toml, everybody's token in {folder}/tokens.toml.")
+    click.echo("Look around from another terminal:")
+    click.echo(f"  fhir-secondop status {case_id} --url {url} --token-file {folder}/tokens.toml")
+    click.echo("Stop with Ctrl-C; started again on the same folder, it is all still there.")

@@ -80,6 +80,7 @@ AMENDMENT_REASON = extension("amendment-reason")
 CITES_REPORT = extension("cites-report")
 LINK_WHY = extension("link-why")
 LINK_DECISION = extension("link-decision")
+AUTH_TIME = extension("auth-time")
 REQUEST_PROFILE = extension("second-opinion-request")
 SUPERSEDES = "http://hl7.org/fhir/StructureDefinition/diagnosticReport-replaces"
 

@@ -17,16 +17,18 @@ _OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 
 def provenance(
     resource_id: str, targets: Iterable[str], recorded: str, *, activity: str, author: Resource | None = None,
-    sources: Iterable[str] = (), revises: str = "", reason: str = "",
+    sources: Iterable[str] = (), revises: str = "", reason: str = "", auth_time: str = "",
 ) -> Resource:  # fmt: skip
     """The Provenance of one act.
 
     `activity` is CREATE, UPDATE or APPEND of v3-DataOperation; `author` a Reference (with `type` and `identifier`
-    where there is no resource), the platform is always the assembler; `sources` are references that it was made from.
+    where there is no resource), the platform is always the assembler; `sources` are references that it was made from;
+    `auth_time` is the instant at which the author last proved who it is.
     """
     agents: list[Resource] = []
     if author:
-        agents.append({"type": codes.concept(codes.PROVENANCE_AGENT, "author"), "who": author})
+        proved = {"extension": [{"url": codes.AUTH_TIME, "valueInstant": auth_time}]} if auth_time else {}
+        agents.append({**proved, "type": codes.concept(codes.PROVENANCE_AGENT, "author"), "who": author})
     agents.append({"type": codes.concept(codes.PROVENANCE_AGENT, "assembler"), "who": PLATFORM})
     entities: list[Resource] = [{"role": "source", "what": {"reference": source}} for source in sources]
     if revises:

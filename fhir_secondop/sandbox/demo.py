@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from werkzeug.security import generate_password_hash
 
 from fhir_secondop.errors import Invalid, Unavailable
 from fhir_secondop.sandbox.actors import Person
 from fhir_secondop.sandbox.story import COORDINATOR, REVIEWER, Story
+from fhir_secondop.web.roster import HASHED
+from fhir_secondop.web.signin import DEMO
 
 Plain = dict[str, Any]
 CASES = ("breast-treatment-plan", "spine-surgery")
+ACCOUNTS = "accounts.toml"
 _START_S = 60.0
 VENDORS = {"epic": "epic", "oracle": "oracle-health", "athena": "athenahealth", "meditech": "meditech"}
 
@@ -69,12 +73,16 @@ def lay_out(folder: Path, case: Path, database: str = "") -> Layout:
         known = json.loads(kept.read_text("utf-8"))
         if known["placer"] != request["placer"]:
             raise Invalid(f"{folder} holds the demo of another case; choose another --dir.")
+        if not (folder / "people.toml").exists():
+            raise Invalid(f"{folder} is of an earlier version, without sign-in; choose another --dir.")
         return Layout(folder, case, known["ports"], known["tokens"])
     ports = dict(zip(["service", *ehrs], _free_ports(1 + len(ehrs)), strict=True))
     tokens = {key: secrets.token_urlsafe(24) for key in (COORDINATOR, REVIEWER, *request["providers"])}
     layout = Layout(folder, case, ports, tokens)
     review = json.loads((case / "review.json").read_text("utf-8"))
     _private(folder / "tokens.toml", _token_file(tokens, request, review))
+    _private(folder / "people.toml", _people_file(tokens, request, review))
+    _private(folder / ACCOUNTS, "[accounts]\n")
     _private(folder / "secondop.toml", _config_file(layout, request, ehrs, database))
     # Last: a folder without it is laid out anew.
     partial = folder / "demo.json.part"
@@ -101,19 +109,40 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _token_file(tokens: dict[str, str], request: Plain, review: Plain) -> str:
-    people = {REVIEWER: review["reviewer"], **request["providers"]}
     lines = ["# The demo's callers. Each is somebody; nobody acts without being someone.\n"]
     for key, token in tokens.items():
-        person = people.get(key)
-        roles = ["coordinator", "requester"] if person is None else ["reviewer"] if key == REVIEWER else ["provider"]
-        name = name_of(person) if person else "Coordinator's desk"
-        parties = [f"http://hl7.org/fhir/sid/us-npi|{person['npi']}"] if person and "npi" in person else []
-        scopes = ["system/*.crus"] if person is None else ["user/*.rs", "user/ServiceRequest.u", "user/Task.u"]
+        user = ["user/*.rs", "user/ServiceRequest.u", "user/Task.u"]
+        scopes = ["system/*.crus"] if key == COORDINATOR else user
         lines.append(
-            f"[callers.{key}]\nname = {json.dumps(name)}\ntoken = {json.dumps(token)}\nroles = {json.dumps(roles)}\n"
-            f"scopes = {json.dumps(scopes)}\nparties = {json.dumps(parties)}\n"
+            f"[callers.{key}]\ntoken = {json.dumps(token)}\nscopes = {json.dumps(scopes)}\n"
+            + _who(key, request, review)
         )
     return "\n".join(lines)
+
+
+def _people_file(tokens: dict[str, str], request: Plain, review: Plain) -> str:
+    lines = ["# Who may sign in to the demo's pages; the passwords are made anew at each start.\n"]
+    lines += [f'[people.{key}]\nsubject = "{DEMO}{key}"\n' + _who(key, request, review) for key in tokens]
+    return "\n".join(lines)
+
+
+def _who(key: str, request: Plain, review: Plain) -> str:
+    """Name, roles and parties of somebody, in TOML."""
+    person = {REVIEWER: review["reviewer"], **request["providers"]}.get(key)
+    roles = ["coordinator", "requester"] if person is None else ["reviewer"] if key == REVIEWER else ["provider"]
+    name = name_of(person) if person else "Coordinator's desk"
+    parties = [f"http://hl7.org/fhir/sid/us-npi|{person['npi']}"] if person and "npi" in person else []
+    return f"name = {json.dumps(name)}\nroles = {json.dumps(roles)}\nparties = {json.dumps(parties)}\n"
+
+
+def new_passwords(layout: Layout) -> dict[str, str]:
+    """A new password for everybody of the demo; the file that the service reads gets their hashes only."""
+    made = {key: secrets.token_urlsafe(9) for key in layout.tokens}
+    hashes = "".join(f"{key} = {json.dumps(generate_password_hash(text, HASHED))}\n" for key, text in made.items())
+    partial = layout.folder / f"{ACCOUNTS}.part"
+    _private(partial, f"[accounts]\n{hashes}")
+    partial.replace(layout.folder / ACCOUNTS)
+    return made
 
 
 def name_of(person: Plain) -> str:
@@ -127,6 +156,8 @@ def _config_file(layout: Layout, request: Plain, ehrs: Plain, database: str) -> 
         f"database = {json.dumps(database or 'secondop.sqlite')}",
         'auth = "tokens"',
         'token_file = "tokens.toml"',
+        'people_file = "people.toml"',
+        f'demo_people = "{ACCOUNTS}"',
         "polling_s = 0.1",
     ]
     for key, ehr in ehrs.items():
@@ -164,6 +195,7 @@ class Processes:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self.passwords: dict[str, str] = {}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start_ehrs(self) -> None:
@@ -184,7 +216,8 @@ class Processes:
                 self._ready(name, f"http://127.0.0.1:{self._layout.ports[name]}/healthz")
 
     def start_service(self) -> None:
-        """Starts the service and waits until it can write."""
+        """Starts the service, with new passwords for its pages, and waits until it can write."""
+        self.passwords = new_passwords(self._layout)
         self._start("service", ["serve", "--config", str(self._layout.folder / "secondop.toml")])
         self._ready("service", f"{self._layout.url}/readyz")
 

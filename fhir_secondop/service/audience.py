@@ -58,13 +58,17 @@ def admit_members(tx: Transaction, case: Case) -> None:
         admit(tx, case.id, {party}, part=part)
 
 
+def take_away(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
+    """Takes the case from these parties' view, at once."""
+    named = tables.audience.c.party.in_(sorted(set(parties)))
+    tx.connection.execute(sa.delete(tables.audience).where(tables.audience.c.case_id == case_id, named))
+
+
 def dismiss(tx: Transaction, case: Case, identifiers: Iterable[str]) -> None:
     """A reviewer goes, at once: sees no draft any more, and of the case what it sees as a recipient, if it is one."""
-    gone = sorted(set(identifiers))
+    gone = set(identifiers)
     for case_id in (case.id, draft_case(case.id)):
-        tx.connection.execute(
-            sa.delete(tables.audience).where(tables.audience.c.case_id == case_id, tables.audience.c.party.in_(gone))
-        )
+        take_away(tx, case_id, gone)
     for party, part in members(case).items():
         if party in gone:
             admit(tx, case.id, {party}, part=part)

@@ -9,11 +9,32 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
-from fhir_secondop.opinion import alignment, checklist, codes, facts, records, report, requests, workflow
+from fhir_secondop.opinion import (
+    alignment,
+    checklist,
+    codes,
+    facts,
+    invitation,
+    records,
+    report,
+    requests,
+    workflow,
+)
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import asking, confirmation, gather, intake, merging, preview, providers, review, signing
+from fhir_secondop.service import (
+    asking,
+    confirmation,
+    gather,
+    intake,
+    invitations,
+    merging,
+    preview,
+    providers,
+    review,
+    signing,
+)
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.store import resources
 
@@ -124,6 +145,13 @@ def case_operations(context: Context) -> list[Operation]:
                   _preview(context), _object([], to={**_TEXT, "description": "a part of a recipient's name"})),
         Operation("cover-sheet", "ServiceRequest", "The cover sheet with the link of a delivery that goes by hand.",
                   _cover_sheet(context), _object(["task"], task=_TEXT)),
+        Operation("invite-patient", "ServiceRequest",
+                  "A link and a code for the patient or a proxy; send them by different ways. Answered once.",
+                  _invite(context),
+                  _object(["relationship", "name"], relationship={"enum": list(invitation.RELATIONSHIPS)},
+                          name={"type": "string", "pattern": r"\S", "maxLength": 120})),
+        Operation("revoke-invite", "ServiceRequest", "Calls an invitation back; who is in by it is out at once.",
+                  with_case(invitations.revoke), _object(["task"], task=_TEXT)),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
                   _package(context), reads=True),
         Operation("cancel", "Task", "Cancels a Task, or asks its owner to abort it.", with_case(review.cancel),
@@ -261,6 +289,13 @@ def _requests(context: Context) -> Callable[[Caller, str, Plain], Result]:
 def _merged(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, case_id: str, _: Plain) -> Result:
         return Result(merging.merged(context, caller, case_id))
+
+    return handler
+
+
+def _invite(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
+        return Result(invitations.invite(context, caller, case_id, plain), status=201)
 
     return handler
 

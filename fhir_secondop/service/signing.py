@@ -176,7 +176,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
                 derived_id(case_id, "provenance", "report", version), [stored.versioned, document], now,
                 activity="UPDATE" if before else "CREATE", author={**who(caller), "reference": person.reference},
                 sources=[f"List/{p['id']}" for p in case.of_type("List")],
-                revises=versioned(before) if before else "", reason=reason,
+                revises=versioned(before) if before else "", reason=reason, auth_time=caller.auth_time,
             ),
         )  # fmt: skip
         case = load(tx.connection, EVERYTHING, case_id)

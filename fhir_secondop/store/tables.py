@@ -151,3 +151,27 @@ used_assertion = sa.Table(
     sa.Column("until", sa.BigInteger, nullable=False),
     sa.Index("ix_used_assertion_until", "until"),
 )
+
+# Who is signed in, in which browser. The cookie's bits are not here, only their hash.
+session = sa.Table(
+    "session",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),  # SHA-256 of the cookie, hex
+    sa.Column("person", sa.String(128), nullable=False),  # an id of the people file, or an invitation's Task
+    sa.Column("way", sa.String(16), nullable=False),  # oidc, demo, link
+    sa.Column("proof", sa.Text, nullable=False),  # what was proved: "issuer|sub", an email address
+    sa.Column("csrf", sa.String(64), nullable=False),
+    sa.Column("auth_time", sa.BigInteger, nullable=False),  # seconds since 1970; 0: not said
+    sa.Column("started", sa.BigInteger, nullable=False),  # ms since 1970
+    sa.Column("seen", sa.BigInteger, nullable=False),  # ms since 1970, to the minute
+    sa.Index("ix_session_person", "person"),
+)
+
+# How often something was tried since when: sign-ins by account and address, and each state of a sign-in once.
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),  # SHA-256, hex
+    sa.Column("since", sa.BigInteger, nullable=False),  # ms since 1970
+    sa.Column("tries", sa.Integer, nullable=False),
+)

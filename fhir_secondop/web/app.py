@@ -17,6 +17,7 @@ from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.web import api, links, oauth, openapi, uploads
+from fhir_secondop.web.signin import SignIn
 
 
 def create(service: bootstrap.Service) -> Flask:
@@ -29,6 +30,7 @@ def create(service: bootstrap.Service) -> Flask:
     if service.systems is not None:
         app.register_blueprint(oauth.blueprint(service.systems, service.endpoint, service.context.public_url))
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
+    app.register_blueprint(SignIn(service.context, service.settings).blueprint())
     app.register_blueprint(links.blueprint(service.context))
     app.register_blueprint(uploads.blueprint(service.context))
     app.register_blueprint(openapi.blueprint(service))

@@ -8,20 +8,13 @@ from fhir_secondop.errors import Conflict, SecondOpError, http_status
 from fhir_secondop.opinion import alignment
 from fhir_secondop.service import deliverables, providers
 from fhir_secondop.service.context import Context
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
-    "frame-ancestors 'none'",
-}
+from fhir_secondop.web import headers
 
 
 def blueprint(context: Context) -> Blueprint:
     """Routes /ack/{token} and its PDF."""
     routes = Blueprint("links", __name__, template_folder="templates")
+    headers.protect(routes)
 
     def document(token: str) -> tuple[str, str, bytes, str]:
         """State, title, PDF and text of a link's document; nothing but the state once it is used or replaced."""
@@ -41,14 +34,14 @@ def blueprint(context: Context) -> Blueprint:
         said = alignment.evidence(task)
         page = render_template("ack.html", state=state, title=title, text=text, token=token, said=said,
                                recipient=task["owner"].get("display", ""))  # fmt: skip
-        return Response(page, headers=HEADERS, mimetype="text/html")
+        return Response(page, mimetype="text/html")
 
     @routes.get("/ack/<token>/document.pdf")
     def pdf(token: str) -> Response:
         state, _, data, _ = document(token)
         if state != "open":
             raise Conflict("This link has been used or replaced.")
-        return Response(data, headers=HEADERS, mimetype="application/pdf")
+        return Response(data, mimetype="application/pdf")
 
     @routes.post("/ack/<token>")
     def acknowledge(token: str) -> Response:
@@ -56,12 +49,12 @@ def blueprint(context: Context) -> Blueprint:
         _, task, _ = providers.open_link(context, token)
         page = render_template("ack.html", state="thanks", title="", text="", token=token,
                                said=alignment.evidence(task), recipient=task["owner"].get("display", ""))  # fmt: skip
-        return Response(page, headers=HEADERS, mimetype="text/html")
+        return Response(page, mimetype="text/html")
 
     def failed(error: SecondOpError) -> Response:
         page = render_template("ack.html", state="failed", title="", text="", token="", said={}, recipient="",
                                message=error.message)  # fmt: skip
-        return Response(page, http_status(error), headers=HEADERS, mimetype="text/html")
+        return Response(page, http_status(error), mimetype="text/html")
 
     routes.register_error_handler(SecondOpError, failed)
     return routes

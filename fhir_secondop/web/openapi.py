@@ -10,6 +10,7 @@ from fhir_secondop import __version__
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.fhir import codec
 from fhir_secondop.service import review
+from fhir_secondop.web import headers
 
 _FAULT = {"description": "an OperationOutcome that names each fault", "content": {"application/json": {}}}
 
@@ -29,7 +30,8 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.get("/docs")
     def docs() -> Response:
-        return Response(render_template("docs.html", api=document(service)), mimetype="text/html")
+        page = render_template("docs.html", api=document(service))
+        return Response(page, headers=dict(headers.PAGE), mimetype="text/html")
 
     return routes
 

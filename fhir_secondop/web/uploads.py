@@ -9,17 +9,18 @@ from fhir_secondop.errors import Invalid, SecondOpError, http_status
 from fhir_secondop.opinion.uploads import MAX_BYTES
 from fhir_secondop.service import asking
 from fhir_secondop.service.context import Context
-from fhir_secondop.web.links import HEADERS
+from fhir_secondop.web import headers
 
 
 def blueprint(context: Context) -> Blueprint:
     """Route /upload/{token}."""
     routes = Blueprint("uploads", __name__, template_folder="templates")
+    headers.protect(routes)
 
     def page(state: str, status: int = 200, **said: str) -> Response:
         limit = MAX_BYTES // 1024 // 1024
         text = render_template("upload.html", state=state, limit=limit, **said)
-        return Response(text, status=status, headers=HEADERS, mimetype="text/html")
+        return Response(text, status=status, mimetype="text/html")
 
     @routes.get("/upload/<token>")
     def show(token: str) -> Response:

@@ -247,5 +247,8 @@ def _plant(stage: Stage) -> None:
         for row in connection.execute(resources.rows().where(tables.resource.c.deleted.is_(False))):
             stored = resources.stored(row)
             zone = zone_of(names, stored.owner, stored.case_id)
-            numbers = range(stored.version, 0, -1)
+            kept = sa.select(tables.version.c.version).where(
+                tables.version.c.rid == stored.rid, tables.version.c.deleted.is_(False)
+            )
+            numbers = connection.execute(kept.order_by(tables.version.c.version.desc())).scalars()
             stage.held.append(Held(zone, stored, tuple(numbers)))

@@ -1,156 +1,209 @@
-"""The service with sign-in of systems, on both databases, served over real HTTP; its clock can be turned."""
+"""The service with people: a real provider of somebody else, and one of ours that can lie, over real HTTP."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import threading
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
+from flask import Flask, jsonify, request
+from flask.testing import FlaskClient
 from joserfc import jwt
-from joserfc.jwk import ECKey, RSAKey
-from werkzeug.serving import make_server
+from joserfc.jwk import RSAKey
+from pytest_httpserver import HTTPServer
+from werkzeug.wrappers import Request, Response
 
 from fhir_secondop import bootstrap
-from fhir_secondop.access import clients
-from fhir_secondop.access.assertions import ASSERTION
 from fhir_secondop.config import Settings
-from fhir_secondop.ehr import published
 from fhir_secondop.service import workflows
-from fhir_secondop.service.authority import OwnAuthority, rings
 from fhir_secondop.store.database import now_ms
-from fhir_secondop.web.app import create
-from tests.conftest import free_port
+from fhir_secondop.web import app
+from fhir_secondop.web.signin import SignIn
+from tests.service.conftest import TOKENS
 
-Plain = dict[str, Any]
-RSA = RSAKey.generate_key(2048, {"kid": "r1"}, private=True)
-EC = ECKey.generate_key("P-384", {"kid": "e1"}, private=True)
-OTHER = ECKey.generate_key("P-384", {"kid": "o1"}, private=True)
-OPERATOR = ECKey.generate_key("P-384", {"kid": "p1"}, private=True)
-CLIENTS = """
-[clients.lakeside]
-name = "Lakeside's system"
-roles = ["coordinator"]
-scopes = ["system/Patient.cruds", "system/Task.rs", "system/Observation.rs?category=laboratory"]
-parties = ["http://hl7.org/fhir/sid/us-npi|9000000019"]
-on_behalf_of = "Organization/1"
-jwks_file = "lakeside.json"
+CLIENT = "second-opinion"
+PEOPLE = """
+[people.reviewer]
+subject = "{issuer}|clara"
+name = "Dr. Clara Standin"
+roles = ["reviewer"]
+parties = ["http://hl7.org/fhir/sid/us-npi|9000000190"]
 
-[clients.riverside]
-scopes = ["system/*.rs"]
-jwks_file = "riverside.json"
+[people.desk]
+email = "Desk@Hospital.example"
+name = "Desk"
+roles = ["coordinator", "requester"]
 
-[clients.desk]
+[people.ops]
+subject = "{issuer}|ops"
+name = "Operator"
 roles = ["operator"]
-scopes = ["system/Task.r"]
-jwks_file = "desk.json"
 """
-
-
-def jwks(*keys: Any, **more: Any) -> str:
-    """The public halves of keys, as a JWKS."""
-    return json.dumps({"keys": [{**key.as_dict(private=False), **more} for key in keys]})
 
 
 @dataclass
 class Clock:
-    """The wall clock, turned by `ahead_s`."""
+    """The service's clock, as far ahead of the real one as a test wants it."""
 
-    ahead_s: float = 0
+    ahead_ms: int = 0
 
     def __call__(self) -> int:
-        return now_ms() + int(self.ahead_s * 1000)
+        return now_ms() + self.ahead_ms
+
+    def forward(self, seconds: float) -> None:
+        self.ahead_ms += int(1000 * seconds)
 
 
 @dataclass
-class Door:
-    """A running service and what its clients do at it."""
+class Site:
+    """The service as a browser meets it. `pages` is a page that needs a person, and one that takes a POST."""
 
-    base: str
-    folder: Path
     service: bootstrap.Service
+    flask: Flask
+    sign_in: SignIn
     clock: Clock
 
+    def browser(self) -> FlaskClient:
+        return self.flask.test_client()
+
+    def begin(
+        self, browser: FlaskClient, next_path: str = "/who", path: str = "/sign-in?at=provider&next="
+    ) -> dict[str, str]:
+        """Goes to the provider: what the browser is sent there with."""
+        answer = browser.get(path + next_path)
+        assert answer.status_code == 303, answer.text
+        return {k: v[0] for k, v in parse_qs(urlsplit(answer.location).query).items()}
+
+
+Start = Callable[..., Site]
+
+
+@pytest.fixture
+def start(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """start(issuer, people=…, **settings) → the service; once more is another process's view of the same database."""
+    made: list[Site] = []
+    clock = Clock()
+    monkeypatch.setattr(workflows, "enqueuer", lambda database: lambda *args, **more: None)
+    monkeypatch.setattr(bootstrap, "now_ms", clock)
+
+    def build(issuer: str = "", people: str = PEOPLE, **settings: Any) -> Site:
+        (tmp_path / "tokens.toml").write_text(TOKENS)
+        if not (tmp_path / "people.toml").exists():
+            (tmp_path / "people.toml").write_text(people.replace("{issuer}", issuer or "https://id.example"))
+        oidc = {"oidc_issuer": issuer, "oidc_client_id": CLIENT, "oidc_client_auth": "none"} if issuer else {}
+        whole = {
+            "database": database_url, "token_file": str(tmp_path / "tokens.toml"), "log_level": "WARNING",
+            "link_secret_file": str(tmp_path / "link-secret"), "people_file": str(tmp_path / "people.toml"),
+            **oidc, **settings,
+        }  # fmt: skip
+        service = bootstrap.build(Settings(**whole))
+        flask = app.create(service)
+        sign_in = SignIn(service.context, service.settings)
+
+        @flask.get("/who")
+        def who() -> Any:
+            signed = sign_in.current(request)  # type: ignore[arg-type]
+            if signed is None:
+                return jsonify({"id": ""}), 401
+            caller = signed.caller
+            return jsonify({
+                "id": caller.id, "name": caller.name, "roles": sorted(caller.roles), "scopes": caller.scopes,
+                "behalf": caller.on_behalf_of, "auth_time": signed.auth_time, "caller_auth_time": caller.auth_time,
+                "csrf": signed.csrf, "recent": sign_in.recent(signed),
+            })  # fmt: skip
+
+        @flask.post("/act")
+        def act() -> Any:
+            sign_in.check_csrf(request)  # type: ignore[arg-type]
+            return jsonify({"done": True})
+
+        site = Site(service, flask, sign_in, clock)
+        made.append(site)
+        return site
+
+    yield build
+    for site in made:
+        site.service.context.database.dispose()
+
+
+@dataclass
+class Liar:
+    """A provider of ours that says what a test wants. It checks PKCE, and gives a code once.
+
+    `claims` replaces claims of the id_token (None leaves one out); `answer` gets the token answer and may change it.
+    """
+
+    server: HTTPServer
+    key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, private=True, auto_kid=True))
+    claims: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    sign: Callable[[dict[str, Any], dict[str, Any]], str] | None = None
+    answer: Callable[[dict[str, Any]], Any] = lambda token: token
+    metadata: dict[str, Any] = field(default_factory=dict)
+    published: list[Any] | None = None
+    codes: dict[str, dict[str, str]] = field(default_factory=dict)
+    asked: list[dict[str, str]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    clock: Callable[[], int] = now_ms
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
     @property
-    def token_url(self) -> str:
-        return f"{self.base}/auth/token"
+    def issuer(self) -> str:
+        return self.server.url_for("").rstrip("/")
 
-    def assertion(self, client: str = "lakeside", key: Any = EC, header: Plain | None = None, **claims: Any) -> str:
-        """A client's assertion as it ought to be, but for these claims (None: without it) and header members."""
-        body = {"iss": client, "sub": client, "aud": self.token_url, "exp": self.clock() // 1000 + 240,
-                "jti": str(uuid.uuid4()), **claims}  # fmt: skip
-        alg = "ES384" if isinstance(key, ECKey) else "RS384"
-        head = {"alg": alg, "kid": key.kid, "typ": "JWT", **(header or {})}
-        return jwt.encode({k: v for k, v in head.items() if v is not None},
-                          {k: v for k, v in body.items() if v is not None}, key, algorithms=[alg])  # fmt: skip
-
-    def form(self, scope: str | None = "system/Patient.rs", **more: Any) -> Plain:
-        """The body of a token request, its assertion new; None leaves a parameter out."""
-        held = {"grant_type": "client_credentials", "scope": scope, "client_assertion_type": ASSERTION,
-                "client_assertion": self.assertion()} | more  # fmt: skip
-        return {name: value for name, value in held.items() if value is not None}
-
-    def ask(self, form: Any, path: str = "/auth/token", **headers: str) -> requests.Response:
-        return requests.post(self.base + path, data=form, headers=headers, timeout=30)
-
-    def token(self, scope: str = "system/Patient.rs", client: str = "lakeside", key: Any = EC) -> str:
-        """An access token, got as a client gets it."""
-        answer = self.ask(self.form(scope, client_assertion=self.assertion(client, key)))
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["access_token"])
-
-    def read(self, token: str, path: str = "/fhir/Patient", header: str | None = None) -> requests.Response:
-        return requests.get(
-            self.base + path, headers={"Authorization": f"Bearer {token}" if header is None else header}, timeout=30
+    def serve(self) -> None:
+        self.server.expect_request("/.well-known/openid-configuration").respond_with_handler(self._configuration)
+        self.server.expect_request("/jwks").respond_with_handler(
+            lambda _: _json({"keys": [self.key.as_dict(private=False)] if self.published is None else self.published})
         )
+        self.server.expect_request("/token", method="POST").respond_with_handler(self._token)
+
+    def _configuration(self, _: Request) -> Response:
+        said = {"issuer": self.issuer, "authorization_endpoint": f"{self.issuer}/authorize",
+                "token_endpoint": f"{self.issuer}/token", "jwks_uri": f"{self.issuer}/jwks"}  # fmt: skip
+        return _json({k: v for k, v in {**said, **self.metadata}.items() if v is not None})
+
+    def code(self, sent: dict[str, str]) -> str:
+        """The person said yes: a code for what the browser was sent with."""
+        code = f"code-{len(self.codes)}-{len(self.asked)}"
+        self.codes[code] = sent
+        return code
+
+    def _token(self, asked: Request) -> Response:
+        form = asked.form.to_dict()
+        self.asked.append(form)
+        self.headers.append(dict(asked.headers))
+        sent = self.codes.pop(form.get("code", ""), None)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
+        if sent is None or challenge.decode().rstrip("=") != sent["code_challenge"]:
+            return _json({"error": "invalid_grant"}, 400)
+        now = self.clock() // 1000
+        claims = {"iss": self.issuer, "sub": "clara", "aud": CLIENT, "exp": now + 300, "iat": now,
+                  "nonce": sent["nonce"], "auth_time": now, **self.claims}  # fmt: skip
+        claims = {k: v for k, v in claims.items() if v is not None}
+        header = {"alg": "RS256", "kid": self.key.kid, **self.header}
+        signed = (self.sign or self.signed)(header, claims)
+        return _json(self.answer({"access_token": "at", "token_type": "Bearer", "id_token": signed}))
+
+    def signed(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
+        return jwt.encode(header, claims, self.key, algorithms=[header["alg"]])
 
 
-def turned(service: bootstrap.Service, clock: Clock) -> bootstrap.Service:
-    """The service with this clock at its door."""
-    systems = service.systems
-    if not isinstance(systems, OwnAuthority):
-        return service
-    registry = clients.Registry(systems.registry._file, rings(published.fetch, clock))
-    systems = replace(systems, now=clock, registry=registry, grants=replace(systems.grants, now=clock))
-    return replace(service, systems=systems, authenticate=systems.caller,
-                   endpoint=replace(service.endpoint, authenticate=systems.caller))  # fmt: skip
-
-
-@pytest.fixture
-def start(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """start(**settings) → a Door; two of them share the database, as two processes would."""
-    monkeypatch.setattr(workflows, "enqueuer", lambda _: lambda *a, **k: None)
-    for name, keys in (("lakeside", (RSA, EC)), ("riverside", (OTHER,)), ("desk", (OPERATOR,))):
-        (tmp_path / f"{name}.json").write_text(jwks(*keys))
-    (tmp_path / "clients.toml").write_text(CLIENTS)
-    running = []
-
-    def started(**more: Any) -> Door:
-        port = free_port()
-        given = {"auth": "smart", "base_url": f"http://127.0.0.1:{port}", "database": database_url,
-                 "clients_file": str(tmp_path / "clients.toml"), "link_secret_file": str(tmp_path / "link-secret"),
-                 "keys_file": str(tmp_path / "keys.json")}  # fmt: skip
-        settings = Settings(**{**given, **more})
-        clock = Clock()
-        service = turned(bootstrap.build(settings), clock)
-        server = make_server("127.0.0.1", port, create(service), threaded=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        running.append((server, service))
-        return Door(f"http://127.0.0.1:{port}", tmp_path, service, clock)
-
-    yield started
-    for server, service in running:
-        server.shutdown()
-        server.server_close()
-        service.context.database.dispose()
+def _json(value: Any, status: int = 200) -> Response:
+    if isinstance(value, Response):
+        return value
+    return Response(json.dumps(value), status, mimetype="application/json")
 
 
 @pytest.fixture
-def door(start: Any) -> Door:
-    made: Door = start()
+def liar(httpserver: HTTPServer) -> Liar:
+    made = Liar(httpserver)
+    made.serve()
     return made

@@ -15,7 +15,7 @@ from joserfc.jwk import ECKey
 
 from fhir_secondop.access.assertions import ASSERTION
 from fhir_secondop.store import tables
-from tests.web.conftest import CLIENTS, EC, OPERATOR, OTHER, RSA, Door, Plain, jwks
+from tests.web.systems.conftest import CLIENTS, EC, OPERATOR, OTHER, RSA, Door, Plain, jwks
 
 STRANGER = ECKey.generate_key("P-384", {"kid": "e1"}, private=True)
 

@@ -22,7 +22,7 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.model import Connection
 from fhir_secondop.store.database import now_ms
-from tests.web.conftest import EC, OTHER, RSA, jwks
+from tests.web.systems.conftest import EC, OTHER, RSA, jwks
 
 NEXT = ECKey.generate_key("P-384", {"kid": "e2"}, private=True)
 

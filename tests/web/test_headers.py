@@ -1,0 +1,27 @@
+"""What the browser is told with every page, whichever way it comes about."""
+
+from __future__ import annotations
+
+import pytest
+
+from fhir_secondop.web import headers
+from tests.web.conftest import Start
+
+
+@pytest.mark.parametrize(
+    "path", ["/sign-in", "/sign-in/again", "/sign-in/callback", "/case-link/x", "/ack/x", "/upload/x", "/docs"]
+)
+def test_every_page_forbids_frames_foreign_scripts_and_copies(start: Start, path: str) -> None:
+    answer = start().browser().get(path)
+    said = dict(answer.headers)
+    rules = dict(rule.strip().partition(" ")[::2] for rule in said["Content-Security-Policy"].split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == "'self'"
+    assert rules["frame-ancestors"] == rules["base-uri"] == "'none'"
+    assert "http" not in said["Content-Security-Policy"]
+    assert said["X-Frame-Options"] == "DENY"
+    assert said["X-Content-Type-Options"] == "nosniff"
+    assert said["Referrer-Policy"] == "no-referrer"
+    assert said["Cache-Control"] == "no-store"
+    assert set(headers.PAGE) <= set(said)
+    assert "<script" not in answer.text
