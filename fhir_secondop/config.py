@@ -22,6 +22,7 @@ AUTHS = ("tokens", "none")
 CONNECTION_AUTHS = ("none", "basic", "bearer", "smart")  # what ehr.auth can do; a test compares them
 CONNECTION_ROLES = ("ehr", "repository")
 CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
+AUDITS = ("default", "strict")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -39,6 +40,7 @@ class Settings:
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
     consent_policy: str = "treatment-implied"
     log_level: str = "INFO"
+    audit: str = "default"  # "strict": an answer waits until it is recorded durably
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
@@ -172,6 +174,8 @@ def _is_url(text: str) -> bool:
 
 
 def _checked(settings: Settings, file: Path) -> Settings:
+    if settings.audit not in AUDITS:
+        raise Invalid(f"audit={settings.audit}: use one of {', '.join(AUDITS)}.")
     if settings.consent_policy not in CONSENT_POLICIES:
         raise Invalid(f"consent_policy={settings.consent_policy}: use one of {', '.join(CONSENT_POLICIES)}.")
     if settings.log_level.upper() not in _LEVELS:

@@ -8,6 +8,8 @@ from fhir_secondop.errors import Forbidden
 from fhir_secondop.model import Caller, Visibility
 
 _SCOPE = re.compile(r"(?:system|user|patient)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?)")
+# Who sees the audit, or the machine, and no clinical content; whoever is a case's party too has another role for it.
+NO_CONTENT = frozenset({"auditor", "operator"})
 # Who sees every case: the coordinator's desk, and the service itself when a workflow runs.
 _ALL = frozenset({"coordinator", "system"})
 
@@ -28,6 +30,8 @@ def visibility(caller: Caller) -> Visibility:
     """What the caller may see: everything, or what it owns and the cases that know it."""
     if caller.roles & _ALL:
         return Visibility(True, caller.id, frozenset())
+    if caller.roles and caller.roles <= NO_CONTENT:
+        return Visibility(False, caller.id, frozenset())
     return Visibility(False, caller.id, frozenset({caller.id, *caller.parties}))
 
 

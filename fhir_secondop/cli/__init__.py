@@ -16,7 +16,7 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import connections, corpus, keys
+from fhir_secondop.cli import audit, connections, corpus, keys
 from fhir_secondop.cli.output import Plain, json_option, print_
 from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
 
@@ -346,6 +346,9 @@ def _show_board(plain: Plain) -> None:
         click.echo(f"  waiting for {item}")
 
 
+_READS = ("manifest", "completeness", "alignment", "package", "requests", "merged-record", "audit-trail")
+
+
 @main.command()
 @click.argument("operation")
 @click.argument("case_id", required=False)
@@ -353,15 +356,9 @@ def _show_board(plain: Plain) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Where a PDF in the answer goes (cover-sheet).")
 @_connected
 def case(
-    operation: str,
-    case_id: str | None,
-    file: Path | None,
-    out: Path | None,
-    url: str,
-    caller: str,
-    token_file: str,
+    operation: str, case_id: str | None, file: Path | None, out: Path | None, url: str, caller: str, token_file: str,
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Any operation of the table, or "list".
 
     Example: fhir-secondop case completeness 0f0c… --token-file token
@@ -373,7 +370,7 @@ def case(
         raise click.UsageError("Name the case: fhir-secondop case OPERATION CASE.")
     else:
         body = _read_json(file) if file else None
-        reads = operation in ("manifest", "completeness", "alignment", "package", "requests", "merged-record")
+        reads = operation in _READS
         found = remote.call("GET" if reads and body is None else "POST", f"/{case_id}/{operation}", body or
                             (None if reads else {}))  # fmt: skip
     if out is not None and "pdf" in found:
@@ -498,3 +495,4 @@ main.add_command(connections.connect)
 main.add_command(connections.doctor)
 main.add_command(keys.keys)
 main.add_command(corpus.corpus)
+main.add_command(audit.audit)

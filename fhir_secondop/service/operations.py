@@ -13,7 +13,18 @@ from fhir_secondop.opinion import alignment, checklist, codes, facts, records, r
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import asking, confirmation, gather, intake, merging, preview, providers, review, signing
+from fhir_secondop.service import (
+    asking,
+    audit,
+    confirmation,
+    gather,
+    intake,
+    merging,
+    preview,
+    providers,
+    review,
+    signing,
+)
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -123,6 +134,10 @@ def case_operations(context: Context) -> list[Operation]:
                   _cover_sheet(context), _object(["task"], task=_TEXT)),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
                   _package(context), reads=True),
+        Operation("audit-trail", "ServiceRequest", "Who did and who saw what of the case, newest first.",
+                  _audit_trail(context),
+                  _object([], _count={"type": "integer", "minimum": 1, "maximum": audit.MAX_COUNT},
+                          _cursor={"type": "string", "maxLength": 80}), reads=True),
         Operation("cancel", "Task", "Cancels a Task, or asks its owner to abort it.", with_case(review.cancel),
                   leaving),
     ]  # fmt: skip
@@ -345,6 +360,13 @@ def _package(context: Context) -> Callable[[Caller, str, Plain], Result]:
         entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources]
         bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
         return Result(bundle, bundle)
+
+    return handler
+
+
+def _audit_trail(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
+        return audit.trail_of(context, caller, case_id, plain)
 
     return handler
 
