@@ -54,9 +54,12 @@ def install(app: Flask, service: Service) -> None:
             return
         _describe(codes)
         origin.begin(disclosure.access())
-        g.audit_refused = True
-        audit.check()
-        g.audit_refused = False
+
+    def check() -> None:
+        if _rule() not in EXEMPT:
+            g.audit_refused = True
+            audit.check()
+            g.audit_refused = False
 
     def end(answer: Response) -> Response:
         if _rule() in EXEMPT or g.get("audit_refused", False):
@@ -74,6 +77,7 @@ def install(app: Flask, service: Service) -> None:
 
     # Before everybody else's: what they write, and what they refuse, belongs to this request too.
     app.before_request_funcs.setdefault(None, []).insert(0, begin)
+    app.before_request(check)
     app.after_request(end)
     app.teardown_request(lambda error: origin.begin(None))
 

@@ -21,6 +21,7 @@ from fhir_secondop.web.audit import EXEMPT
 from tests.conftest import new_postgres
 from tests.service.conftest import TOKENS, Bench, bench
 from tests.service.test_doors import case_of, example, knock
+from tests.service.test_review import example as review_example
 
 __all__ = ["bench"]  # the fixture
 NAME = "Wolkenstein"
@@ -31,7 +32,7 @@ name = "Auditor"
 token = "auditor"
 roles = ["auditor"]
 scopes = ["system/*.rs"]
-parties = ["http://hl7.org/fhir/sid/us-npi|9000000190"]
+parties = ["http://hl7.org/fhir/sid/us-npi|9000000111"]
 
 [callers.patient]
 name = "The patient"
@@ -203,8 +204,7 @@ def test_a_write_is_recorded_once_with_its_versions_and_the_operation(bench: Ben
         )
         assert {(r.type, r.id) for r in intake} == {tuple(row) for row in held}
     before = number(bench)
-    reviewer = next(p for p in example()["providers"].values() if "9000000190" in json.dumps(p))
-    plain = {"reviewer": {**reviewer, "organization": example()["organizations"][reviewer["organization"]]}}
+    plain = {"reviewer": review_example("review.json")["reviewer"]}
     answer = bench.call("POST", f"/api/second-opinions/{case_id}/ask-reviewer", plain)
     assert answer.status_code == 200, answer.text
     asked = rows(bench)[before:]
@@ -373,10 +373,163 @@ def test_the_trail_is_for_coordinator_auditor_and_that_patient(bench: Bench) -> 
 
 
 def test_an_auditor_sees_no_clinical_content_whatever_it_is_party_to(bench: Bench) -> None:
-    case_id = opened(bench)  # the auditor of MORE has the identifier of the reviewer whom the request names
+    case_id = opened(bench)  # the auditor of MORE has the identifier of the pcp
     one = with_callers(bench, MORE)
-    assert one.call("GET", f"/fhir/ServiceRequest/{case_id}", who="reviewer").status_code == 200
+    assert one.call("GET", f"/fhir/ServiceRequest/{case_id}", who="pcp").status_code == 200
     assert one.call("GET", f"/fhir/ServiceRequest/{case_id}", who="auditor").status_code == 404
     assert one.call("GET", f"/fhir/ServiceRequest/{case_id}/$package", who="auditor").status_code == 404
     assert "entry" not in one.call("GET", "/fhir/Task", who="auditor").get_json()
     assert one.call("GET", "/api/second-opinions", who="auditor").get_json() == {"cases": []}
+
+
+# ---- the command line, and real processes
+
+
+@pytest.fixture
+def service(tmp_path: Path, database_url: str) -> Iterator[tuple[str, list[str], Callable[[int], None]]]:
+    """The service as a process of its own: its URL, the options that name its database, and how to end it."""
+    (tmp_path / "tokens.toml").write_text(TOKENS)
+    port = free_port()
+    (tmp_path / "secondop.toml").write_text(
+        f'port = {port}\ndatabase = "{database_url}"\ntoken_file = "tokens.toml"\nlink_secret_file = "link"\n'
+    )
+    options = ["--config", str(tmp_path / "secondop.toml")]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "fhir_secondop.cli", "serve", *options], stderr=log)
+    wait_for(f"http://127.0.0.1:{port}/healthz", process)
+
+    def end(number: int) -> None:
+        process.send_signal(number)
+        process.wait(60)
+
+    yield f"http://127.0.0.1:{port}", options, end
+    process.kill()
+    process.wait()
+
+
+def run(*words: str) -> tuple[int, Any]:
+    result = CliRunner().invoke(cli.main, ["audit", *words, "--json"])
+    return result.exit_code, json.loads(result.stdout) if result.stdout.strip().startswith("{") else result.output
+
+
+def test_a_process_that_is_stopped_writes_what_is_queued_and_its_anchor_to_the_log(
+    service: tuple[str, list[str], Callable[[int], None]], tmp_path: Path
+) -> None:
+    url, options, end = service
+    headers = {"Authorization": "Bearer desk"}
+    case_id = requests.post(f"{url}/api/second-opinions", json=example(), headers=headers, timeout=30).json()["id"]
+    for _ in range(20):
+        assert requests.get(f"{url}/fhir/ServiceRequest/{case_id}", headers=headers, timeout=30).status_code == 200
+    assert requests.get(f"{url}/fhir/ServiceRequest/{case_id}", timeout=30).status_code == 401
+    end(signal.SIGTERM)
+    code, found = run("verify", *options, "--anchors", str(tmp_path / "log"))
+    assert (code, found["ok"], found["bad"]) == (0, True, "")
+    assert found["exported"] >= 1
+    _, said = run("who", case_id, *options)
+    by = {row["caller"]: row for row in said["who"]}
+    assert by["desk"]["reads"] == 20
+    assert by["anonymous"]["denied"] == 1
+    out = tmp_path / "audit.ndjson"
+    assert run("export", "--out", str(out), *options)[1]["rows"] == found["rows"]
+    events = [codec.parse(line) for line in out.read_text("utf-8").splitlines()]
+    assert len(events) == found["rows"]
+    assert all(validate.validate(e) == [] for e in events)
+    assert run("export", "--out", str(out), "--since", "2999", *options)[1]["rows"] == 0
+    kept = tmp_path / "anchors.txt"
+    assert run("anchors", "--out", str(kept), *options)[0] == 0
+    engine = sa.create_engine(Database(_database_of(options)).url)
+    with engine.begin() as connection:
+        connection.execute(sa.update(tables.audit).where(tables.audit.c.n == 2).values(caller="x"))
+    engine.dispose()
+    code, found = run("verify", *options, "--anchors", str(kept))
+    assert code == 1
+    assert " 2: it is not the row that was written" in found["bad"]
+
+
+def _database_of(options: list[str]) -> str:
+    from fhir_secondop import config
+
+    return config.load(options[1], {}).database
+
+
+def test_a_service_that_is_killed_leaves_chains_that_hold_and_every_acknowledged_write(
+    service: tuple[str, list[str], Callable[[int], None]],
+) -> None:
+    url, options, end = service
+    headers = {"Authorization": "Bearer desk", "Content-Type": "application/fhir+json"}
+    acknowledged: list[str] = []
+    enough = threading.Event()
+
+    def write(_: int) -> None:
+        body = json.dumps({"resourceType": "Basic", "code": {"text": "x"}})
+        while True:
+            try:
+                answer = requests.post(f"{url}/fhir/Basic", data=body, headers=headers, timeout=30)
+                requests.get(f"{url}/fhir/Basic", headers=headers, timeout=30)
+            except requests.RequestException:
+                return
+            acknowledged.append(answer.json()["id"])
+            if len(acknowledged) > 60:
+                enough.set()
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(write, n) for n in range(4)]
+        assert enough.wait(60)
+        end(signal.SIGKILL)
+        for one in done:
+            one.result()
+    code, found = run("verify", *options)
+    assert (code, found["bad"]) == (0, "")
+    database = Database(_database_of(options))
+    with database.reading() as connection:
+        recorded = set(connection.execute(sa.select(tables.audit.c.id).where(tables.audit.c.kind == "write")).scalars())
+    database.dispose()
+    assert set(acknowledged) <= recorded
+
+
+def test_syslog_goes_out_as_rfc_5424_by_datagram_and_by_stream(bench: Bench, tmp_path: Path) -> None:
+    case_id = opened(bench)
+    bench.call("GET", f"/fhir/ServiceRequest/{case_id}", who="stranger")
+    total = number(bench)
+    url = bench.service.context.database.engine.url.render_as_string(hide_password=False)
+    out = tmp_path / "audit.log"
+    assert run("export", "--format", "syslog", "--out", str(out), "--database", url)[1]["rows"] == total
+    lines = out.read_text("ascii").splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["<110>1"] * (total - 1) + ["<108>1"]
+    assert json.loads(lines[-1].split(" ", 7)[7])["case_id"] == case_id
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.settimeout(10)
+        to = f"udp://127.0.0.1:{taken.getsockname()[1]}"
+        assert run("export", "--format", "syslog", "--to", to, "--database", url)[0] == 0
+        assert taken.recv(65536).decode() == lines[0]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        to = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with ThreadPoolExecutor(1) as thread:
+            sent = thread.submit(run, "export", "--format", "syslog", "--to", to, "--database", url)
+            stream, _ = server.accept()
+            with stream, stream.makefile("rb") as file:
+                whole = file.read()
+            assert sent.result()[0] == 0
+    assert whole.decode() == "".join(f"{len(line)} {line}" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["export"], 2),
+        (["export", "--to", "udp://x:1"], 2),
+        (["export", "--format", "syslog", "--to", "x"], 1),
+        (["who", "nobody"], 1),
+        (["verify", "--anchors", "EMPTY"], 1),
+        (["verify", "--database", "not-there.sqlite"], 1),
+    ],
+)
+def test_a_command_that_cannot_be_done_says_so(words: list[str], code: int, tmp_path: Path) -> None:
+    (tmp_path / "EMPTY").write_text("nothing")
+    database = Database(str(tmp_path / "x.sqlite"))
+    database.migrate()
+    words = [str(tmp_path / w) if w in ("EMPTY", "not-there.sqlite") else w for w in words]
+    given = [] if "--database" in words else ["--database", str(tmp_path / "x.sqlite")]
+    assert run(*words, *given)[0] == code
+    database.dispose()
