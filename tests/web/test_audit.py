@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import sqlalchemy as sa
+from click.testing import CliRunner
 
+from fhir_secondop import cli
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.store import tables
 from fhir_secondop.store.audit import verify
@@ -18,7 +26,7 @@ from fhir_secondop.store.audit.reads import REFUSED
 from fhir_secondop.store.database import Database
 from fhir_secondop.web.app import create
 from fhir_secondop.web.audit import EXEMPT
-from tests.conftest import new_postgres
+from tests.conftest import free_port, new_postgres, wait_for
 from tests.service.conftest import TOKENS, Bench, bench
 from tests.service.test_doors import case_of, example, knock
 from tests.service.test_review import example as review_example
