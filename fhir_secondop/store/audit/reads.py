@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -42,7 +43,10 @@ class Reads:
         self._strict = strict
         self._now = now
         self._beside = beside
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._arrived = threading.Condition(lock)  # what the thread waits for: woken once a commit, not once a row
+        self._changed = threading.Condition(lock)  # what answers wait for
+        self._stopping = threading.Event()
         self._queue: deque[tuple[float, Values]] = deque()
         self._head = rows.new_head()
         self._ended: list[Head] = []
@@ -76,10 +80,11 @@ class Reads:
             self._start()
             self._wait(ends, lambda: len(self._queue) < QUEUE_ROWS and not self._is_late())
             at = time.monotonic()
+            if not self._queue:
+                self._arrived.notify()
             self._queue.extend((at, row) for row in found)
             self._taken += len(found)
             mine = self._taken
-            self._changed.notify_all()
             if self._strict:
                 self._wait(ends, lambda: self._written >= mine)
 
@@ -100,7 +105,8 @@ class Reads:
         """Writes what is queued, and stops. What can't be written now is lost, and its number is logged."""
         with self._changed:
             self._closing = True
-            self._changed.notify_all()
+            self._stopping.set()
+            self._arrived.notify()
             thread = self._thread
         if thread is not None:
             thread.join()
@@ -127,12 +133,13 @@ class Reads:
         self._aside(ending=False)
         while True:
             with self._changed:
-                while not self._queue and not self._closing:
-                    if not self._changed.wait(1.0):
-                        break
-                if self._queue and not self._strict and not self._closing:
-                    self._changed.wait_for(lambda: self._closing, GATHER_S)
-                batch = [row for _, row in list(self._queue)[:_BATCH]]
+                if not self._queue and not self._closing:
+                    self._arrived.wait(1.0)
+                waiting = bool(self._queue)
+            if waiting and not self._strict:
+                self._stopping.wait(GATHER_S)
+            with self._changed:
+                batch = [row for _, row in islice(self._queue, _BATCH)]
                 closing = self._closing
             if batch and not self._commit(batch) and closing:
                 log.error("%d audit rows could not be written before the end", len(self._queue))
@@ -152,7 +159,7 @@ class Reads:
             with self._changed:
                 self._failing = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._closing, AGAIN_S)
+            self._stopping.wait(AGAIN_S)
             return False
         with self._changed:
             self._head = written
