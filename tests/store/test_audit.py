@@ -173,10 +173,13 @@ def test_a_denied_resource_is_recorded_with_the_case_it_belongs_to(audited: Data
     assert [(r.id, r.case_id) for r in everything(audited) if r.kind == "access"] == [("b1", "c1"), ("b2", None)]
 
 
+@pytest.mark.parametrize(("queue", "batch"), [(3, 100), (50, 2)])
 def test_a_full_queue_makes_the_next_wait_and_drops_nothing(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch, queue: int, batch: int
 ) -> None:
-    monkeypatch.setattr(reads, "QUEUE_ROWS", 3)
+    monkeypatch.setattr(reads, "QUEUE_ROWS", queue)
+    monkeypatch.setattr(reads, "_BATCH", batch)
+    monkeypatch.setattr(reads, "GATHER_S", 0.001)
     database.audit = Audit(database, strict=False, now=now_ms)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: database.audit.put(access(f"c{n}")), range(200)))  # type: ignore[union-attr]
@@ -324,6 +327,13 @@ def delete_and_renumber(connection: Any, chain: str, last: int) -> None:
     _rehash(connection, chain, 3)
 
 
+def delete_rehash_and_forge(connection: Any, chain: str, last: int) -> None:
+    """Every digest right and every anchor made anew, but a number is missing."""
+    delete_middle(connection, chain, last)
+    _rehash(connection, chain, 3)
+    _new_anchors(connection, {(r.chain, r.n): r.digest for r in connection.execute(sa.select(tables.audit))})
+
+
 def forge_everything(connection: Any, chain: str, last: int) -> None:
     """Row, chain, and every anchor made anew: inside the database nothing is wrong any more."""
     rehash_suffix(connection, chain, last)
@@ -368,6 +378,7 @@ def drop_all(connection: Any, chain: str, last: int) -> None:
 TAMPERING: tuple[tuple[Callable[[Any, str, int], None], bool], ...] = (
     (edit, True), (delete_last, True), (delete_middle, True), (delete_first, True), (swap, True), (add, True),
     (drop_chain, True), (rehash_suffix, True), (delete_and_renumber, True), (edit_anchor, True),
+    (delete_rehash_and_forge, True),
     (forge_everything, False), (drop_chain_and_forge, False), (drop_anchors, False), (drop_all, False),
 )  # fmt: skip
 

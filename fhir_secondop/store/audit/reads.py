@@ -78,7 +78,7 @@ class Reads:
         ends = time.monotonic() + PATIENCE_S
         with self._changed:
             self._start()
-            self._wait(ends, lambda: len(self._queue) < QUEUE_ROWS and not self._is_late())
+            self._wait(ends, lambda: len(self._queue) < QUEUE_ROWS and not self._failing and not self._is_late())
             at = time.monotonic()
             if not self._queue:
                 self._arrived.notify()
