@@ -24,6 +24,7 @@ from fhir_secondop.service import operations, workflows
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
+from fhir_secondop.store.audit.audit import Audit
 from fhir_secondop.store.database import Database, now_ms
 from fhir_secondop.store.grants import Grants
 from fhir_secondop.store.quota import Counted
@@ -57,6 +58,7 @@ def build(settings: Settings) -> Service:
     log_to_stderr(settings.log_level)
     database = Database(settings.database)
     database.migrate()
+    database.audit = Audit(database, strict=settings.audit == "strict", now=now_ms)
     base_url = f"{settings.public_url}/fhir"
 
     @cache

@@ -24,6 +24,7 @@ CONNECTION_AUTHS = ("none", "basic", "bearer", "smart")  # what ehr.auth can do;
 CONNECTION_ROLES = ("ehr", "repository")
 CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
 OIDC_CLIENT_AUTHS = ("secret", "private_key_jwt", "none")
+AUDITS = ("default", "strict")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -57,6 +58,7 @@ class Settings:
     # Codes of security labels that keep a resource out of a case, unless a consent names them.
     blocked_labels: str = "R,V,ETH,HIV,PSY,SDV,SUD,42CFRPart2"
     log_level: str = "INFO"
+    audit: str = "default"  # "strict": an answer waits until it is recorded durably
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
@@ -211,6 +213,8 @@ def _check_network(where: str, network: Any) -> None:
 
 
 def _checked(settings: Settings, file: Path) -> Settings:
+    if settings.audit not in AUDITS:
+        raise Invalid(f"audit={settings.audit}: use one of {', '.join(AUDITS)}.")
     if settings.consent_policy not in CONSENT_POLICIES:
         raise Invalid(f"consent_policy={settings.consent_policy}: use one of {', '.join(CONSENT_POLICIES)}.")
     if settings.log_level.upper() not in _LEVELS:

@@ -168,7 +168,8 @@ class Operation:
     `handler(caller, id, input)` gets the input as plain JSON that satisfies `schema` (JSON Schema, an object), or
     with `raw` the FHIR resource as sent. `type` is empty for a system operation; with `on_type` it is called on the
     type, not on one of its resources. `reads` means: no effect, so GET is offered too. `shows` names further types
-    of which it tells something: their scope `r` is needed too, "*" is that of all types.
+    of which it tells something: their scope `r` is needed too, "*" is that of all types. `tells` is the type that it
+    tells of alone, and whose `r` is all that it needs.
     """
 
     code: str
@@ -180,6 +181,7 @@ class Operation:
     raw: bool = False
     on_type: bool = False
     shows: tuple[str, ...] = ()
+    tells: str = ""
 
 
 @dataclass(frozen=True, slots=True)

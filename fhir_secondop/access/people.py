@@ -19,7 +19,7 @@ SCOPES: Mapping[str, str] = {
     "coordinator": "crus",
     "requester": "crus",
     "reviewer": "rus",
-    "provider": "rs",
+    "provider": "rus",  # to acknowledge and decide
     "patient": "rs",
     "auditor": "",
     "operator": "",
@@ -96,4 +96,6 @@ def caller(person: Person, auth_time: str) -> Caller:
 def scopes(roles: frozenset[str]) -> tuple[str, ...]:
     """The SMART v2 scopes of these roles together."""
     letters = "".join(letter for letter in _LETTERS if any(letter in SCOPES[role] for role in roles))
-    return (f"user/*.{letters}",) if letters else ()
+    if letters:
+        return (f"user/*.{letters}",)
+    return ("user/AuditEvent.rs",) if "auditor" in roles else ()

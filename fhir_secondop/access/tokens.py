@@ -16,7 +16,7 @@ from fhir_secondop.model import Caller
 
 _TOKEN = re.compile(r"[!-~]+")  # what an Authorization header can carry
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-ROLES = frozenset({"coordinator", "requester", "reviewer", "provider", "patient", "system", "operator", "auditor"})
+ROLES = frozenset({"auditor", "coordinator", "operator", "patient", "provider", "requester", "reviewer", "system"})
 
 
 def load(text: str) -> Mapping[str, Caller]:

@@ -16,7 +16,7 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import clients, connections, corpus, keys
+from fhir_secondop.cli import audit, clients, connections, corpus, keys
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
 
@@ -340,6 +340,9 @@ def _show_board(plain: Plain) -> None:
         click.echo(f"  waiting for {item}")
 
 
+_READS = ("manifest", "completeness", "alignment", "package", "requests", "merged-record", "audit-trail")
+
+
 @main.command()
 @click.argument("operation")
 @click.argument("case_id", required=False)
@@ -347,15 +350,9 @@ def _show_board(plain: Plain) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Where a PDF in the answer goes (cover-sheet).")
 @_connected
 def case(
-    operation: str,
-    case_id: str | None,
-    file: Path | None,
-    out: Path | None,
-    url: str,
-    caller: str,
-    token_file: str,
+    operation: str, case_id: str | None, file: Path | None, out: Path | None, url: str, caller: str, token_file: str,
     as_json: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Any operation of the table, or "list".
 
     Example: fhir-secondop case completeness 0f0c… --token-file token
@@ -367,7 +364,7 @@ def case(
         raise click.UsageError("Name the case: fhir-secondop case OPERATION CASE.")
     else:
         body = _read_json(file) if file else None
-        reads = operation in ("manifest", "completeness", "alignment", "package", "requests", "merged-record")
+        reads = operation in _READS
         found = remote.call("GET" if reads and body is None else "POST", f"/{case_id}/{operation}", body or
                             (None if reads else {}))  # fmt: skip
     if out is not None and "pdf" in found:
@@ -488,5 +485,5 @@ def config(config_file: str, as_json: bool) -> None:
     print_(rows, as_json, show)
 
 
-for command in (clients.client, connections.connect, connections.doctor, keys.keys, corpus.corpus):
+for command in (clients.client, connections.connect, connections.doctor, keys.keys, corpus.corpus, audit.audit):
     main.add_command(command)

@@ -15,7 +15,7 @@ from fhir_secondop.errors import (
 )
 from fhir_secondop.fhir import definitions, times
 from fhir_secondop.model import Caller
-from fhir_secondop.rest import answers, capability, failures, interactions, operations, transaction
+from fhir_secondop.rest import answers, capability, disclosure, failures, interactions, operations, transaction
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
@@ -119,7 +119,7 @@ def _view(endpoint: Endpoint, handler: Handler) -> Callable[..., Response]:
         if "i" in parts and not resources.is_id(parts["i"]):
             raise NotFound(f"There is no such {parts['t']}: that is not a FHIR id.")
         caller: Caller = endpoint.authenticate(request)
-        g.caller = caller.id
+        disclosure.signed_in(caller)
         return handler(endpoint, caller, **parts)
 
     return view

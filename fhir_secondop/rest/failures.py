@@ -33,7 +33,7 @@ def handle(routes: Blueprint | Flask, mimetype: str = JSON) -> None:
     """Answers every failure of these routes with an OperationOutcome of that media type."""
 
     def failed(error: SecondOpError) -> ResponseReturnValue:
-        answer = _answer(error, http_status(error), mimetype)
+        answer = answer_of(error, mimetype)
         if isinstance(error, Unauthenticated):
             answer.headers["WWW-Authenticate"] = "Bearer"
         return answer
@@ -62,6 +62,11 @@ def handle(routes: Blueprint | Flask, mimetype: str = JSON) -> None:
     routes.register_error_handler(SecondOpError, failed)
     routes.register_error_handler(HTTPException, of_http)
     routes.register_error_handler(Exception, broken)
+
+
+def answer_of(error: SecondOpError, mimetype: str) -> Response:
+    """A failure of ours as an OperationOutcome."""
+    return _answer(error, http_status(error), mimetype)
 
 
 def _answer(error: SecondOpError, status: int, mimetype: str) -> Response:

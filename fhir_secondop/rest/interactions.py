@@ -13,7 +13,7 @@ from flask import Response, request
 from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, Unsupported
 from fhir_secondop.fhir import codec, query, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource, Visibility
-from fhir_secondop.rest import answers, outcome
+from fhir_secondop.rest import answers, disclosure, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles, resources, search
 from fhir_secondop.store.database import Transaction
@@ -43,6 +43,7 @@ def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: st
     _may(endpoint, caller, resource_type, "read", "r")
     with endpoint.database.reading() as connection:
         found = resources.read(connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id)
+    disclosure.disclosed([found])
     if _holds_already(request.headers.get("If-None-Match", ""), found):
         return Response(status=304, headers={"ETag": found.etag})
     return answers.stored_answer(endpoint, found)
@@ -64,6 +65,7 @@ def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: s
         )[0]
     if found.deleted:
         raise Gone(f"{found.versioned} is the deletion; the versions before it are in _history.")
+    disclosure.disclosed([found])
     return answers.stored_answer(endpoint, found)
 
 
@@ -74,6 +76,7 @@ def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id:
         versions = resources.history(
             connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
         )
+    disclosure.disclosed(versions)
     entries = [_history_entry(endpoint, stored) for stored in versions]
     link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
     head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
@@ -104,6 +107,7 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
         if criteria is not None:
             found = bundles.match_one(tx, resource_type, criteria, visibility, endpoint.base_url)
             if found is not None:
+                disclosure.disclosed([found])
                 return answers.stored_answer(endpoint, found)
         stored = resources.create(tx, body, resource, base_url=endpoint.base_url)
         endpoint.hooks.within(tx)
@@ -161,6 +165,7 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     wanted = replace(wanted, count=min(wanted.count, endpoint.max_count))
     with endpoint.database.reading() as connection:
         found = search.run(connection, wanted, endpoint.sees(caller, (resource_type, "s")), endpoint.base_url)
+    disclosure.disclosed(found.matches)
     here = f"{endpoint.base_url}/{resource_type}"
     links = [{"relation": "self", "url": _url(here, wanted.applied)}]
     if found.next_page:

@@ -10,8 +10,8 @@ from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound
 from fhir_secondop.fhir import codec, parameters
-from fhir_secondop.model import Caller, Operation, Resource
-from fhir_secondop.rest import answers
+from fhir_secondop.model import Caller, Operation, Resource, Result
+from fhir_secondop.rest import answers, disclosure
 from fhir_secondop.rest.endpoint import Endpoint
 
 
@@ -24,6 +24,7 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
     may(endpoint, caller, row)
     sent = _input(row)
     result = row.handler(caller, resource_id, sent)
+    noted(result, bool(resource_id))
     answer = answers.json_answer(result.resource or parameters.from_plain(result.plain), result.status)
     if result.location:
         answer.headers["Location"] = f"{endpoint.base_url}/{result.location}"
@@ -39,6 +40,8 @@ def may(endpoint: Endpoint, caller: Caller, row: Operation) -> None:
     if not row.type:
         return
     needed = [(row.type, "r" if row.reads else "u"), *((kind, "r") for kind in row.shows)]
+    if row.tells:
+        needed = [(row.tells, "r")]
     missing = [
         f"{kind}.{letter}"
         for kind, letter in needed
@@ -48,9 +51,28 @@ def may(endpoint: Endpoint, caller: Caller, row: Operation) -> None:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which ${row.code} needs.")
 
 
+def noted(result: Result, asked: bool) -> None:
+    """Tells the audit what an operation's answer holds; with no resource asked for, what it has made or found."""
+    if not asked and result.location:
+        disclosure.asked(*result.location.split("/")[:2])
+    bundle = result.resource if result.resource and result.resource["resourceType"] == "Bundle" else None
+    if bundle is not None or not disclosure.access().written:  # else it answers with what it has just written
+        disclosure.disclosed_of(None, 1 if bundle is None else len(bundle.get("entry", ())))
+
+
+def of_query(row: Operation) -> Resource:
+    """The input of an operation that is called by GET: the parameters of its schema, by name."""
+    kinds: dict[str, Any] = {name: said.get("type") for name, said in row.schema.get("properties", {}).items()}
+    given = {name: value for name, value in request.args.items() if name in kinds}
+    return {
+        name: int(value) if kinds[name] == "integer" and value.isdecimal() and len(value) < 10 else value
+        for name, value in given.items()
+    }
+
+
 def _input(row: Operation) -> Resource:
     if request.method != "POST" or not request.get_data():
-        sent: Resource = {}
+        sent = of_query(row)
     else:
         resource = codec.parse(answers.json_body())
         answers.valid(resource)

@@ -12,7 +12,7 @@ from flask import Response, request
 from fhir_secondop.errors import Forbidden, Invalid, Issue, Unsupported
 from fhir_secondop.fhir import codec, definitions, times
 from fhir_secondop.model import Caller, Ready, Resource
-from fhir_secondop.rest import answers, interactions
+from fhir_secondop.rest import answers, disclosure, interactions
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles
 from fhir_secondop.store.bundles import Entry, Outcome
@@ -49,6 +49,7 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
     if isinstance(prepared, Ready):
         answer = answers.json_answer(prepared.resource, prepared.status)
         if prepared.location:
+            disclosure.asked(*prepared.location.split("/")[:2])
             answer.headers["Location"] = f"{endpoint.base_url}/{prepared.location}"
         return answer
     visibility = endpoint.sees(caller, *((entry.type, _LETTER[entry.method]) for entry in prepared))
@@ -62,6 +63,8 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
         )
         endpoint.hooks.within(tx)
         interactions.written(tx, visibility)
+    read = ("GET", "HEAD")
+    disclosure.disclosed(o.stored for o in outcomes if o.stored and (o.entry.method in read or o.status == 200))
     return answers.json_answer(response(outcomes))
 
 

@@ -25,6 +25,7 @@ from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.service import (
     asking,
+    audit,
     confirmation,
     gather,
     intake,
@@ -154,6 +155,10 @@ def case_operations(context: Context) -> list[Operation]:
                   with_case(invitations.revoke), _object(["task"], task=_TEXT)),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
                   _package(context), reads=True),
+        Operation("audit-trail", "ServiceRequest", "Who did and who saw what of the case, newest first.",
+                  _audit_trail(context),
+                  _object([], _count={"type": "integer", "minimum": 1, "maximum": audit.MAX_COUNT},
+                          _cursor={"type": "string", "maxLength": 80}), reads=True, tells="AuditEvent"),
         Operation("cancel", "Task", "Cancels a Task, or asks its owner to abort it.", with_case(review.cancel),
                   leaving),
     ]  # fmt: skip
@@ -394,6 +399,13 @@ def _package(context: Context) -> Callable[[Caller, str, Plain], Result]:
         bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
         bundle = records.labelled(case, bundle)
         return Result(bundle, bundle)
+
+    return handler
+
+
+def _audit_trail(context: Context) -> Callable[[Caller, str, Plain], Result]:
+    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
+        return audit.trail_of(context, caller, case_id, plain)
 
     return handler
 

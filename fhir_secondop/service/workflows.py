@@ -19,6 +19,7 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.service import delivery, gather
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
+from fhir_secondop.store.audit import origin
 from fhir_secondop.store.database import Database, Transaction
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,11 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
 
 def _register(context: Context) -> None:
     def step(name: str, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return DBOS.step(name=name, **options)(function)
+        def recorded(*args: Any) -> Any:
+            with origin.workflow(name):  # what the audit calls the route of what it writes
+                return function(*args)
+
+        return DBOS.step(name=name, **options)(recorded)
 
     def retry(error: BaseException) -> bool:
         return isinstance(error, EhrFailure) and error.retryable

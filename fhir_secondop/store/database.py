@@ -11,12 +11,13 @@ import fcntl
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources as package_files
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -26,6 +27,9 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller
 from fhir_secondop.store import tables
+
+if TYPE_CHECKING:
+    from fhir_secondop.store.audit.audit import Audit
 
 # Built once: every write runs them.
 _READ_CLOCK = sa.select(tables.clock.c.at).with_for_update()
@@ -45,16 +49,20 @@ class Change:
     type: str
     id: str
     version: int
+    case_id: str | None = None
 
 
 @dataclass(slots=True)
 class Transaction:
-    """A write transaction of one caller. `changes` grows as resources are written."""
+    """A write transaction of one caller. `changes` grows as resources are written, `bulk` counts by (type, case) those
+    that nobody looks at one by one.
+    """
 
     connection: Connection
     caller: Caller
     _last_ms: int
     changes: list[Change] = field(default_factory=list)
+    bulk: Counter[tuple[str, str | None]] = field(default_factory=Counter)
 
     def tick(self) -> int:
         """The next `lastUpdated`, in ms; later than every earlier one of this database."""
@@ -79,6 +87,7 @@ class Database:
         parsed = make_url(self.url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self._thread_lock = threading.Lock()
+        self.audit: Audit | None = None  # the service's own database has one; a simulated EHR's has none
         self._lock_path = f"{parsed.database}.lock" if self.is_sqlite else ""
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
         if self.is_sqlite:
@@ -116,7 +125,7 @@ class Database:
     @contextmanager
     def transaction(self, caller: Caller) -> Iterator[Transaction]:
         """A write transaction: all of it is durable on leaving, or nothing of it. No network inside."""
-        with self._write_lock(), self.engine.connect() as raw:
+        with self._write_lock(), self.engine.connect() as raw, ExitStack() as recorded:
             connection = raw.execution_options(secondop_write=True)
             with connection.begin():
                 row = connection.execute(_READ_CLOCK).scalar_one()
@@ -124,6 +133,16 @@ class Database:
                 yield transaction
                 if transaction._last_ms != row:
                     connection.execute(_SET_CLOCK, {"to": transaction._last_ms})
+                if self.audit is not None:
+                    recorded.enter_context(self.audit.recording(transaction))  # left after the commit
+
+    @contextmanager
+    def appending(self) -> Iterator[Connection]:
+        """A write transaction for rows that are nobody's resources: it does not wait for the clock."""
+        with self._write_lock(), self.engine.connect() as raw:
+            connection = raw.execution_options(secondop_write=True)
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def alone(self, executor: str = "service") -> Iterator[None]:
@@ -156,7 +175,9 @@ class Database:
             yield
 
     def dispose(self) -> None:
-        """Closes every pooled connection."""
+        """Writes what the audit still holds, and closes every pooled connection."""
+        if self.audit is not None:
+            self.audit.close()
         self.engine.dispose()
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -240,8 +240,8 @@ class New:
 def create_many(tx: Transaction, new: Sequence[New], *, base_url: str, case_id: str, owner: str) -> None:
     """Stores new resources of a case in few statements: a gathered record has thousands.
 
-    Nobody looks at each before the commit (`Transaction.changes` stays as it is); an id that is taken is an error of
-    the database's.
+    Nobody looks at each before the commit (`Transaction.changes` stays as it is, `bulk` counts them); an id that is
+    taken is an error of the database's.
     """
     if not new:
         return
@@ -263,6 +263,7 @@ def create_many(tx: Transaction, new: Sequence[New], *, base_url: str, case_id: 
         )  # fmt: skip
         indexed.append((rid, {**n.resource, "id": n.id}))
     tx.connection.execute(sa.insert(tables.version), versions)
+    tx.bulk.update((row["type"], case_id) for row in rows)
     index.write_many(tx.connection, indexed, base_url)
 
 
@@ -301,7 +302,7 @@ def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> S
             body=before.body.text, cut=before.body.cut, meta=before.client_meta, by=tx.caller.id,
         )
     )  # fmt: skip
-    tx.changes.append(Change("delete", before.type, before.id, before.version + 1))
+    tx.changes.append(Change("delete", before.type, before.id, before.version + 1, before.case_id))
     return Stored(before.rid, **values, body=before.body, client_meta=before.client_meta)  # type: ignore[arg-type]
 
 
@@ -312,6 +313,9 @@ def adopt(tx: Transaction, stored_: Stored, case_id: str) -> None:
         .where(tables.resource.c.rid == stored_.rid, tables.resource.c.case_id.is_(None))
         .values(case_id=case_id)
     )
+    for place, change in enumerate(tx.changes):
+        if (change.type, change.id) == (stored_.type, stored_.id):
+            tx.changes[place] = replace(change, case_id=case_id)
 
 
 def _expect(before: Stored, if_match: int | None) -> None:
@@ -342,5 +346,5 @@ def _write_version(
         )
     )  # fmt: skip
     index.write_many(tx.connection, [(rid, {**resource, "id": result.id})], base_url)
-    tx.changes.append(Change(interaction, result.type, result.id, result.version))
+    tx.changes.append(Change(interaction, result.type, result.id, result.version, result.case_id))
     return result

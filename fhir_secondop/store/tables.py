@@ -175,3 +175,44 @@ attempt = sa.Table(
     sa.Column("since", sa.BigInteger, nullable=False),  # ms since 1970
     sa.Column("tries", sa.Integer, nullable=False),
 )
+
+# Who did and who saw what, in chains of rows; see store/audit. Nothing updates or deletes a row.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("chain", sa.String(16), primary_key=True),
+    sa.Column("n", sa.BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3 … without a hole
+    sa.Column("at", sa.BigInteger, nullable=False),  # ms since 1970
+    sa.Column("kind", sa.String(8), nullable=False),  # write, access, refused
+    sa.Column("caller", sa.Text, nullable=False),  # "" where nobody was signed in
+    sa.Column("behalf", sa.Text, nullable=False),
+    sa.Column("purpose", sa.String(16), nullable=False),  # of v3-ActReason
+    sa.Column("action", sa.String(1), nullable=False),  # C, R, U, D, E
+    sa.Column("operation", sa.String(64), nullable=False),  # a FHIR interaction, or "$accept"
+    sa.Column("method", sa.String(16), nullable=False),
+    sa.Column("route", sa.Text, nullable=False),  # the rule, never the address
+    sa.Column("params", sa.Text, nullable=False),  # names, never values
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=True),
+    sa.Column("case_id", sa.String(64), nullable=True),
+    sa.Column("number", sa.Integer, nullable=False),  # of resources disclosed or written
+    sa.Column("status", sa.Integer, nullable=True),  # of the answer; none of a write
+    sa.Column("request", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Index("ix_audit_case", "case_id", "at"),
+    sa.Index("ix_audit_at", "at"),
+    sqlite_with_rowid=False,
+)
+
+audit_anchor = sa.Table(
+    "audit_anchor",
+    metadata,
+    sa.Column("chain", sa.String(16), primary_key=True),
+    sa.Column("n", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("heads", sa.Text, nullable=False),  # JSON, [[chain, n, digest], …]
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Index("ix_audit_anchor_at", "at"),
+    sqlite_with_rowid=False,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from fhir_secondop.access import rights
 from fhir_secondop.bootstrap import Service
@@ -18,9 +18,9 @@ from fhir_secondop.errors import (
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
-from fhir_secondop.rest import failures
+from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import valid
-from fhir_secondop.rest.operations import check, may
+from fhir_secondop.rest.operations import check, may, noted, of_query
 from fhir_secondop.service import intake, operations, review
 from fhir_secondop.service.context import load
 from fhir_secondop.store import resources, tables
@@ -46,6 +46,7 @@ def blueprint(service: Service) -> Blueprint:
         sent = intake.sent_of_bundle(bundle)
         key = request.headers.get("Idempotency-Key", "")
         result = operations.opened(intake.open_case(context, caller, sent, [None] * len(sent), key))
+        noted(result, False)
         answer = _answer(result)
         answer.headers["Location"] = f"{context.public_url}/api/second-opinions/{result.plain['id']}"
         return answer
@@ -53,12 +54,17 @@ def blueprint(service: Service) -> Blueprint:
     @routes.get("/second-opinions")
     def list_cases() -> Response:
         caller = _reader(service)
-        return _json({"cases": _cases(service, caller)})
+        found = _cases(service, caller)
+        for case in found:
+            disclosure.disclosed_of(case["id"])
+        return _json({"cases": found})
 
     @routes.get("/second-opinions/<case_id>")
     def show(case_id: str) -> Response:
         caller = _reader(service)
-        return _json(operations.case_summary(intake.find_case(context, caller, case_id)))
+        summary = operations.case_summary(intake.find_case(context, caller, case_id))
+        disclosure.disclosed_of(case_id)
+        return _json(summary)
 
     @routes.route("/second-opinions/<case_id>/<code>", methods=["GET", "POST"])
     def operate(case_id: str, code: str) -> Response:
@@ -66,7 +72,9 @@ def blueprint(service: Service) -> Blueprint:
         row = rows.get(code)
         if row is None or (request.method == "GET" and not row.reads):
             raise NotFound(f"There is no operation {code!r}; /api/openapi.json lists them.")
-        return _answer(_run(service, row, caller, case_id))
+        result = _run(service, row, caller, case_id)
+        noted(result, True)
+        return _answer(result)
 
     failures.handle(routes, JSON)
     return routes
@@ -74,7 +82,7 @@ def blueprint(service: Service) -> Blueprint:
 
 def _caller(service: Service) -> Caller:
     caller = service.authenticate(request)
-    g.caller = caller.id
+    disclosure.signed_in(caller)
     return caller
 
 
@@ -89,7 +97,7 @@ def _reader(service: Service) -> Caller:
 
 def _run(service: Service, row: Operation, caller: Caller, case_id: str) -> Result:
     may(service.endpoint, caller, row)
-    plain = _body() if request.get_data() else {}
+    plain = _body() if request.get_data() else of_query(row)
     check(plain, row.schema)
     return row.handler(caller, case_id, plain)
 

@@ -16,7 +16,7 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
-from fhir_secondop.web import api, links, oauth, openapi, uploads
+from fhir_secondop.web import api, audit, links, oauth, openapi, uploads
 from fhir_secondop.web.signin import SignIn
 
 
@@ -53,6 +53,7 @@ def create(service: bootstrap.Service) -> Flask:
             tx.tick()
         return jsonify({"status": "ready", "pid": os.getpid()})
 
+    audit.install(app, service)
     return app
 
 

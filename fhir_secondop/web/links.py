@@ -6,9 +6,21 @@ from flask import Blueprint, Response, render_template, request
 
 from fhir_secondop.errors import Conflict, SecondOpError, http_status
 from fhir_secondop.opinion import alignment
-from fhir_secondop.service import deliverables, providers
+from fhir_secondop.rest import disclosure
+from fhir_secondop.service import deliverables, providers, tokens
 from fhir_secondop.service.context import Context
 from fhir_secondop.web import headers
+
+
+def by_link(context: Context, use: bytes) -> None:
+    """Tells the audit which Task a link is for, before it is looked at: refused or not."""
+    token = (request.view_args or {}).get("token", "")
+    try:
+        task_id = tokens.task_of(context, use, token)
+    except SecondOpError:
+        return  # no link of ours; the handler says so
+    disclosure.asked("Task", task_id)
+    disclosure.access().caller = f"link:Task/{task_id}"
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -25,6 +37,7 @@ def blueprint(context: Context) -> Blueprint:
         if person is None:
             raise Conflict("This link's recipient is not known any more.")
         found = deliverables.deliverable(context, case, task, person)
+        disclosure.disclosed_of(case.id)
         return state, found.title, found.pdf, found.text
 
     @routes.get("/ack/<token>")
@@ -50,6 +63,10 @@ def blueprint(context: Context) -> Blueprint:
         page = render_template("ack.html", state="thanks", title="", text="", token=token,
                                said=alignment.evidence(task), recipient=task["owner"].get("display", ""))  # fmt: skip
         return Response(page, mimetype="text/html")
+
+    @routes.before_request
+    def note() -> None:
+        by_link(context, tokens.ACKNOWLEDGE)
 
     def failed(error: SecondOpError) -> Response:
         page = render_template("ack.html", state="failed", title="", text="", token="", said={}, recipient="",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from flask import Blueprint, Request, Response, g, redirect, render_template, request
+from flask import Blueprint, Request, Response, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from fhir_secondop.access import people
@@ -23,6 +23,7 @@ from fhir_secondop.config import Settings
 from fhir_secondop.errors import Forbidden, SecondOpError, Unauthenticated, Unavailable, http_status
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Caller, Person
+from fhir_secondop.rest import disclosure
 from fhir_secondop.service import invitations
 from fhir_secondop.service.context import Context
 from fhir_secondop.store.sessions import Session, Sessions, hash_of
@@ -87,7 +88,7 @@ class SignIn:
             if found is not None:
                 self._sessions.end(cookie)
             return self._local()
-        g.caller = caller.id
+        disclosure.signed_in(caller)
         return Signed(caller, found.csrf, found.auth_time)
 
     def require(self, request: Request) -> Signed:
@@ -133,7 +134,7 @@ class SignIn:
         if self._settings.auth != "none" or self._provider is not None or self._accounts is not None:
             return None
         csrf = hmac.new(self._context.link_secret, b"csrf of the local caller", hashlib.sha256).hexdigest()
-        g.caller = LOCAL.id
+        disclosure.signed_in(LOCAL)
         return Signed(LOCAL, csrf, self._now_s())
 
     def _now_s(self) -> int:

@@ -7,9 +7,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from fhir_secondop.errors import Invalid, SecondOpError, http_status
 from fhir_secondop.opinion.uploads import MAX_BYTES
-from fhir_secondop.service import asking
+from fhir_secondop.service import asking, tokens
 from fhir_secondop.service.context import Context
 from fhir_secondop.web import headers
+from fhir_secondop.web.links import by_link
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -37,6 +38,10 @@ def blueprint(context: Context) -> Blueprint:
         form = request.form
         done = asking.upload(context, token, file.read(), form.get("birthDate", ""), form.get("name", ""))
         return page("thanks" if done["status"] == "completed" else "held")
+
+    @routes.before_request
+    def note() -> None:
+        by_link(context, tokens.UPLOAD)
 
     @routes.errorhandler(SecondOpError)
     def refused(error: SecondOpError) -> Response:

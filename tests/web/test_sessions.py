@@ -232,7 +232,7 @@ def test_a_changed_role_counts_from_the_next_request(site: Site) -> None:
     browser = signed_in(site)
     edit(site, PEOPLE.replace('["reviewer"]', '["provider", "auditor"]'))
     found = browser.get("/who").get_json()
-    assert (found["roles"], found["scopes"]) == (["auditor", "provider"], ["user/*.rs"])
+    assert (found["roles"], found["scopes"]) == (["auditor", "provider"], ["user/*.rus"])
 
 
 def test_an_entry_that_is_somebody_else_now_ends_the_session(site: Site) -> None:
