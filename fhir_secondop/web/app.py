@@ -16,7 +16,7 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
-from fhir_secondop.web import api, links, openapi, uploads
+from fhir_secondop.web import api, assets, links, openapi, uploads
 
 
 def create(service: bootstrap.Service) -> Flask:
@@ -27,6 +27,7 @@ def create(service: bootstrap.Service) -> Flask:
     failures.handle(app, "application/json")
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
+    app.register_blueprint(assets.blueprint())
     app.register_blueprint(links.blueprint(service.context))
     app.register_blueprint(uploads.blueprint(service.context))
     app.register_blueprint(openapi.blueprint(service))
