@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import conflicts, medicines, sourced
+from fhir_secondop.opinion import conflicts, links, medicines, sourced
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.sourced import Sourced, text_of
 
@@ -56,12 +56,38 @@ class Line:
     files: tuple[File, ...]
 
 
-def of_case(case: Case) -> list[Line]:
-    """Every copy of the record that is about the patient, by chapter, the newest first. Needs the record loaded."""
-    found = [_line(copy) for copy in sourced.of_case(case)]
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One fact: its copies, one or of several sources, the newest first."""
+
+    copies: tuple[Line, ...]
+
+    @property
+    def chapter(self) -> str:
+        """The chapter that it stands in."""
+        return self.copies[0].chapter
+
+    @property
+    def about(self) -> str:
+        """What it is about, in the newest copy's words."""
+        return self.copies[0].about
+
+
+def of_case(case: Case) -> list[Entry]:
+    """The record that is about the patient, by chapter, the newest first; copies of one fact stand together.
+
+    Every copy is there once. Needs the record loaded.
+    """
+    found = {copy.reference: _line(copy) for copy in sourced.of_case(case)}
+    groups = [links.members(link) for link in links.of_case(case) if link["active"]]
+    entries = []
+    for members in [*groups, *([reference] for reference in list(found))]:
+        copies = [found.pop(reference) for reference in members if reference in found]
+        if copies:
+            entries.append(Entry(tuple(sorted(copies, key=lambda line: line.date, reverse=True))))
     order = list(CHAPTERS)
-    found.sort(key=lambda line: line.date, reverse=True)
-    return sorted(found, key=lambda line: order.index(line.chapter))
+    entries.sort(key=lambda entry: entry.copies[0].date, reverse=True)
+    return sorted(entries, key=lambda entry: order.index(entry.chapter))
 
 
 def _line(copy: Sourced) -> Line:

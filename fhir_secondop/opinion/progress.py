@@ -43,7 +43,7 @@ NEEDS = {
     "address": "The address is not confirmed",
     "held": "A delivery is on hold",
     "hand-over": "A cover sheet must be handed over",
-    "request": "A gap: ask for it",
+    "request": "A gap: hand the request over",
     "arrived": "Something sent needs a look",
 }
 """What may need a person, in plain words; in the order in which it is shown."""
@@ -103,7 +103,7 @@ def _of_gathering(task: Resource, candidates: frozenset[str]) -> Iterator[Need]:
 def _of_delivery(task: Resource, candidates: frozenset[str]) -> Iterator[Need]:
     held = alignment.held(task)
     if held.rung == "10" and task["status"] == "completed" and held.ack == "none":
-        yield Need("hand-over", task["id"], owner_of(task), alignment.evidence(task).get("rung-why", ""))
+        yield Need("hand-over", task["id"], owner_of(task), "nothing can be sent there; print it, hand it over")
     if task["status"] != "on-hold":
         return
     why = why_of(task)

@@ -103,7 +103,7 @@ def _of_delivery(before: Resource, task: Resource) -> Iterator[tuple[str, str]]:
     whom, thing = progress.owner_of(task), thing_of(task)
     if task["status"] != before["status"]:
         if task["status"] == "completed" and now.get("rung") == "10":
-            yield f"A link to {thing} was made for {whom}", now.get("rung-why", "")
+            yield f"A link to {thing} was made for {whom}", "nothing can be sent there"
         elif task["status"] == "completed":
             yield f"{thing.capitalize()} is at {whom}", f"{_COPIES.get(now.get('copy', ''), '')}, {now.get('how', '')}"
         elif task["status"] == "on-hold":

@@ -8,15 +8,10 @@ from fhir_secondop.errors import Conflict, SecondOpError, http_status
 from fhir_secondop.opinion import alignment
 from fhir_secondop.service import deliverables, providers
 from fhir_secondop.service.context import Context
+from fhir_secondop.web import assets
 
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
-    "frame-ancestors 'none'",
-}
+# The address of such a page is the key to it: no other page may learn it.
+HEADERS = {**assets.HEADERS, "Referrer-Policy": "no-referrer"}
 
 
 def blueprint(context: Context) -> Blueprint:

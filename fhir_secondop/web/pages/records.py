@@ -25,6 +25,6 @@ def add(routes: Blueprint, frame: Frame) -> None:
         )
 
 
-def by_chapter(found: list[lines.Line]) -> list[tuple[str, list[lines.Line]]]:
-    """The lines under their chapters, without the empty ones."""
+def by_chapter(found: list[lines.Entry]) -> list[tuple[str, list[lines.Entry]]]:
+    """The entries under their chapters, without the empty ones."""
     return [(c, mine) for c in lines.CHAPTERS if (mine := [one for one in found if one.chapter == c])]

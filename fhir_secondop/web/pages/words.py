@@ -98,6 +98,12 @@ def of(table: dict[str, str], code: str) -> str:
     return table.get(code, code.replace("-", " "))
 
 
+def way(why: str) -> tuple[str, list[str]]:
+    """Why a rung was chosen, as the way itself and why each better one was not possible."""
+    name, _, above = why.partition(" (")
+    return name, [part for part in above.removesuffix(")").split("; ") if part]
+
+
 def days(count: int | None) -> str:
     """A number of whole days: "today", "1 day", "12 days"."""
     if count is None:

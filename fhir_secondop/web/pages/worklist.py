@@ -54,7 +54,17 @@ def _page(frame: Frame, wanted: str) -> Response:
     counts = {stage: sum(1 for row in rows if row.stage == stage) for stage in progress.STAGES}
     shown = [row for row in rows if not wanted or row.stage == wanted]
     return frame.page("worklist", rows=shown, counts=counts, total=len(rows), wanted=wanted, limit=SHOWN,
-                      needing=[row for row in rows if row.needs])  # fmt: skip
+                      needing=needing(rows))  # fmt: skip
+
+
+def needing(rows: list[Row]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
+    """What needs a person, by kind, the gravest first: each case once, with all that it needs of that kind."""
+    found = []
+    for kind in progress.NEEDS:
+        pairs = [(row, mine) for row in rows if (mine := [need for need in row.needs if need.kind == kind])]
+        if pairs:
+            found.append((kind, pairs))
+    return found
 
 
 def row_of(one: Listed, roles: frozenset[str]) -> Row:
