@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import NotFound, SecondOpError, Unauthenticated, http_status
 from fhir_secondop.rest.failures import unforeseen
+from fhir_secondop.web.assets import HEADERS
 from fhir_secondop.web.pages import actions, case, connections, patient, records, review, worklist
 from fhir_secondop.web.pages.frame import Frame, Signed, SignIn
 
@@ -28,6 +29,12 @@ def blueprint(service: Service, sign_in: SignIn) -> Blueprint:
         g.caller = g.signed.caller.id
         if request.method != "GET":
             sign_in.check_csrf(request)
+
+    @routes.after_request
+    def careful(answer: Response) -> Response:
+        for name, value in HEADERS.items():
+            answer.headers.setdefault(name, value)
+        return answer
 
     for part in (worklist, case, records, actions, review, patient, connections):
         part.add(routes, frame)

@@ -9,7 +9,6 @@ from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
 from fhir_secondop.service import files
-from fhir_secondop.web.assets import HEADERS
 from fhir_secondop.web.pages import forms
 from fhir_secondop.web.pages.frame import Frame, seen
 
@@ -55,7 +54,7 @@ def document(data: bytes, media: str) -> Response:
     shown = kind in _SHOWN
     # The browser's own PDF viewer needs style; nothing in the file may run or load anything.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
-    headers = {**HEADERS, "Content-Security-Policy": policy if shown else f"{policy}; sandbox"}
+    headers = {"Content-Security-Policy": policy if shown else f"{policy}; sandbox"}
     if not shown:
         headers["Content-Disposition"] = "attachment"
     wanted = "text/plain; charset=utf-8" if kind == "text/plain" else kind

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flask import Request, Response, g, redirect, render_template, request
+from flask.typing import ResponseReturnValue
 
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import NotFound
@@ -19,7 +20,6 @@ from fhir_secondop.opinion.case import Case
 from fhir_secondop.rest.operations import check
 from fhir_secondop.service import intake
 from fhir_secondop.service.context import Context
-from fhir_secondop.web.assets import HEADERS
 from fhir_secondop.web.pages import words
 
 Plain = dict[str, Any]
@@ -103,7 +103,7 @@ class Frame:
             here=request.path,
             done=words.DONE.get(request.args.get("done", ""), ""),
         )
-        return Response(text, status, headers=HEADERS, mimetype="text/html")
+        return Response(text, status, mimetype="text/html")
 
 
 def places(caller: Caller) -> list[tuple[str, str]]:
@@ -118,8 +118,6 @@ def places(caller: Caller) -> list[tuple[str, str]]:
     return found
 
 
-def seen(path: str) -> Response:
+def seen(path: str) -> ResponseReturnValue:
     """Goes on to a page of ours after a form was taken: reloading that page sends nothing again."""
-    answer = redirect(path, 303)
-    answer.headers["Cache-Control"] = "no-store"
-    return Response(answer.get_data(), answer.status_code, answer.headers)
+    return redirect(path, 303)
