@@ -20,7 +20,6 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check
 from fhir_secondop.service import intake, operations, review, worklist
-from fhir_secondop.service.context import load
 
 JSON = "application/json"
 
@@ -88,10 +87,10 @@ def _cases(service: Service, caller: Caller) -> list[Resource]:
         return [
             {
                 k: v
-                for k, v in operations.case_summary(load(connection, context.visibility(caller), case_id)).items()
+                for k, v in operations.case_summary(case).items()
                 if k in ("id", "patient", "placer", "opened", "status", "businessStatus", "report")
             }
-            for case_id in ids
+            for case in worklist.cases(connection, ids)
         ]
 
 

@@ -200,7 +200,8 @@ def every_page(clinic: Clinic, case_id: str) -> list[tuple[str, str]]:
     return [
         *((who, path) for who in ("desk", "reviewer", "pcp") for path in ("/", case, f"{case}/records")),
         ("reviewer", f"{case}/review"), ("reviewer", f"{case}/preview"), ("desk", f"{case}/deliveries/{task}"),
-        ("maren", f"/my/{case_id}"), ("maren", f"/my/{case_id}x"), ("operator", "/connections"), ("pcp", "/connections"),
+        ("maren", f"/my/{case_id}"), ("maren", f"/my/{case_id}x"), ("operator", "/connections"),
+        ("pcp", "/connections"),
     ]  # fmt: skip
 
 
@@ -389,7 +390,8 @@ def test_a_case_goes_from_the_request_to_aligned_by_forms_alone(clinic: Clinic) 
     assert "Aligned (1)" in clinic.text("/")
 
     told = [what for what in re.findall(r"<p>([^<]*)</p>", clinic.get(case).get_data(as_text=True)) if what]
-    for what in ("The request was taken in", "Dr. Clara Standin accepted the review", "Dr. Clara Standin signed report version 1",
+    for what in ("The request was taken in", "Dr. Clara Standin accepted the review",
+                 "Dr. Clara Standin signed report version 1",
                  "Dr. Harlan Mockridge set the plan of record"):  # fmt: skip
         assert what in told
     assert told.index("Dr. Harlan Mockridge set the plan of record") < told.index("The request was taken in")
@@ -572,6 +574,10 @@ def test_a_held_delivery_stands_on_the_work_list_with_its_reason_and_is_tried_ag
     assert (
         clinic.send(page, f"/cases/{case_id}/do/replay", "desk", changed="The address was mended.").status_code == 303
     )
+    would = clinic.text(f"{page}?would=1")
+    assert "What sending it now would do" in would
+    assert "conditional create" in would
+    assert clinic.get(f"{page}?would=1", "pcp").status_code == 403
     world.work(60)
     assert world.delivery(case_id, held[0]["to"])["status"] == "completed"
     assert "The address was mended." in clinic.text(f"/cases/{case_id}")
