@@ -108,6 +108,7 @@ def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json:
 
 def _show_demo(url: str, folder: Path, case_id: str) -> None:
     click.echo()
+    click.echo(f"The work list: {url}/")
     click.echo(f"Still served: the service at {url} (FHIR base {url}/fhir), its API described at {url}/docs.")
     click.echo(f"The EHRs' addresses are in {folder}/secondop.toml, everybody's token in {folder}/tokens.toml.")
     click.echo("Look around from another terminal:")

@@ -387,6 +387,7 @@ def test_a_case_goes_from_the_request_to_aligned_by_forms_alone(clinic: Clinic) 
     assert board["case"]["aligned"], board["waitingFor"]
     shown = clinic.text(case)
     assert "everybody is aligned" in shown
+    assert "not everybody" not in shown
     assert "Aligned (1)" in clinic.text("/")
 
     told = [what for what in re.findall(r"<p>([^<]*)</p>", clinic.get(case).get_data(as_text=True)) if what]
