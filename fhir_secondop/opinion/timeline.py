@@ -113,7 +113,7 @@ def _of_delivery(before: Resource, task: Resource) -> Iterator[tuple[str, str]]:
     if now.get("replays") != then.get("replays"):
         yield f"The delivery of {thing} to {whom} was tried again", now.get("replayed-by", "")
     if now.get("ack") and not then.get("ack"):
-        yield f"{now.get('ack-by', whom)} acknowledged {thing}", f"by {now['ack']}"
+        yield f"{now.get('ack-by', whom)} acknowledged {thing}", "by link" if now["ack"] == "link" else "signed in"
     if now.get("decision") and (now.get("decision"), now.get("decision-at")) != (
         then.get("decision"), then.get("decision-at"),
     ):  # fmt: skip
