@@ -23,6 +23,11 @@ PATIENT = Caller(
 )
 OPERATOR = Caller("operator", "Operations", frozenset({"operator"}))
 
+ANSWERS = {"conclusion": "The plan stands.", "item.1.treatment.concordance": "agreed",
+           "answer.0.text": "Yes.", "answer.1.text": "Yes.", "answer.2.text": "No.", "answer.3.text": "No images.",
+           "answer.3.cannot": "yes"}  # fmt: skip
+WHY = {"kind": "amended", "reason": "A dose was wrong."}
+
 
 class Form(HTMLParser):
     """The forms of a page: action → the names and values that a browser would send of it."""
@@ -111,6 +116,16 @@ class Clinic:
 def words_of(answer: TestResponse) -> str:
     text = re.sub(r"<[^>]*>", " ", answer.get_data(as_text=True))
     return " ".join(unescape(text).split())
+
+
+def written(clinic: Clinic, case_id: str, **fields: str) -> Any:
+    """The reviewer fills in the editor and saves."""
+    return clinic.send(f"/cases/{case_id}/review", f"/cases/{case_id}/review", "reviewer", **fields)
+
+
+def gaps_of(clinic: Clinic, case_id: str) -> list[str]:
+    found: list[str] = clinic.world.get(case_id, "completeness")["gaps"]
+    return found
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ _ELSEWHERE = ("submit-report", "amend-report", "sign")
 
 
 def add(routes: Blueprint, frame: Frame) -> None:
-    """Routes /cases/{id}/do/{operation}, a Task's cancellation, the cover sheet, and files."""
+    """Routes /cases/{id}/do/{operation}, independence, cancellation, the cover sheet, and files."""
 
     @routes.post("/cases/<case_id>/do/<code>")
     def act(case_id: str, code: str) -> ResponseReturnValue:
@@ -29,6 +29,13 @@ def add(routes: Blueprint, frame: Frame) -> None:
         frame.run(code, case_id, forms.plain_of(request.form, row.schema))
         # Who gives a case back may not see it any more.
         return seen("/?done=" + code if code in ("decline", "withdraw") else f"/cases/{case_id}?done={code}")
+
+    @routes.post("/cases/<case_id>/independence")
+    def independence(case_id: str) -> Response:
+        row = frame.rows["ServiceRequest", "independence"]
+        found = frame.run("independence", case_id, forms.plain_of(request.form, row.schema))
+        kept = [(name, value) for name, value in request.form.items(multi=True) if name not in forms.NOT_INPUT]
+        return frame.page("independence", case_id=case_id, found=found, kept=kept)
 
     @routes.post("/cases/<case_id>/tasks/<task_id>/cancel")
     def cancel(case_id: str, task_id: str) -> ResponseReturnValue:

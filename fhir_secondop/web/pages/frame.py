@@ -109,7 +109,7 @@ class Frame:
 def places(caller: Caller) -> list[tuple[str, str]]:
     """Where the caller can go from every page: path and name."""
     found = []
-    if caller.roles - {"patient", "operator"}:
+    if not caller.roles or caller.roles - {"patient", "operator"}:
         found.append(("/", "Work list"))
     if "patient" in caller.roles:
         found.append(("/my", "My second opinion"))
