@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flask import Flask, Request, redirect
-from flask.typing import ResponseReturnValue
+from flask import Flask, Request
 
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import Forbidden, Unauthenticated
@@ -23,7 +22,6 @@ class Visitor:
 
     caller: Caller
     csrf: str
-    auth_time: int = 0
 
 
 @dataclass(slots=True)
@@ -33,34 +31,22 @@ class Visitors:
     callers: Mapping[str, Caller]
     stale: set[str] = field(default_factory=set)
 
-    def current(self, request: Request) -> Visitor | None:
-        word = request.cookies.get(COOKIE, "")
-        return Visitor(self.callers[word], f"token-of-{word}") if word in self.callers else None
-
     def require(self, request: Request) -> Visitor:
-        found = self.current(request)
-        if found is None:
+        word = request.cookies.get(COOKIE, "")
+        if word not in self.callers:
             raise Unauthenticated("Sign in first.")
-        return found
+        return Visitor(self.callers[word], f"token-of-{word}")
 
     def check_csrf(self, request: Request) -> None:
         if request.form.get("csrf") != self.require(request).csrf:
             raise Forbidden("This form is of another session; open the page again.")
 
-    def recent(self, signed: pages.Signed) -> bool:
+    def recent(self, signed: Visitor) -> bool:
         return signed.caller.id not in self.stale
 
 
 def app_with_pages(service: Service, visitors: Visitors) -> Flask:
-    """The application with the pages in it, and stand-ins for the routes of sign-in."""
+    """The application with the pages in it."""
     app = create(service)
     app.register_blueprint(pages.blueprint(service, visitors))
-
-    @app.get("/sign-in/as/<word>")
-    def sign_in(word: str) -> ResponseReturnValue:
-        answer = redirect("/")
-        answer.set_cookie(COOKIE, word)
-        visitors.stale.discard(word)
-        return answer
-
     return app

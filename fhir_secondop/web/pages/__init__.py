@@ -13,7 +13,7 @@ from fhir_secondop.errors import NotFound, SecondOpError, Unauthenticated, http_
 from fhir_secondop.rest.failures import unforeseen
 from fhir_secondop.web.assets import HEADERS
 from fhir_secondop.web.pages import actions, case, connections, patient, records, review, worklist
-from fhir_secondop.web.pages.frame import Frame, Signed, SignIn
+from fhir_secondop.web.pages.frame import Frame, Signed, SignIn, by_script
 
 __all__ = ["SignIn", "Signed", "blueprint"]
 
@@ -46,7 +46,7 @@ def _handle(routes: Blueprint, frame: Frame) -> None:
     """Failures as pages; to a script as JSON."""
 
     def signed_out(error: Unauthenticated) -> ResponseReturnValue:
-        if _is_script():
+        if by_script():
             return {"message": "You are signed out. Sign in in another window, then save again."}, 401
         # A form that was lost to a sign-out leads back to its page, and is not sent again.
         back = request.full_path.rstrip("?") if request.method == "GET" else _page_of(request.path)
@@ -69,10 +69,6 @@ def _handle(routes: Blueprint, frame: Frame) -> None:
     routes.register_error_handler(Exception, broken)
 
 
-def _is_script() -> bool:
-    return request.accept_mimetypes.best == "application/json"
-
-
 def _page_of(path: str) -> str:
     """The page that a form stands on: what is posted below /cases/{id} belongs to the case."""
     parts = path.split("/")
@@ -83,7 +79,7 @@ def _page_of(path: str) -> str:
 
 def _problem(frame: Frame, error: SecondOpError, status: int) -> ResponseReturnValue:
     more = [issue.diagnostics for issue in error.issues if issue.diagnostics != error.message]
-    if _is_script():
+    if by_script():
         return {"message": " ".join([error.message, *more])}, status
     answer: Response = frame.page("problem", status, message=error.message, more=more, back=_page_of(request.path))
     return answer

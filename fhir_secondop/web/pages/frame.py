@@ -26,27 +26,24 @@ Plain = dict[str, Any]
 
 
 class Signed(Protocol):
-    """Who is signed in: the caller, the token of the session's forms, when they last proved who they are (s)."""
+    """Who is signed in: the caller, and the token of the session's forms."""
 
     @property
     def caller(self) -> Caller: ...
     @property
     def csrf(self) -> str: ...
-    @property
-    def auth_time(self) -> int: ...
 
 
 class SignIn(Protocol):
     """What pages need of sign-in."""
 
-    def current(self, request: Request) -> Signed | None: ...
     def require(self, request: Request) -> Signed:
         """Who is signed in. Raises Unauthenticated."""
 
     def check_csrf(self, request: Request) -> None:
         """Raises Forbidden unless the form field "csrf" is the session's."""
 
-    def recent(self, signed: Signed) -> bool:
+    def recent(self, signed: Any) -> bool:  # of what `require` gave: sign-in knows more of it than we do
         """Whether they proved who they are recently enough to sign a report."""
 
 
@@ -116,6 +113,11 @@ def places(caller: Caller) -> list[tuple[str, str]]:
     if caller.roles & {"coordinator", "operator"}:
         found.append(("/connections", "Connections"))
     return found
+
+
+def by_script() -> bool:
+    """Whether our script asks, which wants JSON."""
+    return request.accept_mimetypes.best == "application/json"
 
 
 def seen(path: str) -> ResponseReturnValue:

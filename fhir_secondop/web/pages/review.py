@@ -16,7 +16,7 @@ from fhir_secondop.rest.operations import check
 from fhir_secondop.service import drafts, gather, signing
 from fhir_secondop.service.review import schema
 from fhir_secondop.web.pages import actions, draft_form, forms
-from fhir_secondop.web.pages.frame import Frame, seen
+from fhir_secondop.web.pages.frame import Frame, by_script, seen
 from fhir_secondop.web.pages.records import by_chapter
 
 KINDS = ("amended", "corrected", "appended", "entered-in-error")
@@ -41,11 +41,11 @@ def add(routes: Blueprint, frame: Frame) -> None:
             current = drafts.read(frame.context, frame.caller, case_id)
             if current.version == expected:
                 raise  # not another's draft: the case itself does not allow it
-            if _is_script():
+            if by_script():
                 return {"message": conflict.message, "version": current.version}, 409
             return _both(frame, current, draft)
         version = int(stored["meta"]["versionId"])
-        if _is_script():
+        if by_script():
             return {"version": version, "saved": times.instant(frame.context.now())[11:16] + " UTC"}
         wanted = "preview" if request.form.get("then") == "preview" else "review?done=saved"
         return seen(f"/cases/{case_id}/{wanted}")
@@ -79,10 +79,6 @@ def _version() -> int:
     if not (text.isascii() and text.isdigit()):
         raise Invalid("The form lacks the version of the draft; open the page again.", path="version")
     return int(text)
-
-
-def _is_script() -> bool:
-    return request.accept_mimetypes.best == "application/json"
 
 
 def _store(frame: Frame, case_id: str, draft: Draft, expected: int, *, signed: bool) -> Resource:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from fhir_secondop.fhir import times
 from fhir_secondop.opinion import facts, progress
 
 STAGES = progress.STAGES
 NEEDS = progress.NEEDS
-ROLES = {
-    "coordinator": "coordinator", "requester": "requester", "reviewer": "reviewer", "provider": "provider",
-    "patient": "patient", "operator": "operator", "auditor": "auditor",
-}  # fmt: skip
 SENT = {"no": "not sent", "accepted": "sent", "refused": "refused", "unknown": "outcome unknown"}
 COPY = {"none": "none yet", "verified": "verified", "mismatch": "differs", "unverifiable": "can't be checked"}
 ACK = {"none": "not yet", "signed-in": "yes, signed in", "link": "yes, by link", "fhir": "yes, from their EHR"}
@@ -86,11 +81,6 @@ def when(instant: str) -> str:
     if not instant:
         return ""
     return facts.moment(instant) if "T" in instant else instant
-
-
-def day(ms: int) -> str:
-    """The date of milliseconds since 1970."""
-    return times.instant(ms)[:10]
 
 
 def of(table: dict[str, str], code: str) -> str:
