@@ -36,9 +36,9 @@ def of_report(
             "identifier": person.key.rpartition("|")[2] if person else "",
         },
         "requester": case.requester.name if case.requester else "the patient",
-        "reasons": [_reason(r) for r in case.request.get("reasonCode", []) if _reason(r)],
-        "decision": _decision(case),
-        "conclusion": draft["conclusion"],
+        "reasons": [reason_text(r) for r in case.request.get("reasonCode", []) if reason_text(r)],
+        "decision": decision(case),
+        "conclusion": draft.get("conclusion", report.UNWRITTEN),
         "overall": total.text if total else "not assessed",
         "significance": concordance.highest_significance(judgements),
         "items": [_item(case, item) for item in draft["items"]],
@@ -119,12 +119,14 @@ def item_title(item: Resource) -> str:
     return item.get("description") or code.get("text") or coded or item["resourceType"]
 
 
-def _reason(reason: Resource) -> str:
+def reason_text(reason: Resource) -> str:
+    """Why a second opinion is asked, in the sender's words or ours."""
     code = codes.code_of(reason, codes.REASON)
     return reason.get("text") or (code.replace("-", " ") if code else "")
 
 
-def _decision(case: Case) -> Facts:
+def decision(case: Case) -> Facts:
+    """The decision in question: what is planned, until when and by whom it is decided."""
     under_review = codes.extension_value(case.request, codes.DECISION_UNDER_REVIEW)
     planned = case.directory.resource(under_review["reference"]) if isinstance(under_review, dict) else None
     owner = case.decision_owner

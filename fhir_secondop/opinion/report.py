@@ -18,6 +18,9 @@ from fhir_secondop.opinion.concordance import Judgement, overall
 Draft = dict[str, Any]
 """What profiles/schemas/report-draft.json describes."""
 
+UNWRITTEN = "(not written yet)"
+"""What stands in the place of a draft's conclusion until there is one; it is never signed."""
+
 _AXIS_CODE = {"diagnosis": "diagnosis-concordance", "treatment": "treatment-concordance"}
 _AXIS_SYSTEM = {"diagnosis": codes.DIAGNOSIS_CONCORDANCE, "treatment": codes.TREATMENT_CONCORDANCE}
 _PROSE = (
@@ -67,6 +70,8 @@ def check_signable(case: Case, draft: Draft, missing: list[str]) -> None:
     `missing` are the codes of the record's named gaps: the reviewer must say that it knows of each.
     """
     issues = []
+    if not draft.get("conclusion"):
+        issues.append(Issue("error", "required", "conclusion", "Write the conclusion."))
     if overall(judgements(draft)) is None:
         issues.append(Issue("error", "business-rule", "items", "Assess at least one axis of one item."))
     answered = {answer["question"] for answer in draft.get("answers", [])}
@@ -158,7 +163,7 @@ def to_fhir(
         performer=performer,
         resultsInterpreter=performer,
         result=[{"reference": reference(o)} for o in observations],
-        conclusion=draft["conclusion"],
+        conclusion=draft.get("conclusion") or UNWRITTEN,
         presentedForm=list(presented),
         **base,
     )
@@ -254,10 +259,9 @@ def _composition(
     composition_id: str, case: Case, draft: Draft, base: Resource, reviewer: str, now: str, status: str,
     observations: list[Resource], answers: Resource | None, proposals: Resource | None, extra: tuple[Resource, ...],
 ) -> Resource:  # fmt: skip
+    conclusion = narrative.div(draft.get("conclusion") or UNWRITTEN)
     sections = [
-        narrative.section(
-            "Conclusion", codes.concept(codes.SECTION, "conclusion"), narrative.div(draft["conclusion"])
-        ),
+        narrative.section("Conclusion", codes.concept(codes.SECTION, "conclusion"), conclusion),
         narrative.section(
             "Concordance", codes.concept(codes.SECTION, "concordance"),
             narrative.bullets(f"{i['axis']}: {i['concordance']}" for i in draft["items"]),
@@ -307,7 +311,8 @@ def from_fhir(case: Case, stage: str = "") -> Draft:
 
     by_id = {r["id"]: r for r in case.resources}
     report = case.one("DiagnosticReport", named("report"))
-    draft: Draft = {"conclusion": report["conclusion"], "items": [], "answers": []}
+    written = {} if report["conclusion"] == UNWRITTEN else {"conclusion": report["conclusion"]}
+    draft: Draft = {**written, "items": [], "answers": []}
     for place, _ in enumerate(case.items):
         for axis in _AXIS_CODE:
             observation = by_id.get(named("concordance", place, axis))

@@ -46,18 +46,8 @@ def handle(routes: Blueprint | Flask, mimetype: str = JSON) -> None:
         return answer
 
     def broken(error: Exception) -> ResponseReturnValue:
-        number = uuid.uuid4().hex[:12]
-        # Its text and the traceback's locals may quote a row: only the type and the place are logged.
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
-        log.error("failure %s: %s at %s", number, type(error).__name__, where)
-        if isinstance(error, OperationalError | InterfaceError | TimeoutError):
-            said = f"The database does not answer, nothing was stored; try again. Quote number {number}."
-            return _answer(Unavailable(said), 503, mimetype)
-        said = f"This failed on our side; nothing was stored. Quote number {number} to the operator."
-        return _answer(SecondOpError(said), 500, mimetype)
+        found = unforeseen(error)
+        return _answer(found, http_status(found), mimetype)
 
     routes.register_error_handler(SecondOpError, failed)
     routes.register_error_handler(HTTPException, of_http)
@@ -67,6 +57,20 @@ def handle(routes: Blueprint | Flask, mimetype: str = JSON) -> None:
 def answer_of(error: SecondOpError, mimetype: str) -> Response:
     """A failure of ours as an OperationOutcome."""
     return _answer(error, http_status(error), mimetype)
+
+
+def unforeseen(error: Exception) -> SecondOpError:
+    """What to say of a failure that nobody foresaw; it is logged under the number that the message gives."""
+    number = uuid.uuid4().hex[:12]
+    # Its text and the traceback's locals may quote a row: only the type and the place are logged.
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
+    log.error("failure %s: %s at %s", number, type(error).__name__, where)
+    if isinstance(error, OperationalError | InterfaceError | TimeoutError):
+        return Unavailable(f"The database does not answer, nothing was stored; try again. Quote number {number}.")
+    return SecondOpError(f"This failed on our side; nothing was stored. Quote number {number} to the operator.")
 
 
 def _answer(error: SecondOpError, status: int, mimetype: str) -> Response:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhir_secondop.access import rights
 from fhir_secondop.ehr.documents import URI, attachment
-from fhir_secondop.errors import Conflict, Forbidden
+from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import codes, facts, narrative, records, render, report, workflow
@@ -14,38 +13,29 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, deliverables, delivery, gather
+from fhir_secondop.service import audience, deliverables, delivery, drafts, gather
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
+from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
 Plain = dict[str, Any]
-DRAFT = "draft"
 
 
-def _as_reviewer(case: Case, caller: Caller) -> Person:
-    """The reviewer who has the case. Raises Forbidden unless the caller is that person."""
-    owner = case.coordination.get("owner", {}).get("reference", "")
-    person = case.directory.person(owner)
-    if person is None:
-        raise Conflict("Nobody has accepted this case yet.")
-    if not rights.acts_as(caller, person.identifiers):
-        raise Forbidden("Only the reviewer who accepted the case may write or sign its report.")
-    return person
+def submit(
+    context: Context, caller: Caller, case_id: str, draft: report.Draft, *, expected: int | None = None
+) -> Resource:
+    """Stores the reviewer's draft as DiagnosticReport `registered`; again and again until it is signed.
 
-
-def _is_signed(case: Case) -> bool:
-    return case.report is not None and case.report["status"] not in ("registered", "preliminary")
-
-
-def submit(context: Context, caller: Caller, case_id: str, draft: report.Draft) -> Resource:
-    """Stores the reviewer's draft as DiagnosticReport `registered`; again and again until it is signed."""
+    Raises Conflict when the stored draft is not of version `expected` (0: there is none yet).
+    """
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id, drafts=True)
-        person = _as_reviewer(case, caller)
-        if _is_signed(case):
+        person = drafts.as_reviewer(case, caller)
+        if drafts.is_signed(case):
             raise Conflict("The report is signed; change it with $amend-report.")
+        drafts.check_version(case, expected)
         report.check_draft(case, draft)
         now = context.instant()
         composed = report.to_fhir(
@@ -59,7 +49,13 @@ def submit(context: Context, caller: Caller, case_id: str, draft: report.Draft) 
                     business = "record-review" if task is coordination else ""
                     put(tx, context, case_id, workflow.moved(task, "in-progress", now, business=business))
             put(tx, context, case_id, {**case.encounter, "status": "in-progress", "period": {"start": now}})
-        return composed[-1]
+        return _stored(tx, composed[-1])
+
+
+def _stored(tx: Transaction, composed: Resource) -> Resource:
+    """The report or draft with the meta that the store gave it."""
+    meta = resources.read(tx.connection, EVERYTHING, "DiagnosticReport", composed["id"]).meta
+    return {**composed, "meta": meta}
 
 
 def _replace(tx: Transaction, context: Context, case: Case, composed: list[Resource], stage: str = "") -> None:
@@ -87,17 +83,23 @@ def _withdraw(tx: Transaction, context: Context, case: Case, kept: set[str], kin
         put(tx, context, case.id, {**before.resource, "status": status})
 
 
-def amend(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
-    """Drafts the next version: kind, reason, and what changes of the draft. The signed version stays current."""
+def amend(
+    context: Context, caller: Caller, case_id: str, plain: Plain, *, expected: int | None = None, whole: bool = False
+) -> Resource:
+    """Drafts the next version: kind, reason, and what changes of the draft. The signed version stays current.
+
+    With `whole` the changes are the whole draft: what they leave out goes. `expected` is as in `submit`.
+    """
     with context.database.transaction(caller) as tx:
-        case = load(tx.connection, context.visibility(caller), case_id)
-        person = _as_reviewer(case, caller)
+        case = load(tx.connection, context.visibility(caller), case_id, drafts=True)
+        person = drafts.as_reviewer(case, caller)
         signed = case.report
-        if signed is None or not _is_signed(case):
+        if signed is None or not drafts.is_signed(case):
             raise Conflict("There is no signed report to amend; change the draft with $submit-report.")
         if signed["status"] == "entered-in-error":
             raise Conflict("The report was retracted; it is not amended any more.")
-        draft = {**report.from_fhir(case), **plain.get("changes", {})}
+        drafts.check_version(case, expected)
+        draft = {**({} if whole else report.from_fhir(case)), **plain.get("changes", {})}
         report.check_draft(case, draft)
         version = report.version_of(signed) + 1
         now = context.instant()
@@ -109,37 +111,34 @@ def amend(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resou
             {"url": codes.AMENDMENT_REASON, "valueString": plain["reason"]},
         ]
         _replace(tx, context, case, composed, DRAFT)
-        return composed[-1]
+        return _stored(tx, composed[-1])
 
 
-def sign(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
+def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expected: int | None = None) -> Resource:
     """The reviewer signs: report, document and deliveries exist from this commit on, or not at all.
 
-    Signing what is signed already answers with it. Raises Invalid with everything that is still to do.
+    Signing what is signed already answers with it. Raises Invalid with everything that is still to do, Conflict when
+    the draft is not of version `expected`: what was read is what is signed.
     """
     with context.database.reading() as connection:
         case = load(connection, context.visibility(caller), case_id, gathered=True, drafts=True)
-    person = _as_reviewer(case, caller)
+    person = drafts.as_reviewer(case, caller)
     if not gather.is_over(case):
         raise Conflict("The record is still being gathered; sign when every source has answered.")
     before = case.report
-    proposal = case.find("DiagnosticReport", derived_id(case_id, "report", DRAFT))
+    proposal = drafts.of_case(case)
     if proposal is None:
         if before is not None:
             return before
         raise Conflict("There is no draft to sign; submit one with $submit-report.")
-    draft = report.from_fhir(case, DRAFT)
+    drafts.check_version(case, expected)
     items = gather.items(context, case)
+    draft = report.from_fhir(case, DRAFT)
     report.check_signable(case, draft, gather.named_gaps(case, items))
     now = context.instant()
-    status = str(codes.extension_value(proposal, codes.AMENDMENT_KIND) or "final")
-    reason = str(codes.extension_value(proposal, codes.AMENDMENT_REASON) or "")
-    version = report.version_of(proposal)
-    stated = next((e for e in case.coordination.get("extension", []) if e["url"] == codes.INDEPENDENCE), None)
-    said = facts.of_report(
-        case, draft, status=status, version=version, issued=now, reviewer=person.reference, items=items,
-        stated=stated, before=before, reason=reason,
-    )  # fmt: skip
+    said = drafts.facts_of(case, proposal, draft, person, items, now)
+    status, version, reason = drafts.kind_of(proposal), report.version_of(proposal), drafts.reason_of(proposal)
+    stated = drafts.stated(case)
     # Rendered outside the transaction: it takes a second the first time, and writers wait for nobody.
     pdf, text = render.pdf("report", said), render.report_text(said)
     presented = (

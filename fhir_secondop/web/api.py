@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
 from fhir_secondop.access import rights
@@ -21,9 +20,7 @@ from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check, may, noted, of_query
-from fhir_secondop.service import intake, operations, review
-from fhir_secondop.service.context import load
-from fhir_secondop.store import resources, tables
+from fhir_secondop.service import intake, operations, review, worklist
 
 JSON = "application/json"
 _SUMMARISED = ("ServiceRequest", "Patient", "Task", "DiagnosticReport")
@@ -106,25 +103,14 @@ def _cases(service: Service, caller: Caller) -> list[Resource]:
     """The cases that the caller may see, newest first."""
     context = service.context
     with context.database.reading() as connection:
-        visible = resources.visible(context.visibility(caller))
-        ids = connection.execute(
-            sa.select(tables.resource.c.id)
-            .where(
-                tables.resource.c.type == "ServiceRequest",
-                tables.resource.c.id == tables.resource.c.case_id,
-                tables.resource.c.deleted.is_(False),
-                visible,
-            )
-            .order_by(tables.resource.c.rid.desc())
-            .limit(100)
-        ).scalars()
+        ids = worklist.case_ids(connection, context, caller)
         return [
             {
                 k: v
-                for k, v in operations.case_summary(load(connection, context.visibility(caller), case_id)).items()
+                for k, v in operations.case_summary(case).items()
                 if k in ("id", "patient", "placer", "opened", "status", "businessStatus", "report")
             }
-            for case_id in ids.all()
+            for case in worklist.cases(connection, ids)
         ]
 
 

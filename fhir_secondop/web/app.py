@@ -16,12 +16,12 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
-from fhir_secondop.web import api, audit, links, oauth, openapi, uploads
+from fhir_secondop.web import api, assets, audit, links, oauth, openapi, pages, uploads
 from fhir_secondop.web.signin import SignIn
 
 
-def create(service: bootstrap.Service) -> Flask:
-    """The application of a service that was put together."""
+def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> Flask:
+    """The application of a service that was put together. `visitors` says who is at the pages, instead of sign-in."""
     app = Flask("fhir_secondop", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     log_requests(app)
@@ -30,7 +30,10 @@ def create(service: bootstrap.Service) -> Flask:
     if service.systems is not None:
         app.register_blueprint(oauth.blueprint(service.systems, service.endpoint, service.context.public_url))
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
-    app.register_blueprint(SignIn(service.context, service.settings).blueprint())
+    sign_in = SignIn(service.context, service.settings)
+    app.register_blueprint(sign_in.blueprint())
+    app.register_blueprint(assets.blueprint())
+    app.register_blueprint(pages.blueprint(service, visitors or sign_in))
     app.register_blueprint(links.blueprint(service.context))
     app.register_blueprint(uploads.blueprint(service.context))
     app.register_blueprint(openapi.blueprint(service))

@@ -340,7 +340,7 @@ def test_a_failure_of_ours_says_a_number_and_quotes_nothing(
     def broken(*_: Any) -> None:
         raise KeyError("Sampleton")
 
-    monkeypatch.setattr(signing.rights, "acts_as", broken)
+    monkeypatch.setattr("fhir_secondop.access.rights.acts_as", broken)
     for answer in (
         operate(bench, case_id, "acknowledge", {"version": 1}),
         bench.call("POST", f"/fhir/ServiceRequest/{case_id}/$acknowledge", {

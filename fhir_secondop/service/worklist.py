@@ -1,0 +1,159 @@
+"""The cases that somebody may see, for a list: each with what says where it stands, and not with its whole record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection as SqlConnection
+
+from fhir_secondop.fhir import times
+from fhir_secondop.model import Caller, Resource
+from fhir_secondop.opinion import progress
+from fhir_secondop.opinion.case import Case
+from fhir_secondop.service import delivery, gather, patients
+from fhir_secondop.service.context import Context, quarantine
+from fhir_secondop.store import resources, tables
+
+# What says where a case stands; the pulled record, its groups and every act's Provenance stay where they are.
+_TYPES = (
+    "ServiceRequest", "Patient", "Task", "DiagnosticReport", "Observation", "CarePlan", "Condition",
+    "MedicationRequest", "QuestionnaireResponse", "Practitioner", "PractitionerRole", "Organization",
+)  # fmt: skip
+_AT_ONCE = 500  # ids in one query
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A case on the list. `stage` is of progress.STAGES; the two clocks are whole days, None where one has not begun.
+
+    `candidates` are the ids of its Tasks for which a person must say who the patient is.
+    """
+
+    case: Case
+    stage: str
+    days: int
+    days_complete: int | None
+    candidates: frozenset[str]
+
+
+def case_ids(connection: SqlConnection, context: Context, caller: Caller, limit: int = 100) -> list[str]:
+    """The newest cases that the caller may see, newest first."""
+    query = (
+        sa.select(tables.resource.c.id)
+        .where(
+            tables.resource.c.type == "ServiceRequest",
+            tables.resource.c.id == tables.resource.c.case_id,
+            tables.resource.c.deleted.is_(False),
+            resources.visible(context.visibility(caller)),
+        )
+        .order_by(tables.resource.c.rid.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def listed(context: Context, caller: Caller, limit: int = 200) -> list[Listed]:
+    """The newest cases that the caller may see, newest first; a handful of queries however many they are."""
+    now = context.now()
+    with context.database.reading() as connection:
+        ids = case_ids(connection, context, caller, limit)
+        found = cases(connection, ids)
+        since = _complete_since(connection, found)
+        waiting = _with_candidates(connection, context, found)
+    return [
+        Listed(
+            case,
+            progress.stage(case),
+            _days(now, times.interval(case.coordination["authoredOn"]).low),
+            _days(now, since[case.id]) if case.id in since else None,
+            waiting.get(case.id, frozenset()),
+        )
+        for case in found
+    ]
+
+
+def _days(now: int, since: int) -> int:
+    return max(0, (now - since) // _DAY_MS)
+
+
+def cases(connection: SqlConnection, ids: Sequence[str], types: Sequence[str] = _TYPES) -> list[Case]:
+    """These cases with their own resources of these types, and nothing of the pulled record; for the service's use."""
+    by_case: dict[str, list[tuple[int, Resource]]] = {case_id: [] for case_id in ids}
+    for some in _lots(ids):
+        query = resources.rows().where(
+            tables.resource.c.case_id.in_(some),
+            tables.resource.c.type.in_(types),
+            tables.resource.c.deleted.is_(False),
+            sa.not_(resources.IN_RECORD),
+        )
+        for row in connection.execute(query):
+            stored = resources.stored(row)
+            by_case[str(stored.case_id)].append((stored.rid, stored.resource))
+    return [Case(key, (r for _, r in sorted(rows, key=lambda row: row[0]))) for key, rows in by_case.items()]
+
+
+def _lots(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
+
+
+def _complete_since(connection: SqlConnection, cases: Iterable[Case]) -> dict[str, int]:
+    """Case → when (ms) its record was first complete; a case whose record lacks something now is left out."""
+    tasks = {
+        case.coordination["id"]: case.id
+        for case in cases
+        if progress.business(case) not in ("records-requested", "records-incomplete")
+    }
+    found: dict[str, int] = {}
+    for some in _lots(list(tasks)):
+        query = (
+            sa.select(tables.resource.c.id, sa.func.min(tables.version.c.updated))
+            .select_from(tables.resource.join(tables.version, tables.version.c.rid == tables.resource.c.rid))
+            .where(
+                tables.resource.c.type == "Task",
+                tables.resource.c.id.in_(some),
+                tables.version.c.body.contains('"records-complete"'),
+            )
+            .group_by(tables.resource.c.id)
+        )
+        found |= {tasks[task]: int(updated) for task, updated in connection.execute(query)}
+    return found
+
+
+def candidates(context: Context, case: Case) -> frozenset[str]:
+    """The ids of the case's Tasks for which a person must say who the patient is."""
+    with context.database.reading() as connection:
+        return _with_candidates(connection, context, [case]).get(case.id, frozenset())
+
+
+def _with_candidates(connection: SqlConnection, context: Context, cases: Iterable[Case]) -> dict[str, frozenset[str]]:
+    """Case → its Tasks on hold for which candidates were put aside."""
+    lists: dict[str, list[tuple[str, str]]] = {}
+    for case in cases:
+        for task, name in _held(context, case):
+            lists.setdefault(patients.list_id(case, name), []).append((case.id, task))
+    found: dict[str, frozenset[str]] = {}
+    for some in _lots(list(lists)):
+        query = sa.select(tables.resource.c.id).where(
+            tables.resource.c.type == "Binary",
+            tables.resource.c.id.in_(some),
+            tables.resource.c.case_id.in_({quarantine(case_id) for one in some for case_id, _ in lists[one]}),
+            tables.resource.c.deleted.is_(False),
+        )
+        for list_id in connection.execute(query).scalars():
+            for case_id, task in lists[list_id]:
+                found[case_id] = found.get(case_id, frozenset()) | {task}
+    return found
+
+
+def _held(context: Context, case: Case) -> Iterable[tuple[str, str]]:
+    """The gathering and delivery Tasks on hold, each with the name of its connection."""
+    for task in case.tasks_of("gather-records"):
+        if task["status"] == "on-hold":
+            yield task["id"], gather.connection_name(task)
+    for task in case.deliveries:
+        connection = delivery.connection_of(context, case, task) if task["status"] == "on-hold" else None
+        if connection is not None:
+            yield task["id"], connection.name

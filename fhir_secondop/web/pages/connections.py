@@ -1,0 +1,31 @@
+"""The connections: each EHR with what waits for it, and on demand what it allows us. Nothing of any patient."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from fhir_secondop.access import rights
+from fhir_secondop.ehr import doctor
+from fhir_secondop.errors import NotFound
+from fhir_secondop.fhir import times
+from fhir_secondop.service import queues
+from fhir_secondop.web.pages.frame import Frame
+
+
+def add(routes: Blueprint, frame: Frame) -> None:
+    """Routes /connections and /connections/{name}."""
+
+    @routes.get("/connections")
+    def list_() -> Response:
+        found = queues.of_connections(frame.context, frame.caller)
+        return frame.page("connections", queues=found, connections=frame.context.connections)
+
+    @routes.post("/connections/<name>")
+    def examine(name: str) -> Response:
+        rights.require_role(frame.caller, "operator")
+        connection = frame.context.connections.get(name)
+        if connection is None:
+            raise NotFound("There is no such connection.")
+        today = times.moment(frame.context.now()).date()
+        found = doctor.examine(frame.context.client(name), today)
+        return frame.page("connection", connection=connection, found=found.as_plain())

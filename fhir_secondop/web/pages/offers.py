@@ -1,0 +1,58 @@
+"""What a page offers its reader on a case: only what the operation would take. It decides nothing; operations do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fhir_secondop.access import rights
+from fhir_secondop.model import Caller
+from fhir_secondop.opinion import progress
+from fhir_secondop.opinion.case import Case, Member
+
+# A case that came to one of these takes no reviewer, no record and no report any more.
+_ENDED = ("completed", "rejected", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """`member` is the recipient that the reader is; the rest says what may be offered."""
+
+    coordinates: bool
+    asks: bool  # for records, and requests for what is missing
+    was_asked: bool  # to review, and has not answered
+    reviews: bool  # has the case
+    may_withdraw: bool
+    member: Member | None
+    decides: bool  # is the decision owner
+    names_reviewer: bool
+    cancels: bool
+
+
+def of_case(case: Case, caller: Caller) -> Offers:
+    """What to offer this caller on this case."""
+    desk = "coordinator" in caller.roles
+    task = case.coordination
+    owner = case.directory.person(task.get("owner", {}).get("reference", ""))
+    reviews = owner is not None and rights.acts_as(caller, owner.identifiers)
+    decision_owner = case.decision_owner
+    placer = case.requester is not None and rights.acts_as(caller, case.requester.identifiers)
+    is_open = task["status"] not in _ENDED
+    return Offers(
+        coordinates=desk,
+        asks=is_open and bool(caller.roles & {"coordinator", "reviewer", "requester"}),
+        was_asked=_was_asked(case, caller),
+        reviews=reviews,
+        may_withdraw=reviews and is_open,
+        member=next((m for m in case.audience if rights.acts_as(caller, m.person.identifiers)), None),
+        decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
+        names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
+        cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
+    )
+
+
+def _was_asked(case: Case, caller: Caller) -> bool:
+    for task in case.reviews:
+        person = case.directory.person(task.get("owner", {}).get("reference", ""))
+        if person is not None and rights.acts_as(caller, person.identifiers):
+            return task["status"] in ("requested", "received")
+    return False

@@ -1,0 +1,113 @@
+"""The program's codes in plain words, for everybody who reads a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fhir_secondop.opinion import facts, progress
+
+STAGES = progress.STAGES
+NEEDS = progress.NEEDS
+SENT = {"no": "not sent", "accepted": "sent", "refused": "refused", "unknown": "outcome unknown"}
+COPY = {"none": "none yet", "verified": "verified", "mismatch": "differs", "unverifiable": "can't be checked"}
+ACK = {"none": "not yet", "signed-in": "yes, signed in", "link": "yes, by link", "fhir": "yes, from their EHR"}
+DECISIONS = {
+    "none": "not yet", "adopt": "adopt", "adopt-in-part": "adopt in part", "keep-current": "keep the current plan",
+    "seek-third-opinion": "seek a third opinion", "patient-declined": "patient declined",
+}  # fmt: skip
+STATES = {
+    "aligned": "Aligned", "informed": "Informed", "behind": "Behind", "unknown": "Not there yet",
+    "blocked": "Blocked", "to-check": "To check",
+}  # fmt: skip
+MARKS = {
+    "aligned": "ok", "informed": "info", "behind": "warn", "unknown": "wait", "blocked": "bad", "to-check": "bad",
+}  # fmt: skip
+STAGE_MARKS = {
+    "gathering": "wait", "to-assign": "warn", "asked": "wait", "review": "info", "delivering": "wait",
+    "responses": "wait", "aligned": "ok", "closed": "plain",
+}  # fmt: skip
+ITEM_STATES = {
+    "present": "there", "stale": "only older ones", "missing": "missing", "known-absent": "known not to exist",
+    "withheld": "withheld", "requested": "asked for", "not-applicable": "not needed",
+}  # fmt: skip
+ITEM_MARKS = {
+    "present": "ok", "stale": "warn", "missing": "bad", "known-absent": "ok", "withheld": "bad", "requested": "wait",
+    "not-applicable": "plain",
+}  # fmt: skip
+OUTCOMES = {
+    "answered": "answered", "refused": "refused", "not-offered": "not offered", "truncated": "incomplete",
+    "failed": "could not be read", "not-asked": "not asked",
+}  # fmt: skip
+TASKS = {
+    "requested": "asked", "received": "received", "accepted": "accepted", "ready": "ready",
+    "in-progress": "under way", "on-hold": "on hold", "completed": "done", "failed": "failed",
+    "cancelled": "called off", "rejected": "declined",
+}  # fmt: skip
+DELIVERIES = {
+    "planned": "planned", "sending": "being sent", "unknown": "outcome unknown", "accepted": "sent",
+    "verified": "there, read back", "mismatch": "the copy differs", "unverifiable": "can't be checked",
+    "failed": "not delivered",
+}  # fmt: skip
+DELIVERY_MARKS = {
+    "planned": "wait", "sending": "wait", "unknown": "bad", "accepted": "info", "verified": "ok", "mismatch": "bad",
+    "unverifiable": "warn", "failed": "bad",
+}  # fmt: skip
+CONCORDANCE = {
+    "confirmed": "confirmed", "refined": "refined", "additional": "additional to it", "changed": "changed",
+    "refuted": "refuted", "indeterminate": "indeterminate", "not-assessed": "not assessed", "agreed": "agreed",
+    "agreed-modified": "agreed, modified", "deescalate": "de-escalate", "alternative": "alternative",
+    "not-recommended": "not recommended", "defer": "defer",
+}  # fmt: skip
+REASONS = {
+    "conflict-of-interest": "conflict of interest", "wrong-specialty": "wrong specialty", "no-capacity": "no capacity",
+    "reviewer-unavailable": "reviewer unavailable", "insufficient-records": "insufficient records",
+    "coverage-denied": "coverage denied", "consent-withheld": "consent withheld",
+    "patient-withdrew": "the patient withdrew", "patient-deceased": "the patient died",
+    "superseded-by-event": "overtaken by events", "duplicate": "duplicate", "out-of-scope": "out of scope",
+}  # fmt: skip
+PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
+DONE = {
+    "gather": "The record is being gathered again.", "request-item": "It was asked for.",
+    "ask-reviewer": "The reviewer was asked.", "accept": "You have taken the case.",
+    "decline": "You have declined; the case goes to somebody else.", "withdraw": "You have stepped back.",
+    "sign": "The report is signed and on its way to every recipient.", "acknowledge": "Your receipt is recorded.",
+    "decide": "Your decision is recorded.", "plan-of-record": "The plan of record is set and on its way.",
+    "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
+    "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
+    "link": "The copies were linked.",
+}  # fmt: skip
+
+
+def when(instant: str) -> str:
+    """An instant to the minute, a date as it is: "2026-11-23 09:30 UTC"."""
+    if not instant:
+        return ""
+    return facts.moment(instant) if "T" in instant else instant
+
+
+def of(table: dict[str, str], code: str) -> str:
+    """A code in words; one that no table knows as it is."""
+    return table.get(code, code.replace("-", " "))
+
+
+def way(why: str) -> tuple[str, list[str]]:
+    """Why a rung was chosen, as the way itself and why each better one was not possible."""
+    name, _, above = why.partition(" (")
+    return name, [part for part in above.removesuffix(")").split("; ") if part]
+
+
+_ACTS = {"R": "read it", "C": "added to it", "U": "changed it", "D": "took something away"}
+
+
+def act(row: dict[str, Any]) -> str:
+    """What a row of the audit says that somebody did, in plain words."""
+    if row["operation"].startswith("$"):
+        return f"used it ({row['operation'][1:].replace('-', ' ')})"
+    return _ACTS.get(row["action"], "looked for it")
+
+
+def days(count: int | None) -> str:
+    """A number of whole days: "today", "1 day", "12 days"."""
+    if count is None:
+        return "not complete"
+    return "today" if count == 0 else "1 day" if count == 1 else f"{count} days"

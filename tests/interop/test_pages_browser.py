@@ -1,0 +1,288 @@
+"""The pages in a real Chromium: a whole case by its people's own hands, with axe on every page and at every width."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waitress.server import create_server
+
+from tests.conftest import free_port
+from tests.service.world import opened
+from tests.web.pages.conftest import PATIENT, Clinic
+
+pytestmark = pytest.mark.shared
+WIDTHS = (1280, 390, 360)
+GRAVE = ("serious", "critical")
+SHOTS = os.environ.get("PAGES_SHOTS", "")  # a folder: every page that is looked at is drawn there
+
+
+@dataclass
+class Browser:
+    """A Chromium, and the pages served to it."""
+
+    clinic: Clinic
+    chromium: Any
+    base: str
+    looked: int = 0
+    bad: list[str] = field(default_factory=list)
+
+    def visit(self, who: str, path: str = "/", *, width: int = 1280, script: bool = True, calm: bool = False) -> Any:
+        """A page opened by somebody; whatever the browser complains about fails the test, unless `calm`."""
+        context = self.chromium.new_context(viewport={"width": width, "height": 900}, java_script_enabled=script)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        page.on(
+            "console",
+            lambda m: self.bad.append(f"{path}: {m.text}") if m.type in ("error", "warning") and not calm else None,
+        )
+        page.on("pageerror", lambda error: self.bad.append(f"{path}: {error}"))
+        page.on("request", lambda r: None if r.url.startswith((self.base, "data:")) else self.bad.append(r.url))
+        if who:
+            context.add_cookies([{"name": "visitor", "value": who, "url": self.base}])
+        page.goto(self.base + path)
+        return page
+
+    def look(self, who: str, path: str, name: str) -> None:
+        """A page at every width."""
+        for width in WIDTHS:
+            page = self.visit(who, path, width=width)
+            self.check(page, f"{name}-{width}")
+            page.context.close()
+
+    def check(self, page: Any, name: str) -> None:
+        """axe finds nothing grave on what is shown, and nothing reaches beyond the window."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(page).response["violations"]
+        assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found if v["impact"] in GRAVE] == [], name
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, name
+        self.looked += 1
+        if SHOTS:
+            page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+            page.screenshot(path=str(Path(SHOTS) / f"{name}-full.png"), full_page=True)
+
+
+@pytest.fixture
+def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+    # Asked for inside the fixture: a skip at collection would show in the first suite, which skips nothing.
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with opened(tmp_path, f"sqlite:///{tmp_path / 'test.sqlite'}", monkeypatch) as world:
+        for name, shape in (("riverside", "full"), ("lakeside", "full"), ("hillcrest", "read-only")):
+            world.ehr(name, shape)
+        clinic = Clinic(world)
+        port = free_port()
+        server = create_server(clinic.app, host="127.0.0.1", port=port, threads=8)
+        threading.Thread(target=server.run, daemon=True).start()
+        with playwright.sync_playwright() as started:
+            chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            made = Browser(clinic, chromium, f"http://127.0.0.1:{port}")
+            yield made
+            chromium.close()
+            assert made.bad == []
+        server.close()
+
+
+def press(page: Any, name: str) -> None:
+    """Presses the button of that name and waits for the page that follows."""
+    with page.expect_navigation():
+        page.get_by_role("button", name=name, exact=True).click()
+
+
+def saved(page: Any) -> None:
+    """Waits until the page says that what was typed is stored."""
+    page.locator("#draft-status", has_text=re.compile(r"^Saved \d\d:\d\d")).wait_for()
+
+
+def test_a_case_goes_round_in_a_browser_and_no_page_keeps_anybody_out(browser: Browser) -> None:
+    clinic, world = browser.clinic, browser.clinic.world
+    browser.look("desk", "/", "work-list-empty")
+    case_id = world.open()
+    case = f"/cases/{case_id}"
+    world.work()
+
+    desk = browser.visit("desk")
+    desk.get_by_role("link", name="Maren Elise Sampleton").first.click()
+    desk.get_by_label("Given name").fill("Clara")
+    desk.get_by_label("Family name").fill("Standin")
+    desk.get_by_label("NPI", exact=True).fill("9000000190")
+    desk.get_by_label("Organization", exact=True).fill("Harbourview Mock Cancer Institute")
+    desk.get_by_label("Code", exact=True).fill("207RX0202X")
+    press(desk, "See how independent first")
+    browser.check(desk, "independence")
+    press(desk, "Ask this reviewer")
+    assert desk.get_by_text("The reviewer was asked.").is_visible()
+    browser.look("desk", case, "case-asked")
+    browser.look("reviewer", case, "case-for-the-reviewer")
+
+    reviewer = browser.visit("reviewer", case)
+    reviewer.get_by_label("Your interests in this case").fill("none")
+    press(reviewer, "Accept the review")
+    reviewer.get_by_role("link", name="Write the report").click()
+    _write(browser, reviewer, case_id)
+    browser.look("reviewer", f"{case}/review", "review")
+    browser.look("reviewer", f"{case}/records", "record")
+    press(reviewer, "Preview and sign")
+    assert reviewer.get_by_text("Biopsy first; the rest stands.").is_visible()
+    browser.look("reviewer", f"{case}/preview", "preview")
+    reviewer.get_by_label("I have read this document").check()
+    press(reviewer, "Sign the report")
+    assert reviewer.get_by_text("The report is signed").is_visible()
+    world.work(60)
+    browser.look("desk", "/", "work-list")
+
+    surgeon = browser.visit("surgeon", case)
+    press(surgeon, "I have received and read the report")
+    surgeon.get_by_text("Say what you decide").click()
+    surgeon.get_by_label("Decision").first.select_option("adopt")
+    press(surgeon, "Record my decision")
+    surgeon.get_by_role("group").filter(has_text="Set the plan of record").get_by_label("Decision").select_option(
+        "adopt"
+    )
+    surgeon.get_by_label("The plan").fill("As proposed.")
+    press(surgeon, "Set the plan of record")
+    pcp = browser.visit("pcp", case)
+    press(pcp, "I have received and read the report")
+    pcp.get_by_label("Decision").first.select_option("adopt")
+    press(pcp, "Record my decision")
+    world.work(60)
+    for page in (surgeon, pcp):
+        page.goto(browser.base + case)
+        press(page, "I have received and read the plan of record")
+    for delivery in world.get(case_id)["deliveries"]:
+        if delivery["evidence"].get("rung") == "10":
+            link = world.post(case_id, "cover-sheet", {"task": delivery["task"]})["url"]
+            path = link[link.index("/ack/") :]
+            browser.look("", path, "acknowledge")
+            holder = browser.visit("", path, script=False)
+            holder.get_by_label("Your name").fill("Dr. Colm Standish-Sample")
+            holder.get_by_label("Your role").fill("Radiation oncologist")
+            press(holder, "I have received and read it")
+            assert holder.get_by_text("The receipt is recorded").is_visible()
+    desk.goto(browser.base + case)
+    assert world.get(case_id, "alignment")["waitingFor"] == []
+    assert desk.get_by_text("everybody is aligned", exact=True).is_visible()
+
+    clinic.admit(case_id, PATIENT)
+    task = world.deliveries(case_id)[0]["task"]
+    gap = next(r["uploadLink"] for r in world.get(case_id, "requests")["requests"] if "uploadLink" in r)
+    for who, path, name in (
+        ("desk", case, "case"), ("surgeon", case, "case-for-the-surgeon"),
+        ("desk", f"{case}/deliveries/{task}", "delivery"),
+        ("maren", f"/my/{case_id}", "patient"), ("operator", "/connections", "connections"),
+        ("", gap[gap.index("/upload/") :], "upload"),
+    ):  # fmt: skip
+        browser.look(who, path, name)
+    operator = browser.visit("operator", "/connections")
+    press(operator, "Examine lakeside")
+    assert operator.get_by_text("can be reached").is_visible()
+    browser.check(operator, "connection")
+    assert browser.looked >= 3 * 13
+
+
+def _write(browser: Browser, page: Any, case_id: str) -> None:
+    """The reviewer searches the record and types; what was typed is stored without a button."""
+    search = page.get_by_label("Search the record")
+    search.fill("latex")
+    assert 0 < page.locator("[data-line]:visible").count() < 10
+    assert page.locator("#record-lines").get_by_text("Contact urticaria").first.is_visible()
+    search.fill("")
+    page.get_by_label("Conclusion").fill("Biopsy first; the rest stands.")
+    saved(page)
+    for number, text in enumerate(("Yes.", "Probably.", "Not yet.", "No images."), 1):
+        page.get_by_label(f"{number}. ").fill(text)
+    page.get_by_label("It can’t be answered; the text says why (question 4)").check()
+    page.locator("select[name='item.0.diagnosis.concordance']").select_option("confirmed")
+    page.locator("select[name='item.1.treatment.concordance']").select_option("agreed-modified")
+    page.locator("select[name='item.1.treatment.significance']").select_option("major")
+    page.get_by_role("button", name="One more").click()
+    page.locator("textarea[name='recommendation.2.text']").fill("Core biopsy of the second lesion.")
+    for box in page.locator("input[name=gap]").all():
+        box.check()
+    saved(page)
+    stored = browser.clinic.forms(f"/cases/{case_id}/review", "reviewer")[f"/cases/{case_id}/review"]
+    assert stored["conclusion"] == "Biopsy first; the rest stands."
+    assert stored["recommendation.0.text"] == "Core biopsy of the second lesion."
+
+
+def test_two_windows_never_overwrite_each_other_and_what_was_typed_survives_a_sign_out(browser: Browser) -> None:
+    world = browser.clinic.world
+    case_id = world.gathered()
+    world.accept(case_id)
+    review = f"/cases/{case_id}/review"
+
+    def stored() -> dict[str, Any]:
+        return browser.clinic.forms(review, "reviewer")[review]
+
+    # A refused save stands in the console, as it should: these windows may say so.
+    one, other = (browser.visit("reviewer", review, calm=True) for _ in range(2))
+    for text in ("First", "First window."):
+        one.get_by_label("Conclusion").fill(text)
+        saved(one)
+    other.get_by_label("Conclusion").fill("Second window.")
+    other.get_by_text("This draft was changed in another window").wait_for()
+    assert stored()["conclusion"] == "First window."
+    press(other, "Show both side by side")
+    browser.check(other, "both")
+    assert other.get_by_role("cell", name="First window.").is_visible()
+    assert other.get_by_role("cell", name="Second window.").is_visible()
+    press(other, "Store mine in its place")
+    assert stored()["conclusion"] == "Second window."
+
+    late = browser.visit("reviewer", review, calm=True)
+    late.context.clear_cookies()
+    late.get_by_label("History").fill("Typed after the session had ended.")
+    late.get_by_text("You are signed out.").wait_for()
+    late.context.add_cookies([{"name": "visitor", "value": "reviewer", "url": browser.base}])
+    late.get_by_label("Findings").fill("Signed in again in another tab.")
+    saved(late)
+    assert stored()["history"] == "Typed after the session had ended."
+    # Without a script the buttons do it.
+    plain = browser.visit("reviewer", review, script=False)
+    plain.get_by_label("Assessment").fill("Without a script.")
+    press(plain, "Save")
+    assert plain.get_by_text("The draft is saved.").is_visible()
+    assert stored()["assessment"] == "Without a script."
+
+
+def test_the_keyboard_alone_reaches_everything_and_shows_where_it_is(browser: Browser) -> None:
+    case_id = browser.clinic.world.gathered()
+    page = browser.visit("desk", f"/cases/{case_id}")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.locator(".skip").bounding_box()["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        said = page.evaluate(
+            "(() => { const e = document.activeElement, s = getComputedStyle(e);"
+            " return [e.tagName, e.name || e.textContent.trim().slice(0, 30), s.outlineStyle, s.outlineWidth] })()"
+        )
+        if said[0] == "BODY":
+            break
+        assert said[2] != "none", said
+        reached.add(said[1])
+    assert {"reviewer.family", "reviewer.npi", "Ask this reviewer", "Read the whole record"} <= reached
+
+
+def test_a_page_prints_its_content_and_no_forms(browser: Browser) -> None:
+    case_id = browser.clinic.world.gathered()
+    page = browser.visit("desk", f"/cases/{case_id}")
+    page.emulate_media(media="print")
+    assert page.locator("form:visible").count() == 0
+    assert not page.locator("header.top").is_visible()
+    assert page.get_by_role("heading", name="Who holds what").is_visible()
