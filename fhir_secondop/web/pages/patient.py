@@ -54,7 +54,8 @@ def add(routes: Blueprint, frame: Frame) -> None:
         stage = progress.stage(case)
         board = frame.run("alignment", case_id)
         steps = [(title, stage != "closed" and stage not in before) for title, before in STEPS]
-        seen_by = [row for row in frame.run("audit-trail", case_id)["rows"] if row["kind"] == "access"]
+        trail = frame.run("audit-trail", case_id)["rows"]
+        seen_by = [row for row in trail if (row["status"] or 0) < 300 and row["caller"] != frame.caller.id]
         return frame.page(
             "my_case", case_id=case_id, stage=stage, said=PLAIN[stage], steps=steps, questions=case.questions,
             board=board, text=_text(frame, case), summary=operations.case_summary(case), seen_by=seen_by,
