@@ -76,6 +76,7 @@ def build(settings: Settings) -> Service:
         hooks=CaseHooks(context),
         operations=table,
         interactions=ALL - {"delete"},  # nothing of a case is deleted
+        max_entries=settings.max_entries,
         canonical=codes.CANONICAL,
         security="Bearer tokens from the operator's token file." if settings.auth == "tokens" else "None: loopback.",
     )

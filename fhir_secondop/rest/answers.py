@@ -71,6 +71,13 @@ def valid(resource: Resource) -> None:
         raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=faults)
 
 
+def check_entries(resource: Resource, limit: int) -> None:
+    """Raises TooLarge when a Bundle has more entries than one request may carry."""
+    entries = resource.get("entry")
+    if resource.get("resourceType") == "Bundle" and isinstance(entries, list) and len(entries) > limit:
+        raise TooLarge(f"The Bundle has {len(entries)} entries; send at most {limit} at once.", path="Bundle.entry")
+
+
 def resource_body(resource_type: str) -> tuple[Body, Resource]:
     """The valid resource of that type in the request's body: its text and its members."""
     body, resource = codec.split(json_body())

@@ -62,6 +62,7 @@ class Endpoint:
     update_creates: bool = False
     conditional_create: bool = True
     max_count: int = query.MAX_COUNT
+    max_entries: int = 5000  # of a Bundle that is sent to us
     security: str = ""
     canonical: str = ""  # under which the operations have their canonical names
 

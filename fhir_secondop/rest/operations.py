@@ -22,7 +22,7 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
     if row is None or (request.method != "POST" and not row.reads):
         raise NotFound(f"There is no operation ${code} here; see metadata.")
     may(endpoint, caller, row)
-    sent = _input(row)
+    sent = _input(row, endpoint.max_entries)
     result = row.handler(caller, resource_id, sent)
     answer = answers.json_answer(result.resource or parameters.from_plain(result.plain), result.status)
     if result.location:
@@ -43,11 +43,12 @@ def may(endpoint: Endpoint, caller: Caller, row: Operation) -> None:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which ${row.code} needs.")
 
 
-def _input(row: Operation) -> Resource:
+def _input(row: Operation, max_entries: int) -> Resource:
     if request.method != "POST" or not request.get_data():
         sent: Resource = {}
     else:
         resource = codec.parse(answers.json_body())
+        answers.check_entries(resource, max_entries)
         answers.valid(resource)
         if row.raw:
             # The text goes along: an intake keeps what was sent byte for byte.

@@ -16,13 +16,14 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
-from fhir_secondop.web import api, links, openapi, uploads
+from fhir_secondop.web import api, inbound, links, openapi, throttle, uploads
 
 
 def create(service: bootstrap.Service) -> Flask:
     """The application of a service that was put together."""
     app = Flask("fhir_secondop", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    inbound.bound(app)
     log_requests(app)
     failures.handle(app, "application/json")
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
@@ -74,8 +75,11 @@ def started(settings: Settings) -> Iterator[Flask]:
 
     Raises Unavailable when another service works on the same database: two would run the same workflows.
     """
-    service = bootstrap.build(settings)
+    service = throttle.remembering(bootstrap.build(settings))
     with service.context.database.alone(), workflows.working(service.context, _work(settings, "local")):
         requeue(service.context)
-        yield create(service)
+        flask = create(service)
+        limits = throttle.Throttle(service, settings)
+        flask.wsgi_app = inbound.complete(flask.wsgi_app, limits, settings.trusted_proxy)  # type: ignore[assignment, method-assign]
+        yield flask
     service.context.database.dispose()
