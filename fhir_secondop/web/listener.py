@@ -35,6 +35,7 @@ HEADER_BYTES = 32 * 1024
 CONNECTIONS = 256
 IDLE_S = 75.0  # between requests; longer than the 60 s for which the usual proxies keep an idle connection
 IDLE_WHEN_FULL_S = 5.0
+UNTAKEN_S = 30.0  # without a byte of an answer taken; what is streamed holds a thread meanwhile
 CONNECTIONS_OF_ONE = 128  # of one address; the trusted proxy's are as many as there are
 
 OPTIONS: dict[str, Any] = {
@@ -44,7 +45,6 @@ OPTIONS: dict[str, Any] = {
     "max_request_header_size": HEADER_BYTES,
     "connection_limit": CONNECTIONS,
     "backlog": 256,
-    "channel_timeout": 120,  # of silence, while an answer is not taken
     "cleanup_interval": 1,
     "asyncore_use_poll": True,  # select can't see file numbers from 1024 on
     "clear_untrusted_proxy_headers": False,  # inbound.behind does
@@ -126,7 +126,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         super().service()
 
     def expire(self, now: float, idle_s: float) -> None:
-        """Ends the wait for a request that is late, or for the next one."""
+        """Ends the wait for a request that is late, for the next one, or for an answer to be taken."""
+        if self.total_outbufs_len and now > self.last_activity + UNTAKEN_S:
+            self.handle_close()  # will_close would wait until it can be written to
         if self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed:
             return
         if self.request is None:

@@ -84,7 +84,7 @@ class Throttle:
         self._general = Limit(settings.requests_per_s, settings.burst, signed_in=True)
         # Without sign-in everybody is the one local caller: there is nobody to protect from another.
         self._off = not settings.requests_per_s or settings.auth == "none"
-        self._buckets = buckets or Buckets()
+        self._buckets = Buckets() if buckets is None else buckets
 
     def check(self, request: Request) -> None:
         """Raises Throttled when its caller, or the address of one who does not sign in, has no request left."""
@@ -104,22 +104,26 @@ class Throttle:
 
 def remembering(service: Service) -> Service:
     """The same service, whose requests are authenticated once: the throttle asks first, then the handler."""
-    real = service.authenticate
+    asked = once(service.authenticate)
+    return replace(service, authenticate=asked, endpoint=replace(service.endpoint, authenticate=asked))
 
-    def authenticate(request: Request) -> Caller:
-        found = request.environ.get(_FOUND)
+
+def once(authenticate: Callable[[Request], Caller]) -> Callable[[Request], Caller]:
+    """The same answer, or the same failure, each time that one request is asked about."""
+
+    def asked(request: Request) -> Caller:
+        found: Caller | SecondOpError | None = request.environ.get(_FOUND)
         if found is None:
             try:
-                found = real(request)
+                found = authenticate(request)
             except SecondOpError as error:
                 found = error
             request.environ[_FOUND] = found
         if isinstance(found, SecondOpError):
             raise found
-        caller: Caller = found
-        return caller
+        return found
 
-    return replace(service, authenticate=authenticate, endpoint=replace(service.endpoint, authenticate=authenticate))
+    return asked
 
 
 def _network(address: str) -> str:
