@@ -143,6 +143,7 @@ async def recovered_s(port: int, known: list[str], numbers: Iterator[int]) -> fl
         with suppress(OSError, EOFError):
             status, _ = await line.ask(*mixed(known, numbers))
             row = row + 1 if status < 400 else 0
+        await asyncio.sleep(0.05)
     line.close()
     return time.perf_counter() - began
 
@@ -151,7 +152,9 @@ async def missing(port: int, written: list[str]) -> int:
     """How many of the acknowledged writes can't be read."""
     line, lost = Line(port, CLIENTS[0]), 0
     for path in written:
-        lost += (await line.ask("GET", path))[0] != 200
+        while (status := (await line.ask("GET", path))[0]) in (429, 503):
+            await asyncio.sleep(0.1)
+        lost += status != 200
     line.close()
     return lost
 
