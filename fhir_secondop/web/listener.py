@@ -20,7 +20,7 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error
 
 from fhir_secondop.config import Settings
-from fhir_secondop.errors import HeadersTooLarge, Malformed, SecondOpError, TooLarge, TooSlow, Unsupported
+from fhir_secondop.errors import HeadersTooLarge, Malformed, SecondOpError, TooLarge, TooSlow, Unavailable, Unsupported
 from fhir_secondop.rest.app import MAX_BODY_BYTES
 from fhir_secondop.web import inbound
 from fhir_secondop.web.gate import THREADS
@@ -32,6 +32,7 @@ HEADER_S = 10.0  # until the headers are there, from the first byte or the conne
 BODY_S = 30.0  # until the body is there, and a second more for each of
 BODY_BYTES_PER_S = 16 * 1024
 HEADER_BYTES = 32 * 1024
+ARRIVING_BYTES = 1024 * 1024 * 1024  # of all bodies at once: waitress keeps them in temporary files
 CONNECTIONS = 256
 IDLE_S = 75.0  # between requests; longer than the 60 s for which the usual proxies keep an idle connection
 IDLE_WHEN_FULL_S = 5.0
@@ -54,6 +55,7 @@ OPTIONS: dict[str, Any] = {
 _KINDS: dict[int, tuple[type[SecondOpError], str]] = {
     400: (Malformed, "This is not a request in HTTP/1.1; nothing was read of it."),
     408: (TooSlow, "The request did not arrive in time; send it again, faster."),
+    503: (Unavailable, "Too much is arriving at once; nothing was read of it. Send it again later."),
     413: (TooLarge, f"The body is larger than {MAX_BODY_BYTES} bytes."),
     431: (HeadersTooLarge, f"The request's headers are larger than {HEADER_BYTES} bytes."),
     501: (Unsupported, "Transfer-Encoding: send the body as it is, or chunked."),
@@ -63,6 +65,11 @@ _KINDS: dict[int, tuple[type[SecondOpError], str]] = {
 class _Late(Error):  # type: ignore[misc]
     code = 408
     reason = "Request Timeout"
+
+
+class _Busy(Error):  # type: ignore[misc]
+    code = 503
+    reason = "Service Unavailable"
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
@@ -85,7 +92,10 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
         if self.version not in ("1.0", "1.1"):
             raise ParsingError("HTTP/0.9, or a version that is not spoken here")
 
-    body_bytes_received: int
+    @property
+    def arriving_bytes(self) -> int:
+        """What it says that its body has, or of a chunked one what has come of it."""
+        return int(self.content_length or self.body_bytes_received)
 
     def is_late(self, now: float) -> bool:
         """Whether more time has gone by than this request may take to arrive."""
@@ -125,6 +135,13 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         self.served = True
         super().service()
 
+    def received(self, data: bytes) -> bool:
+        first = self.request is None or not self.request.headers_finished
+        taken: bool = super().received(data)
+        if first and self.request is not None and self.request.content_length and self.server.is_full():
+            self._end(_Busy(""))
+        return taken
+
     def expire(self, now: float, idle_s: float) -> None:
         """Ends the wait for a request that is late, for the next one, or for an answer to be taken."""
         if self.total_outbufs_len and now > self.last_activity + UNTAKEN_S:
@@ -134,12 +151,20 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         if self.request is None:
             self.will_close = now > self.last_activity + (idle_s if self.served else HEADER_S)
         elif self.request.is_late(now):
-            with self.requests_lock:
-                self.request.error = _Late("")
-                self.request.completed = True
-                self.requests.append(self.request)
-                self.request = None
-                self.server.add_task(self)
+            self._end(_Late(""))
+        elif self.request.chunked and self.server.is_full():
+            self._end(_Busy(""))
+
+    def _end(self, why: Error) -> None:
+        """Answers the request that is still arriving, which closes the connection."""
+        with self.requests_lock:
+            if self.request is None or self.requests:  # one before it is being answered: the next round will do
+                return
+            self.request.error = why
+            self.request.completed = True
+            self.requests.append(self.request)
+            self.request = None
+            self.server.add_task(self)
 
 
 class Listener(TcpWSGIServer):  # type: ignore[misc]
@@ -147,6 +172,11 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
 
     channel_class = _Channel
     trusted_proxy = ""
+
+    def is_full(self) -> bool:
+        """Whether the bodies that are here or announced are more than we keep at once."""
+        held = (request for c in list(self.active_channels.values()) for request in (c.request, *c.requests) if request)
+        return sum(int(request.arriving_bytes) for request in held) > ARRIVING_BYTES
 
     def maintenance(self, now: float) -> None:
         """Looks each second after connections that are silent or late."""

@@ -192,6 +192,29 @@ def test_idle_connections_make_way_when_all_are_taken(start: Start) -> None:
         assert wire.answer().status == 200
 
 
+def test_bodies_that_arrive_at_once_have_an_end(start: Start) -> None:
+    dial = start(ARRIVING_BYTES=100_000)
+    head = b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n"
+    first, second, small = dial(), dial(), dial()
+    first.send(head + b"a" * 10)
+    small.send(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+    assert small.answer().body == b"3"
+    second.send(head)
+    said = second.answer()
+    assert (said.status, said.issue()["code"], said.headers["retry-after"]) == (503, "transient", "2")
+    first.send(b"a" * 59_990)
+    assert first.answer().body == b"60000"
+    third = dial()
+    third.send(head + b"a" * 60_000)
+    assert third.answer().body == b"60000"
+
+
+def test_a_chunked_body_is_ended_when_there_is_no_room_for_it(start: Start) -> None:
+    wire = start(ARRIVING_BYTES=100_000)()
+    wire.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n30d40\r\n" + b"a" * 150_000)
+    assert wire.answer().status == 503
+
+
 @pytest.mark.parametrize("path", [b"/big", b"/stream"])
 def test_clients_that_do_not_take_their_answers_hold_no_thread(start: Start, path: bytes) -> None:
     dial = start(threads=4, UNTAKEN_S=0.5)
