@@ -85,9 +85,11 @@ PATHS = {
     "/healthz": None,
     "/healthz/": throttle.Limit(7, 9),
     "/readyz": throttle.STRICT["/readyz"],
-    "/auth/token": throttle.STRICT["/auth"],
-    "/auth": throttle.STRICT["/auth"],
-    "//auth/token": throttle.STRICT["/auth"],
+    "/auth/token": throttle.STRICT["/auth/token"],
+    "/auth/token/": throttle.STRICT["/auth/token"],
+    "//auth/token": throttle.STRICT["/auth/token"],
+    "/auth/tokens": throttle.Limit(7, 9),
+    "/auth/introspect": throttle.Limit(7, 9),
     "/authors": throttle.Limit(7, 9),
     "/sign-in": throttle.STRICT["/sign-in"],
     "/sign-in/callback": throttle.STRICT["/sign-in"],
@@ -175,6 +177,15 @@ def test_a_flood_of_wrong_tokens_is_stopped_and_stops_no_right_one() -> None:
     floods = [statuses(clients, 1, Authorization=f"Bearer {NAME}{n}") for n in range(10)]
     assert floods == ["200"] * 3 + ["429"] * 7
     assert statuses(clients, 1, Authorization="Bearer a") == "200"
+
+
+def test_what_breaks_while_somebody_is_recognised_is_left_to_the_handler() -> None:
+    class Broken(Parts):
+        def authenticate(self, request: Any) -> Caller:
+            raise RuntimeError
+
+    clients, _ = client(Broken())
+    assert statuses(clients, 4, Authorization="Bearer a") == "200 200 200 429"
 
 
 def test_the_limit_of_sign_in_is_the_addresss_whoever_asks() -> None:
