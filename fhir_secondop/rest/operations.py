@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import jsonschema
@@ -10,6 +11,7 @@ from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound
 from fhir_secondop.fhir import codec, parameters
+from fhir_secondop.fhir.faults import MAX_FAULTS
 from fhir_secondop.model import Caller, Operation, Resource
 from fhir_secondop.rest import answers
 from fhir_secondop.rest.endpoint import Endpoint
@@ -60,11 +62,12 @@ def _input(row: Operation, max_entries: int) -> Resource:
 
 
 def check(plain: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Raises Invalid with every place where plain JSON breaks the schema."""
+    """Raises Invalid with every place where plain JSON breaks the schema, or the first thousand of them."""
     validator = jsonschema.Draft202012Validator(dict(schema), format_checker=jsonschema.FormatChecker())
+    found = islice(validator.iter_errors(dict(plain)), MAX_FAULTS)
     issues = [
         Issue("error", "required" if fault.validator == "required" else "invalid", _path(fault), _say(fault))
-        for fault in sorted(validator.iter_errors(dict(plain)), key=lambda f: list(map(str, f.absolute_path)))
+        for fault in sorted(found, key=lambda f: list(map(str, f.absolute_path)))
     ]
     if issues:
         raise Invalid(f"{len(issues)} fault(s); nothing was stored.", issues=issues)

@@ -15,8 +15,11 @@ from fhir_secondop.model import Resource
 _UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
+MAX_SAID = 2000
+
+
 def _text(said: str) -> str:
-    return _UNSAFE.sub("\ufffd", said)
+    return _UNSAFE.sub("\ufffd", said if len(said) <= MAX_SAID else said[:MAX_SAID] + "…")
 
 
 def outcome(issues: Iterable[Issue]) -> Resource:

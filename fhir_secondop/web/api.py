@@ -19,7 +19,7 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import failures
-from fhir_secondop.rest.answers import valid
+from fhir_secondop.rest.answers import check_members, valid
 from fhir_secondop.rest.operations import check, may
 from fhir_secondop.service import intake, operations, review
 from fhir_secondop.service.context import load
@@ -126,6 +126,7 @@ def _body() -> dict[str, Any]:
     data = request.get_data()
     if not data.strip():
         raise Malformed("The body is empty.")
+    check_members(data)
     return codec.parse(data)
 
 

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fhir_secondop.errors import Invalid, Malformed, SecondOpError, TooLarge
-from fhir_secondop.fhir import codec, definitions, query
+from fhir_secondop.fhir import codec, definitions, faults, query
 from fhir_secondop.fhir.query import MAX_PARAMETERS, MAX_VALUES
-from fhir_secondop.rest import answers, failures
+from fhir_secondop.rest import answers, failures, operations
 from fhir_secondop.sandbox import ehr
 from fhir_secondop.store.database import Database
 from tests.rest.test_endpoint import BASE, PATIENT, sender
@@ -71,6 +71,32 @@ def test_a_bundle_of_the_default_size_is_taken_and_one_more_entry_is_not(tmp_pat
     assert send("GET", "/Basic?_total=accurate").json["total"] == 0  # type: ignore[index]
     assert send("POST", "", {**whole, "entry": [entry] * 5000}).status_code == 200
     database.dispose()
+
+
+@pytest.mark.parametrize("unit", ["[]", "{}", '{"a":1}', "1", "null"])
+def test_a_small_body_of_many_faults_gets_no_large_answer(unit: str) -> None:
+    resource = codec.parse('{"resourceType":"Patient","extension":[' + ",".join([unit] * 50_000) + "]}")
+    with pytest.raises(Invalid) as caught:
+        answers.valid(resource)
+    assert len(caught.value.issues) == faults.MAX_FAULTS + 1
+    assert "more faults" in caught.value.issues[-1].diagnostics
+    assert len(failures.answer(caught.value).get_data()) < 400_000
+
+
+def test_plain_json_of_many_faults_gets_no_large_answer() -> None:
+    for plain in ({"a": ["x"] * 50_000}, {"k" * 30 + str(n): 1 for n in range(50_000)}):
+        schema = {"properties": {"a": {"items": {"type": "integer"}}}, "additionalProperties": False}
+        with pytest.raises(Invalid) as caught:
+            operations.check(plain, schema)
+        assert 1 <= len(caught.value.issues) <= faults.MAX_FAULTS
+        assert len(failures.answer(caught.value).get_data()) < 400_000
+
+
+def test_a_body_of_more_values_than_any_record_has_is_not_parsed() -> None:
+    for data in (b"[]," * (answers.MAX_MEMBERS // 2 + 1), b"1," * (answers.MAX_MEMBERS + 1), b'{"a"' * 3_000_001):
+        with pytest.raises(TooLarge):
+            answers.check_members(data)
+    answers.check_members(b"," * answers.MAX_MEMBERS)
 
 
 # ---- whatever
