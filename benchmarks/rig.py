@@ -235,7 +235,7 @@ def served(
     port = free_port()
     (folder / "tokens.toml").write_text(TOKENS)
     lines = [f"port = {port}", f'database = "{database}"', 'log_level = "WARNING"']
-    lines += [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in {"requests_per_s": 0, **settings}.items()]
     for c in connections:
         lines += [f"[connections.{c.name}]", f'base = "{c.base}"', f'organization = "{c.organization}"',
                   f'patient_system = "{c.patient_system}"', "rate_per_s = 0.0", "settle_s = 0.0"]  # fmt: skip

@@ -93,6 +93,7 @@ def build(settings: Settings) -> Service:
         hooks=CaseHooks(context),
         operations=table,
         interactions=ALL - {"delete"},  # nothing of a case is deleted
+        max_entries=settings.max_entries,
         canonical=codes.CANONICAL,
         security=_SECURITY[settings.auth],
         token_url=systems.token_url if isinstance(systems, OwnAuthority) else "",

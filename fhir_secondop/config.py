@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,6 +64,10 @@ class Settings:
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
+    requests_per_s: float = 50.0  # of one caller, or of an address that did not sign in; 0: without end
+    burst: int = 100  # how many of them at once
+    max_entries: int = 5000  # of a Bundle that is sent to us
+    trusted_proxy: str = ""  # the address or network of the proxy whose X-Forwarded-For is believed
     connections: Mapping[str, Connection] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -212,6 +217,14 @@ def _check_network(where: str, network: Any) -> None:
         )
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _checked(settings: Settings, file: Path) -> Settings:
     if settings.audit not in AUDITS:
         raise Invalid(f"audit={settings.audit}: use one of {', '.join(AUDITS)}.")
@@ -228,6 +241,13 @@ def _checked(settings: Settings, file: Path) -> Settings:
             raise Invalid(f"{name}={getattr(settings, name)}: use a number from 1 to 64.")
     if not 60 <= settings.token_s <= 3600:
         raise Invalid(f"token_s={settings.token_s}: use seconds from 60 to 3600.")
+    if not 0 <= settings.requests_per_s <= 100_000:
+        raise Invalid(f"requests_per_s={settings.requests_per_s}: use a number up to 100000, 0 for no limit.")
+    for name in ("burst", "max_entries"):
+        if not 1 <= getattr(settings, name) <= 100_000:
+            raise Invalid(f"{name}={getattr(settings, name)}: use a number from 1 to 100000.")
+    if settings.trusted_proxy and not _is_network(settings.trusted_proxy):
+        raise Invalid(f"trusted_proxy={settings.trusted_proxy}: use an address or a network, 10.0.0.0/24 say.")
     if settings.base_url and not _is_url(settings.base_url):
         raise Invalid(f"base_url={settings.base_url}: it must be an http(s) URL.")
     if settings.auth not in AUTHS:

@@ -30,6 +30,7 @@ class SecondOpError(Exception):
     """
 
     retryable = False
+    retry_after_s: float = 2.0  # said to the caller of what is retryable
 
     def __init__(self, message: str, *, path: str = "", issues: Sequence[Issue] = ()) -> None:
         super().__init__(message)
@@ -98,6 +99,30 @@ class TooLarge(SecondOpError):
     """More than one request may carry."""
 
 
+class AddressTooLong(SecondOpError):
+    """The request's address has more characters than we read."""
+
+
+class HeadersTooLarge(SecondOpError):
+    """The request's headers have more bytes than we read."""
+
+
+class TooSlow(SecondOpError):
+    """The request did not arrive in the time that we wait for one."""
+
+    retryable = True
+
+
+class Throttled(SecondOpError):
+    """The caller, or its address, asks more often than one may."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(SecondOpError):
     """It can't be done now; trying again later may help."""
 
@@ -120,6 +145,10 @@ STATUS: dict[type[SecondOpError], tuple[int, str]] = {
     UnsupportedMedia: (415, "not-supported"),
     NotAcceptable: (406, "not-supported"),
     TooLarge: (413, "too-costly"),
+    AddressTooLong: (414, "too-long"),
+    HeadersTooLarge: (431, "too-long"),
+    TooSlow: (408, "timeout"),
+    Throttled: (429, "throttled"),
     Unavailable: (503, "transient"),
 }
 

@@ -30,6 +30,15 @@ def unrestricted(caller: Caller, resource_type: str, letter: str) -> bool:
     return allows(caller, resource_type, letter) and not restrictions(caller, resource_type, letter)
 
 
+# What a summary of a case tells of.
+SUMMARISED = ("ServiceRequest", "Patient", "Task", "DiagnosticReport")
+
+
+def summary_scopes_missing(caller: Caller) -> list[str]:
+    """The scopes that the caller lacks for being told how a case stands."""
+    return [f"{kind}.r" for kind in SUMMARISED if not unrestricted(caller, kind, "r")]
+
+
 def visibility(caller: Caller, at_ms: int) -> Visibility:
     """What the caller may see at that time: everything, or what it owns and the cases that know it.
 

@@ -12,6 +12,7 @@ from typing import Any
 from fhir_secondop.errors import Issue
 
 Place = tuple[Any, str, int | None, int]  # the place above, element, index, depth
+MAX_FAULTS = 1000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -25,8 +26,15 @@ class Walk:
         self.contained = contained
 
     def fault(self, code: str, place: Place, diagnostics: str) -> None:
-        """`diagnostics` never quotes a value: it may be a patient's."""
-        self.issues.append(Issue("error", code, expression(place), diagnostics))
+        """`diagnostics` never quotes a value: it may be a patient's.
+
+        After MAX_FAULTS one says that there are more: three bytes can be three faults, each a hundred in the answer.
+        """
+        if len(self.issues) < MAX_FAULTS:
+            self.issues.append(Issue("error", code, expression(place), diagnostics))
+        elif len(self.issues) == MAX_FAULTS:
+            said = f"There are more faults than these {MAX_FAULTS}; they are not named."
+            self.issues.append(Issue("error", "too-costly", "", said))
 
     def unknown(self, key: str, place: Place, type_name: str) -> None:
         if _NAME.fullmatch(key):

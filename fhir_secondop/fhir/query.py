@@ -15,6 +15,8 @@ from fhir_secondop.fhir import definitions
 
 DEFAULT_COUNT = 50
 MAX_COUNT = 500
+MAX_PARAMETERS = 100
+MAX_VALUES = 1000  # of all parameters together, what commas part counted singly
 SUPPORTED_TYPES = ("token", "reference", "string", "date")
 # Where a client may put them without asking for a different result.
 _FORMAT_ONLY = ("_format", "_pretty")
@@ -61,9 +63,11 @@ def parse(
     """The search that a query string asks for.
 
     An unknown parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and
-    named in `ignored`. `only` names the parameters that count as known, where not all of them do.
+    named in `ignored`. `only` names the parameters that count as known, where not all of them do. Raises Invalid
+    too (too-costly) on more than MAX_PARAMETERS parameters or MAX_VALUES values.
     """
     pairs = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else list(query)
+    _check_size(pairs)
     known = definitions.search_parameters(resource_type)
     criteria: list[Criterion] = []
     applied: list[tuple[str, str]] = []
@@ -106,6 +110,14 @@ def parse(
     if problems and not lenient:
         raise Invalid("The search was not run: " + problems[0].diagnostics, issues=problems)
     return Search(resource_type, tuple(criteria), count, total, page, tuple(applied), tuple(problems))
+
+
+def _check_size(pairs: list[tuple[str, str]]) -> None:
+    # Each criterion is a join or subquery, each value a bound variable: both databases have ends to these.
+    values = sum(value.count(",") + 1 for _, value in pairs)
+    if len(pairs) > MAX_PARAMETERS or values > MAX_VALUES:
+        said = f"The search was not run: send at most {MAX_PARAMETERS} parameters and {MAX_VALUES} values at once."
+        raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
 
 
 def _typed(values: tuple[str, ...], types: list[str]) -> tuple[str, ...]:

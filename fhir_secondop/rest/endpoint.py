@@ -64,6 +64,7 @@ class Endpoint:
     update_creates: bool = False
     conditional_create: bool = True
     max_count: int = query.MAX_COUNT
+    max_entries: int = 5000  # of a Bundle that is sent to us
     security: str = ""
     smart: bool = False  # whether one signs in by SMART, at `token_url` where that is ours
     token_url: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 
 from flask import Blueprint, Flask, Response
@@ -33,30 +34,21 @@ def handle(routes: Blueprint | Flask, mimetype: str = JSON) -> None:
     """Answers every failure of these routes with an OperationOutcome of that media type."""
 
     def failed(error: SecondOpError) -> ResponseReturnValue:
-        answer = answer_of(error, mimetype)
-        if isinstance(error, Unauthenticated):
-            answer.headers["WWW-Authenticate"] = "Bearer"
-        return answer
+        return answer(error, mimetype)
 
     def of_http(error: HTTPException) -> ResponseReturnValue:
         code = error.code or 500
-        answer = _answer(_KINDS.get(code, Malformed)(error.name + "."), code, mimetype)
+        said = _answer(_KINDS.get(code, Malformed)(error.name + "."), code, mimetype)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
-            answer.headers["Allow"] = ", ".join(error.valid_methods)
-        return answer
+            said.headers["Allow"] = ", ".join(error.valid_methods)
+        return said
 
     def broken(error: Exception) -> ResponseReturnValue:
-        found = unforeseen(error)
-        return _answer(found, http_status(found), mimetype)
+        return answer(unforeseen(error), mimetype)
 
     routes.register_error_handler(SecondOpError, failed)
     routes.register_error_handler(HTTPException, of_http)
     routes.register_error_handler(Exception, broken)
-
-
-def answer_of(error: SecondOpError, mimetype: str) -> Response:
-    """A failure of ours as an OperationOutcome."""
-    return _answer(error, http_status(error), mimetype)
 
 
 def unforeseen(error: Exception) -> SecondOpError:
@@ -71,6 +63,16 @@ def unforeseen(error: Exception) -> SecondOpError:
     if isinstance(error, OperationalError | InterfaceError | TimeoutError):
         return Unavailable(f"The database does not answer, nothing was stored; try again. Quote number {number}.")
     return SecondOpError(f"This failed on our side; nothing was stored. Quote number {number} to the operator.")
+
+
+def answer(error: SecondOpError, mimetype: str = JSON) -> Response:
+    """The answer to a failure: its OperationOutcome, and the headers that belong to its kind."""
+    said = _answer(error, http_status(error), mimetype)
+    if isinstance(error, Unauthenticated):
+        said.headers["WWW-Authenticate"] = "Bearer"
+    if said.status_code in (429, 503):
+        said.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return said
 
 
 def _answer(error: SecondOpError, status: int, mimetype: str) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import jsonschema
@@ -10,6 +11,7 @@ from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound
 from fhir_secondop.fhir import codec, parameters
+from fhir_secondop.fhir.faults import MAX_FAULTS
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.rest import answers, disclosure
 from fhir_secondop.rest.endpoint import Endpoint
@@ -22,7 +24,7 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
     if row is None or (request.method != "POST" and not row.reads):
         raise NotFound(f"There is no operation ${code} here; see metadata.")
     may(endpoint, caller, row)
-    sent = _input(row)
+    sent = _input(row, endpoint.max_entries)
     result = row.handler(caller, resource_id, sent)
     noted(result, bool(resource_id))
     answer = answers.json_answer(result.resource or parameters.from_plain(result.plain), result.status)
@@ -70,11 +72,12 @@ def of_query(row: Operation) -> Resource:
     }
 
 
-def _input(row: Operation) -> Resource:
+def _input(row: Operation, max_entries: int) -> Resource:
     if request.method != "POST" or not request.get_data():
         sent = of_query(row)
     else:
         resource = codec.parse(answers.json_body())
+        answers.check_entries(resource, max_entries)
         answers.valid(resource)
         if row.raw:
             # The text goes along: an intake keeps what was sent byte for byte.
@@ -86,11 +89,12 @@ def _input(row: Operation) -> Resource:
 
 
 def check(plain: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Raises Invalid with every place where plain JSON breaks the schema."""
+    """Raises Invalid with every place where plain JSON breaks the schema, or the first thousand of them."""
     validator = jsonschema.Draft202012Validator(dict(schema), format_checker=jsonschema.FormatChecker())
+    found = islice(validator.iter_errors(dict(plain)), MAX_FAULTS)
     issues = [
         Issue("error", "required" if fault.validator == "required" else "invalid", _path(fault), _say(fault))
-        for fault in sorted(validator.iter_errors(dict(plain)), key=lambda f: list(map(str, f.absolute_path)))
+        for fault in sorted(found, key=lambda f: list(map(str, f.absolute_path)))
     ]
     if issues:
         raise Invalid(f"{len(issues)} fault(s); nothing was stored.", issues=issues)

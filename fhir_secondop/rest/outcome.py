@@ -5,10 +5,21 @@ Source: https://hl7.org/fhir/R4/operationoutcome.html
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from fhir_secondop.errors import Issue, SecondOpError
 from fhir_secondop.model import Resource
+
+# A name that we were sent, a parameter's say, may hold what no FHIR string can.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
+MAX_SAID = 2000
+
+
+def _text(said: str) -> str:
+    return _UNSAFE.sub("\ufffd", said if len(said) <= MAX_SAID else said[:MAX_SAID] + "…")
 
 
 def outcome(issues: Iterable[Issue]) -> Resource:
@@ -19,8 +30,8 @@ def outcome(issues: Iterable[Issue]) -> Resource:
             {
                 "severity": issue.severity,
                 "code": issue.code,
-                "diagnostics": issue.diagnostics,
-                **({"expression": [issue.expression]} if issue.expression else {}),
+                "diagnostics": _text(issue.diagnostics),
+                **({"expression": [_text(issue.expression)]} if issue.expression.strip() else {}),
             }
             for issue in issues
         ],

@@ -32,6 +32,7 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
         raise Invalid("POST to the base takes a Bundle.", path="resourceType")
     if bundle.get("type") != "transaction":
         raise Unsupported("Only Bundles of type transaction are offered.", path="Bundle.type")
+    answers.check_entries(bundle, endpoint.max_entries)
     answers.valid(bundle)
     entries = entries_of(bundle, text)
     for entry in entries:

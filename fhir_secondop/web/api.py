@@ -18,12 +18,11 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
-from fhir_secondop.rest.answers import valid
+from fhir_secondop.rest.answers import check_members, valid
 from fhir_secondop.rest.operations import check, may, noted, of_query
 from fhir_secondop.service import intake, operations, review, worklist
 
 JSON = "application/json"
-_SUMMARISED = ("ServiceRequest", "Patient", "Task", "DiagnosticReport")
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -86,7 +85,7 @@ def _caller(service: Service) -> Caller:
 def _reader(service: Service) -> Caller:
     """The caller, whose scopes cover what a summary of a case tells. Raises Forbidden."""
     caller = _caller(service)
-    missing = [f"{kind}.r" for kind in _SUMMARISED if not rights.unrestricted(caller, kind, "r")]
+    missing = rights.summary_scopes_missing(caller)
     if missing:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}.")
     return caller
@@ -120,6 +119,7 @@ def _body() -> dict[str, Any]:
     data = request.get_data()
     if not data.strip():
         raise Malformed("The body is empty.")
+    check_members(data)
     return codec.parse(data)
 
 

@@ -16,7 +16,7 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
-from fhir_secondop.web import api, assets, audit, links, oauth, openapi, pages, uploads
+from fhir_secondop.web import api, assets, audit, inbound, links, oauth, openapi, pages, throttle, uploads
 from fhir_secondop.web.signin import SignIn
 
 
@@ -24,6 +24,7 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
     """The application of a service that was put together. `visitors` says who is at the pages, instead of sign-in."""
     app = Flask("fhir_secondop", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    inbound.bound(app)
     log_requests(app)
     failures.handle(app, "application/json")
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
@@ -82,8 +83,11 @@ def started(settings: Settings) -> Iterator[Flask]:
 
     Raises Unavailable when another service works on the same database: two would run the same workflows.
     """
-    service = bootstrap.build(settings)
+    service = throttle.remembering(bootstrap.build(settings))
     with service.context.database.alone(), workflows.working(service.context, _work(settings, "local")):
         requeue(service.context)
-        yield create(service)
+        flask = create(service)
+        limits = throttle.Throttle(service, settings)
+        flask.wsgi_app = inbound.complete(flask.wsgi_app, limits, settings.trusted_proxy)  # type: ignore[assignment, method-assign]
+        yield flask
     service.context.database.dispose()

@@ -73,7 +73,7 @@ def install(app: Flask, service: Service) -> None:
         try:
             audit.put(access_rows(noted, action, answer.status_code, audit.now()))
         except Unavailable as error:
-            return failures.answer_of(error, JSON if request.path.startswith("/fhir") else "application/json")
+            return failures.answer(error, JSON if request.path.startswith("/fhir") else "application/json")
         return answer
 
     # Before everybody else's: what they write, and what they refuse, belongs to this request too.

@@ -13,6 +13,8 @@ from fhir_secondop.service import review
 from fhir_secondop.web import headers
 
 _FAULT = {"description": "an OperationOutcome that names each fault", "content": {"application/json": {}}}
+# What any call may meet before it comes to its own: form, sign-in, rights, size, limits of rate and overload.
+_ANY = {str(code): _FAULT for code in (400, 401, 403, 413, 414, 415, 429, 503)}
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -41,19 +43,21 @@ def document(service: Service) -> dict[str, Any]:
     request = review.schema("second-opinion-request")
     case = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
     ok = {"description": "done", "content": {"application/json": {}}}
+    later = {"description": "begun; the answer names the Tasks to watch", "content": {"application/json": {}}}
     paths: dict[str, Any] = {
         "/api/second-opinions": {
             "post": {
                 "operationId": "open",
                 "summary": "Opens a case; a repeat answers 200 with the same ids.",
                 "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
-                "responses": {"201": ok, "200": ok, "409": _FAULT, "422": _FAULT},
+                "responses": {**_ANY, "201": ok, "200": ok, "409": _FAULT, "422": _FAULT},
             },
-            "get": {"operationId": "list", "summary": "The cases that you may see.", "responses": {"200": ok}},
+            "get": {"operationId": "list", "summary": "The cases that you may see.",
+                    "responses": {**_ANY, "200": ok}},
         },
         "/api/second-opinions/{id}": {
             "get": {"operationId": "show", "summary": "One case.", "parameters": [case],
-                    "responses": {"200": ok, "404": _FAULT}},
+                    "responses": {**_ANY, "200": ok, "404": _FAULT}},
         },
     }  # fmt: skip
     for row in service.operations:
@@ -63,7 +67,7 @@ def document(service: Service) -> dict[str, Any]:
             "operationId": row.code,
             "summary": row.summary,
             "parameters": [case],
-            "responses": {"200": ok, "404": _FAULT, "409": _FAULT, "422": _FAULT},
+            "responses": {**_ANY, "200": ok, "202": later, "404": _FAULT, "409": _FAULT, "422": _FAULT},
         }
         methods: dict[str, Any] = {"post": call}
         if row.reads:

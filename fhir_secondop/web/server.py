@@ -7,14 +7,9 @@ import sys
 import threading
 from types import FrameType
 
-from waitress.server import create_server
-
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Unavailable
-from fhir_secondop.rest.app import MAX_BODY_BYTES
-from fhir_secondop.web import app
-
-THREADS = 16
+from fhir_secondop.web import app, listener
 
 
 def run(settings: Settings, ready: str) -> None:
@@ -25,10 +20,7 @@ def run(settings: Settings, ready: str) -> None:
     signal.signal(signal.SIGTERM, _stop)
     with app.started(settings) as flask:
         try:
-            server = create_server(
-                flask, host=settings.host, port=settings.port, threads=THREADS, ident=None,
-                max_request_body_size=MAX_BODY_BYTES + 1, clear_untrusted_proxy_headers=True,
-            )  # fmt: skip
+            server = listener.listening(flask, settings)
         except OSError as error:
             raise Unavailable(
                 f"{settings.host}:{settings.port} can't be listened on ({error.strerror}); choose another --port."

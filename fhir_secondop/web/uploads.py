@@ -30,6 +30,7 @@ def blueprint(context: Context) -> Blueprint:
 
     @routes.post("/upload/<token>")
     def take(token: str) -> Response:
+        asking.open_link(context, token)  # before anything is read: a stranger sends no file
         # This route alone takes a file; the bound of the other routes is for resources.
         request.max_content_length = MAX_BYTES + 64 * 1024
         file = request.files.get("file")

@@ -23,6 +23,7 @@ from fhir_secondop.store import tables
 from fhir_secondop.store.search_types import KINDS
 from tests.access.stage import CALLERS, NOBODY, SEES, Held, Stage
 from tests.service.test_review import example
+from tests.web.pages.visitors import COOKIE
 
 Plain = dict[str, Any]
 EVERYONE = (*CALLERS, NOBODY)
@@ -38,13 +39,14 @@ OPERATIONS: dict[str, str] = {
     "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
-    "package": "sees", "cancel": "placer",
+    "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
+    "revoke-invite": "intake",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
-    "placer": {"desk", "pcp"},
+    "placer": {"desk", "pcp"}, "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
 _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
 # What each takes, so that what is refused is refused for who asks and not for what was sent.
@@ -55,6 +57,7 @@ BODIES: dict[str, Plain] = {
     "submit-report": example("review.json")["draft"], "amend-report": {"kind": "amended", "reason": "x"},
     "acknowledge": {"version": 1}, "decide": {"version": 1, "decision": "adopt"},
     "plan-of-record": {"version": 1, "decision": "adopt", "text": "x"}, "replay": {"task": "x", "changed": "x"},
+    "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 
@@ -68,6 +71,16 @@ ROUTES: dict[str, str] = {
     "/api/second-opinions/<case_id>/<code>": "operation",
     "/ack/<token>": "link", "/ack/<token>/document.pdf": "link", "/upload/<token>": "link",
     "/api/openapi.json": "public", "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
+    "/": "page", "/my": "page", "/connections": "page without a case", "/connections/<name>": "page without a case",
+    "/my/<case_id>": "page", "/cases/<case_id>": "page", "/cases/<case_id>/confirm/<task_id>": "page",
+    "/cases/<case_id>/cover-sheet/<task_id>.pdf": "page", "/cases/<case_id>/deliveries/<task_id>": "page",
+    "/cases/<case_id>/do/<code>": "form", "/cases/<case_id>/files/<kind>/<resource_id>/<int:place>": "page",
+    "/cases/<case_id>/independence": "form", "/cases/<case_id>/preview": "page",
+    "/cases/<case_id>/preview.pdf": "page", "/cases/<case_id>/records": "page", "/cases/<case_id>/report.pdf": "page",
+    "/cases/<case_id>/report.txt": "page", "/cases/<case_id>/review": "page, form", "/cases/<case_id>/sign": "form",
+    "/cases/<case_id>/tasks/<task_id>/cancel": "form",
+    "/sign-in": "sign-in", "/sign-in/again": "sign-in", "/sign-in/callback": "sign-in", "/sign-out": "sign-in",
+    "/case-link/<token>": "link", "/assets/<path:filename>": "public",
     "/docs": "public", "/.well-known/jwks.json": "public", "/healthz": "public", "/readyz": "public",
 }  # fmt: skip
 
@@ -114,7 +127,7 @@ class Generator:
             "read": self._reads(), "history": self._histories(), "search": self._searches(),
             "transaction": self._transactions(), "write": self._writes(), "refer": self._referring(),
             "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
-            "link": self._links(),
+            "link": self._links(), "page": self._pages(), "form": self._forms(),
         }  # fmt: skip
 
     # ---- asking
@@ -126,7 +139,7 @@ class Generator:
             path, method=method, data=codec.dumps(body) if body is not None else None,
             content_type=kind if body is not None else None, headers={**signed_in, **headers},
         )  # fmt: skip
-        return answer.status_code, answer.get_data(as_text=True)
+        return answer.status_code, answer.get_data().decode("utf-8", "replace")
 
     def spilled(self, who: str, text: str) -> str:
         """The zones of which the text shows something that they may not see."""
@@ -378,6 +391,8 @@ class Generator:
         self, who: str, held: Held, row: Any, method: str, path: str, sent: Plain | None
     ) -> Callable[[], str]:
         def ask() -> str:
+            if row.code == "audit-trail" and who == "auditor":  # who did what in any case, and none of its content
+                return self.spilled(who, self.call(who, method, path, sent)[1])
             scope = self._scope(who, row.type, "r" if row.reads else "u")
             sees = self.stage.sees(who, held.zone, row.type) and scope
             if not sees:
@@ -436,6 +451,65 @@ class Generator:
             own = {h.stored.id for h in self.stage.held if h.stored.type == kind and self.stage.sees_it(who, h)}
             known = {h.stored.id for h in self.stage.held}
             return "" if found & known == own else f"it shows {len(found & known)}, and should {len(own)}"
+
+        return ask
+
+    def _paths(self, kind: str) -> Iterator[tuple[str, str, Held, str]]:
+        """(who, path, one of its resources, name of the case) for each page or form of the program."""
+        for rule, said in ROUTES.items():
+            if kind not in said.split(", ") or rule in ("/", "/my"):
+                continue
+            for name, case_id in self.stage.cases.items():
+                mine = [h for h in self.stage.held if h.zone.startswith(name)]
+                tasks = [h for h in mine if h.stored.type == "Task"]
+                files = [h for h in mine if h.stored.type in ("DocumentReference", "DiagnosticReport", "Binary")]
+                for place, who in enumerate(EVERYONE):
+                    for held in (files if "<kind>" in rule else tasks)[place % 3 :: 9][:3]:
+                        path = rule.replace("<case_id>", case_id).replace("<task_id>", held.stored.id)
+                        path = path.replace("<kind>", held.stored.type).replace("<resource_id>", held.stored.id)
+                        for code in ("alignment", "sign", "gather") if "<code>" in path else ("",):
+                            yield who, path.replace("<int:place>", "0").replace("<code>", code), held, name
+
+    def browse(self, who: str, method: str, path: str, form: Plain | None = None) -> tuple[int, str]:
+        cookie = {} if who == NOBODY else {"Cookie": f"{COOKIE}={who}"}
+        answer = self.stage.pages.open(path, method=method, data=form, headers=cookie)
+        return answer.status_code, answer.get_data().decode("utf-8", "replace")
+
+    def _pages(self) -> Iterator[Combination]:
+        for who in EVERYONE:
+            for path in ("/", "/my", "/connections"):
+                yield Combination(who, f"GET {path}", self._browsing(who, path))
+        for who, path, held, name in self._paths("page"):
+            # Whom a page of a case shows nothing, it shows nothing whatever is named with it.
+            zone = held.zone if held.stored.id in path else name
+            yield Combination(who, f"GET {path}", self._browsing(who, path, self.stage.sees(who, zone), zone))
+
+    def _browsing(self, who: str, path: str, sees: bool = True, zone: str = "") -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.browse(who, "GET", path)
+            wrong = self.spilled(who, text) or (f"it answers {status}" if status >= 500 else "")
+            if who == NOBODY:
+                return wrong or ("" if status == 303 and "/sign-in?next=" in text else f"it answers {status}")
+            if not sees and status < 300:
+                return f"it answers {status} about {zone}"
+            return wrong
+
+        return ask
+
+    def _forms(self) -> Iterator[Combination]:
+        for who, path, _, name in self._paths("form"):
+            if who == NOBODY or not self.stage.sees(who, name):
+                yield Combination(who, f"POST {path}", self._posting(who, path))
+            else:
+                yield Combination(who, f"POST {path}", self._posting(who, path, csrf="forged"))
+
+    def _posting(self, who: str, path: str, csrf: str = "") -> Callable[[], str]:
+        def ask() -> str:
+            before = self._rows()
+            status, text = self.browse(who, "POST", path, {"csrf": csrf or f"token-of-{who}", "reason": "x"})
+            if self._rows() != before:
+                return f"it wrote, answering {status}"
+            return self.spilled(who, text) or ("" if status in (303, 403, 404, 422) else f"it answers {status}")
 
         return ask
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from flask.testing import FlaskClient
 
 from fhir_secondop.fhir import codec
-from fhir_secondop.model import Resource
+from fhir_secondop.model import REPORT, Resource
+from fhir_secondop.service import audience
 from fhir_secondop.service import tokens as link_tokens
 from fhir_secondop.service.context import SERVICE, quarantine
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.resources import Stored
 from tests.service.test_review import example
 from tests.service.world import DAY_MS, World, record_of
+from tests.web.pages.visitors import Visitors, app_with_pages
 
 Plain = dict[str, Any]
 NPI = "http://hl7.org/fhir/sid/us-npi"
@@ -39,6 +43,7 @@ CALLERS: dict[str, tuple[list[str], list[str], str]] = {
     "surgeon": (["provider"], ["user/*.rus"], "9000000112"),
     "pcp2": (["provider"], ["user/*.rus"], "9000002111"),
     "surgeon2": (["provider"], ["user/*.rus"], "9000002112"),
+    "patient": (["patient"], ["user/*.rs"], ""),  # invited to alpha
     "stranger": (["provider"], ["user/*.crus"], "9000009999"),
     "stranger-reviewer": (["reviewer"], ["user/*.crus"], "9000009998"),
     # The surgeon again, by other tokens: what it may do is narrower.
@@ -53,7 +58,7 @@ NOBODY = "nobody"  # no token at all
 
 # zone → who sees it. What is not listed sees nothing.
 SEES: dict[str, set[str]] = {
-    "alpha": {"desk", "clinic", "reviewer", "pcp", "surgeon", "only-tasks", "only-laboratory"},
+    "alpha": {"desk", "clinic", "reviewer", "pcp", "surgeon", "patient", "only-tasks", "only-laboratory"},
     "alpha.record": {"desk", "clinic", "reviewer", "pcp", "only-laboratory"},  # the primary care physician is who asked
     "alpha.draft": {"desk", "reviewer"},
     "alpha.quarantine": {"desk"},
@@ -89,6 +94,12 @@ class Stage:
     held: list[Held] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def pages(self) -> FlaskClient:
+        """A browser; its cookie says who is there."""
+        known = {who: self.world.caller(who) for who in CALLERS}
+        return app_with_pages(self.world.service, Visitors(known)).test_client(use_cookies=False)
 
     def sees(self, who: str, zone: str, kind: str = "") -> bool:
         """Whether the model lets them see a resource of that type in that zone."""
@@ -198,6 +209,7 @@ def _alpha(world: World) -> str:
     with world.context.database.transaction(SERVICE) as tx:
         row = {"case_id": alpha, "party": f"{NPI}|9000000194", "part": "record", "until": world.clock() - DAY_MS}
         tx.connection.execute(sa.insert(tables.audience).values(row))
+        audience.admit(tx, alpha, {"patient"}, part=REPORT)
     return alpha
 
 
@@ -230,7 +242,8 @@ def zone_of(case_names: dict[str, str], owner: str, case_id: str | None) -> str:
 def _plant(stage: Stage) -> None:
     """Puts its zone into the meta of every stored version."""
     names = {case_id: name for name, case_id in stage.cases.items()}
-    with stage.world.context.database.engine.begin() as connection:
+    with stage.world.context.database.transaction(SERVICE) as tx:
+        connection = tx.connection
         for row in connection.execute(sa.select(tables.resource)).all():
             if row.deleted:
                 continue

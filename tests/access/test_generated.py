@@ -6,6 +6,7 @@ SECONDOP_SEED=7 python -m pytest -m slow -s tests/access/test_generated.py
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,8 +30,11 @@ PATCH = pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("access")
+    level = logging.getLogger("fhir_secondop").level
     with PATCH.context() as patch, opened(folder, f"sqlite:///{folder / 'a.sqlite'}", patch) as world:
-        yield build(world)
+        made = build(world)
+        logging.getLogger("fhir_secondop").setLevel(level)  # of the whole process; others look at what is logged
+        yield made
 
 
 def asked(stage: Stage, most: int, seed: int = SEED) -> Generator:

@@ -162,7 +162,7 @@ ASKED: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
     ("desk", "GET", f"/fhir/{NAME}/1", 404, {"type": "", "id": "", "route": "/fhir/<t>/<i>"}),
     ("desk", "GET", f"/{NAME}", 404, {"route": "-"}),
     ("", "GET", "/ack/not-a-link", 404, {"caller": "", "operation": "read"}),
-    ("", "POST", "/upload/not-a-link", 422, {"caller": "", "operation": "$upload"}),
+    ("", "POST", "/upload/not-a-link", 404, {"caller": "", "operation": "$upload"}),
 )  # fmt: skip
 
 
@@ -405,6 +405,7 @@ def service(tmp_path: Path, database_url: str) -> Iterator[tuple[str, list[str],
     port = free_port()
     (tmp_path / "secondop.toml").write_text(
         f'port = {port}\ndatabase = "{database_url}"\ntoken_file = "tokens.toml"\nlink_secret_file = "link"\n'
+        "requests_per_s = 0\n"
     )
     options = ["--config", str(tmp_path / "secondop.toml")]
     with open(tmp_path / "log", "wb") as log:

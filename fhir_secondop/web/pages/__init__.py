@@ -8,6 +8,7 @@ from flask import Blueprint, Response, g, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
+from fhir_secondop.access import rights
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import NotFound, SecondOpError, Unauthenticated, http_status
 from fhir_secondop.rest import disclosure
@@ -28,6 +29,8 @@ def blueprint(service: Service, sign_in: SignIn) -> Blueprint:
     def known() -> None:
         g.signed = sign_in.require(request)
         disclosure.signed_in(g.signed.caller)
+        if "case_id" in (request.view_args or {}) and rights.summary_scopes_missing(g.signed.caller):
+            raise NotFound("There is no such case.")
         if request.method != "GET":
             sign_in.check_csrf(request)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
+from fhir_secondop.access import rights
 from fhir_secondop.opinion import facts, progress
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.progress import Need
@@ -51,7 +52,8 @@ def add(routes: Blueprint, frame: Frame) -> None:
 
 
 def _page(frame: Frame, wanted: str) -> Response:
-    found = worklist.listed(frame.context, frame.caller, SHOWN)
+    sees_cases = not rights.summary_scopes_missing(frame.caller)
+    found = worklist.listed(frame.context, frame.caller, SHOWN) if sees_cases else []
     for one in found:
         disclosure.disclosed_of(one.case.id)
     rows = [row_of(one, frame.caller.roles) for one in found]
