@@ -22,7 +22,8 @@ from fhir_secondop.model import Resource
 
 MAX_DEPTH = 100
 _SPACE = re.compile(r"[ \t\n\r]*")
-_NESTING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# A string without an end goes to the end of the text, and is never tried again from a quote inside it.
+_NESTING = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _BUNDLE = re.compile(r'\s*\{\s*"resourceType"\s*:\s*"Bundle"')
 _SUSPECT_ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
@@ -107,6 +108,8 @@ def _check_depth(text: str) -> None:
                 raise Malformed(f"Nested deeper than {MAX_DEPTH} levels.")
         elif token in "]}":
             depth -= 1
+            if depth < 0:
+                return  # the decoder stops here at the latest
 
 
 _ESCAPE = re.compile(r"\\.", re.DOTALL)

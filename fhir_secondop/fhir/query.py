@@ -113,6 +113,8 @@ def parse(
 
 
 def _check_size(pairs: list[tuple[str, str]]) -> None:
+    if any("\0" in text for pair in pairs for text in pair):
+        raise Invalid("A search parameter holds a NUL; no database here can hold one.")
     # Each criterion is a join or subquery, each value a bound variable: both databases have ends to these.
     values = sum(value.count(",") + 1 for _, value in pairs)
     if len(pairs) > MAX_PARAMETERS or values > MAX_VALUES:

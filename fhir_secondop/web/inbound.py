@@ -16,7 +16,7 @@ from waitress.proxy_headers import proxy_headers_middleware
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator
 
-from fhir_secondop.errors import AddressTooLong, SecondOpError, TooLarge, UnsupportedMedia
+from fhir_secondop.errors import AddressTooLong, Malformed, SecondOpError, TooLarge, UnsupportedMedia
 from fhir_secondop.rest import answers, failures
 from fhir_secondop.web.gate import ROOMS, Gate, class_of
 from fhir_secondop.web.throttle import Throttle
@@ -64,7 +64,7 @@ def refusal(error: SecondOpError, mimetype: str = answers.JSON) -> Response:
 
 
 def check_shape(request: Request) -> None:
-    """Raises AddressTooLong, TooLarge of a form, and UnsupportedMedia of a compressed body.
+    """Raises AddressTooLong, Malformed of a NUL in it, TooLarge of a form, and UnsupportedMedia of a compressed body.
 
     Nothing that is compressed is unpacked, so that no bomb is.
     """
@@ -72,11 +72,21 @@ def check_shape(request: Request) -> None:
     target = environ.get("REQUEST_URI") or environ.get("PATH_INFO", "") + environ.get("QUERY_STRING", "")
     if len(target) > MAX_TARGET_BYTES:
         raise AddressTooLong(f"The address is longer than {MAX_TARGET_BYTES} bytes; POST a long search to _search.")
+    if "\0" in request.path or "%00" in environ.get("QUERY_STRING", ""):
+        raise Malformed("The address holds a NUL; PostgreSQL can't hold one, and nothing here is named so.")
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise UnsupportedMedia("Content-Encoding: send the body as it is, not compressed.")
     # Werkzeug bounds the fields of a multipart body, not these (since 3.1.9).
     if request.mimetype == _FORM and (request.content_length or 0) > MAX_FORM_BYTES:
         raise TooLarge(f"The form is larger than {MAX_FORM_BYTES} bytes.")
+
+
+def field(request: Request, name: str) -> str:
+    """A field of a form, "" where it was not filled in. Raises Malformed of a NUL in it, as of one in JSON."""
+    text = request.form.get(name, "")
+    if "\0" in text:
+        raise Malformed("A field holds a NUL.", path=name)
+    return text
 
 
 def guarded(app: WSGIApplication, throttle: Throttle) -> WSGIApplication:

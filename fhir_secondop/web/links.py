@@ -10,6 +10,7 @@ from fhir_secondop.rest import disclosure
 from fhir_secondop.service import deliverables, providers, tokens
 from fhir_secondop.service.context import Context
 from fhir_secondop.web import headers
+from fhir_secondop.web.inbound import field
 
 
 def by_link(context: Context, use: bytes) -> None:
@@ -58,7 +59,7 @@ def blueprint(context: Context) -> Blueprint:
 
     @routes.post("/ack/<token>")
     def acknowledge(token: str) -> Response:
-        providers.acknowledge_link(context, token, request.form.get("name", ""), request.form.get("role", ""))
+        providers.acknowledge_link(context, token, field(request, "name"), field(request, "role"))
         _, task, _ = providers.open_link(context, token)
         page = render_template("ack.html", state="thanks", title="", text="", token=token,
                                said=alignment.evidence(task), recipient=task["owner"].get("display", ""))  # fmt: skip

@@ -10,6 +10,7 @@ from fhir_secondop.opinion.uploads import MAX_BYTES
 from fhir_secondop.service import asking, tokens
 from fhir_secondop.service.context import Context
 from fhir_secondop.web import headers
+from fhir_secondop.web.inbound import field
 from fhir_secondop.web.links import by_link
 
 
@@ -36,8 +37,7 @@ def blueprint(context: Context) -> Blueprint:
         file = request.files.get("file")
         if file is None:
             raise Invalid("Choose a file.", path="file")
-        form = request.form
-        done = asking.upload(context, token, file.read(), form.get("birthDate", ""), form.get("name", ""))
+        done = asking.upload(context, token, file.read(), field(request, "birthDate"), field(request, "name"))
         return page("thanks" if done["status"] == "completed" else "held")
 
     @routes.before_request

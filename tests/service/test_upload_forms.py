@@ -109,6 +109,8 @@ FORMS: dict[str, tuple[Any, str, int]] = {
                 "multipart/form-data; boundary=b", 422),
     "a file as a field": ({"file": PDF.decode(), "birthDate": BORN, "name": "A"}, "multipart/form-data", 422),
     "the file of a form as JSON": (b'{"file":"x"}', "application/json", 422),
+    "NUL in a name": ({"file": (io.BytesIO(PDF), "x.pdf"), "birthDate": BORN, "name": "A\0"},
+                      "multipart/form-data", 400),
     "nothing": (b"", "multipart/form-data; boundary=b", 422),
 }  # fmt: skip
 
