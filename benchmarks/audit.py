@@ -35,7 +35,8 @@ def serve(mode: str, folder: str, database: str, port: int) -> None:
     from fhir_secondop.web.app import create
 
     service = bootstrap.build(Settings(
-        database=database, token_file=f"{folder}/tokens.toml", link_secret_file=f"{folder}/link", port=port,
+        database=database, auth="tokens", token_file=f"{folder}/tokens.toml", link_secret_file=f"{folder}/link",
+        port=port,
         log_level="WARNING", audit="strict" if mode == "strict" else "default",
     ))  # fmt: skip
     if mode == "without":

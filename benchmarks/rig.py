@@ -221,7 +221,7 @@ def service(folder: Path, connections: Sequence[Connection], database: str = "se
     workflows.enqueuer = lambda database: enqueue  # nobody works here but the benchmark
     (folder / "tokens.toml").write_text(TOKENS)
     settings = Settings(
-        database=str(folder / database), token_file=str(folder / "tokens.toml"),
+        database=str(folder / database), auth="tokens", token_file=str(folder / "tokens.toml"),
         link_secret_file=str(folder / "link-secret"), log_level="WARNING", connections={c.name: c for c in connections},
     )  # fmt: skip
     return Service(bootstrap.build(settings), enqueued)
@@ -234,7 +234,7 @@ def served(
     """The service as the process that an operator starts, its worker inside; its URL. `settings` are of its file."""
     port = free_port()
     (folder / "tokens.toml").write_text(TOKENS)
-    lines = [f"port = {port}", f'database = "{database}"', 'log_level = "WARNING"']
+    lines = [f"port = {port}", 'auth = "tokens"', f'database = "{database}"', 'log_level = "WARNING"']
     lines += [f"{name} = {json.dumps(value)}" for name, value in {"requests_per_s": 0, **settings}.items()]
     for c in connections:
         lines += [f"[connections.{c.name}]", f'base = "{c.base}"', f'organization = "{c.organization}"',

@@ -37,7 +37,7 @@ class Settings:
     port: int = 8100
     base_url: str = ""  # the public URL; never taken from the Host header
     database: str = "secondop.sqlite"
-    auth: str = "tokens"
+    auth: str = "smart"
     token_file: str = "tokens.toml"
     clients_file: str = "clients.toml"  # the systems that may sign in, with auth=smart
     token_s: int = 300  # how long an access token of ours lives
@@ -70,6 +70,11 @@ class Settings:
     trusted_proxy: str = ""  # the address or network of the proxy whose X-Forwarded-For is believed
     connections: Mapping[str, Connection] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach it."""
+        return self.host not in _LOOPBACK
 
     @property
     def public_url(self) -> str:
@@ -252,11 +257,7 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"base_url={settings.base_url}: it must be an http(s) URL.")
     if settings.auth not in AUTHS:
         raise Invalid(f"auth={settings.auth}: use one of {', '.join(AUTHS)}.")
-    if settings.host not in _LOOPBACK:
-        raise Invalid(
-            f"host={settings.host}: this version listens on loopback only (127.0.0.1); "
-            "sign-in for a network is not built yet, see docs/roadmap.md."
-        )
+    _check_exposed(settings)
     _check_people(settings)
     # Paths in the file are meant from where the file is.
     folder = file.parent
@@ -283,6 +284,22 @@ def _checked(settings: Settings, file: Path) -> Settings:
         for name, c in settings.connections.items()
     }
     return replace(settings, connections=signing)
+
+
+def _check_exposed(settings: Settings) -> None:
+    """Raises Invalid where others could reach this without sign-in, or read along on the way."""
+    if not settings.is_exposed:
+        return
+    lacking = []
+    if settings.auth != "smart":
+        lacking.append('auth = "smart"')
+    if not settings.base_url.startswith("https://"):
+        lacking.append("base_url, the https address that others use")
+    if not settings.trusted_proxy:
+        lacking.append("trusted_proxy, the address of the proxy at which TLS ends")
+    if lacking:
+        raise Invalid(f"host={settings.host}: to be reached from elsewhere this needs {'; '.join(lacking)}. "
+                      "docs/security.md says how.")  # fmt: skip
 
 
 # name → the least and the most, in seconds. A session's last use is written once a minute, so idle can't be less.

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fhir_secondop.cli import edited
+from fhir_secondop.cli import edited, production
 from fhir_secondop.cli.output import Plain, config_option, json_option, print_
 from fhir_secondop.errors import Invalid, NotFound
 
@@ -168,9 +168,10 @@ def remove(name: str, config_file: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--write-plan", is_flag=True, help="Only on which rung we would deliver, and why.")
+@click.option("--production", "fit", is_flag=True, help="What of this configuration is unfit for patients' data.")
 @config_option
 @json_option
-def doctor(name: str | None, write_plan: bool, config_file: str, as_json: bool) -> None:
+def doctor(name: str | None, write_plan: bool, fit: bool, config_file: str, as_json: bool) -> None:
     """What an EHR lets us read and write, without writing to it or naming a patient. All connections without NAME.
 
     Example: fhir-secondop doctor riverside
@@ -181,6 +182,10 @@ def doctor(name: str | None, write_plan: bool, config_file: str, as_json: bool) 
     from fhir_secondop.store.database import now_ms
 
     settings = config.load(config_file)
+    if fit:
+        said = production.report(settings)
+        print_(said, as_json, production.show)
+        sys.exit(0 if said["fit"] else 1)
     wanted = [_connection(config_file, name)] if name else list(settings.connections.values())
     if not wanted:
         raise NotFound("There are no connections yet; add one: fhir-secondop connect add NAME --base URL")

@@ -88,6 +88,7 @@ def started(settings: Settings) -> Iterator[Flask]:
         requeue(service.context)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
-        flask.wsgi_app = inbound.complete(flask.wsgi_app, limits, settings.trusted_proxy)  # type: ignore[assignment, method-assign]
+        behind = inbound.complete(flask.wsgi_app, limits, settings.trusted_proxy, only=settings.is_exposed)
+        flask.wsgi_app = behind  # type: ignore[assignment, method-assign]
         yield flask
     service.context.database.dispose()

@@ -16,7 +16,7 @@ from waitress.proxy_headers import proxy_headers_middleware
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator
 
-from fhir_secondop.errors import AddressTooLong, Malformed, SecondOpError, TooLarge, UnsupportedMedia
+from fhir_secondop.errors import AddressTooLong, Forbidden, Malformed, SecondOpError, TooLarge, UnsupportedMedia
 from fhir_secondop.rest import answers, failures
 from fhir_secondop.web.gate import ROOMS, Gate, class_of
 from fhir_secondop.web.throttle import Throttle
@@ -118,10 +118,12 @@ def guarded(app: WSGIApplication, throttle: Throttle) -> WSGIApplication:
     return run
 
 
-def behind(app: WSGIApplication, trusted_proxy: str) -> WSGIApplication:
+def behind(app: WSGIApplication, trusted_proxy: str, *, only: bool = False) -> WSGIApplication:
     """The application that knows a client's own address, where the peer is the trusted proxy: an address or a network.
 
-    Of everybody else what the headers say is thrown away. waitress's own setting takes single addresses only.
+    Of everybody else what the headers say is thrown away. waitress's own setting takes single addresses only. With
+    `only`, nobody but the proxy is served, and nothing that came to it without TLS: what others say on the way could be
+    read along. Health may be asked by anybody.
     """
     believing = proxy_headers_middleware(
         app, trusted_proxy="*", trusted_proxy_count=1, clear_untrusted=True,
@@ -130,7 +132,13 @@ def behind(app: WSGIApplication, trusted_proxy: str) -> WSGIApplication:
     doubting = proxy_headers_middleware(app, trusted_proxy=None, clear_untrusted=True)
 
     def run(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        chosen = believing if is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxy) else doubting
+        trusted = is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxy)
+        if only and environ.get("PATH_INFO") != "/healthz":
+            secured_there = environ.get("HTTP_X_FORWARDED_PROTO", "").strip().lower() == "https"
+            if not (trusted and secured_there):
+                why = "Use https." if trusted else "This is reached by its proxy alone."
+                return refusal(Forbidden(why), "application/json")(environ, start_response)
+        chosen = believing if trusted else doubting
         answered: Iterable[bytes] = chosen(environ, start_response)
         return answered
 
@@ -145,6 +153,6 @@ def is_trusted(peer: str, trusted_proxy: str) -> bool:
         return False
 
 
-def complete(app: WSGIApplication, throttle: Throttle, trusted_proxy: str) -> WSGIApplication:
-    """What a server is given: the application, behind the checks, behind the proxy."""
-    return behind(guarded(app, throttle), trusted_proxy)
+def complete(app: WSGIApplication, throttle: Throttle, trusted_proxy: str, *, only: bool = False) -> WSGIApplication:
+    """What a server is given: the application, behind the checks, behind the proxy; `only` as `behind` says."""
+    return behind(guarded(app, throttle), trusted_proxy, only=only)

@@ -83,6 +83,7 @@ def bench(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "tokens.toml").write_text(TOKENS)
     settings = Settings(
         database=database_url,
+        auth="tokens",
         token_file=str(tmp_path / "tokens.toml"),
         link_secret_file=str(tmp_path / "link-secret"),
         log_level="WARNING",

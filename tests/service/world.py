@@ -261,7 +261,8 @@ class World:
     def start(self) -> None:
         """Puts the service together; again is a restart on the same database."""
         settings = Settings(
-            database=self.database_url, token_file=str(self.folder / "tokens.toml"), log_level="CRITICAL",
+            database=self.database_url, auth="tokens", token_file=str(self.folder / "tokens.toml"),
+            log_level="CRITICAL",
             link_secret_file=str(self.folder / "link-secret"), connections=self.connections,
         )  # fmt: skip
         self.service = bootstrap.build(settings)

@@ -99,7 +99,8 @@ def start(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             (tmp_path / "people.toml").write_text(people.replace("{issuer}", issuer or "https://id.example"))
         oidc = {"oidc_issuer": issuer, "oidc_client_id": CLIENT, "oidc_client_auth": "none"} if issuer else {}
         whole = {
-            "database": database_url, "token_file": str(tmp_path / "tokens.toml"), "log_level": "WARNING",
+            "database": database_url, "auth": "tokens", "token_file": str(tmp_path / "tokens.toml"),
+            "log_level": "WARNING",
             "link_secret_file": str(tmp_path / "link-secret"), "people_file": str(tmp_path / "people.toml"),
             **oidc, **settings,
         }  # fmt: skip

@@ -404,7 +404,8 @@ def service(tmp_path: Path, database_url: str) -> Iterator[tuple[str, list[str],
     (tmp_path / "tokens.toml").write_text(TOKENS)
     port = free_port()
     (tmp_path / "secondop.toml").write_text(
-        f'port = {port}\ndatabase = "{database_url}"\ntoken_file = "tokens.toml"\nlink_secret_file = "link"\n'
+        f'port = {port}\ndatabase = "{database_url}"\nauth = "tokens"\n'
+        'token_file = "tokens.toml"\nlink_secret_file = "link"\n'
         "requests_per_s = 0\n"
     )
     options = ["--config", str(tmp_path / "secondop.toml")]

@@ -66,6 +66,7 @@ def serving(folder: Path, **settings: Any) -> Iterator[Served]:
     port = free_port()
     (folder / "tokens.toml").write_text(TOKENS)
     (folder / "tokens.toml").chmod(0o600)
+    settings.setdefault("auth", "tokens")
     lines = [f"port = {port}", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]
     (folder / "secondop.toml").write_text("\n".join(lines))
     log = folder / "service.log"
