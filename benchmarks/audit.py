@@ -1,7 +1,12 @@
-"""What the audit costs a read: without, default and strict, interleaved in one run.
+"""What sign-in and audit cost a read, interleaved in one run.
 
-python benchmarks/audit.py [--rounds 7] [--seconds 2] [--database URL] [--json]. The service runs in a process of its
-own with a bearer token; 8 connections read one resource of a case, and search twenty. Progress on stderr.
+  without  auth = "none", nothing recorded
+  audit    auth = "none", recorded by default
+  default  auth = "smart" with an access token that is looked up at each request, recorded by default
+  strict   the same, each answer after its record is durable
+
+python benchmarks/audit.py [--rounds 7] [--seconds 2] [--database URL] [--json]. Each service runs in a process of its
+own; 8 connections read one resource of a case, and search twenty. Progress on stderr.
 """
 
 from __future__ import annotations
@@ -19,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from joserfc.jwk import ECKey
 
-MODES = ("without", "default", "strict")
+MODES = ("without", "audit", "default", "strict")
 CLIENTS = 8
-TOKENS = '[callers.desk]\ntoken = "desk"\nroles = ["coordinator"]\nscopes = ["system/*.crus"]\n'
-HEADERS = {"Authorization": "Bearer desk"}
+CLIENT = '[clients.desk]\nname = "Desk"\nroles = ["coordinator"]\nscopes = ["system/*.crus"]\njwks_file = "jwks.json"\n'
 
 
 def serve(mode: str, folder: str, database: str, port: int) -> None:
@@ -32,15 +37,21 @@ def serve(mode: str, folder: str, database: str, port: int) -> None:
 
     from fhir_secondop import bootstrap
     from fhir_secondop.config import Settings
+    from fhir_secondop.service.authority import OwnAuthority
     from fhir_secondop.web.app import create
 
+    signs_in = mode in ("default", "strict")
     service = bootstrap.build(Settings(
-        database=database, auth="tokens", token_file=f"{folder}/tokens.toml", link_secret_file=f"{folder}/link",
-        port=port,
-        log_level="WARNING", audit="strict" if mode == "strict" else "default",
+        database=database, auth="smart" if signs_in else "none", clients_file=f"{folder}/clients.toml", port=port,
+        link_secret_file=f"{folder}/link", log_level="WARNING", audit="strict" if mode == "strict" else "default",
     ))  # fmt: skip
     if mode == "without":
         service.context.database.audit = None
+    if isinstance(service.systems, OwnAuthority):
+        client = service.systems.registry.find("desk")
+        assert client is not None
+        token = service.systems.grants.give(client.id, client.registration, "system/*.crus", 3600)
+        Path(folder, f"{mode}.token").write_text(token)
     waitress(create(service), host="127.0.0.1", port=port, threads=16, ident=None)
 
 
@@ -67,14 +78,14 @@ def cpu_s(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def load(url: str, seconds: float) -> tuple[int, float]:
+def load(url: str, seconds: float, token: str) -> tuple[int, float]:
     """How many answers 8 clients got that each wait for one before the next, and in how many seconds."""
     ends = time.perf_counter() + seconds
 
     def ask(_: int) -> int:
         number = 0
         with requests.Session() as session:
-            session.headers.update(HEADERS)
+            session.headers["Authorization"] = f"Bearer {token}"
             while time.perf_counter() < ends:
                 assert session.get(url, timeout=30).status_code == 200
                 number += 1
@@ -89,12 +100,14 @@ def load(url: str, seconds: float) -> tuple[int, float]:
 def measure(rounds: int, seconds: float, database: str) -> dict[str, Any]:
     """The medians of each mode, and their ratio to "without"."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "tokens.toml").write_text(TOKENS)
+        Path(folder, "clients.toml").write_text(CLIENT)
+        public = ECKey.generate_key("P-384", {"kid": "1", "use": "sig", "alg": "ES384"}).as_dict(private=False)
+        Path(folder, "jwks.json").write_text(json.dumps({"keys": [public]}))
         url = database or f"sqlite:///{folder}/bench.sqlite"
         resource_id = fill(url)
         paths = {"read": f"/fhir/Basic/{resource_id}", "search of 20": "/fhir/Basic?_count=20"}
         found: dict[str, dict[str, list[tuple[float, float]]]] = {what: {mode: [] for mode in MODES} for what in paths}
-        ports = dict(zip(MODES, range(18431, 18434), strict=True))
+        ports = dict(zip(MODES, range(18431, 18435), strict=True))
         running = [
             subprocess.Popen([sys.executable, __file__, "--serve", mode, folder, url, str(ports[mode])])
             for mode in MODES
@@ -109,7 +122,9 @@ def measure(rounds: int, seconds: float, database: str) -> dict[str, Any]:
                     for mode in order:
                         pid = running[MODES.index(mode)].pid
                         before = cpu_s(pid)
-                        done, took = load(f"http://127.0.0.1:{ports[mode]}{path}", seconds)
+                        file = Path(folder, f"{mode}.token")
+                        token = file.read_text() if file.exists() else "none"
+                        done, took = load(f"http://127.0.0.1:{ports[mode]}{path}", seconds, token)
                         found[what][mode].append((done / took, 1000 * (cpu_s(pid) - before) / done))
         finally:
             for process in running:

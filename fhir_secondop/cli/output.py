@@ -26,7 +26,7 @@ def print_(plain: Plain, as_json: bool, show: Callable[[Plain], None]) -> None:
 def show_people(url: str, people: list[dict[str, str]]) -> None:
     """Where the demo's people sign in, and each one's password."""
     click.echo()
-    click.echo(f"Sign in at {url}/sign-in as one of these; the passwords hold until the demo stops:")
+    click.echo(f"Open the work list at {url}/ and sign in as one of these; the passwords hold until the demo stops:")
     for person in people:
         click.echo(f"  {person['account']:<14} {person['password']}   {person['name']}")
 
