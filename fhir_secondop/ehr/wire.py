@@ -39,10 +39,15 @@ def session(connection: Connection, *, longest_s: float) -> requests.Session:
         made.cert = (connection.client_cert, connection.client_key) if connection.client_key else connection.client_cert
     if connection.proxy:
         made.proxies = {"http": connection.proxy, "https": connection.proxy}
+    guard(made, connection, longest_s=longest_s)
+    return made
+
+
+def guard(made: requests.Session, connection: Connection, *, longest_s: float) -> None:
+    """Lets a session, of whatever library, connect only where this connection may."""
     adapter = Adapter(reach_of(connection, longest_s), pool_size=POOL_SIZE)
     made.mount("http://", adapter)
     made.mount("https://", adapter)
-    return made
 
 
 def _check(connection: Connection) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flask import Flask, jsonify
+from flask import Flask, Response, jsonify
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop import bootstrap
@@ -45,6 +45,14 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
         answer = jsonify(keys.public(file for file in service.key_files if file.exists()))
         answer.headers["Cache-Control"] = "public, max-age=3600"
         return answer
+
+    if service.context.public_url.startswith("https://"):
+
+        @app.after_request
+        def by_tls_alone(answer: Response) -> Response:
+            # RFC 6797: from now on for a year the browser comes by TLS, whatever a link says.
+            answer.headers["Strict-Transport-Security"] = "max-age=31536000"
+            return answer
 
     @app.get("/healthz")
     def health() -> ResponseReturnValue:

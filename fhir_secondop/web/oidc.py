@@ -6,7 +6,6 @@ Source: https://openid.net/specs/openid-connect-core-1_0.html#CodeFlowAuth, RFC 
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet, import_key
 
-from fhir_secondop.ehr import keys
+from fhir_secondop.ehr import keys, outbound, wire
+from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.smart import ASSERTION
 from fhir_secondop.errors import Unauthenticated, Unavailable
+from fhir_secondop.model import Connection
 
 SCOPE = "openid profile email"
 # Asymmetric only: none, and keys that are shared with us or made of public ones, never verify.
@@ -124,7 +125,7 @@ class Provider:
                 )  # fmt: skip
         except OAuthError as error:
             raise Unauthenticated(_AGAIN) from error
-        except (requests.RequestException, ValueError, TypeError, AttributeError, KeyError) as error:
+        except (EhrFailure, requests.RequestException, ValueError, TypeError, AttributeError, KeyError) as error:
             raise Unavailable("The sign-in provider does not answer as it should; try again later.") from error
         if not isinstance(token, dict):
             raise Unavailable("The sign-in provider does not answer as it should; try again later.")
@@ -139,6 +140,7 @@ class Provider:
             token_endpoint_auth_method=way if secret else "none",
         )  # fmt: skip
         session.trust_env = False  # a .netrc would put its own password beside ours
+        wire.guard(session, Connection("sign-in provider", self.issuer), longest_s=2 * _TIMEOUT_S)
         return session
 
     def _assertion(self, url: str) -> dict[str, str]:
@@ -204,7 +206,7 @@ class Provider:
         held = self._kept.get(name)
         if held is not None and self.now() - held.at_ms < _KEPT_MS:
             return held
-        held = _Kept(_get(url), self.now())
+        held = _Kept(_get(url, self.issuer), self.now())
         self._kept[name] = held
         return held
 
@@ -221,20 +223,12 @@ def _usable(jwks: dict[str, Any]) -> KeySet:
     return KeySet(found)
 
 
-def _get(url: str) -> dict[str, Any]:
+def _get(url: str, issuer: str) -> dict[str, Any]:
     failed = Unavailable("The sign-in provider does not answer as it should; try again later.")
-    ends = time.monotonic() + 2 * _TIMEOUT_S
     try:
-        with requests.Session() as session:
-            session.trust_env = False
-            with session.get(url, timeout=_TIMEOUT_S, allow_redirects=False, stream=True) as answer:
-                body = b""
-                for piece in answer.iter_content(65536):
-                    body += piece
-                    if len(body) > _MAX_BYTES or time.monotonic() > ends:
-                        raise failed
-                found = json.loads(body) if answer.status_code == 200 else None
-    except (requests.RequestException, ValueError, RecursionError) as error:
+        said = outbound.fetch(url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES, who="sign-in provider", named_by=issuer)
+        found = json.loads(said.body)
+    except (EhrFailure, ValueError, RecursionError) as error:
         raise failed from error
     if not isinstance(found, dict):
         raise failed

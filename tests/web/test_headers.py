@@ -26,3 +26,10 @@ def test_every_page_forbids_frames_foreign_scripts_and_copies(start: Start, path
     assert set(headers.PAGE) <= set(said)
     assert answer.text.count("<script") == answer.text.count('<script src="/assets/pages.js" defer>')
     assert "<style" not in answer.text
+
+
+@pytest.mark.parametrize(("base_url", "said"), [("https://second.example", "max-age=31536000"), ("", None)])
+def test_a_browser_that_came_by_tls_comes_back_by_tls(start: Start, base_url: str, said: str | None) -> None:
+    for path in ("/sign-in", "/fhir/metadata", "/fhir/Patient"):
+        answer = start(base_url=base_url).browser().get(path)
+        assert answer.headers.get("Strict-Transport-Security") == said
