@@ -311,8 +311,8 @@ def recording(into: list[Sent]) -> Iterator[None]:
         body = asked.body.encode() if isinstance(asked.body, str) else asked.body
         into.append(Sent(str(asked.method), str(asked.url), body, kept))
 
-    def session(connection: Connection) -> requests.Session:
-        one = made(connection)
+    def session(connection: Connection, **limits: float) -> requests.Session:
+        one = made(connection, **limits)
         one.hooks["response"].append(note)
         return one
 

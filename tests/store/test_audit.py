@@ -465,7 +465,9 @@ def test_a_reader_of_the_trail_goes_by_the_index(audited: Database) -> None:
 
 
 def test_no_thread_is_left_after_closing(audited: Database) -> None:
+    before = set(threading.enumerate())
     look(audited, access())
+    assert set(threading.enumerate()) - before
     assert audited.audit is not None
     audited.audit.close()
-    assert not [t for t in threading.enumerate() if t.name == "audit" and t.is_alive()]
+    assert not set(threading.enumerate()) - before
