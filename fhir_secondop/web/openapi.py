@@ -67,7 +67,7 @@ def document(service: Service) -> dict[str, Any]:
             "operationId": row.code,
             "summary": row.summary,
             "parameters": [case],
-            "responses": {**_ANY, "200": ok, "202": later, "404": _FAULT, "409": _FAULT, "422": _FAULT},
+            "responses": {**_ANY, "200": ok, "201": ok, "202": later, "404": _FAULT, "409": _FAULT, "422": _FAULT},
         }
         methods: dict[str, Any] = {"post": call}
         if row.reads:
