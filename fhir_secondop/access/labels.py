@@ -16,11 +16,14 @@ ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 
 
 def of(resource: dict[str, Any]) -> frozenset[str]:
-    """The label codes of a resource, of the two systems that labels are taken from."""
-    labels = resource.get("meta", {}).get("security", [])
-    return frozenset(
-        str(label.get("code", "")) for label in labels if label.get("system") in (CONFIDENTIALITY, ACT_CODE)
-    )
+    """The label codes of a resource, of the two systems that labels are taken from.
+
+    In its meta, and where a DocumentReference (securityLabel) or a Composition (confidentiality) has them besides.
+    """
+    labels = list(resource.get("meta", {}).get("security", []))
+    labels += [coding for concept in resource.get("securityLabel", []) for coding in concept.get("coding", [])]
+    found = {str(label.get("code", "")) for label in labels if label.get("system") in (CONFIDENTIALITY, ACT_CODE)}
+    return frozenset(found | {str(code) for code in [resource.get("confidentiality")] if code})
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,11 +101,14 @@ def resource_body(resource_type: str) -> tuple[Body, Resource]:
 def if_match() -> int | None:
     """The version that the If-Match header demands."""
     header = request.headers.get("If-Match")
-    if header is None:
-        return None
-    match = _ETAG.fullmatch(header.strip())
+    return None if header is None else version_of(header, "")
+
+
+def version_of(etag: str, path: str) -> int:
+    """The version that an ETag of ours names. Raises Malformed."""
+    match = _ETAG.fullmatch(etag.strip())
     if match is None:
-        raise Malformed(f'If-Match: {header}: send the ETag as you got it, W/"3" say.')
+        raise Malformed('If-Match is not an ETag of ours: send it as you got it, W/"3" say.', path=path)
     return int(match[1])
 
 

@@ -130,5 +130,5 @@ def _entry(place: int, sent: Resource, text: str | None) -> Entry:
         body=body,
         resource=resource,
         if_none_exist=asked.get("ifNoneExist"),
-        if_match=int("".join(c for c in version if c.isdecimal()) or 0) if version else None,
+        if_match=answers.version_of(version, f"{here}.ifMatch") if version else None,
     )

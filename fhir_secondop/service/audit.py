@@ -63,7 +63,7 @@ def _check(context: Context, caller: Caller, case_id: str) -> None:
             except NotFound:
                 pass  # said below, in the same words as of a case that the caller may not see
         load(connection, context.visibility(caller), case_id)
-        if "patient" in caller.roles:  # by a link, which opens this one case
+        if caller.roles == {"patient"}:  # by a link, which opens this one case
             return
     if not caller.roles & {"coordinator", "system"}:
         raise Forbidden(f"{caller.name} may not see who saw this case; it takes the coordinator, auditor or patient.")

@@ -122,6 +122,12 @@ def load(
     return Case(case_id, (resource for _, resource in sorted(found, key=itemgetter(0))))
 
 
+def require_record(tx: Transaction, context: Context, case_id: str) -> None:
+    """Raises Forbidden unless the caller sees the record of the case, too: who gets its report asks for nothing."""
+    if not resources.sees_record(tx.connection, context.visibility(tx.caller), case_id):
+        raise Forbidden("This is for the requester of the case, its reviewer and the coordinator.")
+
+
 def _is_large(stored: Stored) -> bool:
     return stored.owner.startswith(resources.SOURCE) and len(stored.body.text) > LARGE_CHARACTERS
 

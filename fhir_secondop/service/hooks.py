@@ -32,6 +32,7 @@ class CaseHooks:
         """A transaction that creates a second-opinion request is an intake; any other goes on as it is."""
         if not any(e.method == "POST" and intake.is_second_opinion(e.resource) for e in entries):
             return entries
+        rights.require_role(caller, "requester")
         others = [e for e in entries if e.method != "POST" or e.if_none_exist is not None]
         if others:
             raise Conflict(
@@ -77,8 +78,8 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
     if change.interaction == "delete":
         raise Forbidden(f"{change.type}/{change.id} belongs to a case; nothing of a case is deleted.")
     if change.type == "Consent":
-        if versions[0].owner != tx.caller.id and not rights.has_role(tx.caller, "requester"):
-            raise Forbidden("A consent is changed by who recorded it, by the requester or by the coordinator.")
+        if not _asks_for_patient(context, tx, case_id):
+            raise Forbidden("A consent is changed by the requester or by the coordinator.")
         return
     if change.type != "Task":
         # Nor is the placer's request edited: a change of content is a new request that replaces it.
@@ -98,6 +99,12 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
         )
 
 
+def _asks_for_patient(context: Context, tx: Transaction, case_id: str) -> bool:
+    """Whether the caller may say what the patient wants: it coordinates, or requests and sees this case's record."""
+    has_part = resources.sees_record(tx.connection, context.visibility(tx.caller), case_id)
+    return has_part and rights.has_role(tx.caller, "requester")
+
+
 def _outside(context: Context, tx: Transaction, stored: Stored) -> None:
     """A resource that belongs to no case: a Consent of a case's patient becomes part of it, anything else may not
     refer to a case, or it would stand in a search beside what the case itself says.
@@ -108,7 +115,7 @@ def _outside(context: Context, tx: Transaction, stored: Stored) -> None:
         target = resources.find(tx.connection, context.visibility(tx.caller), ref.type, ref.id) if ref else None
         if target is None or target.case_id is None:
             continue
-        if stored.type != "Consent":
+        if stored.type != "Consent" or not _asks_for_patient(context, tx, target.case_id):
             raise Forbidden(f"It refers to {target.type}/{target.id} of a case; use the operations of the case.")
         resources.adopt(tx, stored, target.case_id)
         return

@@ -20,7 +20,7 @@ from fhir_secondop.model import EVERYTHING, REPORT, Caller, Resource
 from fhir_secondop.opinion import alignment, codes, invitation, workflow
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.service import audience, tokens
-from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
+from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, require_record
 from fhir_secondop.store.database import Transaction
 
 Plain = dict[str, Any]
@@ -38,6 +38,7 @@ def invite(context: Context, caller: Caller, case_id: str, plain: Plain) -> Plai
     hashed = _hash(context, code)  # before the transaction: it takes a while on purpose
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id)
+        require_record(tx, context, case_id)
         made = invitation.task(case, plain["relationship"], plain["name"].strip(), hashed, context.instant())
         put(tx, context, case_id, made)
         ends = context.now() + LINK_DAYS * _DAY_MS
@@ -55,6 +56,7 @@ def revoke(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
     rights.require_role(caller, "requester")
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id)
+        require_record(tx, context, case_id)
         invited = next((t for t in invitation.of_case(case) if t["id"] == plain["task"]), None)
         if invited is None:
             raise NotFound(f"The case has no invitation Task/{plain['task']}.")

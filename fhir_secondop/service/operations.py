@@ -209,8 +209,7 @@ def _request(context: Context) -> Callable[[Caller, str, Plain], Result]:
     def handler(caller: Caller, _: str, sent: Plain) -> Result:
         if "resource" not in sent:
             raise Invalid("Send a Bundle, or Parameters with the parts.")
-        if not rights.allows(caller, "ServiceRequest", "c"):
-            rights.require_role(caller, "requester")
+        rights.require_role(caller, "requester")
         resource = sent["resource"]
         if resource["resourceType"] == "Bundle":
             sent_resources = intake.sent_of_bundle(resource)

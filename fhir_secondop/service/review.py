@@ -227,7 +227,7 @@ def decline(context: Context, caller: Caller, case_id: str, plain: Plain) -> Res
         declined = workflow.moved(task, "rejected", context.instant(), reason=plain["reason"],
                                   reason_text=plain.get("text", ""))  # fmt: skip
         put(tx, context, case_id, declined)
-        audience.dismiss(tx, case, caller.parties)
+        audience.dismiss(tx, case, _identifiers(case, task))
         return declined
 
 
@@ -259,6 +259,12 @@ def withdraw(context: Context, caller: Caller, case_id: str, plain: Plain) -> Re
         audience.dismiss(tx, case, person.identifiers if person else frozenset())
         drop_draft(tx, case_id)
         return failed[0]
+
+
+def _identifiers(case: Case, review: Resource) -> frozenset[str]:
+    """Of the reviewer whose Task that is."""
+    person = case.directory.person(review.get("owner", {}).get("reference", ""))
+    return person.identifiers if person else frozenset()
 
 
 def _own_review(case: Case, caller: Caller) -> Resource:
@@ -295,6 +301,10 @@ def cancel(context: Context, caller: Caller, task_id: str, plain: Plain) -> Reso
             cancelled = workflow.moved(task, "cancelled", now, reason=plain["reason"],
                                        reason_text=plain.get("text", ""), held_from=held_from)  # fmt: skip
             put(tx, context, case_id, cancelled)
+            case = load(tx.connection, EVERYTHING, case_id)
+            ended = case.reviews if workflow.is_coordination(task) else [task] if workflow.is_review(task) else []
+            for review in ended:
+                audience.dismiss(tx, case, _identifiers(case, review))
             return cancelled
         abort = compose(
             "Task",

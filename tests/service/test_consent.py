@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
-from fhir_secondop.model import EVERYTHING, Resource
+from fhir_secondop.access import labels
+from fhir_secondop.fhir import codec
+from fhir_secondop.model import EVERYTHING, Answer, Resource
+from fhir_secondop.opinion import intake_json, records
 from fhir_secondop.opinion.records import PART2_NOTICE
 from fhir_secondop.service import tokens
 from fhir_secondop.service.context import quarantine
 from fhir_secondop.store import resources
+from tests.service.conftest import TOKENS
+from tests.service.test_review import example
+from tests.service.world import SURGEON as SURGEON_TOKEN
 from tests.service.world import World, opened, readable, record_of
 
 Plain = dict[str, Any]
@@ -70,7 +76,7 @@ def test_what_its_source_has_labelled_is_kept_out_and_named(world: World, code: 
     world.accept(case_id)
 
     line = world.manifest(case_id, "Lakeside")["Condition"]
-    assert (line["withheld"], line["detail"]) == (True, f"kept out by security label: 1 by {code}")
+    assert (line["withheld"], line["detail"]) == (True, "kept out by a security label: 1")
     assert any(gap.endswith("/Condition") for gap in world.get(case_id, "completeness")["gaps"])
     for who in ("desk", "reviewer", "pcp"):
         shown = readable(world, case_id, who) if who != "desk" else world.call(
@@ -228,3 +234,68 @@ def test_a_notice_is_planned_with_the_hold_or_not_at_all(world: World, monkeypat
     assert len(world.deliveries(case_id, SURGEON, what="notice")) == 1
     with world.context.database.reading() as connection:
         assert resources.read(connection, EVERYTHING, "Task", task).resource["status"] == "on-hold"
+
+
+# ---- labels elsewhere than in meta, and of one version only
+
+
+def test_a_document_is_labelled_by_its_own_element_too(world: World) -> None:
+    found = labelled_record("N")
+    patient = next(r["id"] for r in found if r["resourceType"] == "Patient")
+    data = base64.b64encode(SECRET.encode()).decode()
+    found[-1] = {
+        "resourceType": "DocumentReference", "id": "sensitive", "status": "current",
+        "subject": {"reference": f"Patient/{patient}"}, "type": {"text": "Letter"},
+        "securityLabel": [{"coding": [{"system": CONFIDENTIALITY, "code": "R"}]}],
+        "content": [{"attachment": {"contentType": "text/plain", "data": data}}],
+    }  # fmt: skip
+    world.ehr("lakeside", record=found)
+    case_id = world.gathered(sources=["lakeside"])
+    assert world.manifest(case_id, "Lakeside")["DocumentReference"]["withheld"] is True
+    assert not [d for d in world.package(case_id, "DocumentReference") if data in str(d)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_no_version_of_what_is_labelled_now_is_let_in(first: int) -> None:
+    def version(number: int, **more: Any) -> tuple[str, Resource, str]:
+        resource = {"resourceType": "Condition", "id": "1", "subject": {"reference": "Patient/1"},
+                    "meta": {"versionId": str(number), **more}}  # fmt: skip
+        return codec.dumps(resource), resource, "Binary/p"
+
+    pages = [version(1), version(2, security=[{"system": CONFIDENTIALITY, "code": "R"}])]
+    pages = pages if first == 0 else pages[::-1]
+    merged = records.merge(
+        "c", "ehr", "https://ehr.example/fhir", "1", pages, [Answer("Condition", "answered", received=2)],
+        label=lambda resource: min(labels.of(resource) & {"R"}, default=""),
+    )  # fmt: skip
+    assert (dict(merged.entries), merged.kept_out, list(merged.copies)) == ({}, ("Condition/1",), [])
+
+
+# ---- who only gets the report says nothing for the patient
+
+
+def test_a_recipient_who_requests_elsewhere_asks_and_permits_nothing_here(world: World) -> None:
+    world.ehr("lakeside")
+    (world.folder / "tokens.toml").write_text(
+        TOKENS + SURGEON_TOKEN.replace('roles = ["provider"]', 'roles = ["provider", "requester"]').replace(
+            '"user/*.rs"', '"user/*.crus"'))  # fmt: skip
+    world.start()
+    case_id = world.gathered(sources=["lakeside"])
+    patient = patient_of(world, case_id)
+    body = consent(patient, rule="OPTOUT", type="deny")
+    made = world.call("POST", "/fhir/Consent", body).get_json()
+    assert world.get(case_id, who="surgeon")["id"] == case_id
+    permit = {**consent(patient), "id": made["id"]}
+    assert world.call("PUT", f"/fhir/Consent/{made['id']}", permit, "surgeon").status_code == 403
+    assert world.call("POST", "/fhir/Consent", consent(patient), "surgeon").status_code == 403
+    world.post(case_id, "gather", {}, "surgeon", status=403)
+    world.post(case_id, "invite-patient", {"relationship": "self", "name": "x"}, "surgeon", status=403)
+
+
+def test_every_door_of_intake_asks_for_the_role(world: World) -> None:
+    (world.folder / "tokens.toml").write_text(TOKENS + SURGEON_TOKEN.replace('"user/*.rs"', '"user/*.crus"'))
+    world.start()
+    bundle = intake_json.to_bundle(example("request.json"))
+    for path, sent in (("/api/second-opinions", example("request.json")),
+                       ("/fhir/$request-second-opinion", bundle), ("/fhir", bundle)):  # fmt: skip
+        assert world.call("POST", path, sent, "surgeon").status_code == 403, path

@@ -362,6 +362,16 @@ def cancel(bench: Bench, task: Plain, who: str) -> int:
     return status
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_who_was_asked_sees_nothing_of_what_is_cancelled(bench: Bench, whole: bool) -> None:
+    case_id = asked(bench)
+    assert bench.call("GET", f"/api/second-opinions/{case_id}", who="reviewer").status_code == 200
+    tasks = [t for t in resources(bench, case_id, "Task") if t["code"]["coding"][0]["code"] == "fulfill"]
+    (task,) = [t for t in tasks if workflow.is_coordination(t) is whole]
+    assert cancel(bench, task, "desk") == 200
+    assert bench.call("GET", f"/api/second-opinions/{case_id}", who="reviewer").status_code == 404
+
+
 def test_a_recipient_cancels_nothing_that_is_not_its_own(bench: Bench) -> None:
     case_id = opened(bench)
     care_team = "pcp"  # requester and PCP of the example: may call its own request back, and nothing else

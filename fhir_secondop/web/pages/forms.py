@@ -7,6 +7,8 @@ from typing import Any
 
 from werkzeug.datastructures import MultiDict
 
+from fhir_secondop.errors import Invalid
+
 NOT_INPUT = frozenset({"csrf"})
 _WHERE_NEEDED = "+"
 
@@ -26,6 +28,8 @@ def plain_of(form: MultiDict[str, str], schema: Mapping[str, Any]) -> dict[str, 
         place, wanted = plain, schema
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise Invalid("The form names a field twice; open the page again.", path=name)
             wanted = wanted.get("properties", {}).get(part, {})
         place[leaf] = _typed(values, wanted.get("properties", {}).get(leaf, {}))
     return plain
@@ -33,7 +37,7 @@ def plain_of(form: MultiDict[str, str], schema: Mapping[str, Any]) -> dict[str, 
 
 def _within(plain: dict[str, Any], path: list[str]) -> bool:
     for part in path:
-        plain = plain.get(part, {})
+        plain = plain.get(part, {}) if isinstance(plain, dict) else {}
     return bool(plain)
 
 
@@ -46,7 +50,7 @@ def _typed(values: list[str], schema: Mapping[str, Any]) -> Any:
     kind = schema.get("type")
     if kind == "array":
         return [line.strip() for value in values for line in value.split("\n") if line.strip()]
-    if kind == "integer" and values[0].isascii() and values[0].isdigit():
+    if kind == "integer" and values[0].isascii() and values[0].isdigit() and len(values[0]) < 10:
         return int(values[0])
     if kind == "boolean":
         return values[0] in ("on", "true", "yes")

@@ -76,7 +76,7 @@ def add(routes: Blueprint, frame: Frame) -> None:
 def _version() -> int:
     """The version of the draft that the form was made from."""
     text = request.form.get("version", "")
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise Invalid("The form lacks the version of the draft; open the page again.", path="version")
     return int(text)
 

@@ -387,3 +387,13 @@ def test_what_a_reviewer_declines_or_gives_back_is_gone_from_their_pages_at_once
     assert "There is no case that you may see yet" in clinic.text("/?done=decline", "reviewer")
     assert clinic.get(case, "reviewer").status_code == 404
     assert "Needs a reviewer" in clinic.text("/")
+
+
+def test_forms_that_no_page_has_made_are_refused(clinic: Clinic) -> None:
+    case_id = clinic.world.open()
+    for action, form in (
+        ("ask-reviewer", {"reviewer": "x", "reviewer.family": "y"}),
+        ("unlink", {"group": "1", "group.x": "2", "reason": "r"}),
+        ("decide", {"version": "9" * 5000, "decision": "adopt"}),
+    ):
+        assert clinic.post(f"/cases/{case_id}/do/{action}", form, "desk").status_code in (403, 422), action
