@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -39,6 +40,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("reference data absent; set SECONDOP_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> None:
+    """What a service of another test has set for the whole process: tests look at what is logged."""
+    logging.getLogger("fhir_secondop").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -103,8 +103,8 @@ class Generator:
     counted: Counter[str] = field(default_factory=Counter)
     leaks: list[str] = field(default_factory=list)
 
-    def run(self, most: int) -> None:
-        """Asks so many combinations, drawn over all kinds; every kind is asked at least once by everybody."""
+    def run(self, most: int, *, until_leak: bool = False) -> None:
+        """Asks so many combinations, drawn over all kinds; with `until_leak` no more after the first leak."""
         drawn = random.Random(self.seed)
         kinds = {name: list(found) for name, found in self._kinds().items()}
         for found in kinds.values():
@@ -121,6 +121,8 @@ class Generator:
             wrong = one.ask()
             if wrong:
                 self.leaks.append(f"{name}: {one.who}: {one.what}: {wrong}")
+                if until_leak:
+                    return
 
     def _kinds(self) -> dict[str, Iterator[Combination]]:
         return {
