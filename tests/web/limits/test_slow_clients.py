@@ -204,9 +204,14 @@ def test_bodies_that_arrive_at_once_have_an_end(start: Start) -> None:
     assert (said.status, said.issue()["code"], said.headers["retry-after"]) == (503, "transient", "2")
     first.send(b"a" * 59_990)
     assert first.answer().body == b"60000"
-    third = dial()
-    third.send(head + b"a" * 60_000)
-    assert third.answer().body == b"60000"
+    for _ in range(50):  # the room is given back a moment after the answer went out
+        third = dial()
+        third.send(head + b"a" * 60_000)
+        said = third.answer()
+        if said.status != 503:
+            break
+        time.sleep(0.1)
+    assert said.body == b"60000"
 
 
 def test_a_chunked_body_is_ended_when_there_is_no_room_for_it(start: Start) -> None:
