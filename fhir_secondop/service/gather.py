@@ -191,8 +191,18 @@ def fetch(context: Context, task_id: str, patient_id: str, number: int) -> list[
     case, task = _loaded(context, task_id)
     if task["status"] in _STOPPED:
         return ["0", "0"]
+    if _withheld(context, case, task):
+        return ["0", "0"]
     found = _collected(context, case, task, patient_id, last_try=number >= MAX_ATTEMPTS)
     return [str(len(found.pages)), str(len(found.files))]
+
+
+def _withheld(context: Context, case: Case, task: Resource) -> bool:
+    """Whether consent has ended since the gathering began: then it ends, and nothing is asked or merged any more."""
+    decision = sensitivity.may_ask(context, case, connection_name(task), _source(task))
+    if not decision.permitted:
+        _end(context, case, task, f"Not asked: {decision.because}.", reason="consent-withheld")
+    return not decision.permitted
 
 
 def _collected(context: Context, case: Case, task: Resource, patient_id: str, *, last_try: bool) -> collect.Collected:
@@ -206,6 +216,8 @@ def merge(context: Context, task_id: str, patient_id: str, first_page: str, numb
     """Step 3, one transaction: the copies, the List with the manifest, Provenance, the Task's end."""
     case, task = _loaded(context, task_id)
     if task["status"] in _STOPPED:
+        return task_id
+    if _withheld(context, case, task):
         return task_id
     name = connection_name(task)
     base = context.client(name).base

@@ -15,7 +15,7 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.model import EVERYTHING, Answer, Resource
 from fhir_secondop.opinion import intake_json, records
 from fhir_secondop.opinion.records import PART2_NOTICE
-from fhir_secondop.service import tokens
+from fhir_secondop.service import gather, tokens
 from fhir_secondop.service.context import quarantine
 from fhir_secondop.store import resources
 from tests.service.conftest import TOKENS
@@ -299,3 +299,29 @@ def test_every_door_of_intake_asks_for_the_role(world: World) -> None:
     for path, sent in (("/api/second-opinions", example("request.json")),
                        ("/fhir/$request-second-opinion", bundle), ("/fhir", bundle)):  # fmt: skip
         assert world.call("POST", path, sent, "surgeon").status_code == 403, path
+
+
+def test_a_gathering_under_way_ends_when_consent_does(world: World) -> None:
+    ehr = world.ehr("lakeside")
+    case_id = world.open(sources=["lakeside"])
+    task = world.get(case_id)["gathering"][0]["task"].removeprefix("Task/")
+    patient, page = gather.begin(world.context, task)
+    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    asked = len(ehr.seen)
+    gather.fetch(world.context, task, patient, 1)
+    assert len(ehr.seen) == asked
+    gather.merge(world.context, task, patient, page, 1)
+    assert [r for r in world.package(case_id, "Condition", "Observation") if "source" in r.get("meta", {})] == []
+    (line,) = world.manifest(case_id, "Lakeside").values()
+    assert line["detail"] == "Not asked: a consent on file denies it."
+
+
+def test_what_was_read_before_consent_ended_is_not_merged(world: World) -> None:
+    world.ehr("lakeside")
+    case_id = world.open(sources=["lakeside"])
+    task = world.get(case_id)["gathering"][0]["task"].removeprefix("Task/")
+    patient, page = gather.begin(world.context, task)
+    gather.fetch(world.context, task, patient, 1)
+    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    gather.merge(world.context, task, patient, page, 1)
+    assert [r for r in world.package(case_id, "Condition", "Observation") if "source" in r.get("meta", {})] == []
