@@ -107,12 +107,21 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
         if criteria is not None:
             found = bundles.match_one(tx, resource_type, criteria, visibility, endpoint.base_url)
             if found is not None:
-                disclosure.disclosed([found])
-                return answers.stored_answer(endpoint, found)
+                return _there_already(endpoint, caller, tx, found)
         stored = resources.create(tx, body, resource, base_url=endpoint.base_url)
         endpoint.hooks.within(tx)
         written(tx, visibility)
     return answers.stored_answer(endpoint, stored, 201)
+
+
+def _there_already(endpoint: Endpoint, caller: Caller, tx: Transaction, found: Stored) -> Response:
+    """What If-None-Exist found: shown to who may read it; who may only create is told that it is there."""
+    readable = endpoint.sees(caller, (found.type, "r"))
+    if endpoint.allows(caller, found.type, "r") and resources.find(tx.connection, readable, found.type, found.id):
+        disclosure.disclosed([found])
+        return answers.stored_answer(endpoint, found)
+    headers = {"ETag": found.etag, "Location": f"{endpoint.base_url}/{found.versioned}"}
+    return Response("", 200, mimetype=answers.JSON, headers=headers)
 
 
 def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:

@@ -675,6 +675,18 @@ def test_each_interaction_needs_its_letter(guarded: Callable[[Caller], Send]) ->
             assert allowed or status == 403
 
 
+@pytest.mark.parametrize(("letters", "shown"), [("c", False), ("cr", True)])
+def test_what_a_conditional_create_finds_is_shown_to_who_may_read_it(
+    guarded: Callable[[Caller], Send], letters: str, shown: bool
+) -> None:
+    identified = {**PATIENT, "identifier": [{"system": "urn:mrn", "value": "1"}], "gender": "female"}
+    name = created(guarded(ALICE), identified)
+    send = guarded(replace(ALICE, scopes=(f"user/Patient.{letters}",)))
+    answer = send("POST", "/Patient", PATIENT, **{"If-None-Exist": "identifier=urn:mrn|1"})
+    assert (answer.status_code, answer.headers["Location"]) == (200, f"{BASE}/Patient/{name}/_history/1")
+    assert ("female" in answer.get_data(as_text=True)) is shown
+
+
 def test_who_says_nothing_is_asked_who_it_is(guarded: Callable[[Caller], Send]) -> None:
     nobody = guarded(Caller("", ""))
     for method, path in (("GET", "/Patient/1"), ("GET", "/Patient"), ("POST", "/"), ("GET", "/Patient/1/$look")):
