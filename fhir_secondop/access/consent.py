@@ -54,7 +54,7 @@ def _of_provision(provision: dict[str, Any], above: str, actors: frozenset[str],
 
     Of several exceptions that cover it a deny wins; one that names nobody is for everybody.
     """
-    if not in_period(provision, now_ms) or (provision.get("actor") and not names(provision, actors)):
+    if not covers(provision, actors, now_ms):
         return ""
     own = str(provision.get("type", above))
     if own == "permit" and not _is_care(provision):
@@ -70,23 +70,36 @@ def is_about_privacy(consent: dict[str, Any]) -> bool:
 
 
 # What narrows a provision to a part of the record or of what is done with it.
-_NARROWING = ("securityLabel", "class", "code", "data", "action", "dataPeriod")
+_NARROWING = frozenset({"securityLabel", "class", "code", "data", "action", "dataPeriod"})
 
 
 def _is_care(provision: dict[str, Any]) -> bool:
-    """Whether a permit is for all that we do: it names no purpose, or one of ours, and is narrowed to no part."""
-    if any(provision.get(element) for element in _NARROWING):
-        return False
+    """Whether a permit is for all that we do: it is for care, and narrowed to no part of the record."""
+    return is_for_care(provision) and not narrowing(provision)
+
+
+def narrowing(provision: dict[str, Any]) -> set[str]:
+    """The elements that narrow a provision to a part of the record, or of what is done with it."""
+    return {element for element in _NARROWING if provision.get(element)}
+
+
+def covers(provision: dict[str, Any], actors: frozenset[str], now_ms: int) -> bool:
+    """Whether a provision is about these actors, or about everybody, and holds now."""
+    return _in_period(provision, now_ms) and (not provision.get("actor") or _names(provision, actors))
+
+
+def is_for_care(provision: dict[str, Any]) -> bool:
+    """Whether a provision names no purpose, or one of ours."""
     purposes = {p.get("code") for p in provision.get("purpose", [])}
     return not purposes or bool(purposes & {"TREAT", "COC", "PATRQT"})
 
 
-def names(provision: dict[str, Any], actors: frozenset[str]) -> bool:
+def _names(provision: dict[str, Any], actors: frozenset[str]) -> bool:
     """Whether a provision names one of these references as its actor."""
     return any(actor.get("reference", {}).get("reference") in actors for actor in provision.get("actor", []))
 
 
-def in_period(provision: dict[str, Any], now_ms: int) -> bool:
+def _in_period(provision: dict[str, Any], now_ms: int) -> bool:
     """Whether a provision holds now."""
     period = provision.get("period", {})
     if "start" in period and times.interval(period["start"]).low > now_ms:

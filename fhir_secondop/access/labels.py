@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fhir_secondop.access.consent import in_period, is_about_privacy, names
+from fhir_secondop.access.consent import covers, is_about_privacy, is_for_care, narrowing
 
 CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
 ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
@@ -35,20 +35,30 @@ class Named:
 
 
 def named(consents: Iterable[dict[str, Any]], actors: frozenset[str], now_ms: int) -> Named:
-    """What active consents say of labels, for everybody or for these actors."""
+    """What active consents say of labels, for everybody or for these actors.
+
+    A permit lets a label in only where nothing else narrows it: one for research, or for laboratory results, or for
+    the data of a year, is for that alone. A deny keeps it out however it is narrowed.
+    """
     allowed: set[str] = set()
     denied: set[str] = set()
     for consent in consents:
         if consent.get("status") != "active" or not is_about_privacy(consent):
             continue
-        waiting = [consent.get("provision", {})]
+        # Each provision, and whether everything that it is an exception to is for care and for all of the record.
+        waiting = [(consent.get("provision", {}), True)]
         while waiting:
-            provision = waiting.pop()
-            waiting += provision.get("provision", [])
-            if not in_period(provision, now_ms) or (provision.get("actor") and not names(provision, actors)):
+            provision, plain = waiting.pop()
+            if not covers(provision, actors, now_ms):
                 continue
+            plain = plain and is_for_care(provision)
+            further = narrowing(provision) - {"securityLabel"}
+            waiting += [(nested, plain and not further) for nested in provision.get("provision", [])]
             codes = {str(label.get("code", "")) for label in provision.get("securityLabel", [])}
-            (allowed if provision.get("type") == "permit" else denied).update(codes)
+            if provision.get("type") != "permit":
+                denied.update(codes)
+            elif plain and not further:
+                allowed.update(codes)
     return Named(frozenset(allowed - denied), frozenset(denied))
 
 

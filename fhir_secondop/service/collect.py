@@ -27,7 +27,7 @@ from fhir_secondop.opinion import records
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.service import copies
 from fhir_secondop.service.context import SERVICE, Context, quarantine
-from fhir_secondop.service.sensitivity import label_of
+from fhir_secondop.service.sensitivity import label_of, require_consent
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import New
@@ -89,6 +89,7 @@ class _Collector:
         self.case = case
         self.task_id = task_id
         self.name = name
+        self.source = source
         self.patient_id = patient_id
         self.client: Client = context.client(name)
         self.label = label_of(context, case, source)
@@ -104,6 +105,12 @@ class _Collector:
             if self._bytes > MAX_RECORD_BYTES:
                 why = f"{self.name}: the record is over {MAX_RECORD_BYTES} bytes; the rest is not read."
                 raise EhrFailure("policy", why)
+
+    def require_consent(self) -> None:
+        """Before each request. Raises ConsentEnded."""
+        with self.context.database.reading() as connection:
+            said = [stored.resource for stored in resources.in_case(connection, self.case.id, ["Consent"])]
+        require_consent(self.context, said, self.name, self.source)
 
     def is_for_the_case(self, bundle: Resource) -> bool:
         """Whether a page holds nobody else's resources, and nothing that its label keeps out."""
@@ -143,7 +150,9 @@ class _Collector:
             part.pages.append(page_id)
             for entry in bundle.get("entry", []):
                 self._note(entry.get("resource", {}), part)
+            self.require_consent()
 
+        self.require_consent()
         try:
             if ask.type.startswith("$"):
                 answer = pull.fetch_hint(self.client, ask.type[1:], self.patient_id, sink)
@@ -174,7 +183,7 @@ def collect(
 
     `earlier` is the package of an earlier gathering, of which only the changes are asked for. Raises EhrFailure when it
     is worth trying again later: nothing was answered at all, or the EHR asks for patience. With `last_try` that goes
-    into the manifest instead.
+    into the manifest instead. Raises ConsentEnded before the first request for which there is no consent any more.
     """
     run = _Collector(context, case, task_id, name, source, patient_id, last_try=last_try)
     # Who we are there is settled before the plan: the scopes that were granted are part of it.
@@ -306,6 +315,7 @@ def _cited_level(run: _Collector, todo: list[str], pages: list[_Waiting]) -> dic
     said: dict[str, list[str]] = {"pages": [], "keys": [], "unresolved": [], "further": []}
 
     def read(key: str) -> tuple[str, Page | None]:
+        run.require_consent()
         try:
             return key, pull.read_cited(run.client, key)[0]
         except EhrFailure:
@@ -348,6 +358,7 @@ def _read_files(run: _Collector, attachments: list[Resource], collected: Collect
         part = f"file {key}"[:300]
         said = run.finished.get(part)
         if said is None:
+            run.require_consent()
             try:
                 file = pull.read_file(run.client, attachment)
                 run.count(len(file.data))
@@ -427,7 +438,7 @@ def _binary(content_type: str, data: bytes, url: str) -> tuple[Body, Resource]:
 def put_binary(
     tx: Transaction, context: Context, case_id: str, name: str, binary_id: str, content_type: str, data: bytes, url: str
 ) -> None:
-    """Bytes of an EHR as a Binary, unchanged; again is the same."""
+    """Bytes of an EHR as a Binary, unchanged; again is the same. `case_id` is the case, or its quarantine."""
     body, resource = _binary(content_type, data, url)
     before = resources.find(tx.connection, EVERYTHING, "Binary", binary_id)
     if before is None:
@@ -440,7 +451,10 @@ def put_binary(
             case_id=case_id,
             owner=resources.SOURCE + name,
         )
-    elif before.body != body:
+        return
+    if before.case_id != case_id:  # a label came, or went
+        copies.move(tx, before, case_id)
+    if before.body != body:
         resources.update(tx, before, body, resource, base_url=context.base_url)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from fhir_secondop.opinion.records import Copy
 from fhir_secondop.service.context import Context, quarantine
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Transaction
-from fhir_secondop.store.resources import New
+from fhir_secondop.store.resources import New, Stored
 
+_FILE = re.compile(r'"Binary/([A-Za-z0-9\-.]{1,64})"')
 CHUNK = 200
 CHUNK_CHARACTERS = 4_000_000
 # Built once: a gathering runs it hundreds of times.
@@ -68,15 +70,17 @@ def store(
 ) -> None:
     """Puts the copies in: new ones in bulk, changed ones as their next version, unchanged ones not at all."""
     for chunk in _chunks(copies):
+        fresh = {copy.id for copy in chunk if _held(copy, held) is None}
+        # What a label kept out for a while has its id and its versions still.
+        back = bring_back(tx, case_id, name, fresh)
         new = []
         for copy in chunk:
-            ref = refs.parse(copy.source_url)
-            had = held.get(ref.local) if ref is not None else None
-            if had is None:
+            had = _held(copy, held)
+            if had is None and copy.id not in back:
                 new.append(New(copy.id, copy.body, copy.resource))
                 continue
             # The same version of the same resource; but what it cites may have been gathered only now.
-            if had.url == copy.source_url and ref is not None and ref.version and not had.cites_there:
+            if had is not None and had.url == copy.source_url and _is_versioned(copy) and not had.cites_there:
                 continue
             before = resources.read(tx.connection, EVERYTHING, copy.resource["resourceType"], copy.id)
             if before.body != copy.body or before.meta.get("source") != copy.source_url:
@@ -84,21 +88,60 @@ def store(
         resources.create_many(tx, new, base_url=context.base_url, case_id=case_id, owner=resources.SOURCE + name)
 
 
+def _held(copy: Copy, held: dict[str, Held]) -> Held | None:
+    ref = refs.parse(copy.source_url)
+    return held.get(ref.local) if ref is not None else None
+
+
+def _is_versioned(copy: Copy) -> bool:
+    ref = refs.parse(copy.source_url)
+    return ref is not None and bool(ref.version)
+
+
+def move(tx: Transaction, stored: Stored, case_id: str) -> None:
+    """Puts a page or a file into the case, or sets it aside; its versions go along."""
+    where = sa.update(tables.resource).where(tables.resource.c.rid == stored.rid)
+    tx.connection.execute(where.values(case_id=case_id))
+
+
+def bring_back(tx: Transaction, case_id: str, name: str, ids: Iterable[str]) -> set[str]:
+    """Puts what was set aside back into the case; the ids, of these, that had been."""
+    resource = tables.resource.c
+    aside = sa.and_(resource.case_id == quarantine(case_id), resource.owner == resources.SOURCE + name)
+    moved = sa.update(tables.resource).where(aside, resource.id.in_(sorted(ids))).returning(resource.id)
+    return set(tx.connection.execute(moved.values(case_id=case_id)).scalars())
+
+
 def put_aside(tx: Transaction, case_id: str, name: str, keys: Iterable[str], held: dict[str, Held]) -> None:
-    """Takes copies out of the case that a label keeps out from now on, and the source's pages, which may hold them."""
+    """Takes copies out of the case that a label keeps out from now on, with the files that only they name; and the
+    source's pages, which may hold them.
+    """
     ids = [records.copy_reference(case_id, name, key).partition("/")[2] for key in keys if key in held]
     if not ids:
         return
     resource = tables.resource.c
     own = sa.and_(resource.case_id == case_id, resource.owner == resources.SOURCE + name)
+    moved = sa.update(tables.resource).where(own).values(case_id=quarantine(case_id))
+    bodies = sa.select(tables.version.c.body).select_from(tables.resource.join(tables.version, resources.CURRENT))
+    theirs = _files_named(tx.connection.execute(bodies.where(own, resource.id.in_(ids))).scalars())
     # The Provenance of a gathering names its pages; a file is named by what it belongs to.
     named = sa.exists().where(
         tables.reference.c.type == "Provenance", tables.reference.c.param == "entity",
         tables.reference.c.target == sa.literal("Binary/") + resource.id,
     )  # fmt: skip
     pages = sa.and_(resource.type == "Binary", named)
-    moved = sa.update(tables.resource).where(own, sa.or_(resource.id.in_(ids), pages))
-    tx.connection.execute(moved.values(case_id=quarantine(case_id)))
+    tx.connection.execute(moved.where(sa.or_(resource.id.in_(ids), pages)))
+    if not theirs:
+        return
+    others = sa.select(tables.version.c.body).select_from(tables.resource.join(tables.version, resources.CURRENT))
+    others = others.where(own, resource.type != "Binary", tables.version.c.body.contains('"Binary/'))
+    theirs -= _files_named(tx.connection.execute(others.execution_options(yield_per=CHUNK)).scalars())
+    tx.connection.execute(moved.where(resource.type == "Binary", resource.id.in_(sorted(theirs))))
+
+
+def _files_named(bodies: Iterable[str]) -> set[str]:
+    """The ids of the Binaries that these resources name."""
+    return {found for body in bodies for found in _FILE.findall(body)}
 
 
 def _chunks(copies: Iterable[Copy]) -> Iterator[list[Copy]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from sqlalchemy.engine import Connection
+
 from fhir_secondop.ehr.failures import EhrFailure, Refused
 from fhir_secondop.ehr.identity import Match
 from fhir_secondop.errors import Conflict, Invalid, NotFound
@@ -146,8 +148,12 @@ def begin(context: Context, task_id: str) -> list[str]:
 
 def _loaded(context: Context, task_id: str) -> tuple[Case, Resource]:
     with context.database.reading() as connection:
-        case_id, stored = case_of_task(connection, EVERYTHING, task_id)
-        return load(connection, EVERYTHING, case_id), stored.resource
+        return _load(connection, task_id)
+
+
+def _load(connection: Connection, task_id: str) -> tuple[Case, Resource]:
+    case_id, stored = case_of_task(connection, EVERYTHING, task_id)
+    return load(connection, EVERYTHING, case_id), stored.resource
 
 
 def _hold(context: Context, case: Case, task: Resource, match: Match) -> list[str]:
@@ -191,18 +197,22 @@ def fetch(context: Context, task_id: str, patient_id: str, number: int) -> list[
     case, task = _loaded(context, task_id)
     if task["status"] in _STOPPED:
         return ["0", "0"]
-    if _withheld(context, case, task):
-        return ["0", "0"]
-    found = _collected(context, case, task, patient_id, last_try=number >= MAX_ATTEMPTS)
+    try:
+        _require_consent(context, case, task)
+        found = _collected(context, case, task, patient_id, last_try=number >= MAX_ATTEMPTS)
+    except sensitivity.ConsentEnded as ended:
+        return _end_without_consent(context, task_id, ended)
     return [str(len(found.pages)), str(len(found.files))]
 
 
-def _withheld(context: Context, case: Case, task: Resource) -> bool:
-    """Whether consent has ended since the gathering began: then it ends, and nothing is asked or merged any more."""
-    decision = sensitivity.may_ask(context, case, connection_name(task), _source(task))
-    if not decision.permitted:
-        _end(context, case, task, f"Not asked: {decision.because}.", reason="consent-withheld")
-    return not decision.permitted
+def _require_consent(context: Context, case: Case, task: Resource) -> None:
+    sensitivity.require_consent(context, case.of_type("Consent"), connection_name(task), _source(task))
+
+
+def _end_without_consent(context: Context, task_id: str, ended: sensitivity.ConsentEnded) -> list[str]:
+    """Consent has ended since the gathering began: nothing is asked or merged any more."""
+    _end(context, *_loaded(context, task_id), f"Not asked: {ended}.", reason="consent-withheld")
+    return ["0", "0"]
 
 
 def _collected(context: Context, case: Case, task: Resource, patient_id: str, *, last_try: bool) -> collect.Collected:
@@ -217,17 +227,25 @@ def merge(context: Context, task_id: str, patient_id: str, first_page: str, numb
     case, task = _loaded(context, task_id)
     if task["status"] in _STOPPED:
         return task_id
-    if _withheld(context, case, task):
-        return task_id
-    name = connection_name(task)
+    try:
+        _merge(context, case, task, patient_id, first_page)
+    except sensitivity.ConsentEnded as ended:
+        _end_without_consent(context, task_id, ended)
+    return task_id
+
+
+def _merge(context: Context, case: Case, task: Resource, patient_id: str, first_page: str) -> None:
+    task_id, name = task["id"], connection_name(task)
     base = context.client(name).base
     # Everything of it is finished by now: this only reads back what the parts said.
     found = _collected(context, case, task, patient_id, last_try=True)
     page_ids = collect.distinct([first_page, *found.pages])
     with context.database.transaction(SERVICE) as tx:
-        task = resources.read(tx.connection, EVERYTHING, "Task", task_id).resource
+        # Once more, with the consents as they are now: nothing that was taken back meanwhile is merged.
+        case, task = _load(tx.connection, task_id)
         if task["status"] in _STOPPED:
-            return task_id
+            return
+        _require_consent(context, case, task)
         held = copies.held(tx.connection, case.id, name, base)
         pages = collect.StoredPages(tx.connection, page_ids)
         gathered = records.merge(
@@ -236,6 +254,8 @@ def merge(context: Context, task_id: str, patient_id: str, first_page: str, numb
         )  # fmt: skip
         copies.store(tx, context, case.id, name, gathered.copies, held)
         copies.put_aside(tx, case.id, name, gathered.kept_out, held)
+        named = (records.copy_reference(case.id, name, key).partition("/")[2] for key in found.files)
+        copies.bring_back(tx, case.id, name, named)
         entries = {**gathered.entries, **{key: records.copy_reference(case.id, name, key) for key in found.files}}
         gathered = replace(gathered, entries=entries)
         package = _package(context, case, task, gathered)
@@ -257,7 +277,6 @@ def merge(context: Context, task_id: str, patient_id: str, first_page: str, numb
         put(tx, context, case.id, _advanced(said, "completed", now))
         progress.forget(tx, task_id)
         _settle(tx, context, case.id)
-    return task_id
 
 
 def _package(context: Context, case: Case, task: Resource, gathered: records.Gathered) -> Resource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fhir_secondop.access import consent, labels
 from fhir_secondop.access.consent import Decision
@@ -12,11 +12,25 @@ from fhir_secondop.opinion.case import Case
 from fhir_secondop.service.context import Context
 
 
+class ConsentEnded(Exception):
+    """The patient's consent ended while a record was being read: its source is asked for nothing more."""
+
+
 def may_ask(context: Context, case: Case, name: str, source: str) -> Decision:
     """Whether the record may be asked of that source: one under 42 CFR Part 2 only by an explicit consent."""
+    return _may_ask(context, case.of_type("Consent"), name, source)
+
+
+def require_consent(context: Context, consents: Iterable[Resource], name: str, source: str) -> None:
+    """While a record is being read, by the consents as they stand now. Raises ConsentEnded."""
+    decision = _may_ask(context, consents, name, source)
+    if not decision.permitted:
+        raise ConsentEnded(decision.because)
+
+
+def _may_ask(context: Context, consents: Iterable[Resource], name: str, source: str) -> Decision:
     policy = "explicit" if context.connections[name].part2 else context.consent_policy
-    said = map(labels.without_labelled, case.of_type("Consent"))
-    return consent.decide(said, policy, frozenset({source}), context.now())
+    return consent.decide(map(labels.without_labelled, consents), policy, frozenset({source}), context.now())
 
 
 def may_send(context: Context, case: Case, actors: frozenset[str]) -> Decision:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.wrappers import Response
 
 from fhir_secondop.access import labels
 from fhir_secondop.fhir import codec
@@ -21,13 +22,14 @@ from fhir_secondop.store import resources
 from tests.service.conftest import TOKENS
 from tests.service.test_review import example
 from tests.service.world import SURGEON as SURGEON_TOKEN
-from tests.service.world import World, opened, readable, record_of
+from tests.service.world import World, opened, readable, record_of, refusal
 
 Plain = dict[str, Any]
 THO = "http://terminology.hl7.org/CodeSystem"
 CONFIDENTIALITY, ACT = f"{THO}/v3-Confidentiality", f"{THO}/v3-ActCode"
 SECRET = "zq-counselling"
 SURGEON = "Mockridge"
+NOW_MS = 1_795_000_000_000  # in 2026
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def consent(patient: str, *, rule: str = "OPTIN", **provision: Any) -> Plain:
     }  # fmt: skip
 
 
-def record(world: World, case_id: str, body: Plain) -> None:
+def record(world: World, body: Plain) -> None:
     answer = world.call("POST", "/fhir/Consent", body)
     assert answer.status_code == 201, answer.get_data(as_text=True)
 
@@ -99,7 +101,7 @@ def test_a_consent_that_names_the_label_lets_it_in(world: World) -> None:
     world.ehr("lakeside", record=labelled_record("R"))
     case_id = world.gathered(sources=["lakeside"])
     named = [{"system": CONFIDENTIALITY, "code": "R"}]
-    record(world, case_id, consent(patient_of(world, case_id), type="permit", securityLabel=named))
+    record(world, consent(patient_of(world, case_id), type="permit", securityLabel=named))
     world.post(case_id, "gather", {"sources": world_sources(world, case_id), "full": True})
     world.work()
     assert world.manifest(case_id, "Lakeside")["Condition"]["withheld"] is False
@@ -108,7 +110,7 @@ def test_a_consent_that_names_the_label_lets_it_in(world: World) -> None:
 
     # One more that denies it wins, and what had been let in is put aside with the pages that it came in.
     narrowed = [{"type": "deny", "securityLabel": named}]
-    record(world, case_id, consent(patient_of(world, case_id), type="permit", provision=narrowed))
+    record(world, consent(patient_of(world, case_id), type="permit", provision=narrowed))
     world.post(case_id, "gather", {"sources": world_sources(world, case_id), "full": True})
     world.work()
     assert world.manifest(case_id, "Lakeside")["Condition"]["withheld"] is True
@@ -118,6 +120,87 @@ def test_a_consent_that_names_the_label_lets_it_in(world: World) -> None:
 def world_sources(world: World, case_id: str) -> list[str]:
     request = next(r for r in world.package(case_id, "ServiceRequest") if r["id"] == case_id)
     return [e["valueReference"]["reference"] for e in request["extension"] if e["url"].endswith("record-source")]
+
+
+def letters(*labelled: str) -> list[Resource]:
+    """Lakeside's record with two letters that have one file, and each its own; those named are labelled."""
+    found = copy.deepcopy(record_of("lakeside"))
+    patient = next(r["id"] for r in found if r["resourceType"] == "Patient")
+    for file in ("own-1", "own-2", "both"):
+        data = base64.b64encode(f"file {file} {SECRET}".encode()).decode()
+        found.append({"resourceType": "Binary", "id": file, "contentType": "text/plain", "data": data})
+    for name in ("1", "2"):
+        found.append({
+            "resourceType": "DocumentReference", "id": f"letter-{name}", "status": "current",
+            "meta": {"security": [{"system": CONFIDENTIALITY, "code": "R" if name in labelled else "N"}]},
+            "subject": {"reference": f"Patient/{patient}"}, "type": {"text": "Letter"}, "description": f"letter {name}",
+            "content": [{"attachment": {"contentType": "text/plain", "url": f"Binary/{file}"}}
+                        for file in (f"own-{name}", "both")],
+        })  # fmt: skip
+    return found
+
+
+def again(world: World, case_id: str) -> None:
+    world.post(case_id, "gather", {"sources": world_sources(world, case_id), "full": True})
+    world.work()
+
+
+def files_shown(world: World, case_id: str) -> set[str]:
+    shown = readable(world, case_id, "reviewer")
+    return {file for file in ("own-1", "own-2", "both") if f"file {file} {SECRET}" in shown}
+
+
+def test_a_file_goes_and_comes_back_with_what_names_it(world: World) -> None:
+    ehr = world.ehr("lakeside", record=letters())
+    case_id = world.gathered(sources=["lakeside"])
+    world.accept(case_id)
+    assert files_shown(world, case_id) == {"own-1", "own-2", "both"}
+
+    for _ in range(2):
+        ehr.put(next(r for r in letters("1") if r["id"] == "letter-1"))
+        again(world, case_id)
+        assert files_shown(world, case_id) == {"own-2", "both"}  # the other letter has its own, and the one of both
+        assert "letter 1" not in str(world.package(case_id, "DocumentReference"))
+
+        ehr.put(next(r for r in letters() if r["id"] == "letter-1"))
+        again(world, case_id)
+        assert files_shown(world, case_id) == {"own-1", "own-2", "both"}
+        assert "letter 1" in str(world.package(case_id, "DocumentReference"))
+
+
+NARROWED = {
+    "another purpose": {"purpose": [{"system": f"{THO}/v3-ActReason", "code": "HRESCH"}]},
+    "a class": {"class": [{"system": "http://hl7.org/fhir/resource-types", "code": "Observation"}]},
+    "a code": {"code": [{"text": "haemoglobin"}]},
+    "an action": {"action": [{"coding": [{"code": "collect"}]}]},
+    "data": {"data": [{"meaning": "instance", "reference": {"reference": "Condition/1"}}]},
+    "the data of a time": {"dataPeriod": {"start": "2020"}},
+    "a time that is over": {"period": {"end": "2020"}},
+    "somebody else": {"actor": [{"role": {"text": "recipient"}, "reference": {"reference": "Organization/x"}}]},
+}
+R = [{"system": CONFIDENTIALITY, "code": "R"}]
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["itself", "what it is an exception to"])
+@pytest.mark.parametrize("narrowed", NARROWED.values(), ids=NARROWED)
+def test_a_permit_that_is_narrowed_lets_no_label_in(narrowed: Plain, nested: bool) -> None:
+    permit = {"type": "permit", "securityLabel": R}
+    said = consent("Patient/1", **narrowed, type="permit", provision=[permit]) if nested else consent(
+        "Patient/1", **permit, **narrowed)  # fmt: skip
+    assert labels.named([said], frozenset({"Organization/us"}), NOW_MS).let_in == frozenset()
+
+
+@pytest.mark.parametrize("plain", [{}, {"purpose": [{"code": "TREAT"}]}, {"period": {"start": "2020"}}])
+def test_a_permit_for_care_lets_its_label_in(plain: Plain) -> None:
+    said = consent("Patient/1", type="permit", securityLabel=R, **plain)
+    assert labels.named([said], frozenset(), NOW_MS).let_in == {"R"}
+
+
+@pytest.mark.parametrize("narrowed", [NARROWED["another purpose"], NARROWED["a class"]])
+def test_a_deny_keeps_its_label_out_however_it_is_narrowed(narrowed: Plain) -> None:
+    said = [consent("Patient/1", type="permit", securityLabel=R), consent(
+        "Patient/1", type="permit", provision=[{"type": "deny", "securityLabel": R, **narrowed}])]  # fmt: skip
+    assert labels.named(said, frozenset(), NOW_MS) == labels.Named(frozenset(), frozenset({"R"}))
 
 
 # ---- 42 CFR Part 2
@@ -176,7 +259,7 @@ def test_who_holds_an_older_version_gets_a_notice_without_content(world: World) 
     assert (left["version"], left["sent"], left["permittedNow"]) == (1, "accepted", True)
     assert left["address"] == ehr.base
 
-    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    record(world, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
     sent = len(ehr.written)
     world.amend(case_id)
     world.work()
@@ -205,7 +288,7 @@ def test_who_holds_an_older_version_gets_a_notice_without_content(world: World) 
 def test_who_holds_nothing_is_not_told_that_there_is_something(world: World) -> None:
     ehr = world.ehr("lakeside")
     case_id = world.signed(sources=[])
-    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    record(world, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
     world.work()
     world.amend(case_id)
     world.work()
@@ -217,7 +300,7 @@ def test_a_notice_is_planned_with_the_hold_or_not_at_all(world: World, monkeypat
     world.ehr("lakeside")
     case_id = world.signed(sources=[])
     world.work()
-    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    record(world, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
     world.amend(case_id)
     from fhir_secondop.service import delivery
 
@@ -306,7 +389,7 @@ def test_a_gathering_under_way_ends_when_consent_does(world: World) -> None:
     case_id = world.open(sources=["lakeside"])
     task = world.get(case_id)["gathering"][0]["task"].removeprefix("Task/")
     patient, page = gather.begin(world.context, task)
-    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    record(world, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
     asked = len(ehr.seen)
     gather.fetch(world.context, task, patient, 1)
     assert len(ehr.seen) == asked
@@ -322,6 +405,42 @@ def test_what_was_read_before_consent_ended_is_not_merged(world: World) -> None:
     task = world.get(case_id)["gathering"][0]["task"].removeprefix("Task/")
     patient, page = gather.begin(world.context, task)
     gather.fetch(world.context, task, patient, 1)
-    record(world, case_id, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
+    record(world, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
     gather.merge(world.context, task, patient, page, 1)
     assert [r for r in world.package(case_id, "Condition", "Observation") if "source" in r.get("meta", {})] == []
+
+
+def test_consent_that_ends_within_a_reading_stops_its_next_request(world: World) -> None:
+    """Over the types, what is cited, and the files, whichever request it was that came before the revocation."""
+    many = letters()
+    patient = next(r["id"] for r in many if r["resourceType"] == "Patient")
+    many += [{"resourceType": "Observation", "id": f"o{n}", "status": "final", "code": {"text": "x"},
+              "subject": {"reference": f"Patient/{patient}"},
+              "performer": [{"reference": f"Practitioner/p{n}"}]} for n in range(3)]  # fmt: skip
+    many += [{"resourceType": "Practitioner", "id": f"p{n}"} for n in range(3)]
+    ehr = world.ehr("lakeside", record=many, concurrency=1)
+    seen = set()
+    for ends_after in range(4, 80, 3):
+        case_id = world.open(sources=["lakeside"], placer={"system": "https://x.example", "value": str(ends_after)})
+        patient_here = patient_of(world, case_id)
+        start = len(ehr.seen)
+        ended: list[int] = []
+
+        def instead(asked: Any, start: int = start, at: int = ends_after, patient: str = patient_here,
+                    ended: list[int] = ended) -> Response | None:  # fmt: skip
+            asked.environ["QUERY_STRING"] = asked.environ["QUERY_STRING"].replace("_count=100", "_count=2")  # pages
+            if len(ehr.seen) - start == at and not ended:
+                ended.append(len(ehr.seen))
+                seen.add("file" if asked.type == "Binary" else asked.kind)
+                record(world, consent(patient, rule="OPTOUT", type="deny"))
+                return refusal(403) if at % 2 else None
+            return None
+
+        ehr.instead = instead
+        world.work()
+        if not ended:
+            break
+        assert len(ehr.seen) == ended[0], ends_after
+        assert [r for r in world.package(case_id, "Condition", "Observation") if "source" in r.get("meta", {})] == []
+        assert world.get(case_id)["gathering"][0]["status"] == "failed"
+    assert seen == {"search", "read", "file"}
