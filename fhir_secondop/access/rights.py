@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fhir_secondop.access import scopes
 from fhir_secondop.errors import Forbidden
 from fhir_secondop.model import Caller, Visibility
@@ -28,6 +30,13 @@ def restrictions(caller: Caller, resource_type: str, letter: str) -> tuple[str, 
 def unrestricted(caller: Caller, resource_type: str, letter: str) -> bool:
     """Whether the interaction is granted on all resources of the type that the caller sees."""
     return allows(caller, resource_type, letter) and not restrictions(caller, resource_type, letter)
+
+
+def require_creates(caller: Caller, types: Iterable[str]) -> None:
+    """Raises Forbidden unless resources of all these types may be created. A scope on some of a type is not enough."""
+    missing = [f"{kind}.c" for kind in dict.fromkeys(types) if not unrestricted(caller, kind, "c")]
+    if missing:
+        raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which this request needs.")
 
 
 # What a summary of a case tells of.

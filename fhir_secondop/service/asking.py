@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from fhir_secondop.access import consent, rights
+from fhir_secondop.access import consent
 from fhir_secondop.ehr.documents import attachment, sha256
 from fhir_secondop.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from fhir_secondop.fhir import times
@@ -15,7 +15,7 @@ from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import tokens
-from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, quarantine
+from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, quarantine, require_hand
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
@@ -70,9 +70,9 @@ def _row(context: Context, caller: Caller, task: Resource) -> Plain:
 
 def request(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
     """Asks for an item by hand, or asks again: somebody else, another way, or after a link was locked or ran out."""
-    rights.require_role(caller, "reviewer", "requester")
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id, gathered=True)
+        require_hand(tx, context, case)
         before = case.find("Task", derived_id(case.id, "ask", plain["item"]))
         if before is not None and before["status"] not in ("requested", "on-hold"):
             raise Conflict(f"This was asked for already; the request is {before['status']}.")

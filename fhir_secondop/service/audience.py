@@ -34,22 +34,18 @@ def admit(
 ) -> None:
     """Lets these parties ("system|value" or a caller's id) see that part of the case, until then or without end.
 
-    Who sees more of it already, or for longer, goes on doing so.
+    Who sees that part for longer goes on doing so; one who sees both parts, each for its time, has a row for each.
     """
-    audience = tables.audience.c
-    known = {
-        row.party: row for row in tx.connection.execute(sa.select(tables.audience).where(audience.case_id == case_id))
-    }
+    rows = tx.connection.execute(sa.select(tables.audience).where(_of(case_id, part)))
+    known = {row.party: row.until for row in rows}
     for party in sorted(set(parties)):
-        had = known.get(party)
-        if had is None:
+        if party not in known:
             values = {"case_id": case_id, "party": party, "part": part, "until": until_ms}
             tx.connection.execute(sa.insert(tables.audience).values(values))
             continue
-        later = None if None in (had.until, until_ms) else max(had.until, until_ms)
-        more = RECORD if RECORD in (had.part, part) else part
-        if (had.part, had.until) != (more, later):
-            _set(tx, case_id, party, more, later)
+        later = None if None in (known[party], until_ms) else max(known[party], until_ms)
+        if later != known[party]:
+            _set(tx, case_id, party, part, later)
 
 
 def admit_members(tx: Transaction, case: Case) -> None:
@@ -79,15 +75,15 @@ def end_review(tx: Transaction, case: Case, identifiers: Iterable[str], now_ms: 
     until = now_ms + REVIEWER_DAYS * _DAY_MS
     standing = members(case)
     for party in sorted(set(identifiers)):
-        for case_id in (case.id, draft_case(case.id)):
-            if case_id == case.id and standing.get(party) == RECORD:
-                continue
-            _set(tx, case_id, party, RECORD, until)
+        if standing.get(party) != RECORD:
+            _set(tx, case.id, party, RECORD, until)
+        _set(tx, draft_case(case.id), party, RECORD, until)
+
+
+def _of(case_id: str, part: str) -> sa.ColumnElement[bool]:
+    return sa.and_(tables.audience.c.case_id == case_id, tables.audience.c.part == part)
 
 
 def _set(tx: Transaction, case_id: str, party: str, part: str, until_ms: int | None) -> None:
-    tx.connection.execute(
-        sa.update(tables.audience)
-        .where(tables.audience.c.case_id == case_id, tables.audience.c.party == party)
-        .values(part=part, until=until_ms)
-    )
+    ends = sa.update(tables.audience).where(_of(case_id, part), tables.audience.c.party == party)
+    tx.connection.execute(ends.values(until=until_ms))

@@ -128,6 +128,19 @@ def require_record(tx: Transaction, context: Context, case_id: str) -> None:
         raise Forbidden("This is for the requester of the case, its reviewer and the coordinator.")
 
 
+def require_hand(tx: Transaction, context: Context, case: Case) -> None:
+    """Raises Forbidden unless the caller has the case in hand: it coordinates, asked for the opinion, or reviews it.
+
+    A reviewer who was asked and has not accepted reads the record, and changes nothing of it yet.
+    """
+    if rights.has_role(tx.caller, "requester"):
+        require_record(tx, context, case.id)
+        return
+    owner = case.directory.person(case.coordination.get("owner", {}).get("reference", ""))
+    if owner is None or not rights.acts_as(tx.caller, owner.identifiers):
+        raise Forbidden("This is for the requester of the case, the reviewer who has accepted it, and the coordinator.")
+
+
 def _is_large(stored: Stored) -> bool:
     return stored.owner.startswith(resources.SOURCE) and len(stored.body.text) > LARGE_CHARACTERS
 

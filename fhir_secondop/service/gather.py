@@ -22,7 +22,7 @@ from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import asking, collect, copies, merging, patients, sensitivity
-from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, require_record
+from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, require_hand
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
 
@@ -338,7 +338,7 @@ def again(context: Context, caller: Caller, case_id: str, sources: list[str], *,
     """
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id)
-        require_record(tx, context, case_id)
+        require_hand(tx, context, case)
         if case.coordination["status"] in ("completed", "rejected", "failed", "cancelled"):
             raise Conflict("The case has ended; its record is not gathered again.")
         wanted = sources or case.sources

@@ -32,7 +32,6 @@ class CaseHooks:
         """A transaction that creates a second-opinion request is an intake; any other goes on as it is."""
         if not any(e.method == "POST" and intake.is_second_opinion(e.resource) for e in entries):
             return entries
-        rights.require_role(caller, "requester")
         others = [e for e in entries if e.method != "POST" or e.if_none_exist is not None]
         if others:
             raise Conflict(
@@ -151,8 +150,10 @@ _CHANGING = frozenset({"status", "statusReason", "businessStatus", "note", "last
 
 def _check_kept(before: Resource, after: Resource) -> None:
     changing = _CHANGING
-    if workflow.is_delivery(before) or codes.has(before["code"], codes.TASK, "gather-records"):
-        changing = changing - {"businessStatus"}
+    carried = workflow.is_delivery(before) or codes.has(before["code"], codes.TASK, "gather-records")
+    if carried or workflow.is_coordination(before):
+        changing = changing - {"businessStatus"}  # how far it has come is what was done, and not what somebody says
+    if carried:
         given_up = workflow.is_delivery(before) and after["status"] == "failed"
         if after["status"] != before["status"] and not given_up:
             raise Forbidden("Its workflow moves this Task; a delivery may be given up (failed).", path="Task.status")

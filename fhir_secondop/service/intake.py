@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Issue
 from fhir_secondop.fhir import codec
 from fhir_secondop.fhir.codec import Body
@@ -43,8 +44,11 @@ def open_case(
 ) -> Opened:
     """Opens a case from what was sent; `bodies` are the texts of those resources, None where we composed them.
 
-    Raises Invalid with every fault, Conflict when the placer identifier or the key was used with other content.
+    Raises Forbidden, Invalid with every fault, Conflict when the placer identifier or the key was used with other
+    content. Whichever door it came by, the scopes must say that what was sent may be created.
     """
+    rights.require_role(caller, "requester")
+    rights.require_creates(caller, [s.resource["resourceType"] for s in sent])
     request = intake.check(sent)
     digest = intake.digest(sent)
     keys = [_key("placer", request.placer)] if request.placer else []

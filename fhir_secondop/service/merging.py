@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import EVERYTHING, Caller, Resource
@@ -15,7 +14,7 @@ from fhir_secondop.opinion import conflicts, duplicates, links, sameness, source
 from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.opinion.sourced import Sourced
-from fhir_secondop.service.context import Context, load, put, who
+from fhir_secondop.service.context import Context, load, put, require_hand, who
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import New
@@ -95,9 +94,9 @@ def unlink(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
 
     `plain` has the group, the reason, and perhaps the copy ("Condition/…").
     """
-    rights.require_role(caller, "reviewer", "requester")
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id, gathered=True)
+        require_hand(tx, context, case)
         link = _link(case, plain["group"])
         if links.decision(link)[0] == links.UNLINKED:
             return link
@@ -118,9 +117,9 @@ def link(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resour
 
     `plain` has the reason, and the group or the copies.
     """
-    rights.require_role(caller, "reviewer", "requester")
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id, gathered=True)
+        require_hand(tx, context, case)
         if ("group" in plain) == ("copies" in plain):
             raise Invalid("Name the group to link again, or the copies to link.", path="copies")
         copies = tuple(plain.get("copies", ())) or links.members(_link(case, plain["group"]))

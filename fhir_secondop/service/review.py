@@ -235,30 +235,31 @@ def withdraw(context: Context, caller: Caller, case_id: str, plain: Plain) -> Re
     """A reviewer who had accepted steps back: both Tasks fail, and a new coordination Task opens for the next."""
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id)
-        task = _own_review(case, caller)
-        now, old = context.instant(), case.coordination
-        failed = [
-            workflow.moved(t, "failed", now, reason=plain["reason"], reason_text=plain.get("text", ""))
-            for t in (task, old)
-        ]
-        number = 1 + sum(1 for t in case.of_type("Task") if workflow.is_coordination(t))
-        kept = ("identifier", "intent", "priority", "code", "businessStatus", "focus", "for", "requester",
-                "restriction")  # fmt: skip
-        opened = compose(
-            "Task",
-            meta=profile("coordination-task"),
-            **{name: old.get(name) for name in kept},
-            id=derived_id(case_id, "coordination", number),
-            status="requested",
-            authoredOn=now,
-            lastModified=now,
-            input=[{"type": codes.concept(codes.EVIDENCE, "follows"), "valueReference": {"reference": reference(old)}}],
-        )
-        put_all(tx, context, case_id, [*failed, opened])
-        person = case.directory.person(task["owner"]["reference"])
-        audience.dismiss(tx, case, person.identifiers if person else frozenset())
-        drop_draft(tx, case_id)
-        return failed[0]
+        return _open_again(tx, context, case, _own_review(case, caller), plain)
+
+
+def _open_again(tx: Transaction, context: Context, case: Case, task: Resource, plain: Plain) -> Resource:
+    """The case without the reviewer who had accepted it; that one's Task, which has failed."""
+    now, old = context.instant(), case.coordination
+    failed = [
+        workflow.moved(t, "failed", now, reason=plain["reason"], reason_text=plain.get("text", "")) for t in (task, old)
+    ]
+    number = 1 + sum(1 for t in case.of_type("Task") if workflow.is_coordination(t))
+    kept = ("identifier", "intent", "priority", "code", "businessStatus", "focus", "for", "requester", "restriction")
+    opened = compose(
+        "Task",
+        meta=profile("coordination-task"),
+        **{name: old.get(name) for name in kept},
+        id=derived_id(case.id, "coordination", number),
+        status="requested",
+        authoredOn=now,
+        lastModified=now,
+        input=[{"type": codes.concept(codes.EVIDENCE, "follows"), "valueReference": {"reference": reference(old)}}],
+    )
+    put_all(tx, context, case.id, [*failed, opened])
+    audience.dismiss(tx, case, _identifiers(case, task))
+    drop_draft(tx, case.id)
+    return failed[0]
 
 
 def _identifiers(case: Case, review: Resource) -> frozenset[str]:
@@ -285,23 +286,34 @@ def _may_cancel(caller: Caller, case: Case, task: Resource) -> None:
         raise Conflict("Its workflow carries this Task on; it is not cancelled by hand.")
 
 
+def _has_case(case: Case, review: Resource) -> bool:
+    """Whether this is the review under way: the one that was accepted, of the current coordination Task."""
+    under_way = review["status"] in ("accepted", "ready", "in-progress", "on-hold")
+    return under_way and review["partOf"][0]["reference"] == reference(case.coordination)
+
+
 def held_from_of(versions: list[resources.Stored]) -> str:
     """The state that a Task on hold came from: the last one before it that was another. Newest version first."""
     return next((v.resource["status"] for v in versions[1:] if v.resource["status"] != "on-hold"), "")
 
 
 def cancel(context: Context, caller: Caller, task_id: str, plain: Plain) -> Resource:
-    """Cancels a Task that has not begun; one in progress gets an abort Task, which its owner must act on."""
+    """Cancels a Task that has not begun; one in progress gets an abort Task, which its owner must act on.
+
+    A review that was accepted ends as if its reviewer had withdrawn: the case is open for the next.
+    """
     with context.database.transaction(caller) as tx:
         case_id, stored = case_of_task(tx.connection, context.visibility(caller), task_id)
         task, now = stored.resource, context.instant()
-        _may_cancel(caller, load(tx.connection, EVERYTHING, case_id), task)
+        case = load(tx.connection, EVERYTHING, case_id)
+        _may_cancel(caller, case, task)
+        if workflow.is_review(task) and _has_case(case, task):
+            return _open_again(tx, context, case, task, plain)
         held_from = held_from_of(resources.history(tx.connection, EVERYTHING, "Task", task_id))
         if "in-progress" not in (task["status"], held_from if task["status"] == "on-hold" else ""):
             cancelled = workflow.moved(task, "cancelled", now, reason=plain["reason"],
                                        reason_text=plain.get("text", ""), held_from=held_from)  # fmt: skip
             put(tx, context, case_id, cancelled)
-            case = load(tx.connection, EVERYTHING, case_id)
             ended = case.reviews if workflow.is_coordination(task) else [task] if workflow.is_review(task) else []
             for review in ended:
                 audience.dismiss(tx, case, _identifiers(case, review))

@@ -104,10 +104,11 @@ intake = sa.Table(
 audience = sa.Table(
     "audience",
     metadata,
-    sa.Column("case_id", sa.String(64), primary_key=True),
-    sa.Column("party", sa.Text, primary_key=True),
+    sa.Column("case_id", sa.String(64), nullable=False),
+    sa.Column("party", sa.Text, nullable=False),
     sa.Column("part", sa.String(16), nullable=False),  # of the case: model.RECORD or model.REPORT
     sa.Column("until", sa.BigInteger, nullable=True),  # ms since 1970, exclusive
+    sa.PrimaryKeyConstraint("case_id", "party", "part", name="pk_audience"),
     sa.Index("ix_audience_party", "party"),
 )
 

@@ -28,6 +28,7 @@ from fhir_secondop.service import invitations
 from fhir_secondop.service.context import Context
 from fhir_secondop.store.sessions import Session, Sessions, hash_of
 from fhir_secondop.web import headers, oidc, pending, roster
+from fhir_secondop.web.links import by_link
 
 log = logging.getLogger(__name__)
 TRIES_MS = 900_000
@@ -212,11 +213,13 @@ class SignIn:
 
         @routes.get("/case-link/<token>")
         def link(token: str) -> AnyResponse:
+            by_link(self._context, invitations.LINK)
             invitations.open_link(self._context, token)
             return self._page("code", token=token)
 
         @routes.post("/case-link/<token>")
         def enter(token: str) -> AnyResponse:
+            by_link(self._context, invitations.LINK)
             self._check_site(request)
             task_id = invitations.enter(self._context, token, request.form.get("code", ""))
             answer = redirect("/", 303)

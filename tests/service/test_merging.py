@@ -259,6 +259,11 @@ def test_only_the_reviewer_and_the_requesters_side_say_what_is_one(bench: Bench,
     asked = bench.call("POST", f"/api/second-opinions/{case_id}/ask-reviewer",
                        {"reviewer": example("review.json")["reviewer"]})  # fmt: skip
     assert asked.status_code == 200
+    with pytest.raises(Forbidden):
+        merging.unlink(context, REVIEWER, case_id, {"group": group, "reason": "x"})  # asked, and has not accepted
+    accepted = bench.call("POST", f"/api/second-opinions/{case_id}/accept", {"declaration": {"interests": "none"}},
+                          "reviewer")  # fmt: skip
+    assert accepted.status_code == 200
     assert not merging.unlink(context, REVIEWER, case_id, {"group": group, "reason": "x"})["active"]
     assert merged(bench, case_id, REVIEWER)["undone"][0]["by"] == "Dr. Clara Standin"
 

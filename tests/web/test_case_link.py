@@ -258,3 +258,16 @@ def test_the_code_is_not_taken_from_another_sites_page(invited: Invited) -> None
         invited.path, data={"code": invited.code}, headers={"Sec-Fetch-Site": "cross-site"}
     )
     assert answer.status_code == 403
+
+
+def test_who_used_a_link_stands_in_the_audit_of_its_case(invited: Invited) -> None:
+    browser = invited.site.browser()
+    browser.get(invited.path)
+    invited.enter(browser, invited.wrong())
+    invited.enter(browser)
+    answer = browser.get(f"/fhir/ServiceRequest/{invited.case}/$audit-trail",
+                         headers={"Authorization": "Bearer desk"})  # fmt: skip
+    events = [e["resource"] for e in answer.get_json()["entry"]]
+    used = [e for e in events if f"link:Task/{invited.task}" in json.dumps(e["agent"])]
+    assert [e["outcome"] for e in used].count("4") == 1
+    assert len(used) >= 3  # shown, refused, let in; and what was written for it

@@ -39,7 +39,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
     is_open = task["status"] not in _ENDED
     return Offers(
         coordinates=desk,
-        asks=is_open and bool(caller.roles & {"coordinator", "reviewer", "requester"}),
+        asks=is_open and (desk or reviews or "requester" in caller.roles),
         was_asked=_was_asked(case, caller),
         reviews=reviews,
         may_withdraw=reviews and is_open,

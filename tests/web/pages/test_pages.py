@@ -105,7 +105,7 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
     assert offered("pcp") == {f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
     assert offered("surgeon") == set()
     world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
-    assert offered("reviewer") == {"accept", "decline", "gather"}
+    assert offered("reviewer") == {"accept", "decline"}
     world.post(case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
     assert {"withdraw"} < offered("reviewer")
     world.draft(case_id, gaps_of(clinic, case_id))
