@@ -42,7 +42,7 @@ def of_connections(context: Context, caller: Caller, newest_cases: int = 1000) -
     rights.require_role(caller, "operator")
     with context.database.reading() as connection:
         # The service itself counts: who runs the connections sees no case.
-        ids = worklist.case_ids(connection, context, SERVICE, newest_cases)
+        ids, _ = worklist.case_ids(connection, context, SERVICE, newest_cases)
         marks = [mark for case in worklist.cases(connection, ids, _TYPES) for mark in _marks(context, case)]
     return [_queue(name, [mark for mark in marks if mark[0] == name]) for name in context.connections]
 

@@ -39,8 +39,14 @@ class Listed:
     candidates: frozenset[str]
 
 
-def case_ids(connection: SqlConnection, context: Context, caller: Caller, limit: int = 100) -> list[str]:
-    """The newest cases that the caller may see, newest first."""
+def case_ids(
+    connection: SqlConnection, context: Context, caller: Caller, limit: int, before: str = ""
+) -> tuple[list[str], str]:
+    """The newest cases that the caller may see, newest first, and the `before` that goes on with older ones, or "".
+
+    With `before` (a case's id) only those that are older. Raises NotFound.
+    """
+    rid = tables.resource.c.rid
     query = (
         sa.select(tables.resource.c.id)
         .where(
@@ -49,21 +55,24 @@ def case_ids(connection: SqlConnection, context: Context, caller: Caller, limit:
             tables.resource.c.deleted.is_(False),
             resources.visible(context.visibility(caller)),
         )
-        .order_by(tables.resource.c.rid.desc())
-        .limit(limit)
+        .order_by(rid.desc())
+        .limit(limit + 1)
     )
-    return list(connection.execute(query).scalars())
+    if before:
+        query = query.where(rid < resources.read(connection, context.visibility(caller), "ServiceRequest", before).rid)
+    found = list(connection.execute(query).scalars())
+    return found[:limit], found[limit - 1] if len(found) > limit else ""
 
 
-def listed(context: Context, caller: Caller, limit: int = 200) -> list[Listed]:
-    """The newest cases that the caller may see, newest first; a handful of queries however many they are."""
+def listed(context: Context, caller: Caller, limit: int = 200, before: str = "") -> tuple[list[Listed], str]:
+    """A page of the cases that the caller may see, as `case_ids`; a handful of queries however many they are."""
     now = context.now()
     with context.database.reading() as connection:
-        ids = case_ids(connection, context, caller, limit)
+        ids, older = case_ids(connection, context, caller, limit, before)
         found = cases(connection, ids)
         since = _complete_since(connection, found)
         waiting = _with_candidates(connection, context, found)
-    return [
+    rows = [
         Listed(
             case,
             progress.stage(case),
@@ -73,6 +82,7 @@ def listed(context: Context, caller: Caller, limit: int = 200) -> list[Listed]:
         )
         for case in found
     ]
+    return rows, older
 
 
 def _days(now: int, since: int) -> int:

@@ -23,6 +23,7 @@ from fhir_secondop.rest.operations import check, may, noted, of_query
 from fhir_secondop.service import intake, operations, review, worklist
 
 JSON = "application/json"
+PAGE = 100
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -49,10 +50,10 @@ def blueprint(service: Service) -> Blueprint:
     @routes.get("/second-opinions")
     def list_cases() -> Response:
         caller = _reader(service)
-        found = _cases(service, caller)
+        found, older = _cases(service, caller, request.args.get("before", ""))
         for case in found:
             disclosure.disclosed_of(case["id"])
-        return _json({"cases": found})
+        return _json({"cases": found, **({"next": f"/api/second-opinions?before={older}"} if older else {})})
 
     @routes.get("/second-opinions/<case_id>")
     def show(case_id: str) -> Response:
@@ -97,12 +98,12 @@ def _run(service: Service, row: Operation, caller: Caller, case_id: str) -> Resu
     return row.handler(caller, case_id, plain)
 
 
-def _cases(service: Service, caller: Caller) -> list[Resource]:
-    """The cases that the caller may see, newest first."""
+def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource], str]:
+    """A page of the cases that the caller may see, newest first, and where the older ones begin."""
     context = service.context
     with context.database.reading() as connection:
-        ids = worklist.case_ids(connection, context, caller)
-        return [
+        ids, older = worklist.case_ids(connection, context, caller, PAGE, before)
+        found = [
             {
                 k: v
                 for k, v in operations.case_summary(case).items()
@@ -110,6 +111,7 @@ def _cases(service: Service, caller: Caller) -> list[Resource]:
             }
             for case in worklist.cases(connection, ids)
         ]
+    return found, older
 
 
 def _body() -> dict[str, Any]:

@@ -52,8 +52,11 @@ def document(service: Service) -> dict[str, Any]:
                 "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
                 "responses": {**_ANY, "201": ok, "200": ok, "409": _FAULT, "422": _FAULT},
             },
-            "get": {"operationId": "list", "summary": "The cases that you may see.",
-                    "responses": {**_ANY, "200": ok}},
+            "get": {"operationId": "list",
+                    "summary": "The cases that you may see, newest first; `next` is the path of those that are older.",
+                    "parameters": [{"name": "before", "in": "query", "description": "a case's id: only older ones",
+                                    "schema": {"type": "string", "format": "uuid"}}],
+                    "responses": {**_ANY, "200": ok, "404": _FAULT}},
         },
         "/api/second-opinions/{id}": {
             "get": {"operationId": "show", "summary": "One case.", "parameters": [case],

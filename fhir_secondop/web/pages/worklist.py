@@ -48,19 +48,21 @@ def add(routes: Blueprint, frame: Frame) -> None:
             return redirect("/my", 303)
         if roles == {"operator"}:
             return redirect("/connections", 303)
-        return _page(frame, request.args.get("stage", ""))
+        return _page(frame, request.args.get("stage", ""), request.args.get("before", ""))
 
 
-def _page(frame: Frame, wanted: str) -> Response:
-    sees_cases = not rights.summary_scopes_missing(frame.caller)
-    found = worklist.listed(frame.context, frame.caller, SHOWN) if sees_cases else []
+def _page(frame: Frame, wanted: str, before: str) -> Response:
+    found: list[Listed] = []
+    older = ""
+    if not rights.summary_scopes_missing(frame.caller):
+        found, older = worklist.listed(frame.context, frame.caller, SHOWN, before)
     for one in found:
         disclosure.disclosed_of(one.case.id)
     rows = [row_of(one, frame.caller.roles) for one in found]
     counts = {stage: sum(1 for row in rows if row.stage == stage) for stage in progress.STAGES}
     shown = [row for row in rows if not wanted or row.stage == wanted]
-    return frame.page("worklist", rows=shown, counts=counts, total=len(rows), wanted=wanted, limit=SHOWN,
-                      needing=needing(rows))  # fmt: skip
+    return frame.page("worklist", rows=shown, counts=counts, total=len(rows), wanted=wanted,
+                      before=before, older=older, needing=needing(rows))  # fmt: skip
 
 
 def needing(rows: list[Row]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:

@@ -99,7 +99,7 @@ def test_the_two_clocks_count_whole_days_and_the_second_starts_when_the_record_i
         return now
 
     object.__setattr__(bare.world.context, "now", later)
-    found = {one.case.id: one for one in worklist.listed(bare.world.context, bare.world.caller("desk"))}
+    found = {one.case.id: one for one in worklist.listed(bare.world.context, bare.world.caller("desk"))[0]}
     assert (found[first].days, found[first].days_complete) == (5, None)
     assert found[second].days == 2
     assert found[second].days_complete is not None
@@ -115,6 +115,26 @@ def test_the_list_is_filtered_by_state_and_says_what_to_do_when_it_is_empty(bare
         there = f'<a href="/cases/{case_id}"' in bare.get(f"/?stage={stage}").get_data(as_text=True)
         assert there is (stage == "gathering"), stage
     assert "No case is in this state" in bare.text("/?stage=aligned")
+
+
+def test_a_long_list_goes_on_and_says_that_it_does(bare: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, orders = bare.world, "https://riverside.example/orders"
+    monkeypatch.setattr("fhir_secondop.web.pages.worklist.SHOWN", 2)
+    monkeypatch.setattr("fhir_secondop.web.api.PAGE", 2)
+    ids = [world.open(placer={"system": orders, "value": str(number)}) for number in range(5)][::-1]
+    pages, listed, path, api = [], [], "/", "/api/second-opinions"
+    while path:
+        shown = bare.get(path).get_data(as_text=True)
+        pages += [i for i in ids if f'<a href="/cases/{i}"' in shown]
+        assert "This is a part of the list" in shown
+        path = next(iter(re.findall(r'href="(/\?before=[^"]*)">older cases', shown)), "")
+    while api:
+        answer = world.call("GET", api).get_json()
+        listed += [case["id"] for case in answer["cases"]]
+        api = answer.get("next", "")
+    assert (pages, listed) == (ids, ids)
+    assert world.call("GET", "/api/second-opinions?before=nowhere").status_code == 404
+    assert world.call("GET", f"/api/second-opinions?before={ids[0]}", who="stranger").status_code == 404
 
 
 def test_more_cases_take_no_more_statements(bare: Clinic) -> None:
