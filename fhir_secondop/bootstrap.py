@@ -79,7 +79,7 @@ def build(settings: Settings) -> Service:
         contact=settings.contact,
         checklists=Path(settings.checklists) if settings.checklists else None,
     )
-    table = (*operations.system_operations(context), *operations.case_operations(context))
+    table = operations.table(context)
     systems = _systems(settings, database) if settings.auth == "smart" else None
     authenticate = systems.caller if systems else _authenticator(settings)
     endpoint = Endpoint(

@@ -20,7 +20,9 @@ from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import check_members, valid
 from fhir_secondop.rest.operations import check, may, noted, of_query
-from fhir_secondop.service import intake, operations, review, worklist
+from fhir_secondop.service import intake, review, worklist
+from fhir_secondop.service.operations import opening
+from fhir_secondop.service.operations.case import case_summary
 
 JSON = "application/json"
 PAGE = 100
@@ -41,7 +43,7 @@ def blueprint(service: Service) -> Blueprint:
         valid(bundle)
         sent = intake.sent_of_bundle(bundle)
         key = request.headers.get("Idempotency-Key", "")
-        result = operations.opened(intake.open_case(context, caller, sent, [None] * len(sent), key))
+        result = opening.opened(intake.open_case(context, caller, sent, [None] * len(sent), key))
         noted(result, False)
         answer = _answer(result)
         answer.headers["Location"] = f"{context.public_url}/api/second-opinions/{result.plain['id']}"
@@ -58,7 +60,7 @@ def blueprint(service: Service) -> Blueprint:
     @routes.get("/second-opinions/<case_id>")
     def show(case_id: str) -> Response:
         caller = _reader(service)
-        summary = operations.case_summary(intake.find_case(context, caller, case_id))
+        summary = case_summary(intake.find_case(context, caller, case_id))
         disclosure.disclosed_of(case_id)
         return _json(summary)
 
@@ -106,7 +108,7 @@ def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource
         found = [
             {
                 k: v
-                for k, v in operations.case_summary(case).items()
+                for k, v in case_summary(case).items()
                 if k in ("id", "patient", "placer", "opened", "status", "businessStatus", "report")
             }
             for case in worklist.cases(connection, ids)

@@ -11,7 +11,8 @@ from fhir_secondop.errors import NotFound
 from fhir_secondop.opinion import codes, facts, progress
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import drafts, history, operations, worklist
+from fhir_secondop.service import drafts, history, worklist
+from fhir_secondop.service.operations.case import case_summary
 from fhir_secondop.web.pages import offers
 from fhir_secondop.web.pages.frame import Frame
 
@@ -35,7 +36,7 @@ def add(routes: Blueprint, frame: Frame) -> None:
     @routes.get("/cases/<case_id>/deliveries/<task_id>")
     def delivery(case_id: str, task_id: str) -> Response:
         case = frame.find(case_id)
-        listed = operations.case_summary(case)["deliveries"]
+        listed = case_summary(case)["deliveries"]
         one = next((d for d in listed if d["task"] == task_id), None)
         if one is None:
             raise NotFound("The case has no such delivery.")
@@ -74,7 +75,7 @@ def _page(frame: Frame, case_id: str) -> Response:
     case = frame.find(case_id)
     able = offers.of_case(case, frame.caller)
     candidates = worklist.candidates(frame.context, case) if able.coordinates else frozenset()
-    summary = operations.case_summary(case)
+    summary = case_summary(case)
     return frame.page(
         "case",
         case_id=case_id,

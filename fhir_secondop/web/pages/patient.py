@@ -11,7 +11,8 @@ from fhir_secondop.errors import NotFound
 from fhir_secondop.opinion import facts, lines, progress
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.rest import disclosure
-from fhir_secondop.service import drafts, files, operations, worklist
+from fhir_secondop.service import drafts, files, worklist
+from fhir_secondop.service.operations.case import case_summary
 from fhir_secondop.web.pages import actions
 from fhir_secondop.web.pages.frame import Frame
 
@@ -58,7 +59,7 @@ def add(routes: Blueprint, frame: Frame) -> None:
         seen_by = [row for row in trail if (row["status"] or 0) < 300 and row["caller"] != frame.caller.id]
         return frame.page(
             "my_case", case_id=case_id, stage=stage, said=PLAIN[stage], steps=steps, questions=case.questions,
-            board=board, text=_text(frame, case), summary=operations.case_summary(case), seen_by=seen_by,
+            board=board, text=_text(frame, case), summary=case_summary(case), seen_by=seen_by,
             decision=facts.decision(case), items=[facts.item_title(i) for i in case.items],
         )  # fmt: skip
 

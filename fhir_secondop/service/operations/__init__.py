@@ -1,0 +1,17 @@
+"""The table of operations: a row gives the FHIR route, the JSON route, OpenAPI and the command.
+
+A module for each topic, with its rows and what only they need.
+"""
+
+from __future__ import annotations
+
+from fhir_secondop.model import Operation
+from fhir_secondop.service.context import Context
+from fhir_secondop.service.operations import case, delivery, opening, record, review
+
+_TOPICS = (opening, record, review, delivery, case)
+
+
+def table(context: Context) -> tuple[Operation, ...]:
+    """Every row."""
+    return tuple(row for topic in _TOPICS for row in topic.rows(context))

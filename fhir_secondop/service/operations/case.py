@@ -1,0 +1,86 @@
+"""Operations on a case as a whole: everything of it, who saw it, and the link of its patient."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fhir_secondop.access import rights
+from fhir_secondop.model import Caller, Operation, Result
+from fhir_secondop.opinion import alignment, codes, facts, invitation, records, report, workflow
+from fhir_secondop.opinion.case import Case, reference
+from fhir_secondop.opinion.people import display_name
+from fhir_secondop.service import audit, invitations
+from fhir_secondop.service.context import Context, load
+from fhir_secondop.service.operations.shapes import TEXT, Handler, Plain, obj, telling, with_case
+from fhir_secondop.store import resources
+
+
+def rows(context: Context) -> list[Operation]:
+    """The rows."""
+    act = partial(with_case, context)
+    tell = partial(telling, context)
+    return [
+        Operation("invite-patient", "ServiceRequest",
+                  "A link and a code for the patient or a proxy; send them by different ways. Answered once.",
+                  tell(invitations.invite, 201),
+                  obj(["relationship", "name"], relationship={"enum": list(invitation.RELATIONSHIPS)},
+                          name={"type": "string", "pattern": r"\S", "maxLength": 120})),
+        Operation("revoke-invite", "ServiceRequest", "Calls an invitation back; who is in by it is out at once.",
+                  act(invitations.revoke), obj(["task"], task=TEXT)),
+        Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
+                  _package(context), reads=True),
+        Operation("audit-trail", "ServiceRequest", "Who did and who saw what of the case, newest first.",
+                  _audit_trail(context),
+                  obj([], _count={"type": "integer", "minimum": 1, "maximum": audit.MAX_COUNT},
+                          _cursor={"type": "string", "maxLength": 80}), reads=True, tells="AuditEvent"),
+    ]  # fmt: skip
+
+
+def _package(context: Context) -> Handler:
+    def handler(caller: Caller, case_id: str, _: Plain) -> Result:
+        visibility = context.visibility(caller)
+        with context.database.reading() as connection:
+            gathered = resources.sees_record(connection, visibility, case_id)
+            case = load(connection, visibility, case_id, gathered=gathered, files=True)
+        entries = [{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in case.resources
+                   if rights.unrestricted(caller, r["resourceType"], "r")]  # fmt: skip
+        bundle = {"resourceType": "Bundle", "type": "collection", "timestamp": context.instant(), "entry": entries}
+        bundle = records.labelled(case, bundle)
+        return Result(bundle, bundle)
+
+    return handler
+
+
+def _audit_trail(context: Context) -> Handler:
+    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
+        return audit.trail_of(context, caller, case_id, plain)
+
+    return handler
+
+
+def case_summary(case: Case) -> Plain:
+    """A case for the JSON door: what it is about and how far it has come."""
+    task = case.coordination
+    signed = case.report
+    return {
+        "id": case.id,
+        "patient": display_name(case.patient),
+        "placer": next((i["value"] for i in case.request.get("identifier", []) if "value" in i), ""),
+        "opened": task["authoredOn"],
+        "status": task["status"],
+        "businessStatus": workflow.business_status(task),
+        "underReview": [{"item": n, "reference": reference(i), "text": facts.item_title(i)}
+                        for n, i in enumerate(case.items)],
+        "questions": case.questions,
+        "gathering": [{"task": reference(t), "source": t["owner"].get("display", ""), "status": t["status"],
+                       "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
+        "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
+        "deliveries": [
+            {"task": t["id"], "to": t["owner"].get("display", ""),
+             "what": (codes.code_of(t["code"], codes.TASK) or "").removeprefix("deliver-"),
+             "version": alignment.version_of(t), "status": t["status"],
+             "businessStatus": workflow.business_status(t), "why": t.get("statusReason", {}).get("text", ""),
+             "evidence": alignment.evidence(t)}
+            for t in case.deliveries
+        ],
+    }  # fmt: skip
