@@ -46,6 +46,9 @@ class Visibility:
     An entry of the audience says of which part: RECORD is all of the case, REPORT what was asked and answered
     without the record that was gathered for it. `narrowed` are (type, searches): of that type only what matches one
     of them, as a scope with restrictions says.
+
+    An entry BLIND takes away from the others: of that case what is withheld is not there, the rest is read by way of
+    `cut`, and by the parameters `unsearchable` (type, name) nothing of it is found.
     """
 
     everything: bool
@@ -53,10 +56,13 @@ class Visibility:
     parties: frozenset[str]
     at_ms: int
     narrowed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    cut: Callable[[Resource], Resource] = lambda resource: resource
+    unsearchable: frozenset[tuple[str, str]] = frozenset()
 
 
 RECORD = "record"
 REPORT = "report"
+BLIND = "blind"
 EVERYTHING = Visibility(True, "", frozenset(), 0)
 
 

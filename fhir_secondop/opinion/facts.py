@@ -6,8 +6,8 @@ from typing import Any
 
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
+from fhir_secondop.opinion import blinding, codes, concordance, conflicts, independence, records, report
 from fhir_secondop.opinion import checklist as lists
-from fhir_secondop.opinion import codes, concordance, conflicts, independence, records, report
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import display_name
 
@@ -48,9 +48,12 @@ def of_report(
             for r in draft.get("recommendations", [])
         ],
         "prose": [
-            {"title": title, "text": draft[name]}
-            for name, title in (("history", "History"), ("findings", "Findings"), ("assessment", "Assessment"))
-            if name in draft
+            *_first_read(case),
+            *(
+                {"title": title, "text": draft[name]}
+                for name, title in (("history", "History"), ("findings", "Findings"), ("assessment", "Assessment"))
+                if name in draft
+            ),
         ],
         "independence": _independence(stated),
         "records": [_source(package_list) for package_list in records.packages(case)],
@@ -60,6 +63,17 @@ def of_report(
         "amendment": _amendment(before, status, reason),
         "notices": records.notices(case),
     }
+
+
+def _first_read(case: Case) -> list[Facts]:
+    """What the reviewer had written before the first opinion was opened, and what was changed of it later."""
+    said = blinding.words(blinding.of_case(case))
+    found = [{"title": "Blind first read", "text": said}] if said else []
+    return found + [
+        {"title": f"{'First read, changed' if place else 'First read, locked'} {moment(read['date'])}",
+         "text": blinding.read_in_words(read)}
+        for place, read in enumerate(blinding.first_reads(case))
+    ]  # fmt: skip
 
 
 def of_plan(case: Case, plan: Resource, version: int) -> Facts:

@@ -229,6 +229,8 @@ def _request(plain: Plain, reviewed: list[tuple[str, Plain]]) -> Resource:
         extensions.append(
             {"url": codes.PATHWAY_EXTENSION, "valueCodeableConcept": codes.concept(codes.PATHWAY, plain["pathway"])}
         )
+    if plain.get("blindFirst"):
+        extensions.append({"url": codes.BLIND_FIRST, "valueBoolean": True})
     if "decision" in plain:
         extensions.append({"url": codes.DECISION_UNDER_REVIEW, "valueReference": _ref("decision")})
         if "deadline" in plain["decision"]:

@@ -144,6 +144,17 @@ def _concept(resource: Resource, by_reference: Mapping[str, Resource]) -> Resour
     return dict(next((resource[n] for n in _CONCEPTS if isinstance(resource.get(n), dict)), {}))
 
 
+def concept_words(resource: Resource) -> frozenset[Code | str]:
+    """What a resource says that it is about: its codes, and its words folded."""
+    concepts = [resource[n] for n in _CONCEPTS if isinstance(resource.get(n), dict)]
+    # A plan has its code there; elsewhere a category says only what sort of thing it is.
+    concepts += resource.get("category", []) if resource["resourceType"] == "CarePlan" else []
+    codings = [c for concept in concepts for c in concept.get("coding", [])]
+    said = [*(concept.get("text", "") for concept in concepts), *(c.get("display", "") for c in codings)]
+    coded = {(c["system"], c["code"]) for c in codings if c.get("system") and c.get("code")}
+    return frozenset(coded | (set(map(fold, [*said, resource.get("description", "")])) - _NOTHING))
+
+
 def substances(item: Sourced) -> frozenset[str]:
     """The words of a substance: "lisinopril" of "Lisinopril (ACE inhibitor)", "latex" of "Allergy to latex"."""
     words = [item.concept.get("text", ""), *(c.get("display", "") for c in item.concept.get("coding", []))]

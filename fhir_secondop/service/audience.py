@@ -54,10 +54,11 @@ def admit_members(tx: Transaction, case: Case) -> None:
         admit(tx, case.id, {party}, part=part)
 
 
-def take_away(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
-    """Takes the case from these parties' view, at once."""
-    named = tables.audience.c.party.in_(sorted(set(parties)))
-    tx.connection.execute(sa.delete(tables.audience).where(tables.audience.c.case_id == case_id, named))
+def take_away(tx: Transaction, case_id: str, parties: Iterable[str], *, part: str = "") -> None:
+    """Takes the case from these parties' view, at once; with `part` only their entries of that part."""
+    audience = tables.audience.c
+    entries = sa.delete(tables.audience).where(audience.case_id == case_id, audience.party.in_(sorted(set(parties))))
+    tx.connection.execute(entries.where(audience.part == part) if part else entries)
 
 
 def dismiss(tx: Transaction, case: Case, identifiers: Iterable[str]) -> None:

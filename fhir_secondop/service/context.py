@@ -105,7 +105,11 @@ def load(
     if gathered and not whole:
         raise Forbidden("The record gathered for this case is for its requester, its reviewer and the coordinator.")
     wanted = [case_id, draft_case(case_id)] if drafts else [case_id]
-    query = resources.rows().where(tables.resource.c.case_id.in_(wanted), tables.resource.c.deleted.is_(False))
+    query = resources.rows(visibility).where(
+        tables.resource.c.case_id.in_(wanted),
+        tables.resource.c.deleted.is_(False),
+        sa.not_(resources.hidden(visibility)),
+    )
     if not whole:
         query = query.where(sa.not_(resources.IN_RECORD))
     pulled = tables.resource.c.owner.startswith(resources.SOURCE)
@@ -113,7 +117,7 @@ def load(
     query = query.where(sa.not_(sa.and_(tables.resource.c.type == "Binary", pulled) if gathered else pulled))
     found: list[tuple[int, Resource]] = []
     for row in connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE) if gathered else query):
-        stored = resources.stored(row)
+        stored = resources.stored(row, visibility)
         resource = stored.resource
         if _is_large(stored) and not files:  # a record of many scanned letters does not fit into memory
             resource = attachments.without_data(resource, LARGE_CHARACTERS)

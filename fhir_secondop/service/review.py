@@ -11,12 +11,12 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import codes, facts, independence, intake_json, records, workflow
+from fhir_secondop.opinion import codes, independence, intake_json, records, workflow
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference, review_task
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
 from fhir_secondop.opinion.people import Directory, Person, identifiers
-from fhir_secondop.service import audience
+from fhir_secondop.service import audience, blinding
 from fhir_secondop.service.context import (
     Context,
     case_of_task,
@@ -131,8 +131,9 @@ def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Ass
     }
     found = independence.assess(reviewer, [*case.authors, *earlier], declaration, frozenset(treated))
     unnamed = [
-        independence.Finding("unknown", "nobody is named as author of an item under review", facts.item_title(item))
-        for item in case.items
+        # By its number: who reviews blind reads this before knowing what the item is.
+        independence.Finding("unknown", "nobody is named as author of an item under review", f"item {number}")
+        for number, item in enumerate(case.items, 1)
         if not case.authors_of(item)
     ]
     return Assessment((*found.findings, *unnamed))
@@ -162,6 +163,7 @@ def ask(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resourc
             task = review_task(case_id, case.coordination, person.reference, context.instant())
             put(tx, context, case_id, task)
         audience.admit(tx, case_id, person.identifiers)
+        blinding.admit(tx, case, person)
         return task
 
 
@@ -175,6 +177,7 @@ def accept(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
         task = _own_review(case, caller)
         if task["status"] == "accepted":
             return task
+        blinding.require_blindable(caller, case)
         accepted = workflow.moved(task, "accepted", context.instant())
         return take(
             tx, context, case, accepted, _declaration(plain), plain.get("attestation", ""), plain.get("override", "")
@@ -197,7 +200,8 @@ def take(
     stated = independence.extension(assessment, attestation=attestation, override=override)
     accepted = {**accepted, "extension": [stated]}
     both = workflow.moved(case.coordination, "accepted", now)
-    both = {**both, "owner": {"reference": person.reference, "display": person.name}, "extension": [stated]}
+    kept = [ext for ext in both.get("extension", []) if ext["url"] != codes.INDEPENDENCE]
+    both = {**both, "owner": {"reference": person.reference, "display": person.name}, "extension": [*kept, stated]}
     put_all(tx, context, case.id, [accepted, both])
     for other in case.reviews:
         if other["id"] != accepted["id"] and other["status"] in ("requested", "received"):
@@ -256,6 +260,8 @@ def _open_again(tx: Transaction, context: Context, case: Case, task: Resource, p
         lastModified=now,
         input=[{"type": codes.concept(codes.EVIDENCE, "follows"), "valueReference": {"reference": reference(old)}}],
     )
+    if blinding.is_blind(case):
+        opened = blinding.begun(opened)
     put_all(tx, context, case.id, [*failed, opened])
     audience.dismiss(tx, case, _identifiers(case, task))
     drop_draft(tx, case.id)

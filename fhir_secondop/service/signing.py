@@ -8,12 +8,13 @@ from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
+from fhir_secondop.opinion import blinding as blindness
 from fhir_secondop.opinion import codes, facts, narrative, records, render, report, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, deliverables, delivery, drafts, gather
+from fhir_secondop.service import audience, blinding, deliverables, delivery, drafts, gather
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
@@ -33,6 +34,7 @@ def submit(
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id, drafts=True)
         person = drafts.as_reviewer(case, caller)
+        blinding.require_opened(tx, context, case_id)
         if drafts.is_signed(case):
             raise Conflict("The report is signed; change it with $amend-report.")
         drafts.check_version(case, expected)
@@ -153,7 +155,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             raise Conflict("The case changed while it was being signed; look at it again, then sign.")
         composed = report.to_fhir(
             case, draft, status=status, version=version, reviewer=person.reference, now=now,
-            extra=(_record_section(said),), presented=presented, stated=stated,
+            extra=(*_first_read(case), _record_section(said)), presented=presented, stated=stated,
             replaces=versioned(before) if before else "",
             composition_version=_composition_version(case) if before else "",
             started=case.encounter.get("period", {}).get("start", ""),
@@ -161,6 +163,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
         composed = [records.labelled(case, r) for r in composed]
         _check_invariants(case, composed)
         _replace(tx, context, case, composed)
+        blinding.publish(tx, case_id)
         drop_draft(tx, case_id)
         signed_report = composed[-1]
         if not before:
@@ -193,6 +196,16 @@ def _versions(case: Case) -> list[tuple[str, str]]:
     signed_or_draft = [*case.of_type("DiagnosticReport"), case.coordination]
     ours = {derived_id(case.id, "report"), derived_id(case.id, "report", DRAFT), case.coordination["id"]}
     return [(r["id"], r["meta"]["versionId"]) for r in signed_or_draft if r["id"] in ours]
+
+
+def _first_read(case: Case) -> list[Resource]:
+    """The section on the blind first read, where there was to be one."""
+    said = blindness.words(blindness.of_case(case))
+    reads = blindness.first_reads(case)
+    lines = [said, *(blindness.read_in_words(read) for read in reads)]
+    code = codes.concept(codes.SECTION, "first-read")
+    entries = map(reference, reads)
+    return [narrative.section("Blind first read", code, narrative.bullets(lines), entries)] if said else []
 
 
 def _record_section(said: facts.Facts) -> Resource:

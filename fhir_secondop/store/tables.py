@@ -112,6 +112,15 @@ audience = sa.Table(
     sa.Index("ix_audience_party", "party"),
 )
 
+# What a blind reader of its case does not see until the first read is locked.
+withheld = sa.Table(
+    "withheld",
+    metadata,
+    sa.Column("rid", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("case_id", sa.String(64), nullable=False),
+    sa.Index("ix_withheld_case", "case_id"),
+)
+
 # What a gathering under way has finished, by part (a type, a file): a worker that takes it up asks for the rest only.
 gathered_part = sa.Table(
     "gathered_part",

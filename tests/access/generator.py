@@ -40,7 +40,7 @@ OPERATIONS: dict[str, str] = {
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
-    "revoke-invite": "intake",
+    "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
@@ -58,6 +58,7 @@ BODIES: dict[str, Plain] = {
     "acknowledge": {"version": 1}, "decide": {"version": 1, "decision": "adopt"},
     "plan-of-record": {"version": 1, "decision": "adopt", "text": "x"}, "replay": {"task": "x", "changed": "x"},
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
+    "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 
@@ -77,7 +78,8 @@ ROUTES: dict[str, str] = {
     "/cases/<case_id>/do/<code>": "form", "/cases/<case_id>/files/<kind>/<resource_id>/<int:place>": "page",
     "/cases/<case_id>/independence": "form", "/cases/<case_id>/preview": "page",
     "/cases/<case_id>/preview.pdf": "page", "/cases/<case_id>/records": "page", "/cases/<case_id>/report.pdf": "page",
-    "/cases/<case_id>/report.txt": "page", "/cases/<case_id>/review": "page, form", "/cases/<case_id>/sign": "form",
+    "/cases/<case_id>/report.txt": "page", "/cases/<case_id>/first-read": "page",
+    "/cases/<case_id>/review": "page, form", "/cases/<case_id>/sign": "form",
     "/cases/<case_id>/tasks/<task_id>/cancel": "form",
     "/sign-in": "sign-in", "/sign-in/again": "sign-in", "/sign-in/callback": "sign-in", "/sign-out": "sign-in",
     "/case-link/<token>": "link", "/assets/<path:filename>": "public",

@@ -426,10 +426,11 @@ def readable(world: World, case_id: str, who: str) -> str:
         found.append(world.call("GET", f"/api/second-opinions/{case_id}{code}", who=who).get_data(as_text=True))
     for kind in ("Binary", "List", "Provenance", "Task", "Observation", "Patient"):
         found.append(world.call("GET", f"/fhir/{kind}?_count=200", who=who).get_data(as_text=True))
-    shown = resources.visible(world.context.visibility(world.caller(who)))
+    visibility = world.context.visibility(world.caller(who))
+    shown = resources.rows(visibility).where(resources.visible(visibility))
     with world.context.database.reading() as connection:
-        for stored in map(resources.stored, connection.execute(resources.rows().where(shown))):
-            for version in resources.history(connection, EVERYTHING, stored.type, stored.id):
+        for stored in [resources.stored(row, visibility) for row in connection.execute(shown)]:
+            for version in resources.history(connection, visibility, stored.type, stored.id):
                 found.append(version.text)
                 if stored.type == "Binary" and not version.deleted:
                     found.append(base64.b64decode(version.resource.get("data", "")).decode("utf-8", "replace"))

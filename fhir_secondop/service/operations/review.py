@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.service import review, signing
+from fhir_secondop.service import blinding, review, signing
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.operations.shapes import REASON, TEXT, Handler, Plain, obj, with_case
 
@@ -34,6 +34,17 @@ def rows(context: Context) -> list[Operation]:
         Operation("decline", "ServiceRequest", "A reviewer who was asked says no.", act(review.decline), leaving),
         Operation("withdraw", "ServiceRequest", "A reviewer who had accepted steps back.", act(review.withdraw),
                   leaving),
+        Operation("blind-first", "ServiceRequest",
+                  "The case is read blind first, or is not; said before anybody is asked.", act(blinding.switch),
+                  obj(["on"], on={"type": "boolean"})),
+        Operation("first-read", "ServiceRequest",
+                  "Locks the blind first read, and opens the first opinion; again, with a reason, it is a change.",
+                  act(blinding.first_read),
+                  obj(["assessment"], assessment=TEXT, plan=TEXT, reason=TEXT,
+                      diagnoses={"type": "array", "items": TEXT, "maxItems": 20})),
+        Operation("break-blind", "ServiceRequest",
+                  "Opens the first opinion before a first read is locked; the report says so, and why.",
+                  act(blinding.break_blind), obj(["reason"], reason=TEXT)),
         Operation("submit-report", "ServiceRequest", "Stores the reviewer's draft.", act(signing.submit), draft),
         Operation("sign", "ServiceRequest", "The only way to final: report, document and deliveries.",
                   act(signing.sign)),

@@ -92,6 +92,7 @@ def _page(frame: Frame, case_id: str) -> Response:
         merged=frame.run("merged-record", case_id) if frame.sees_record(case_id) else None,
         events=history.events(frame.context, frame.caller, case_id),
         able=able,
+        blind=frame.is_blind(case_id),
         signed=drafts.is_signed(case),
         plan=_plan_version(summary),
         mine=_mine(able, summary),

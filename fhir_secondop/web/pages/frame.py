@@ -81,6 +81,11 @@ class Frame:
         with self.context.database.reading() as connection:
             return resources.sees_record(connection, self.context.visibility(self.caller), case_id)
 
+    def is_blind(self, case_id: str) -> bool:
+        """Whether the first opinion of the case is withheld from the caller."""
+        with self.context.database.reading() as connection:
+            return resources.is_blind(connection, self.context.visibility(self.caller), case_id)
+
     def offers(self, code: str, on: str = "ServiceRequest") -> bool:
         """Whether there is such an operation at all."""
         return (on, code) in self.rows

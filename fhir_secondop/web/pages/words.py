@@ -74,7 +74,8 @@ DONE = {
     "decide": "Your decision is recorded.", "plan-of-record": "The plan of record is set and on its way.",
     "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
     "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
-    "link": "The copies were linked.",
+    "link": "The copies were linked.", "first-read": "Your first read is locked; the first opinion is open.",
+    "break-blind": "The first opinion is open; the report will say so.",
 }  # fmt: skip
 
 
