@@ -158,6 +158,7 @@ def _item(case: Case, item: dict[str, Any]) -> Facts:
         "axis": item["axis"],
         "concordance": item["concordance"],
         "significance": item.get("significance", ""),
+        "proposed": item.get("proposed", {}).get("text", ""),
         "basis": item.get("basis", ""),
         "confidence": item.get("confidence", ""),
         "wouldChange": item.get("wouldChange", ""),

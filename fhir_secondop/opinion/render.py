@@ -148,7 +148,12 @@ def _item(item: Facts) -> list[str]:
         f"confidence {item['confidence'] or 'not stated'}"
     )
     out = [*_wrap(item["title"]), *_wrap(said, "  ")]
-    for label, name in (("Basis", "basis"), ("Would change it", "wouldChange"), ("Missing", "missing")):
+    for label, name in (
+        ("Instead", "proposed"),
+        ("Basis", "basis"),
+        ("Would change it", "wouldChange"),
+        ("Missing", "missing"),
+    ):
         if item[name]:
             out += _wrap(f"  {label}: {item[name]}", "  ")
     return [*out, ""]

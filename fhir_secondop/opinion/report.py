@@ -195,6 +195,12 @@ def _observation(
     for name, code in (("confidence", "confidence"), ("wouldChange", "would-change"), ("missing", "missing")):
         if name in item:
             components.append(component(code, valueString=item[name]))
+    proposed = item.get("proposed", {})
+    if proposed:
+        coded = {"coding": [proposed["code"]]} if "code" in proposed else {}
+        components.append(component("proposed", valueCodeableConcept={**coded, "text": proposed["text"]}))
+    if "site" in proposed:
+        components.append(component("proposed-site", valueCodeableConcept={"coding": [proposed["site"]]}))
     return compose(
         "Observation",
         id=named("concordance", item["item"], item["axis"]),
@@ -354,6 +360,12 @@ def _item(place: int, axis: str, observation: Resource) -> dict[str, Any]:
             item["significance"] = codes.code_of(component["valueCodeableConcept"], codes.SIGNIFICANCE)
         elif code in names:
             item[names[code]] = component["valueString"]
+        elif code == "proposed":
+            value = component["valueCodeableConcept"]
+            coded = {"code": value["coding"][0]} if "coding" in value else {}
+            item["proposed"] = {"text": value["text"], **coded}
+        elif code == "proposed-site":
+            item["proposed"]["site"] = component["valueCodeableConcept"]["coding"][0]
     return item
 
 

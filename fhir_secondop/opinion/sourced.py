@@ -120,7 +120,7 @@ def _of_the_patient(case: Case, package: Resource, by_reference: Mapping[str, Re
 
 def sourced(package: Resource, resource: Resource, by_reference: Mapping[str, Resource]) -> Sourced:
     """One copy of a package; `by_reference` finds the Medication that it may cite."""
-    concept = _concept(resource, by_reference)
+    concept = concept_of(resource, by_reference)
     codings = [c for c in concept.get("coding", []) if c.get("system") and c.get("code")]
     codes = frozenset((c["system"], c["code"]) for c in codings if not _NO_CODE.search(c["system"]))
     words = [concept.get("text", ""), *(c.get("display", "") for c in concept.get("coding", []))]
@@ -130,7 +130,8 @@ def sourced(package: Resource, resource: Resource, by_reference: Mapping[str, Re
     )  # fmt: skip
 
 
-def _concept(resource: Resource, by_reference: Mapping[str, Resource]) -> Resource:
+def concept_of(resource: Resource, by_reference: Mapping[str, Resource]) -> Resource:
+    """What a resource is about: its code, or that of the Medication that it cites."""
     cited = resource.get("medicationReference", {}).get("reference", "")
     if cited.startswith("#"):
         inner: list[Resource] = [c for c in resource.get("contained", []) if c.get("id") == cited[1:]]

@@ -41,6 +41,7 @@ OPERATIONS: dict[str, str] = {
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
+    "compare": "sees",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.service import blinding, review, signing
+from fhir_secondop.service import blinding, comparing, review, signing
 from fhir_secondop.service.context import Context
-from fhir_secondop.service.operations.shapes import REASON, TEXT, Handler, Plain, obj, with_case
+from fhir_secondop.service.operations.shapes import REASON, TEXT, Handler, Plain, obj, telling, with_case
 
 _DECLARATION = obj(
     ["interests"],
@@ -45,6 +45,8 @@ def rows(context: Context) -> list[Operation]:
         Operation("break-blind", "ServiceRequest",
                   "Opens the first opinion before a first read is locked; the report says so, and why.",
                   act(blinding.break_blind), obj(["reason"], reason=TEXT)),
+        Operation("compare", "ServiceRequest", "The original and the second opinion side by side, item by item.",
+                  partial(telling, context)(comparing.side_by_side), reads=True, shows=("*",)),
         Operation("submit-report", "ServiceRequest", "Stores the reviewer's draft.", act(signing.submit), draft),
         Operation("sign", "ServiceRequest", "The only way to final: report, document and deliveries.",
                   act(signing.sign)),

@@ -52,6 +52,7 @@ DELIVERY_MARKS = {
     "planned": "wait", "sending": "wait", "unknown": "bad", "accepted": "info", "verified": "ok", "mismatch": "bad",
     "unverifiable": "warn", "failed": "bad",
 }  # fmt: skip
+VERDICTS = {"same": "the same", "refined": "refined", "different": "different", "needs-judgement": "needs judgement"}
 CONCORDANCE = {
     "confirmed": "confirmed", "refined": "refined", "additional": "additional to it", "changed": "changed",
     "refuted": "refuted", "indeterminate": "indeterminate", "not-assessed": "not assessed", "agreed": "agreed",
