@@ -103,6 +103,8 @@ def _is_opinion(copy: Resource) -> bool:
     kind = copy["resourceType"]
     if kind in _PLANS:
         return True
+    if kind == "Observation":  # an opinion that was delivered into that EHR comes back with its record
+        return codes.has(copy.get("code"), codes.SECTION)
     if kind == "ServiceRequest":
         return copy.get("intent") in ("proposal", "plan")
     stated_as = copy.get("type") or copy.get("code") or {}

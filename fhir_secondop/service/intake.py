@@ -50,6 +50,13 @@ def open_case(
     """
     rights.require_role(caller, "requester")
     rights.require_creates(caller, [s.resource["resourceType"] for s in sent])
+    return open_checked(context, caller, sent, bodies, key)
+
+
+def open_checked(
+    context: Context, caller: Caller, sent: Sequence[Sent], bodies: Sequence[Body | None], key: str = ""
+) -> Opened:
+    """The same for a caller who was found to be allowed to ask by another rule."""
     request = intake.check(sent)
     digest = intake.digest(sent)
     keys = [_key("placer", request.placer)] if request.placer else []

@@ -11,7 +11,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import codes, independence, intake_json, records, workflow
+from fhir_secondop.opinion import codes, independence, intake_json, records, third, workflow
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference, review_task
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
@@ -129,7 +129,9 @@ def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Ass
         if resource["resourceType"] == "Practitioner"
         for identifier in identifiers(resource)
     }
-    found = independence.assess(reviewer, [*case.authors, *earlier], declaration, frozenset(treated))
+    elsewhere = [p for p in map(case.directory.person, third.earlier(case)) if p is not None]
+    others = [*case.authors, *earlier, *elsewhere]
+    found = independence.assess(reviewer, others, declaration, frozenset(treated))
     unnamed = [
         # By its number: who reviews blind reads this before knowing what the item is.
         independence.Finding("unknown", "nobody is named as author of an item under review", f"item {number}")

@@ -41,13 +41,14 @@ OPERATIONS: dict[str, str] = {
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
-    "compare": "sees",
+    "compare": "sees", "third-opinion": "asker",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
-    "placer": {"desk", "pcp"}, "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
+    "placer": {"desk", "pcp"}, "asker": {"desk", "clinic", "pcp", "surgeon", "patient"},
+    "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
 _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
 # What each takes, so that what is refused is refused for who asks and not for what was sent.
@@ -60,6 +61,7 @@ BODIES: dict[str, Plain] = {
     "plan-of-record": {"version": 1, "decision": "adopt", "text": "x"}, "replay": {"task": "x", "changed": "x"},
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
     "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
+    "third-opinion": {"reason": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 

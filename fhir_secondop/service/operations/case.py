@@ -9,7 +9,8 @@ from fhir_secondop.model import Caller, Operation, Result
 from fhir_secondop.opinion import alignment, codes, facts, invitation, records, report, workflow
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import audit, invitations
+from fhir_secondop.opinion.third import suggested
+from fhir_secondop.service import audit, invitations, third
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.operations.shapes import TEXT, Handler, Plain, obj, telling, with_case
 from fhir_secondop.store import resources
@@ -27,6 +28,9 @@ def rows(context: Context) -> list[Operation]:
                           name={"type": "string", "pattern": r"\S", "maxLength": 120})),
         Operation("revoke-invite", "ServiceRequest", "Calls an invitation back; who is in by it is out at once.",
                   act(invitations.revoke), obj(["task"], task=TEXT)),
+        Operation("third-opinion", "ServiceRequest",
+                  "Opens a case for a third opinion, read blind to both; suggested when the two are discordant.",
+                  tell(third.ask, 201), obj(["reason"], reason=TEXT)),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
                   _package(context), reads=True),
         Operation("audit-trail", "ServiceRequest", "Who did and who saw what of the case, newest first.",
@@ -74,6 +78,7 @@ def case_summary(case: Case) -> Plain:
         "questions": case.questions,
         "gathering": [{"task": reference(t), "source": t["owner"].get("display", ""), "status": t["status"],
                        "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
+        "thirdOpinion": {"suggested": bool(suggested(case)), "why": suggested(case)},
         "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
         "deliveries": [
             {"task": t["id"], "to": t["owner"].get("display", ""),

@@ -93,6 +93,8 @@ def _page(frame: Frame, case_id: str) -> Response:
         events=history.events(frame.context, frame.caller, case_id),
         able=able,
         blind=frame.is_blind(case_id),
+        third=summary["thirdOpinion"],
+        thirds=frame.third_opinions(case_id),
         compared=frame.run("compare", case_id) if drafts.is_signed(case) else None,
         signed=drafts.is_signed(case),
         plan=_plan_version(summary),

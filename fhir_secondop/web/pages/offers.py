@@ -8,6 +8,8 @@ from fhir_secondop.access import rights
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case, Member
+from fhir_secondop.service.drafts import is_signed
+from fhir_secondop.service.third import may_ask
 
 # A case that came to one of these takes no reviewer, no record and no report any more.
 _ENDED = ("completed", "rejected", "failed", "cancelled")
@@ -26,6 +28,7 @@ class Offers:
     decides: bool  # is the decision owner
     names_reviewer: bool
     cancels: bool
+    seeks_third: bool
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
@@ -46,6 +49,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         member=next((m for m in case.audience if rights.acts_as(caller, m.person.identifiers)), None),
         decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
         names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
+        seeks_third=is_signed(case) and may_ask(case, caller),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
     )
 

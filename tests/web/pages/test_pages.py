@@ -112,8 +112,8 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
     world.post(case_id, "sign", who="reviewer")
     world.work(60)
     assert {who: offered(who) for who in OFFERED} == {
-        "desk": set(), "reviewer": set(), "pcp": {"acknowledge", "decide"},
-        "surgeon": {"acknowledge", "decide", "plan-of-record"},
+        "desk": {"third-opinion"}, "reviewer": set(), "pcp": {"acknowledge", "decide", "third-opinion"},
+        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion"},
     }  # fmt: skip
 
 
