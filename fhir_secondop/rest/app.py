@@ -15,7 +15,7 @@ from fhir_secondop.errors import (
 )
 from fhir_secondop.fhir import definitions, times
 from fhir_secondop.model import Caller
-from fhir_secondop.rest import answers, capability, disclosure, failures, interactions, operations, transaction
+from fhir_secondop.rest import answers, binary, capability, disclosure, failures, interactions, operations, transaction
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
@@ -110,7 +110,8 @@ def _nowhere(rest: str) -> Response:
 
 def _view(endpoint: Endpoint, handler: Handler) -> Callable[..., Response]:
     def view(**parts: str) -> Response:
-        answers.check_accept()
+        if parts.keys() != {"t", "i"} or not binary.is_wanted(parts["t"]):
+            answers.check_accept()
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
         request.max_content_length = MAX_BODY_BYTES  # a chunked body says no length
