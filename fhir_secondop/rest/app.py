@@ -57,7 +57,9 @@ def blueprint(endpoint: Endpoint, *, started: str | None = None) -> Blueprint:
 
     routes.add_url_rule("/metadata", "metadata", metadata, methods=["GET"])
     for place, (method, address, handler) in enumerate(ROUTES):
-        routes.add_url_rule(address, f"r{place}", _view(endpoint, handler), methods=[method], strict_slashes=False)
+        routes.add_url_rule(
+            address, f"r{place}", _view(endpoint, handler, address), methods=[method], strict_slashes=False
+        )
     _add_refusals(routes)
     failures.handle(routes)
     return routes
@@ -108,9 +110,9 @@ def _nowhere(rest: str) -> Response:
     raise NotFound("There is nothing at this address; see metadata.")
 
 
-def _view(endpoint: Endpoint, handler: Handler) -> Callable[..., Response]:
+def _view(endpoint: Endpoint, handler: Handler, address: str) -> Callable[..., Response]:
     def view(**parts: str) -> Response:
-        if parts.keys() != {"t", "i"} or not binary.is_wanted(parts["t"]):
+        if address != "/<t>/<i>" or not binary.is_wanted(parts["t"]):
             answers.check_accept()
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
