@@ -45,6 +45,7 @@ class Settings:
     audience: str = ""  # what those have as aud
     link_secret_file: str = "link-secret"
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
+    document_keys_file: str = "document-keys.json"  # the keys that sign documents; the first is made when it is needed
     people_file: str = ""  # who may sign in to the pages, and as what
     oidc_issuer: str = ""  # the OpenID provider at which people sign in
     oidc_client_id: str = ""
@@ -263,7 +264,7 @@ def _checked(settings: Settings, file: Path) -> Settings:
     folder = file.parent
     changed = {
         key: str(folder / getattr(settings, key))
-        for key in ("token_file", "clients_file", "link_secret_file", "keys_file")
+        for key in ("token_file", "clients_file", "link_secret_file", "keys_file", "document_keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
     for key in ("people_file", "oidc_secret_file", "demo_people"):

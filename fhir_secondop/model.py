@@ -104,6 +104,7 @@ class Connection:
     part2: bool = False
     networks: tuple[str, ...] = ()
     text_only: bool | None = None
+    one_content: bool | None = None
     encounter_days: int = 60
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 from fhir_secondop import __version__
 from fhir_secondop.cli import audit, clients, connections, corpus, keys
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
+from fhir_secondop.cli.verify import verify
 from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
 
 
@@ -485,5 +486,7 @@ def config(config_file: str, as_json: bool) -> None:
     print_(rows, as_json, show)
 
 
-for command in (clients.client, connections.connect, connections.doctor, keys.keys, corpus.corpus, audit.audit):
+for command in (
+    clients.client, connections.connect, connections.doctor, keys.keys, corpus.corpus, audit.audit, verify,
+):  # fmt: skip
     main.add_command(command)

@@ -39,7 +39,8 @@ class Enqueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The real parts, chosen in `bootstrap`. `now` gives ms since 1970; `contact` says whom a recipient calls."""
+    """The real parts, chosen in `bootstrap`. `document_keys` is the file of the keys that sign. `now` gives ms since
+    1970; `contact` says whom a recipient calls."""
 
     database: Database
     base_url: str
@@ -50,6 +51,7 @@ class Context:
     consent_policy: str
     blocked_labels: frozenset[str]
     link_secret: bytes
+    document_keys: Path
     now: Callable[[], int]
     checklists: Path | None = None
     contact: str = ""

@@ -14,7 +14,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, blinding, deliverables, delivery, drafts, gather
+from fhir_secondop.service import audience, blinding, deliverables, delivery, drafts, gather, sealing
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
@@ -142,6 +142,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     status, version, reason = drafts.kind_of(proposal), report.version_of(proposal), drafts.reason_of(proposal)
     stated = drafts.stated(case)
     # Rendered outside the transaction: it takes a second the first time, and writers wait for nobody.
+    key = sealing.key_now(context)
     pdf, text = render.pdf("report", said), render.report_text(said)
     presented = (
         attachment(pdf, "application/pdf", f"Second opinion, version {version}", now),
@@ -171,13 +172,15 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             # The document carries the request and the consultation as they are from now on.
             case = load(tx.connection, EVERYTHING, case_id)
         stored = resources.read(tx.connection, EVERYTHING, "DiagnosticReport", signed_report["id"])
-        document = _document(tx, context, case, composed, person, version, now)
+        document, bundle = _document(tx, context, case, composed, person, version, now)
+        binary, signature = sealing.seal(tx, context, case, bundle, version=version, signer=person.reference,
+                                         auth_time=caller.auth_time, key=key)  # fmt: skip
         put(
             tx, context, case_id,
             provenance(
-                derived_id(case_id, "provenance", "report", version), [stored.versioned, document], now,
+                sealing.provenance_id(case_id, version), [stored.versioned, document, reference(bundle), binary], now,
                 activity="UPDATE" if before else "CREATE", author={**who(caller), "reference": person.reference},
-                sources=[f"List/{p['id']}" for p in case.of_type("List")],
+                sources=[f"List/{p['id']}" for p in case.of_type("List")], signature=signature,
                 revises=versioned(before) if before else "", reason=reason, auth_time=caller.auth_time,
             ),
         )  # fmt: skip
@@ -238,8 +241,8 @@ def _check_invariants(case: Case, composed: list[Resource]) -> None:
 
 def _document(
     tx: Transaction, context: Context, case: Case, composed: list[Resource], person: Person, version: int, now: str
-) -> str:
-    """The document Bundle and the DocumentReference of this version; the one before becomes superseded."""
+) -> tuple[str, Resource]:
+    """The DocumentReference of this version, and the document Bundle; the one before becomes superseded."""
     composition = composed[-2]
     cited = [composition, case.patient, case.encounter, case.request, *case.items, *composed[:-2], composed[-1]]
     professionals = [
@@ -256,7 +259,8 @@ def _document(
         timestamp=now,
         entry=[{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in [*cited, *professionals]],
     )
-    put(tx, context, case.id, records.labelled(case, bundle))
+    bundle = records.labelled(case, bundle)
+    put(tx, context, case.id, bundle)
     previous = derived_id(case.id, "document", version - 1)
     document = compose(
         "DocumentReference",
@@ -282,7 +286,7 @@ def _document(
     if version > 1:
         old = resources.read(tx.connection, EVERYTHING, "DocumentReference", previous).resource
         put(tx, context, case.id, {**old, "status": "superseded"})
-    return reference(document)
+    return reference(document), bundle
 
 
 def _complete(tx: Transaction, context: Context, case: Case, person: Person, signed: Resource, now: str) -> None:

@@ -37,6 +37,7 @@ OPERATIONS: dict[str, str] = {
     "requests": "sees", "request-item": "staff", "merged-record": "record", "unlink": "staff", "link": "staff",
     "independence": "sees", "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
     "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
+    "verify": "sees",
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
@@ -83,10 +84,12 @@ ROUTES: dict[str, str] = {
     "/cases/<case_id>/preview.pdf": "page", "/cases/<case_id>/records": "page", "/cases/<case_id>/report.pdf": "page",
     "/cases/<case_id>/report.txt": "page", "/cases/<case_id>/first-read": "page",
     "/cases/<case_id>/review": "page, form", "/cases/<case_id>/sign": "form",
-    "/cases/<case_id>/tasks/<task_id>/cancel": "form",
+    "/cases/<case_id>/signed/<int:version>/report.json": "page",
+    "/cases/<case_id>/signed/<int:version>/report.jws": "page", "/cases/<case_id>/tasks/<task_id>/cancel": "form",
     "/sign-in": "sign-in", "/sign-in/again": "sign-in", "/sign-in/callback": "sign-in", "/sign-out": "sign-in",
     "/case-link/<token>": "link", "/assets/<path:filename>": "public",
-    "/docs": "public", "/.well-known/jwks.json": "public", "/healthz": "public", "/readyz": "public",
+    "/docs": "public", "/.well-known/jwks.json": "public", "/.well-known/document-keys.json": "public",
+    "/healthz": "public", "/readyz": "public",
 }  # fmt: skip
 
 
@@ -475,7 +478,8 @@ class Generator:
                         path = rule.replace("<case_id>", case_id).replace("<task_id>", held.stored.id)
                         path = path.replace("<kind>", held.stored.type).replace("<resource_id>", held.stored.id)
                         for code in ("alignment", "sign", "gather") if "<code>" in path else ("",):
-                            yield who, path.replace("<int:place>", "0").replace("<code>", code), held, name
+                            path = path.replace("<int:place>", "0").replace("<int:version>", "1")
+                            yield who, path.replace("<code>", code), held, name
 
     def browse(self, who: str, method: str, path: str, form: Plain | None = None) -> tuple[int, str]:
         cookie = {} if who == NOBODY else {"Cookie": f"{COOKIE}={who}"}

@@ -263,7 +263,8 @@ class World:
         settings = Settings(
             database=self.database_url, auth="tokens", token_file=str(self.folder / "tokens.toml"),
             log_level="CRITICAL",
-            link_secret_file=str(self.folder / "link-secret"), connections=self.connections,
+            link_secret_file=str(self.folder / "link-secret"),
+            document_keys_file=str(self.folder / "document-keys.json"), connections=self.connections,
         )  # fmt: skip
         self.service = bootstrap.build(settings)
         self.context = self.service.context

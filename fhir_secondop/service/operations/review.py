@@ -5,9 +5,18 @@ from __future__ import annotations
 from functools import partial
 
 from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.service import blinding, comparing, review, signing
+from fhir_secondop.service import blinding, comparing, review, sealing, signing
 from fhir_secondop.service.context import Context
-from fhir_secondop.service.operations.shapes import REASON, TEXT, Handler, Plain, obj, telling, with_case
+from fhir_secondop.service.operations.shapes import (
+    REASON,
+    TEXT,
+    VERSION,
+    Handler,
+    Plain,
+    obj,
+    telling,
+    with_case,
+)
 
 _DECLARATION = obj(
     ["interests"],
@@ -19,6 +28,7 @@ _DECLARATION = obj(
 def rows(context: Context) -> list[Operation]:
     """The rows."""
     act = partial(with_case, context)
+    tell = partial(telling, context)
     accepting = obj([], declaration=_DECLARATION, attestation=TEXT, override=TEXT)
     whom = obj(["reviewer"], reviewer=_reviewer_schema())
     leaving = obj(["reason"], reason=REASON, text=TEXT)
@@ -50,6 +60,9 @@ def rows(context: Context) -> list[Operation]:
         Operation("submit-report", "ServiceRequest", "Stores the reviewer's draft.", act(signing.submit), draft),
         Operation("sign", "ServiceRequest", "The only way to final: report, document and deliveries.",
                   act(signing.sign)),
+        Operation("verify", "ServiceRequest", "Whether signature and bytes of a signed version hold, and who signed.",
+                  tell(sealing.verify), obj([], version=VERSION), reads=True,
+                  shows=("Binary", "Bundle", "DiagnosticReport", "Provenance")),
         Operation("amend-report", "ServiceRequest", "Drafts the next version of a signed report.",
                   act(signing.amend),
                   obj(["kind", "reason"], kind={"enum": ["amended", "corrected", "appended", "entered-in-error"]},

@@ -13,7 +13,7 @@ from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.service import drafts, history, worklist
 from fhir_secondop.service.operations.case import case_summary
-from fhir_secondop.web.pages import offers
+from fhir_secondop.web.pages import offers, signatures
 from fhir_secondop.web.pages.frame import Frame
 
 Plain = dict[str, Any]
@@ -97,6 +97,7 @@ def _page(frame: Frame, case_id: str) -> Response:
         thirds=frame.third_opinions(case_id),
         compared=frame.run("compare", case_id) if drafts.is_signed(case) else None,
         signed=drafts.is_signed(case),
+        signatures=signatures.of_case(frame, case),
         plan=_plan_version(summary),
         mine=_mine(able, summary),
         decisions=codes.DECISIONS,
