@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,13 @@ def add(file: Path, alg: str, *, now_s: int, signs_after_h: float) -> str:
 
 def made(alg: str, signs_from: int) -> Jwk:
     """A new entry of a file; its kid is the thumbprint of the key (RFC 7638)."""
-    key: ECKey | RSAKey = (
-        ECKey.generate_key("P-384", private=True, auto_kid=True)
-        if alg == "ES384"
-        else RSAKey.generate_key(3072, private=True, auto_kid=True)
-    )
+    key: ECKey | RSAKey | None = None
+    while key is None or str(key.kid).startswith("-"):  # which a command line would take for an option
+        key = (
+            ECKey.generate_key("P-384", private=True, auto_kid=True)
+            if alg == "ES384"
+            else RSAKey.generate_key(3072, private=True, auto_kid=True)
+        )
     return {**key.as_dict(private=True), "alg": alg, "use": "sig", "signs_from": signs_from}
 
 
@@ -135,7 +138,7 @@ def _is_named(jwk: Jwk) -> bool:
 
 def write(file: Path, keys: list[Jwk], *, first: bool = False) -> None:
     """Replaces the file, which others read meanwhile; with `first` one that is there by now stays as it is."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    partial = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
