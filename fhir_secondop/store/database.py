@@ -123,6 +123,24 @@ class Database:
             connection.rollback()
 
     @contextmanager
+    def one_statement(self) -> Iterator[Any]:
+        """The driver's own connection, for one statement that reads: a transaction in itself."""
+        pooled = self.engine.raw_connection()
+        driver: Any = pooled.driver_connection
+        try:
+            if self.is_sqlite:
+                yield driver
+                return
+            driver.autocommit = True  # else BEGIN and ROLLBACK go to the server and back, each alone
+            yield driver
+            driver.autocommit = False  # as the next one from the pool expects it
+        except BaseException:
+            pooled.invalidate()
+            raise
+        finally:
+            pooled.close()
+
+    @contextmanager
     def transaction(self, caller: Caller) -> Iterator[Transaction]:
         """A write transaction: all of it is durable on leaving, or nothing of it. No network inside."""
         with self._write_lock(), self.engine.connect() as raw, ExitStack() as recorded:
