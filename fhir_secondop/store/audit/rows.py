@@ -17,11 +17,12 @@ FIELDS = (
     "type", "id", "version", "case_id", "number", "status", "request",
 )  # fmt: skip
 ANCHOR_FIELDS = ("chain", "n", "at", "heads")
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each row
 
 
 def digest(row: Mapping[str, Any], before: str, fields: tuple[str, ...] = FIELDS) -> str:
     """SHA-256 (hex) over the digest before it and the row: a JSON array of its fields, ASCII, without spaces."""
-    canonical = json.dumps([row[name] for name in fields], separators=(",", ":"))
+    canonical = _encode([row[name] for name in fields])
     return hashlib.sha256(f"{before}\n{canonical}".encode()).hexdigest()
 
 
