@@ -10,7 +10,7 @@ from fhir_secondop.model import RECORD, REPORT
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.service.context import draft_case
 from fhir_secondop.store import tables
-from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.database import Admission, Transaction
 
 REVIEWER_DAYS = 90  # after signing: questions come back, and an amendment may be needed
 _DAY_MS = 86_400_000
@@ -45,6 +45,7 @@ def admit(
         if had is None:
             values = {"case_id": case_id, "party": party, "part": part, "until": until_ms}
             tx.connection.execute(sa.insert(tables.audience).values(values))
+            _note(tx, "create", case_id, party, part, until_ms)
             continue
         later = None if None in (had.until, until_ms) else max(had.until, until_ms)
         more = RECORD if RECORD in (had.part, part) else part
@@ -60,8 +61,11 @@ def admit_members(tx: Transaction, case: Case) -> None:
 
 def take_away(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
     """Takes the case from these parties' view, at once."""
-    named = tables.audience.c.party.in_(sorted(set(parties)))
-    tx.connection.execute(sa.delete(tables.audience).where(tables.audience.c.case_id == case_id, named))
+    audience = tables.audience.c
+    named = audience.party.in_(sorted(set(parties)))
+    gone = sa.delete(tables.audience).where(audience.case_id == case_id, named)
+    for row in tx.connection.execute(gone.returning(audience.party, audience.part, audience.until)).all():
+        _note(tx, "delete", case_id, row.party, row.part, row.until)
 
 
 def dismiss(tx: Transaction, case: Case, identifiers: Iterable[str]) -> None:
@@ -86,8 +90,16 @@ def end_review(tx: Transaction, case: Case, identifiers: Iterable[str], now_ms: 
 
 
 def _set(tx: Transaction, case_id: str, party: str, part: str, until_ms: int | None) -> None:
-    tx.connection.execute(
+    changed = tx.connection.execute(
         sa.update(tables.audience)
         .where(tables.audience.c.case_id == case_id, tables.audience.c.party == party)
         .values(part=part, until=until_ms)
     )
+    if changed.rowcount:
+        _note(tx, "update", case_id, party, part, until_ms)
+
+
+def _note(tx: Transaction, interaction: str, case_id: str, party: str, part: str, until_ms: int | None) -> None:
+    """For the audit: it is written with what it tells of."""
+    told = "draft" if case_id.endswith(draft_case("")) else part
+    tx.admissions.append(Admission(interaction, case_id, party, told, until_ms))
