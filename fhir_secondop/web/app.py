@@ -103,7 +103,11 @@ def started(settings: Settings) -> Iterator[Flask]:
         requeue(service.context)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
-        behind = inbound.complete(flask.wsgi_app, limits, settings.trusted_proxy, only=settings.is_exposed)
+        audited = service.context.database.audit
+        behind = inbound.complete(
+            flask.wsgi_app, limits, settings.trusted_proxy, only=settings.is_exposed,
+            refused=audited.refused if audited is not None else inbound.uncounted,
+        )  # fmt: skip
         flask.wsgi_app = behind  # type: ignore[assignment, method-assign]
         yield flask
     service.context.database.dispose()
