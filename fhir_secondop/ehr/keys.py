@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,8 @@ def _is_named(jwk: Jwk) -> bool:
 
 def write(file: Path, keys: list[Jwk], *, first: bool = False) -> None:
     """Replaces the file, which others read meanwhile; with `first` one that is there by now stays as it is."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
+    # A name of its own for each writer: two threads may be at it.
+    partial = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:

@@ -74,7 +74,8 @@ ROUTES: dict[str, str] = {
     "/fhir/<t>/<i>/$<code>": "operation", "/fhir/<path:rest>": "nowhere",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
     "/api/second-opinions/<case_id>/<code>": "operation",
-    "/ack/<token>": "link", "/ack/<token>/document.pdf": "link", "/upload/<token>": "link",
+    "/ack/<token>": "link", "/ack/<token>/document.pdf": "link",
+    "/ack/<token>/report.json": "link", "/ack/<token>/report.jws": "link", "/upload/<token>": "link",
     "/api/openapi.json": "public", "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
     "/": "page", "/my": "page", "/connections": "page without a case", "/connections/<name>": "page without a case",
     "/my/<case_id>": "page", "/cases/<case_id>": "page", "/cases/<case_id>/confirm/<task_id>": "page",
@@ -528,7 +529,7 @@ class Generator:
         """A link opens what it is for, to whoever has it; anything made up, cut or of another purpose opens nothing."""
         for path, token in self.stage.links.items():
             for n, bad in enumerate(_bent(token)):
-                for where in ("/ack/{}", "/ack/{}/document.pdf", "/upload/{}"):
+                for where in ("/ack/{}", "/ack/{}/document.pdf", "/ack/{}/report.json", "/upload/{}"):
                     if where.startswith(path) and bad == token:
                         continue  # what it is for
                     who = list(EVERYONE)[n % len(EVERYONE)]
