@@ -5,18 +5,16 @@ Every row is evaluated against every author of what is under review and every ea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 from fhir_secondop.errors import Conflict, Invalid
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import codes
+from fhir_secondop.opinion import codes, specialties
 from fhir_secondop.opinion.people import Person
 
 ORDER = ("pass", "warn", "unknown", "fail", "barred")
+_NO_DECLARATION = "no declaration of interests was made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,11 @@ class Assessment:
         """barred, fail, unknown, warn or pass."""
         return max((f.result for f in self.findings), key=ORDER.index, default="unknown")
 
+    @property
+    def before_declaring(self) -> Assessment:
+        """The same without the row on the declaration, which nobody makes before being asked."""
+        return Assessment(tuple(f for f in self.findings if f.fact != _NO_DECLARATION))
+
 
 def assess(
     reviewer: Person,
@@ -71,7 +74,7 @@ def assess(
 
 def _declared(declaration: Declaration | None) -> Iterable[Finding]:
     if declaration is None or not declaration.interests:
-        yield Finding("unknown", "no declaration of interests was made")
+        yield Finding("unknown", _NO_DECLARATION)
     elif declaration.interests.strip().lower() == "none":
         yield Finding("pass", "declared no interests")
     else:
@@ -114,17 +117,12 @@ def _specialty(reviewer: Person, other: Person, about: str) -> Finding:
     mine, theirs = reviewer.specialty, other.specialty
     if not mine or not theirs:
         return Finding("unknown", "a specialty is missing", about)
-    if mine == theirs or frozenset((mine, theirs)) in _equivalent():
+    compared = specialties.compare(mine, theirs)
+    if compared == specialties.SAME:
         return Finding("pass", "same specialty", about)
-    if mine.partition("|")[0] != theirs.partition("|")[0]:
-        return Finding("unknown", "the specialties are coded in systems that we can't compare", about)
-    return Finding("warn", "another specialty", about)
-
-
-@cache
-def _equivalent() -> frozenset[frozenset[str]]:
-    text = (files("fhir_secondop.profiles") / "specialties" / "nucc-snomed.json").read_text("utf-8")
-    return frozenset(frozenset(pair) for pair in json.loads(text)["equivalent"])
+    if compared == specialties.OTHER:
+        return Finding("warn", "another specialty", about)
+    return Finding("unknown", "the specialties are coded in systems that we can't compare", about)
 
 
 def admit(assessment: Assessment, *, attestation: str, override: str) -> None:

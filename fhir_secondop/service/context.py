@@ -88,6 +88,10 @@ def quarantine(case_id: str) -> str:
     return f"{case_id}#quarantine"
 
 
+# What the directory of reviewers belongs to: coordinators see it, no case's audience does.
+DIRECTORY = "#directory"
+
+
 def load(
     connection: SqlConnection, visibility: Visibility, case_id: str, *, gathered: bool = False, drafts: bool = False,
     files: bool = False,

@@ -8,6 +8,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case, Member
+from fhir_secondop.service import review
 
 # A case that came to one of these takes no reviewer, no record and no report any more.
 _ENDED = ("completed", "rejected", "failed", "cancelled")
@@ -25,6 +26,7 @@ class Offers:
     member: Member | None
     decides: bool  # is the decision owner
     names_reviewer: bool
+    reassigns: bool
     cancels: bool
 
 
@@ -46,6 +48,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         member=next((m for m in case.audience if rights.acts_as(caller, m.person.identifiers)), None),
         decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
         names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
+        reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
     )
 
