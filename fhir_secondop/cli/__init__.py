@@ -166,7 +166,7 @@ def _private_files() -> None:
 
 @main.group()
 def sandbox() -> None:
-    """Simulated EHRs."""
+    """Simulated EHRs and payers."""
 
 
 @sandbox.command()
@@ -211,6 +211,27 @@ def ehr(
     found = [f for p in paths for f in (sorted(p.glob("*.json*")) if p.is_dir() else [p])]
     count = ehrs.load(store, base, found)
     click.echo(f"{shape} EHR at {base}, {count} resources")
+    ehrs.serve(app, port)
+
+
+@sandbox.command()
+@click.option("--shape", type=click.Choice(["covered", "not-covered", "authorization", "lapsed", "error", "garbage",
+                                            "down", "slow"]), required=True)  # fmt: skip
+@click.option("--port", type=int, required=True)
+def payer(shape: str, port: int) -> None:
+    """One simulated payer, its base at /fhir: CoverageEligibilityRequest/$submit.
+
+    Example: fhir-secondop sandbox payer --shape authorization --port 8301
+    """
+    from fhir_secondop.bootstrap import log_to_stderr
+    from fhir_secondop.fhir import times
+    from fhir_secondop.sandbox import ehr as ehrs
+    from fhir_secondop.sandbox import payer as payers
+    from fhir_secondop.store.database import now_ms
+
+    log_to_stderr("INFO")
+    app = payers.build(shape, lambda: times.instant(now_ms()))
+    click.echo(f"{shape} payer at http://127.0.0.1:{port}/fhir")
     ehrs.serve(app, port)
 
 

@@ -255,7 +255,7 @@ def _may_cancel(caller: Caller, case: Case, task: Resource) -> None:
     is_placer = requester is not None and rights.acts_as(caller, requester.identifiers)
     if not (workflow.is_coordination(task) and is_placer):
         rights.require_role(caller)
-    if workflow.is_delivery(task) or codes.has(task.get("code"), codes.TASK, "gather-records"):
+    if workflow.is_carried(task):
         raise Conflict("Its workflow carries this Task on; it is not cancelled by hand.")
 
 

@@ -35,7 +35,7 @@ FHIR = "application/fhir+json"
 OPERATIONS: dict[str, str] = {
     "gather": "staff", "candidates": "desk", "confirm-patient": "desk", "manifest": "sees", "completeness": "record",
     "requests": "sees", "request-item": "staff", "merged-record": "record", "unlink": "staff", "link": "staff",
-    "independence": "sees", "match-reviewer": "desk", "reassign": "desk",
+    "independence": "sees", "match-reviewer": "desk", "check-coverage": "staff", "reassign": "desk",
     "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
     "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
