@@ -77,6 +77,7 @@ def build(settings: Settings) -> Service:
         link_secret=_link_secret(Path(settings.link_secret_file)),
         now=now_ms,
         contact=settings.contact,
+        same_organization=settings.same_organization,
         checklists=Path(settings.checklists) if settings.checklists else None,
     )
     table = operations.table(context)

@@ -56,19 +56,24 @@ def assess(
     others: Iterable[Person],
     declaration: Declaration | None,
     treated: frozenset[str] = frozenset(),
+    took_part: frozenset[str] = frozenset(),
+    same_organization: str = "warn",
 ) -> Assessment:
     """The findings on a reviewer against the authors of what is under review and the earlier reviewers.
 
-    `treated` are the identifiers of those who stand in the gathered record as having treated the patient.
+    `treated` are the identifiers of those who stand in the gathered record as having treated the patient, `took_part`
+    those of who had a part in an item under review; `same_organization` is what the site takes that for (warn, fail).
     """
     findings = list(_declared(declaration))
     if reviewer.identifiers & treated:
         findings.append(Finding("warn", "stands in the record as having treated the patient before"))
+    if reviewer.identifiers & took_part:
+        findings.append(Finding("fail", "took part in an item under review, as the record says"))
     compared = list(others)
     if not compared:
         findings.append(Finding("unknown", "nobody is named as author of what is under review"))
     for other in compared:
-        findings.extend(_compare(reviewer, other))
+        findings.extend(_compare(reviewer, other, same_organization))
     return Assessment(tuple(findings))
 
 
@@ -83,14 +88,14 @@ def _declared(declaration: Declaration | None) -> Iterable[Finding]:
         yield Finding("fail", "took part in an item under review")
 
 
-def _compare(reviewer: Person, other: Person) -> Iterable[Finding]:
+def _compare(reviewer: Person, other: Person, same_organization: str) -> Iterable[Finding]:
     about = other.name or other.reference
     same_reference = bool(reviewer.practitioner) and reviewer.practitioner == other.practitioner
     if same_reference or reviewer.identifiers & other.identifiers:
         yield Finding("barred", "is the same person", about)
     elif not _systems(reviewer) & _systems(other):
         yield Finding("unknown", "no identifiers of one system, so they can't be told apart for certain", about)
-    yield from _organizations(reviewer, other, about)
+    yield from _organizations(reviewer, other, about, same_organization)
     if reviewer.phones & other.phones:
         yield Finding("warn", "has the same direct line", about)
     if reviewer.suites & other.suites:
@@ -102,14 +107,14 @@ def _systems(person: Person) -> set[str]:
     return {identifier.rpartition("|")[0] for identifier in person.identifiers}
 
 
-def _organizations(reviewer: Person, other: Person, about: str) -> Iterable[Finding]:
+def _organizations(reviewer: Person, other: Person, about: str, same_organization: str) -> Iterable[Finding]:
     mine = {name for name in (reviewer.organization, reviewer.organization_ref) if name}
     theirs = {name for name in (other.organization, other.organization_ref) if name}
     if not mine or not theirs:
         yield Finding("unknown", "an organization is missing", about)
     elif mine & theirs:
-        yield Finding("warn", "works for the same organization", about)
-    elif (reviewer.parent and reviewer.parent in {other.parent, *theirs}) or (other.parent and other.parent in mine):
+        yield Finding(same_organization, "works for the same organization", about)
+    elif reviewer.parents & (other.parents | theirs) or other.parents & mine:
         yield Finding("warn", "the organizations have a common parent", about)
 
 
@@ -120,6 +125,8 @@ def _specialty(reviewer: Person, other: Person, about: str) -> Finding:
     compared = specialties.compare(mine, theirs)
     if compared == specialties.SAME:
         return Finding("pass", "same specialty", about)
+    if specialties.both_primary_care(mine, theirs):
+        return Finding("pass", "another primary care physician", about)
     if compared == specialties.OTHER:
         return Finding("warn", "another specialty", about)
     return Finding("unknown", "the specialties are coded in systems that we can't compare", about)

@@ -22,6 +22,11 @@ def compare(mine: str, theirs: str) -> str:
     return OTHER if _system(mine) == _system(theirs) or both_are_mapped else UNKNOWN
 
 
+def both_primary_care(mine: str, theirs: str) -> bool:
+    """Whether both are specialties of primary care: what one of them decided is a question for the other."""
+    return {mine, theirs} <= _primary_care()
+
+
 def codings(concepts: list[Resource]) -> Iterator[tuple[str, str]]:
     """ "system|code" and the words of every Coding of these CodeableConcepts."""
     for concept in concepts:
@@ -42,6 +47,11 @@ def _system(code: str) -> str:
 @cache
 def _pairs() -> frozenset[frozenset[str]]:
     return frozenset(frozenset(pair) for pair in _file("nucc-snomed")["equivalent"])
+
+
+@cache
+def _primary_care() -> frozenset[str]:
+    return frozenset(_file("primary-care")["primary_care"])
 
 
 def _file(name: str) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Context:
     now: Callable[[], int]
     checklists: Path | None = None
     contact: str = ""
+    same_organization: str = "warn"  # what independence takes that for
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""

@@ -26,7 +26,7 @@ def match(context: Context, caller: Caller, case_id: str, _: Plain) -> Plain:
     needed = matching.wanted(case, context.now())
     people = Directory([*case.resources, *listed])
     assessed = {
-        ref: review.assess(case, person, None).before_declaring
+        ref: review.assess(case, person, None, context.same_organization).before_declaring
         for ref in entries.candidates(listed)
         if (person := people.person(ref)) is not None
     }

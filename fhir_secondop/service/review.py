@@ -11,7 +11,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
 from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import codes, facts, independence, intake_json, records, workflow
+from fhir_secondop.opinion import codes, facts, independence, intake_json, participation, records, workflow
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
@@ -96,7 +96,9 @@ def _declaration(plain: Plain) -> Declaration | None:
     return Declaration(said.get("interests", ""), tuple(map(str, said.get("participated", []))))
 
 
-def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Assessment:
+def assess(
+    case: Case, reviewer: Person, declaration: Declaration | None, same_organization: str = "warn"
+) -> Assessment:
     """The independence of a reviewer from the authors of what is under review and from earlier reviewers.
 
     The case must have been loaded with the record for "treated the patient before" to be seen.
@@ -114,7 +116,10 @@ def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Ass
         if resource["resourceType"] == "Practitioner"
         for identifier in identifiers(resource)
     }
-    found = independence.assess(reviewer, [*case.authors, *earlier], declaration, frozenset(treated))
+    found = independence.assess(
+        reviewer, [*case.authors, *earlier], declaration, frozenset(treated), participation.identifiers_of(case),
+        same_organization,
+    )  # fmt: skip
     unnamed = [
         independence.Finding("unknown", "nobody is named as author of an item under review", facts.item_title(item))
         for item in case.items
@@ -131,7 +136,7 @@ def independence_of(context: Context, caller: Caller, case_id: str, plain: Plain
     person = Directory([*case.resources, *composed]).person(reference(composed[-1]))
     if person is None:
         raise Invalid("Say who the reviewer is.", path="reviewer")
-    return assess(case, person, _declaration(plain))
+    return assess(case, person, _declaration(plain), context.same_organization)
 
 
 def accept(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
@@ -163,7 +168,7 @@ def take(
         raise Invalid("The reviewer of this Task is not known.", path="Task.owner")
     # With the record: who treated the patient stands there.
     whole = load(tx.connection, EVERYTHING, case.id, gathered=True)
-    assessment = assess(whole, person, declaration)
+    assessment = assess(whole, person, declaration, context.same_organization)
     independence.admit(assessment, attestation=attestation, override=override)
     now = context.instant()
     stated = independence.extension(assessment, attestation=attestation, override=override)
