@@ -75,7 +75,8 @@ class Connection:
     means unsaid. A resend after an unknown outcome waits `settle_s` (at least the time-out); a note goes on an
     encounter of the last `encounter_days`. `origins` are further origins ("https://files.example") that a page or a
     file of this EHR may stand on; `networks` ("10.20.0.0/16") the private addresses that their names may lead to.
-    `part2`: its records are under 42 CFR Part 2. `role` "repository": every version of a case goes there.
+    `part2`: its records are under 42 CFR Part 2. `role` "repository": every version of a case goes there; "payer":
+    it is asked whether an opinion is covered.
     """
 
     name: str

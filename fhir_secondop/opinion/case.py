@@ -288,12 +288,18 @@ def _restriction(request: Resource) -> Resource | None:
     return {"period": {"end": deadline}} if deadline else None
 
 
-def review_task(case_id: str, coordination: Resource, reviewer: str, now: str) -> Resource:
-    """The Task of a reviewer who is asked: part of the coordination Task, owned by the candidate."""
+def review_task(
+    case_id: str, coordination: Resource, reviewer: str, now: str, *, until: str = "", number: int = 1
+) -> Resource:
+    """The Task of a reviewer who is asked: part of the coordination Task, owned by the candidate.
+
+    `until` is the instant at which the time to answer is over; `number` counts how often that one was asked.
+    """
+    parts = ("review", reviewer, coordination["id"], *([number] if number > 1 else []))
     return compose(
         "Task",
         meta=profile("review-task"),
-        id=derived_id(case_id, "review", reviewer, coordination["id"]),
+        id=derived_id(case_id, *parts),
         partOf=[{"reference": reference(coordination)}],
         status="requested",
         intent="order",
@@ -304,4 +310,5 @@ def review_task(case_id: str, coordination: Resource, reviewer: str, now: str) -
         for_=coordination["for"],
         requester=PLATFORM,
         owner={"reference": reviewer},
+        restriction={"period": {"end": until}} if until else None,
     )

@@ -18,6 +18,8 @@ PROVENANCE_AGENT = f"{_THO}/provenance-participant-type"
 TASK_CODE = "http://hl7.org/fhir/CodeSystem/task-code"
 LOINC = "http://loinc.org"
 SNOMED = "http://snomed.info/sct"
+COVERAGE_CLASS = f"{_THO}/coverage-class"
+LANGUAGE = "urn:ietf:bcp:47"
 NPI = "http://hl7.org/fhir/sid/us-npi"
 
 

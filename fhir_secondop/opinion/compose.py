@@ -16,9 +16,9 @@ from fhir_secondop.model import Resource
 COMPOSABLE = frozenset(
     {
         "Binary", "Bundle", "CarePlan", "ClinicalImpression", "Communication", "Composition", "Condition", "Consent",
-        "DiagnosticReport", "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation",
-        "Organization", "Patient", "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse",
-        "ServiceRequest", "Task",
+        "Coverage", "CoverageEligibilityRequest", "CoverageEligibilityResponse", "DiagnosticReport",
+        "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation", "Organization", "Patient",
+        "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse", "ServiceRequest", "Task",
     }
 )  # fmt: skip
 

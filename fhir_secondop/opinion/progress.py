@@ -37,6 +37,7 @@ class Need:
 
 
 NEEDS = {
+    "choose": "Choose another reviewer",
     "confirm": "Who is the patient there?",
     "unknown": "Sent, but the outcome is unknown",
     "differs": "The copy there differs",
@@ -88,11 +89,21 @@ def waiting_for(case: Case) -> tuple[str, ...]:
 def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
     """What in a case needs the coordinator. `candidates` are the ids of the Tasks for which somebody must be chosen."""
     found = [
+        *_of_reviews(case),
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
         *(need for task in case.deliveries for need in _of_delivery(task, candidates)),
         *(need for task in requests.of_case(case) for need in _of_request(task)),
     ]
     return sorted(found, key=lambda need: list(NEEDS).index(need.kind))
+
+
+def _of_reviews(case: Case) -> Iterator[Need]:
+    """Somebody was asked, and nobody is any more: the newest of them, and how it ended."""
+    if case.coordination["status"] not in ("requested", "received") or not case.reviews:
+        return
+    if all(task["status"] in _ENDED for task in case.reviews):
+        last = max(case.reviews, key=lambda task: str(task["lastModified"]))
+        yield Need("choose", last["id"], name_of(case, last), why_of(last))
 
 
 def _of_gathering(task: Resource, candidates: frozenset[str]) -> Iterator[Need]:

@@ -55,6 +55,7 @@ class Context:
     now: Callable[[], int]
     checklists: Path | None = None
     contact: str = ""
+    same_organization: str = "warn"  # what independence takes that for
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""
@@ -88,6 +89,10 @@ def draft_case(case_id: str) -> str:
 def quarantine(case_id: str) -> str:
     """What somebody else's data that came along belongs to: the coordinator may look, the case's audience may not."""
     return f"{case_id}#quarantine"
+
+
+# What the directory of reviewers belongs to: coordinators see it, no case's audience does.
+DIRECTORY = "#directory"
 
 
 def load(

@@ -35,7 +35,8 @@ FHIR = "application/fhir+json"
 OPERATIONS: dict[str, str] = {
     "gather": "staff", "candidates": "desk", "confirm-patient": "desk", "manifest": "sees", "completeness": "record",
     "requests": "sees", "request-item": "staff", "merged-record": "record", "unlink": "staff", "link": "staff",
-    "independence": "sees", "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
+    "independence": "sees", "match-reviewer": "desk", "check-coverage": "staff", "reassign": "desk",
+    "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
     "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
     "verify": "sees",
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
@@ -56,6 +57,7 @@ _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
 BODIES: dict[str, Plain] = {
     "candidates": {"task": "x"}, "confirm-patient": {"task": "x", "patient": "none"}, "request-item": {"item": "x"},
     "unlink": {"group": "x", "reason": "x"}, "link": {"reason": "x", "group": "x"}, "independence": _REVIEWER,
+    "reassign": {"reason": "no-capacity"},
     "ask-reviewer": _REVIEWER, "decline": {"reason": "no-capacity"}, "withdraw": {"reason": "no-capacity"},
     "submit-report": example("review.json")["draft"], "amend-report": {"kind": "amended", "reason": "x"},
     "acknowledge": {"version": 1}, "decide": {"version": 1, "decision": "adopt"},
@@ -83,6 +85,7 @@ ROUTES: dict[str, str] = {
     "/cases/<case_id>/do/<code>": "form", "/cases/<case_id>/files/<kind>/<resource_id>/<int:place>": "page",
     "/cases/<case_id>/independence": "form", "/cases/<case_id>/preview": "page",
     "/cases/<case_id>/preview.pdf": "page", "/cases/<case_id>/records": "page", "/cases/<case_id>/report.pdf": "page",
+    "/cases/<case_id>/reviewers": "page",
     "/cases/<case_id>/report.txt": "page", "/cases/<case_id>/first-read": "page",
     "/cases/<case_id>/review": "page, form", "/cases/<case_id>/sign": "form",
     "/cases/<case_id>/signed/<int:version>/report.json": "page",

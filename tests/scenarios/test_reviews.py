@@ -136,13 +136,17 @@ def test_refused_for_a_conflict_of_interest_the_case_goes_to_the_next(world: Wor
     case_id = begin(world, request)
     author = request["providers"]["oncologist"]
     himself = {**author, "organization": {"name": "Elsewhere"}}
-    world.post(case_id, "ask-reviewer", {"reviewer": himself})
-    refused = world.post(case_id, "accept", {"declaration": {"interests": "none"}, "override": "x",
-                                             "attestation": "x"}, "p-oncologist", 409)  # fmt: skip
-    assert "author of what is under review" in str(refused)
-    world.post(case_id, "decline", {"reason": "conflict-of-interest"}, "p-oncologist")
+    assert "author of what is under review" in str(
+        world.post(case_id, "ask-reviewer", {"reviewer": himself}, status=409)
+    )
+    world.post(case_id, "ask-reviewer", {"reviewer": read("breast-treatment-plan", "review.json")["reviewer"]})
+    paid = {"declaration": {"interests": "paid by the maker"}, "attestation": "None."}
+    assert "override" in str(world.post(case_id, "accept", paid, "second", 422))
+    world.post(case_id, "decline", {"reason": "conflict-of-interest"}, "second")
     assert statuses(world, case_id) == (["requested"], ["rejected"])
-    reviewed(world, case_id, "breast-treatment-plan")
+    other = {**read("breast-treatment-plan", "review.json")["reviewer"], "family": "Sample", "npi": "9000000777",
+             "organization": {"name": "Northfield Made-up Hospital"}}  # fmt: skip
+    reviewed(world, case_id, "breast-treatment-plan", "next", other)
     assert statuses(world, case_id) == (["completed"], ["rejected", "completed"])
 
 

@@ -122,7 +122,10 @@ def test_a_declared_interest_needs_an_override_which_is_kept(bench: Bench) -> No
 
 def test_an_author_of_what_is_under_review_is_barred_whatever_is_said(bench: Bench) -> None:
     surgeon = example("request.json")["providers"]["surgeon"]
-    case_id = asked(bench, npi=surgeon["npi"])
+    case_id = opened(bench)
+    author = {**example("review.json")["reviewer"], "npi": surgeon["npi"]}
+    refused = operate(bench, case_id, "ask-reviewer", {"reviewer": author})
+    assert (refused.status_code, refused.get_json()["issue"][0]["expression"]) == (409, ["reviewer"])
     said = bench.call("POST", f"/fhir/ServiceRequest/{case_id}/$independence", {
         "resourceType": "Parameters",
         "parameter": [{"name": "reviewer", "part": [

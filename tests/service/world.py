@@ -44,7 +44,8 @@ Plain = dict[str, Any]
 JSON = "application/fhir+json"
 NPI = "http://hl7.org/fhir/sid/us-npi"
 DAY_MS = 86_400_000
-RECORDS = Path(__file__).parent.parent.parent / "examples/breast-treatment-plan/records"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+RECORDS = EXAMPLES / "breast-treatment-plan/records"
 SURGEON = """
 [callers.surgeon]
 name = "Dr. Harlan Mockridge"

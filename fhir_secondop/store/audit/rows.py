@@ -83,7 +83,7 @@ class Access:
 
 def case_of(case_id: str | None) -> str | None:
     """The case that a row belongs to; what is kept apart of a case ("id#draft") counts as the case's."""
-    return case_id.partition("#")[0] if case_id else None
+    return (case_id.partition("#")[0] or None) if case_id else None
 
 
 def access_rows(access: Access, action: str, status: int, at: int) -> list[Values]:

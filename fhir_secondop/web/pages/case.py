@@ -20,7 +20,7 @@ Plain = dict[str, Any]
 
 
 def add(routes: Blueprint, frame: Frame) -> None:
-    """Routes /cases/{id}, its candidates, and what one of its deliveries would do."""
+    """Routes /cases/{id}, its candidates, who may review it, and what one of its deliveries would do."""
 
     @routes.get("/cases/<case_id>")
     def show(case_id: str) -> ResponseReturnValue:
@@ -32,6 +32,11 @@ def add(routes: Blueprint, frame: Frame) -> None:
     def choose(case_id: str, task_id: str) -> Response:
         found = frame.run("candidates", case_id, {"task": task_id})
         return frame.page("confirm", case_id=case_id, task_id=task_id, found=found)
+
+    @routes.get("/cases/<case_id>/reviewers")
+    def reviewers(case_id: str) -> Response:
+        able = offers.of_case(frame.find(case_id), frame.caller).names_reviewer
+        return frame.page("reviewers", case_id=case_id, found=frame.run("match-reviewer", case_id), able=able)
 
     @routes.get("/cases/<case_id>/deliveries/<task_id>")
     def delivery(case_id: str, task_id: str) -> Response:

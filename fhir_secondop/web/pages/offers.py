@@ -8,6 +8,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case, Member
+from fhir_secondop.service import review
 from fhir_secondop.service.drafts import is_signed
 from fhir_secondop.service.third import may_ask
 
@@ -27,6 +28,7 @@ class Offers:
     member: Member | None
     decides: bool  # is the decision owner
     names_reviewer: bool
+    reassigns: bool
     cancels: bool
     seeks_third: bool
 
@@ -50,6 +52,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
         names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
         seeks_third=is_signed(case) and may_ask(case, caller),
+        reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
     )
 
