@@ -101,7 +101,7 @@ def examine(data: bytes, detached: str, jwks: dict[str, Any], *, kept_at: int = 
     kid, alg, at = header["kid"], header["alg"], header["iat"]
     said = {"kid": kid, "alg": alg, "at": at, "issuer": header["iss"], "signer": header["sub"],
             "auth_time": header.get("auth_time", 0)}  # fmt: skip
-    if alg not in ALGORITHMS or "crit" in header or "b64" in header:
+    if alg not in ALGORITHMS or "b64" in header:  # RFC 7797: another payload than ours; unknown `crit` is the library's
         return Finding((f"signatures of this kind ({alg}) are not taken",), **said)
     named = [jwk for jwk in _keys(jwks) if jwk.get("kid") == kid]
     if len(named) != 1 or named[0].get("alg") != alg:

@@ -6,7 +6,7 @@ What is verified, delivered and shown as signed is read out of those bytes, neve
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.engine import Connection as SqlConnection
@@ -43,12 +43,8 @@ class Sealed:
     finding: Finding
     matches: bool
     faults: tuple[str, ...]
+    report: Resource = field(default_factory=dict)  # the DiagnosticReport as it was signed
     resources: tuple[Resource, ...] = ()
-
-    @property
-    def report(self) -> Resource:
-        """The DiagnosticReport as it was signed."""
-        return next(r for r in self.resources if r["resourceType"] == "DiagnosticReport")
 
 
 def binary_id(case_id: str, version: int) -> str:
@@ -117,32 +113,31 @@ def examine(context: Context, connection: SqlConnection, case: Case, version: in
     finding = signature.examine(data, jws, keys, kept_at=provenance.updated // 1000)
     if not finding.signature:
         return Sealed(version, data, jws, finding, False, finding.faults)
-    contents = {f"{r['resourceType']}/{r['id']}": (text, r) for text, r in codec.bundled(data.decode())}
+    try:
+        document = codec.parse(data)
+        contents = {reference(r): (text, r) for text, r in codec.bundled(data.decode())}
+    except (SecondOpError, KeyError):
+        return Sealed(version, data, jws, finding, False, ("what was signed is no document",))
     bundle = kept("Bundle", derived_id(case.id, "bundle", version))
-    differences = tuple(_differences(connection, case, version, data, contents, bundle, provenance.resource, finding))
-    return Sealed(version, data, jws, finding, not differences, (*finding.faults, *differences),
+    signed_text, signed_report = contents.get(f"DiagnosticReport/{derived_id(case.id, 'report')}", ("", {}))
+    differences = []
+    if document.get("identifier", {}).get("value") != f"urn:uuid:{derived_id(case.id, 'report', version)}":
+        differences.append("the signed document is that of another report or version")
+    if bundle is None or bundle.body != codec.body(data.decode()) or bundle.id != document.get("id"):
+        differences.append("the Bundle is not the one that was signed")
+    stored = _stored_text(connection, provenance.resource["target"][0]["reference"])
+    if not signed_text or stored != codec.body(signed_text).text:
+        differences.append("the report is not the one that was signed")
+    if not _says_the_same(provenance.resource["signature"][0], finding):
+        differences.append("the Provenance names another signer or time than the signature")
+    return Sealed(version, data, jws, finding, not differences, (*finding.faults, *differences), signed_report,
                   tuple(resource for _, resource in contents.values()))  # fmt: skip
 
 
-def _differences(
-    connection: SqlConnection, case: Case, version: int, data: bytes, contents: dict[str, tuple[str, Resource]],
-    bundle: Stored | None, provenance: Resource, finding: Finding,
-) -> list[str]:  # fmt: skip
-    """Where the store says something else than the signed bytes: someone changed it past the program."""
-    found = []
-    document = codec.trusted(data.decode())
-    if document["identifier"]["value"] != f"urn:uuid:{derived_id(case.id, 'report', version)}":
-        found.append("the signed document is that of another report or version")
-    if bundle is None or bundle.body.text != codec.body(data.decode()).text or bundle.id != document["id"]:
-        found.append("the Bundle is not the one that was signed")
-    signed = next((text for name, (text, _) in contents.items() if name.startswith("DiagnosticReport/")), "")
-    if signed == "" or _stored_text(connection, provenance["target"][0]["reference"]) != codec.body(signed).text:
-        found.append("the report is not the one that was signed")
-    named = provenance["signature"][0]
+def _says_the_same(named: Resource, finding: Finding) -> bool:
+    """Whether a Provenance.signature says what the protected header says: the header alone was signed."""
     at = times.interval(named["when"]).low // 1000
-    if at != finding.at or not finding.signer.endswith(f"/{named['who'].get('reference', '?')}"):
-        found.append("the Provenance names another signer or time than the signature")
-    return found
+    return at == finding.at and finding.signer.endswith(f"/{named['who'].get('reference', '?')}")
 
 
 def _stored_text(connection: SqlConnection, versioned: str) -> str:
@@ -183,7 +178,8 @@ def verify(context: Context, caller: Caller, case_id: str, plain: Plain) -> Plai
     """Whether signature and bytes of a version hold, who signed it when with which key, and what speaks against it."""
     case, found = read(context, caller, case_id, plain.get("version", 0))
     finding = found.finding
-    signer = finding.signer.removeprefix(f"{context.base_url}/")
+    ref = refs.parse(finding.signer)
+    signer = ref.local if ref else ""
     person = case.directory.person(signer)
     return {
         "version": found.version,

@@ -109,7 +109,8 @@ def test_the_smallest_header_is_enough() -> None:
         {"alg": "none", "kid": GOOD["kid"], "iat": AT}, {**GOOD, "alg": "RS384"}, {**GOOD, "alg": "HS384"},
         {**GOOD, "kid": "other"}, {"alg": "ES384", "iat": AT}, {"alg": "ES384", "kid": GOOD["kid"]},
         {**GOOD, "iat": "1800000000"}, {**GOOD, "iat": True}, {**GOOD, "iat": -1}, {**GOOD, "iat": 1.5},
-        {**GOOD, "crit": ["b64"], "b64": False}, {**GOOD, "crit": ["exp"], "exp": 1}, {**GOOD, "sub": ["x"]},
+        {**GOOD, "crit": ["b64"], "b64": False}, {**GOOD, "b64": False},
+        {**GOOD, "crit": ["exp"], "exp": 1}, {**GOOD, "sub": ["x"]},
         {**GOOD, "auth_time": "x"}, {**GOOD, "kid": str(KEYS["RS384"].kid)},
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ from fhir_secondop.model import Resource
 from fhir_secondop.opinion import signature
 from fhir_secondop.sandbox.traffic import Asked
 from fhir_secondop.service import sealing, signing
+from fhir_secondop.service.context import SERVICE
 from fhir_secondop.store import tables
 from tests.service.world import World, opened, refusal
 
@@ -52,7 +53,8 @@ def signed_bytes(world: World, said: Plain, who: str = "desk") -> bytes:
 def edit(world: World, kind: str, resource_id: str, change: Edit) -> None:
     """Somebody changes a row of the database, past the program: the newest version of a resource."""
     resource, version = tables.resource.c, tables.version.c
-    with world.context.database.engine.begin() as connection:
+    with world.context.database.transaction(SERVICE) as tx:
+        connection = tx.connection
         both = sa.join(tables.resource, tables.version, version.rid == resource.rid)
         newest = sa.select(version.body, version.rid, version.version).select_from(both).where(
             resource.type == kind, resource.id == resource_id, version.version == resource.version
@@ -69,9 +71,9 @@ def remove(world: World, kind: str, resource_id: str) -> None:
     resource = tables.resource.c
     which = sa.and_(resource.type == kind, resource.id == resource_id)
     rid = sa.select(resource.rid).where(which).scalar_subquery()
-    with world.context.database.engine.begin() as connection:
-        connection.execute(sa.update(tables.version).where(tables.version.c.rid == rid).values(deleted=True))
-        connection.execute(sa.update(tables.resource).where(which).values(deleted=True))
+    with world.context.database.transaction(SERVICE) as tx:
+        tx.connection.execute(sa.update(tables.version).where(tables.version.c.rid == rid).values(deleted=True))
+        tx.connection.execute(sa.update(tables.resource).where(which).values(deleted=True))
 
 
 def located(world: World, case_id: str) -> list[Plain]:
@@ -364,6 +366,21 @@ def test_a_link_shows_nothing_that_does_not_hold(world: World) -> None:
     refused = world.client.get(path)
     assert refused.status_code == 409
     assert "does not hold" in refused.get_data(as_text=True)
+
+
+def test_what_somebody_signs_with_our_key_that_is_no_document_is_none(world: World) -> None:
+    case_id = world.signed()
+    said = verified(world, case_id)
+    key = document_keys.signing(world.context.document_keys, now_s(world))
+    signer = f"{world.context.base_url}/{said['signer']['reference']}"
+    for data in (b"x", b"{}", b'{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient"}}]}', b"[]"):
+        jws = signature.sign(data, key.key, kid=key.kid, alg=key.alg, issuer="x", signer=signer, at=now_s(world))
+        mark = signature.fhir(jws, times.instant(now_s(world) * 1000), {"reference": said["signer"]["reference"]})
+        edit(world, "Provenance", sealing.provenance_id(case_id, 1), lambda p, mark=mark: p.update(signature=[mark]))
+        encoded = base64.b64encode(data).decode()
+        edit(world, "Binary", sealing.binary_id(case_id, 1), lambda b, encoded=encoded: b.update(data=encoded))
+        found = verified(world, case_id)
+        assert (found["signature"], found["bytes"], found["holds"]) == (True, False, False)
 
 
 def test_a_signature_of_one_version_is_none_of_another(world: World) -> None:
