@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from fhir_secondop.errors import NotFound
 from fhir_secondop.model import Resource
@@ -124,7 +125,19 @@ class Case:
 
     @property
     def questions(self) -> list[str]:
-        """The questions asked, in order: every string answered in the QuestionnaireResponses sent along."""
+        """All questions in order: those of the request, then those asked after the report was signed."""
+        return [*self.first_questions, *(_text(one) for one in self.follow_ups)]
+
+    @property
+    def follow_ups(self) -> list[Resource]:
+        """The questions asked after the report was signed, a QuestionnaireResponse each, in order."""
+        by_id = {r["id"]: r for r in self.of_type("QuestionnaireResponse")}
+        numbered = (by_id.get(derived_id(self.id, "follow-up", number)) for number in range(1, len(by_id) + 1))
+        return list(takewhile(bool, numbered))  # type: ignore[arg-type]  # no None is left
+
+    @property
+    def first_questions(self) -> list[str]:
+        """The questions of the request: every string answered in the QuestionnaireResponses sent along."""
         found = [self.directory.resource(s.get("reference", "")) for s in self.request.get("supportingInfo", [])]
         return [
             text
@@ -215,6 +228,10 @@ class Case:
         if found is None:
             raise NotFound(f"The case has no {kind}/{resource_id}.")
         return found
+
+
+def _text(question: Resource) -> str:
+    return next(_answers(question["item"]))
 
 
 def _answers(items: list[Resource]) -> Iterator[str]:

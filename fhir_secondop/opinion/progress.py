@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, codes, requests, workflow
+from fhir_secondop.opinion import alignment, codes, follow_up, requests, workflow
 from fhir_secondop.opinion.case import Case
 
 STAGES = {
@@ -46,6 +46,7 @@ NEEDS = {
     "hand-over": "A cover sheet must be handed over",
     "request": "A gap: hand the request over",
     "arrived": "Something sent needs a look",
+    "follow-up": "A follow-up question is open",
 }
 """What may need a person, in plain words; in the order in which it is shown."""
 
@@ -69,6 +70,16 @@ def stage(case: Case) -> str:
 
 def waiting_for(case: Case) -> tuple[str, ...]:
     """Who has the next move and what it is, a line each: "Dr. Ines Placeholder: acknowledgement"."""
+    return (*_first_moves(case), *_follow_ups(case))
+
+
+def _follow_ups(case: Case) -> tuple[str, ...]:
+    count = follow_up.open_count(case)
+    asked = "1 follow-up question" if count == 1 else f"{count} follow-up questions"
+    return (f"{name_of(case, case.coordination)}: addendum, {asked}",) if count else ()
+
+
+def _first_moves(case: Case) -> tuple[str, ...]:
     now = stage(case)
     if now == "gathering":
         open_ = [t for t in case.tasks_of("gather-records") if t["status"] not in _ENDED]
@@ -93,6 +104,7 @@ def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
         *(need for task in case.deliveries for need in _of_delivery(task, candidates)),
         *(need for task in requests.of_case(case) for need in _of_request(task)),
+        *(Need("follow-up", case.coordination["id"], *line.split(": ", 1)) for line in _follow_ups(case)),
     ]
     return sorted(found, key=lambda need: list(NEEDS).index(need.kind))
 

@@ -64,10 +64,11 @@ def check_draft(case: Case, draft: Draft) -> None:
         raise Invalid(f"{len(issues)} fault(s) in the draft; nothing was stored.", issues=issues)
 
 
-def check_signable(case: Case, draft: Draft, missing: list[str]) -> None:
+def check_signable(case: Case, draft: Draft, missing: list[str], kind: str = "final") -> None:
     """Raises Invalid with everything that stands between a draft and its signature.
 
     `missing` are the codes of the record's named gaps: the reviewer must say that it knows of each.
+    Follow-up questions are answered by an addendum (`kind` appended); a correction or retraction never waits for them.
     """
     issues = []
     if not draft.get("conclusion"):
@@ -75,7 +76,7 @@ def check_signable(case: Case, draft: Draft, missing: list[str]) -> None:
     if overall(judgements(draft)) is None:
         issues.append(Issue("error", "business-rule", "items", "Assess at least one axis of one item."))
     answered = {answer["question"] for answer in draft.get("answers", [])}
-    for number, _ in enumerate(case.questions):
+    for number, _ in enumerate(case.questions if kind == "appended" else case.first_questions):
         if number not in answered:
             issues.append(
                 Issue("error", "required", f"answers[question={number}]",

@@ -118,9 +118,11 @@ def read(context: Context, caller: Caller, case_id: str) -> Opened:
     items = gather.items(context, case)
     gaps = gather.named_gaps(case, items)
     amending = proposal is not None and is_signed(case)
+    kind = kind_of(proposal) if amending and proposal else ""
     return Opened(
-        case, draft, version_of(case), kind_of(proposal) if amending and proposal else "",
-        reason_of(proposal) if amending and proposal else "", tuple(items), tuple(gaps), _to_do(case, draft, gaps),
+        case, draft, version_of(case), kind,
+        reason_of(proposal) if amending and proposal else "", tuple(items), tuple(gaps),
+        _to_do(case, draft, gaps, kind),
     )  # fmt: skip
 
 
@@ -129,9 +131,9 @@ def _loaded(context: Context, caller: Caller, case_id: str) -> Case:
         return load(connection, context.visibility(caller), case_id, gathered=True, drafts=True)
 
 
-def _to_do(case: Case, draft: report.Draft, gaps: list[str]) -> tuple[Issue, ...]:
+def _to_do(case: Case, draft: report.Draft, gaps: list[str], kind: str) -> tuple[Issue, ...]:
     try:
-        report.check_signable(case, draft, gaps)
+        report.check_signable(case, draft, gaps, kind)
     except Invalid as error:
         return error.issues
     return ()

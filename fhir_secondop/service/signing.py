@@ -136,7 +136,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     drafts.check_version(case, expected)
     items = gather.items(context, case)
     draft = report.from_fhir(case, DRAFT)
-    report.check_signable(case, draft, gather.named_gaps(case, items))
+    report.check_signable(case, draft, gather.named_gaps(case, items), drafts.kind_of(proposal))
     now = context.instant()
     said = drafts.facts_of(case, proposal, draft, person, items, now)
     status, version, reason = drafts.kind_of(proposal), report.version_of(proposal), drafts.reason_of(proposal)

@@ -43,7 +43,7 @@ OPERATIONS: dict[str, str] = {
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
-    "compare": "sees", "third-opinion": "asker",
+    "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
@@ -64,7 +64,7 @@ BODIES: dict[str, Plain] = {
     "plan-of-record": {"version": 1, "decision": "adopt", "text": "x"}, "replay": {"task": "x", "changed": "x"},
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
     "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
-    "third-opinion": {"reason": "x"},
+    "third-opinion": {"reason": "x"}, "ask-follow-up": {"text": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 

@@ -43,7 +43,7 @@ CALLERS: dict[str, tuple[list[str], list[str], str]] = {
     "surgeon": (["provider"], ["user/*.rus"], "9000000112"),
     "pcp2": (["provider"], ["user/*.rus"], "9000002111"),
     "surgeon2": (["provider"], ["user/*.rus"], "9000002112"),
-    "patient": (["patient"], ["user/*.rs"], ""),  # invited to alpha
+    "patient": (["patient"], ["user/*.rs", "user/ServiceRequest.u"], ""),  # invited to alpha
     "stranger": (["provider"], ["user/*.crus"], "9000009999"),
     "stranger-reviewer": (["reviewer"], ["user/*.crus"], "9000009998"),
     # The surgeon again, by other tokens: what it may do is narrower.

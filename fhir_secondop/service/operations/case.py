@@ -10,7 +10,7 @@ from fhir_secondop.opinion import alignment, codes, eligibility, facts, invitati
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.third import suggested
-from fhir_secondop.service import audit, invitations, third
+from fhir_secondop.service import audit, follow_up, invitations, third
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.operations.shapes import TEXT, Handler, Plain, obj, telling, with_case
 from fhir_secondop.store import resources
@@ -31,6 +31,8 @@ def rows(context: Context) -> list[Operation]:
         Operation("third-opinion", "ServiceRequest",
                   "Opens a case for a third opinion, read blind to both; suggested when the two are discordant.",
                   tell(third.ask, 201), obj(["reason"], reason=TEXT)),
+        Operation("ask-follow-up", "ServiceRequest", "A question about the signed report; an addendum answers it.",
+                  act(follow_up.ask), obj(["text"], text={**TEXT, "pattern": r"\S"})),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
                   _package(context), reads=True),
         Operation("audit-trail", "ServiceRequest", "Who did and who saw what of the case, newest first.",
@@ -76,6 +78,7 @@ def case_summary(case: Case) -> Plain:
         "underReview": [{"item": n, "reference": reference(i), "text": facts.item_title(i)}
                         for n, i in enumerate(case.items)],
         "questions": case.questions,
+        "followUps": follow_up.about(case),
         "gathering": [{"task": reference(t), "source": t["owner"].get("display", ""), "status": t["status"],
                        "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
         "thirdOpinion": {"suggested": bool(suggested(case)), "why": suggested(case)},

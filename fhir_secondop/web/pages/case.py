@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
@@ -25,7 +26,8 @@ def add(routes: Blueprint, frame: Frame) -> None:
     @routes.get("/cases/<case_id>")
     def show(case_id: str) -> ResponseReturnValue:
         if frame.caller.roles == {"patient"}:
-            return redirect(f"/my/{case_id}", 303)
+            done = request.args.get("done", "")
+            return redirect(f"/my/{case_id}" + (f"?{urlencode({'done': done})}" if done else ""), 303)
         return _page(frame, case_id)
 
     @routes.get("/cases/<case_id>/confirm/<task_id>")

@@ -31,6 +31,7 @@ class Offers:
     reassigns: bool
     cancels: bool
     seeks_third: bool
+    follows_up: bool
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
@@ -41,6 +42,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
     reviews = owner is not None and rights.acts_as(caller, owner.identifiers)
     decision_owner = case.decision_owner
     placer = case.requester is not None and rights.acts_as(caller, case.requester.identifiers)
+    asks_about = is_signed(case) and may_ask(case, caller)
     is_open = task["status"] not in _ENDED
     return Offers(
         coordinates=desk,
@@ -51,8 +53,9 @@ def of_case(case: Case, caller: Caller) -> Offers:
         member=next((m for m in case.audience if rights.acts_as(caller, m.person.identifiers)), None),
         decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
         names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
-        seeks_third=is_signed(case) and may_ask(case, caller),
         reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
+        seeks_third=asks_about,
+        follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
     )
 

@@ -86,6 +86,7 @@ DONE = {
     "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
     "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
     "link": "The copies were linked.", "first-read": "Your first read is locked; the first opinion is open.",
+    "ask-follow-up": "Your question is with the reviewer.",
     "third-opinion": "A case for a third opinion was opened; it is on the work list.",
     "break-blind": "The first opinion is open; the report will say so.",
 }  # fmt: skip

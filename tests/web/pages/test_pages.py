@@ -112,8 +112,9 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
     world.post(case_id, "sign", who="reviewer")
     world.work(60)
     assert {who: offered(who) for who in OFFERED} == {
-        "desk": {"third-opinion"}, "reviewer": set(), "pcp": {"acknowledge", "decide", "third-opinion"},
-        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion"},
+        "desk": {"third-opinion", "ask-follow-up"}, "reviewer": set(),
+        "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up"},
+        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up"},
     }  # fmt: skip
 
 
@@ -186,6 +187,19 @@ def amended(clinic: Clinic) -> str:
     clinic.world.post(case_id, "amend-report", changes, "reviewer")
     clinic.admit(case_id, PATIENT)
     return case_id
+
+
+def test_a_patient_asks_about_the_report_on_its_own_page(clinic: Clinic) -> None:
+    case_id = clinic.world.signed()
+    clinic.admit(case_id, PATIENT)
+    action = f"/cases/{case_id}/do/ask-follow-up"
+    assert action in clinic.forms(f"/my/{case_id}", "maren")
+    assert clinic.post(action, {"text": "zq-may I travel?"}, "maren").status_code == 303
+    for who, path in (("maren", f"/my/{case_id}"), ("reviewer", f"/cases/{case_id}"), ("desk", f"/cases/{case_id}")):
+        shown = clinic.get(path, who).get_data(as_text=True)
+        assert "zq-may I travel?" in shown, path
+        assert "not answered yet" in shown, path
+    assert "See the questions" in clinic.get(f"/cases/{case_id}", "desk").get_data(as_text=True)
 
 
 def test_no_page_runs_or_loads_anything_but_our_own_files_and_none_is_kept(clinic: Clinic) -> None:
