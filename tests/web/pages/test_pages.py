@@ -101,7 +101,8 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
         found = {action.removeprefix(f"{case}/do/") for action in clinic.forms(case, who)}
         return {code for code in found if not code.startswith("/sign-out")}
 
-    assert offered("desk") == {"ask-reviewer", "gather", f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
+    called_off = f"{case}/tasks/{coordination(clinic, case_id)}/cancel"
+    assert offered("desk") == {"ask-reviewer", "gather", "check-coverage", called_off}
     assert offered("pcp") == {f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
     assert offered("surgeon") == set()
     world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
