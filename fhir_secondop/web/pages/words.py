@@ -78,7 +78,7 @@ AUTHORIZATION = {"required": "required", "not-required": "not required", "unknow
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
 DONE = {
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
-    "ask-reviewer": "It was asked.", "reassign": "The case is open for the next reviewer.",
+    "ask-reviewer": "The reviewer was asked.", "reassign": "The case is open for the next reviewer.",
     "check-coverage": "The payer is being asked.", "accept": "You have taken the case.",
     "decline": "You have declined; the case goes to somebody else.", "withdraw": "You have stepped back.",
     "sign": "The report is signed and on its way to every recipient.", "acknowledge": "Your receipt is recorded.",
