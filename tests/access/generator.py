@@ -35,7 +35,7 @@ FHIR = "application/fhir+json"
 OPERATIONS: dict[str, str] = {
     "gather": "staff", "candidates": "desk", "confirm-patient": "desk", "manifest": "sees", "completeness": "record",
     "requests": "sees", "request-item": "staff", "merged-record": "record", "unlink": "staff", "link": "staff",
-    "independence": "sees", "match-reviewer": "desk", "check-coverage": "staff", "reassign": "desk",
+    "independence": "record", "match-reviewer": "desk", "check-coverage": "staff", "reassign": "desk",
     "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
     "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
     "verify": "sees",
@@ -189,10 +189,9 @@ class Generator:
         return ""
 
     def _scope(self, who: str, kind: str, letter: str) -> bool:
-        if who == NOBODY or not CALLERS[who][1]:
-            return False
-        named, _, letters = CALLERS[who][1][0].partition("?")[0].partition("/")[2].partition(".")
-        return named in ("*", kind) and letter in letters
+        granted = [] if who == NOBODY else CALLERS[who][1]
+        said = (scope.partition("?")[0].partition("/")[2].partition(".") for scope in granted)
+        return any(named in ("*", kind) and letter in letters for named, _, letters in said)
 
     def _sees(self, who: str, held: Held, letter: str) -> bool:
         return self._scope(who, held.stored.type, letter) and self.stage.sees_it(who, held)

@@ -44,7 +44,9 @@ def optional(**strategies: Any) -> Any:
 
 
 CODING = st.fixed_dictionaries({"system": st.just("http://hl7.org/fhir/sid/icd-10-cm"), "code": st.just("M43.16")})
-PROPOSED = st.fixed_dictionaries({"text": TEXTS}, optional={"code": CODING, "site": CODING})
+PROPOSED = st.fixed_dictionaries(
+    {"text": TEXTS.map(lambda text: text[:2000])}, optional={"code": CODING, "site": CODING}
+)
 
 
 @st.composite
