@@ -19,7 +19,7 @@ from fhir_secondop.opinion import intake
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.intake import Request, Sent
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, gather
+from fhir_secondop.service import audience, clocks, gather
 from fhir_secondop.service.context import Context, load, put, put_all, who
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.bundles import Entry
@@ -158,6 +158,7 @@ def _store(
     audience.admit(tx, case_id, {caller.id, *(person.identifiers if person else ())})
     audience.admit_members(tx, case)
     gather.start(tx, context, case, case.sources)
+    clocks.attend(tx, context, case_id)
 
 
 def sent_of_bundle(bundle: Resource) -> list[Sent]:

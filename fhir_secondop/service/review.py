@@ -16,7 +16,7 @@ from fhir_secondop.opinion.case import Case, derived_id, profile, reference, rev
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
 from fhir_secondop.opinion.people import Directory, Person, identifiers
-from fhir_secondop.service import audience
+from fhir_secondop.service import audience, clocks
 from fhir_secondop.service.context import (
     Context,
     case_of_task,
@@ -206,6 +206,7 @@ def take(
             audience.dismiss(tx, case, lost.identifiers if lost else frozenset())
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
     audience.admit(tx, draft_case(case.id), person.identifiers)
+    clocks.accepted(tx, context, case.id, person.name)
     return accepted
 
 

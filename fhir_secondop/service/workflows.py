@@ -16,7 +16,7 @@ from dbos._client import EnqueueOptions
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import delivery, gather
+from fhir_secondop.service import clocks, delivery, gather
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.store.audit import origin
@@ -27,6 +27,7 @@ APPLICATION = "fhir-secondop"
 # Pinned: a workflow that an earlier start left behind must be taken up by this one.
 VERSION = "1"
 GATHER_RETRIES = 4
+LOOKS_AT_ONCE = 2  # each holds the one write lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,11 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
     _register(context)
     DBOS.launch()
     try:
-        limits = {gather.WORKFLOW: settings.gatherings_per_ehr, delivery.WORKFLOW: settings.deliveries_per_ehr}
+        limits = {
+            gather.WORKFLOW: settings.gatherings_per_ehr,
+            delivery.WORKFLOW: settings.deliveries_per_ehr,
+            clocks.WORKFLOW: LOOKS_AT_ONCE,
+        }
         for name, at_once in limits.items():
             DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
         yield
@@ -152,6 +157,12 @@ def _register(context: Context) -> None:
             log.error("delivering %s failed: %s", task_id, type(error).__name__)
             give_up(task_id, f"It failed on our side ({type(error).__name__}); replay it when that is mended.")
             return "on-hold"
+
+    look = step("clocks.look", lambda case_id, number: clocks.look(context, case_id, number))
+
+    @DBOS.workflow(name=clocks.WORKFLOW)
+    def look_at_clocks(case_id: str, number: int) -> str:
+        return str(look(case_id, number))
 
 
 def _given_up(error: Exception) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhir_secondop.opinion import facts, progress
+from fhir_secondop.opinion import facts, notices, progress
+from fhir_secondop.opinion.clocks import Clock
 
 STAGES = progress.STAGES
 NEEDS = progress.NEEDS
@@ -66,6 +67,8 @@ REASONS = {
     "superseded-by-event": "overtaken by events", "duplicate": "duplicate", "out-of-scope": "out of scope",
 }  # fmt: skip
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
+NOTICES = {"accepted": "accepted", "due-after-deadline": "due after the deadline", "overdue": "overdue"}
+CLOCKS = notices.CLOCKS
 DONE = {
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
     "ask-reviewer": "The reviewer was asked.", "accept": "You have taken the case.",
@@ -74,7 +77,7 @@ DONE = {
     "decide": "Your decision is recorded.", "plan-of-record": "The plan of record is set and on its way.",
     "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
     "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
-    "link": "The copies were linked.",
+    "link": "The copies were linked.", "pause": "The case is on hold.", "resume": "The case goes on.",
 }  # fmt: skip
 
 
@@ -106,8 +109,8 @@ def act(row: dict[str, Any]) -> str:
     return _ACTS.get(row["action"], "looked for it")
 
 
-def days(count: int | None) -> str:
-    """A number of whole days: "today", "1 day", "12 days"."""
-    if count is None:
+def clock(one: Clock | None) -> str:
+    """How long a clock has run, with a mark where it has passed its target: "3 business days", "not complete"."""
+    if one is None:
         return "not complete"
-    return "today" if count == 0 else "1 day" if count == 1 else f"{count} days"
+    return f"{one.words} (overdue)" if one.breached and one.stopped is None else one.words
