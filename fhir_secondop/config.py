@@ -65,6 +65,7 @@ class Settings:
     log_level: str = "INFO"
     audit: str = "default"  # "strict": an answer waits until it is recorded durably
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
+    clocks: str = ""  # the file with the site's time zone, holidays and targets; else ours
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
@@ -281,6 +282,10 @@ def _checked(settings: Settings, file: Path) -> Settings:
         changed["checklists"] = str(folder / settings.checklists)
         if not Path(changed["checklists"]).is_dir():
             raise Invalid(f"checklists: there is no folder {changed['checklists']}.")
+    if settings.clocks:
+        changed["clocks"] = str(folder / settings.clocks)
+        if not Path(changed["clocks"]).is_file():
+            raise Invalid(f"clocks: there is no file {changed['clocks']}.")
     if "://" not in settings.database and not Path(settings.database).is_absolute():
         changed["database"] = str(folder / settings.database)
     settings = replace(settings, **changed)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from fhir_secondop.opinion.case import Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
 from fhir_secondop.opinion.people import Directory, Person, identifiers
-from fhir_secondop.service import audience, blinding
+from fhir_secondop.service import audience, blinding, clocks
 from fhir_secondop.service.context import (
     Context,
     case_of_task,
@@ -188,6 +188,7 @@ def take(
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
     for part in (case.id, draft_case(case.id)):  # no longer until a time limit only
         audience.admit(tx, part, person.identifiers)
+    clocks.accepted(tx, context, case.id, person.name)
     return accepted
 
 

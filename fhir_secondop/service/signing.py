@@ -14,7 +14,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, blinding, deliverables, delivery, drafts, gather, sealing
+from fhir_secondop.service import audience, blinding, deliverables, delivery, drafts, gather, holds, sealing
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
@@ -39,6 +39,8 @@ def submit(
             raise Conflict("The report is signed; change it with $amend-report.")
         drafts.check_version(case, expected)
         report.check_draft(case, draft)
+        if holds.is_held_before_it_began(case):
+            raise Conflict("The case is on hold; resume it with $resume, then begin the report.")
         now = context.instant()
         composed = report.to_fhir(
             case, draft, status="registered", version=1, reviewer=person.reference, now=now, stage=DRAFT
@@ -127,6 +129,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     person = drafts.as_reviewer(case, caller)
     if not gather.is_over(case):
         raise Conflict("The record is still being gathered; sign when every source has answered.")
+    if case.coordination["status"] == "on-hold":
+        raise Conflict("The case is on hold; resume it with $resume, then sign.")
     before = case.report
     proposal = drafts.of_case(case)
     if proposal is None:

@@ -44,6 +44,7 @@ OPERATIONS: dict[str, str] = {
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
     "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
+    "clocks": "sees", "pause": "staff", "resume": "staff",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
@@ -65,7 +66,7 @@ BODIES: dict[str, Plain] = {
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
     "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
     "third-opinion": {"reason": "x"}, "ask-follow-up": {"text": "x"},
-    "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
+    "pause": {"reason": "awaiting-tests"}, "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 
 # Every route of the program, and what asks it here. A route that is not listed makes the generator fail.

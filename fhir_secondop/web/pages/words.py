@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhir_secondop.opinion import facts, progress
+from fhir_secondop.opinion import facts, notices, progress
+from fhir_secondop.opinion.clocks import Clock
 
 STAGES = progress.STAGES
 NEEDS = progress.NEEDS
@@ -76,6 +77,8 @@ COVERED = {"covered": "covered", "not-covered": "not covered", "unknown": "not k
 COVERED_MARKS = {"covered": "ok", "not-covered": "bad", "unknown": "warn", "asking": "wait"}
 AUTHORIZATION = {"required": "required", "not-required": "not required", "unknown": "not stated"}
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
+NOTICES = {"accepted": "accepted", "due-after-deadline": "due after the deadline", "overdue": "overdue"}
+CLOCKS = notices.CLOCKS
 DONE = {
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
     "ask-reviewer": "The reviewer was asked.", "reassign": "The case is open for the next reviewer.",
@@ -89,6 +92,7 @@ DONE = {
     "ask-follow-up": "Your question is with the reviewer.",
     "third-opinion": "A case for a third opinion was opened; it is on the work list.",
     "break-blind": "The first opinion is open; the report will say so.",
+    "pause": "The case is on hold.", "resume": "The case goes on.",
 }  # fmt: skip
 
 
@@ -120,8 +124,8 @@ def act(row: dict[str, Any]) -> str:
     return _ACTS.get(row["action"], "looked for it")
 
 
-def days(count: int | None) -> str:
-    """A number of whole days: "today", "1 day", "12 days"."""
-    if count is None:
+def clock(one: Clock | None) -> str:
+    """How long a clock has run, with a mark where it has passed its target: "3 business days", "not complete"."""
+    if one is None:
         return "not complete"
-    return "today" if count == 0 else "1 day" if count == 1 else f"{count} days"
+    return f"{one.words} (overdue)" if one.breached and one.stopped is None else one.words
