@@ -46,7 +46,8 @@ def serve(mode: str, folder: str, database: str, port: int) -> None:
     signs_in = mode in ("default", "strict")
     settings = Settings(
         database=database, auth="smart" if signs_in else "none", clients_file=f"{folder}/clients.toml", port=port,
-        link_secret_file=f"{folder}/link", log_level="WARNING", audit="strict" if mode == "strict" else "default",
+        link_secret_file=f"{folder}/link", document_keys_file=f"{folder}/document-keys.json",
+        log_level="WARNING", audit="strict" if mode == "strict" else "default",
         requests_per_s=100_000, burst=100_000,  # each caller is counted, and nobody refused
     )  # fmt: skip
     service = throttle.remembering(bootstrap.build(settings))

@@ -16,7 +16,6 @@ from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.sourced import concept_words
 
 ASKED, LOCKED, OPENED = "asked", "locked", "opened-early"
-_MOST_READS = 20
 _PLANS = frozenset({"CarePlan", "ClinicalImpression", "Goal", "RequestGroup"})
 _DOCUMENTS = frozenset({"DocumentReference", "Composition", "DiagnosticReport"})
 # LOINC codes of documents that are an opinion or a plan (DOMAIN section 3).
@@ -62,9 +61,15 @@ def stated(task: Resource, blindness: Blindness | None) -> Resource:
 
 def first_reads(case: Case) -> list[Resource]:
     """The first reads of the current round, oldest first: the one that was locked, then what was changed later."""
-    code = case.coordination["id"]
-    wanted = {derived_id(case.id, "first-read", code, number) for number in range(_MOST_READS)}
-    return [r for r in case.of_type("ClinicalImpression") if r["id"] in wanted]
+    found: list[Resource] = []
+    while (read := case.find("ClinicalImpression", first_read_id(case, len(found)))) is not None:
+        found.append(read)
+    return found
+
+
+def first_read_id(case: Case, number: int) -> str:
+    """The id of a first read of the current round; 0 is the one that was locked."""
+    return derived_id(case.id, "first-read", case.coordination["id"], number)
 
 
 def is_asked(request: Resource) -> bool:

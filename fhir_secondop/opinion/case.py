@@ -87,6 +87,11 @@ class Case:
         return tasks[-1]
 
     @property
+    def reviewer(self) -> Person | None:
+        """Who has accepted the case in its current round."""
+        return self.directory.person(self.coordination.get("owner", {}).get("reference", ""))
+
+    @property
     def encounter(self) -> Resource:
         """The consultation Encounter."""
         return self.one("Encounter", derived_id(self.id, "encounter"))

@@ -66,7 +66,8 @@ def switch(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
         task = blinding.stated({**case.coordination, "lastModified": context.instant()}, wanted)
         put(tx, context, case_id, task)
         case = load(tx.connection, context.visibility(caller), case_id, gathered=True)
-        copies.set_pages_aside(tx, case_id)
+        if wanted:
+            copies.set_pages_aside(tx, case_id)
         resources.withhold(tx, case_id, blinding.withheld(case) if wanted else ())
         return case.coordination
 
@@ -116,7 +117,7 @@ def publish(tx: Transaction, case_id: str) -> None:
 
 def _reviewer(case: Case, caller: Caller) -> Person:
     """The reviewer who has accepted. Raises Conflict, Forbidden."""
-    person = case.directory.person(case.coordination.get("owner", {}).get("reference", ""))
+    person = case.reviewer
     if person is None or not rights.acts_as(caller, person.identifiers):
         raise Forbidden("This is for the reviewer who has accepted the case.")
     if case.coordination["status"] not in ("accepted", "ready", "in-progress", "on-hold"):
@@ -134,7 +135,7 @@ def _open(tx: Transaction, context: Context, case: Case, person: Person, blindne
 def _composed(case: Case, person: Person, plain: Plain, earlier: list[Resource], now: str) -> Resource:
     return compose(
         "ClinicalImpression",
-        id=derived_id(case.id, "first-read", case.coordination["id"], len(earlier)),
+        id=blinding.first_read_id(case, len(earlier)),
         status="completed",
         code=codes.concept(codes.SECTION, "first-read", "Blind first read"),
         subject={"reference": reference(case.patient)},

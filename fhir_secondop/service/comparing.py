@@ -41,8 +41,7 @@ def side_by_side(context: Context, caller: Caller, case_id: str, _: Plain) -> Pl
 
 
 def _is_reviewer(case: Case, caller: Caller) -> bool:
-    owner = case.directory.person(case.coordination.get("owner", {}).get("reference", ""))
-    return owner is not None and rights.acts_as(caller, owner.identifiers)
+    return case.reviewer is not None and rights.acts_as(caller, case.reviewer.identifiers)
 
 
 def _row(pair: compare.Pair) -> Plain:

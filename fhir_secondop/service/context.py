@@ -149,8 +149,7 @@ def require_hand(tx: Transaction, context: Context, case: Case) -> None:
     if rights.has_role(tx.caller, "requester"):
         require_record(tx, context, case.id)
         return
-    owner = case.directory.person(case.coordination.get("owner", {}).get("reference", ""))
-    if owner is None or not rights.acts_as(tx.caller, owner.identifiers):
+    if case.reviewer is None or not rights.acts_as(tx.caller, case.reviewer.identifiers):
         raise Forbidden("This is for the requester of the case, the reviewer who has accepted it, and the coordinator.")
 
 

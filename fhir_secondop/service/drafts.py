@@ -41,8 +41,7 @@ class Opened:
 
 def as_reviewer(case: Case, caller: Caller) -> Person:
     """The reviewer who has the case. Raises Forbidden unless the caller is that person."""
-    owner = case.coordination.get("owner", {}).get("reference", "")
-    person = case.directory.person(owner)
+    person = case.reviewer
     if person is None:
         raise Conflict("Nobody has accepted this case yet.")
     if not rights.acts_as(caller, person.identifiers):

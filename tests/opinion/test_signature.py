@@ -180,6 +180,7 @@ def files(folder: Path, alg: str, data: bytes) -> None:
 CHANGED = DOCUMENT.replace(b"1.5", b"1.6")
 
 
+@pytest.mark.shared
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_openssl_says_the_same_as_the_page_tells(tmp_path: Path) -> None:
     for data, said in ((DOCUMENT, "Verified OK"), (CHANGED, "Verification failure")):
@@ -189,6 +190,7 @@ def test_openssl_says_the_same_as_the_page_tells(tmp_path: Path) -> None:
         assert f'"iat":{AT}' in ran.stdout.replace(" ", "")
 
 
+@pytest.mark.shared
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 @pytest.mark.parametrize("alg", ["ES384", "RS384"])
 def test_node_says_the_same_as_the_page_tells(tmp_path: Path, alg: str) -> None:
@@ -199,6 +201,7 @@ def test_node_says_the_same_as_the_page_tells(tmp_path: Path, alg: str) -> None:
         assert ran.stdout.startswith(said), ran.stderr
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("alg", ["ES384", "RS384"])
 def test_another_jose_library_says_the_same(alg: str) -> None:
     jwt = pytest.importorskip("jwt")

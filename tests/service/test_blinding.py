@@ -171,6 +171,17 @@ def test_a_locked_first_read_is_changed_by_nobody_and_a_change_stands_beside_it(
     assert READ["assessment"] in str([s for s in composition["section"] if "first read" in s["title"]])
 
 
+def test_however_often_it_is_changed_no_first_read_is_written_over(world: World) -> None:
+    case_id = accepted(world)
+    world.post(case_id, "first-read", READ, "reviewer")
+    made = [
+        world.post(case_id, "first-read", {"assessment": f"Thought {n}.", "reason": "More."}, "reviewer")["resource"]
+        for n in range(25)
+    ]
+    assert len(set(made)) == 25
+    assert world.call("GET", f"/fhir/{made[20]}", who="reviewer").get_json()["summary"] == "Thought 20."
+
+
 def test_breaking_the_blind_always_works_and_is_printed(world: World) -> None:
     case_id = accepted(world)
     world.post(case_id, "break-blind", {}, "reviewer", 422)

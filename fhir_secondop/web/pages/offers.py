@@ -39,7 +39,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
     """What to offer this caller on this case."""
     desk = "coordinator" in caller.roles
     task = case.coordination
-    owner = case.directory.person(task.get("owner", {}).get("reference", ""))
+    owner = case.reviewer
     reviews = owner is not None and rights.acts_as(caller, owner.identifiers)
     decision_owner = case.decision_owner
     placer = case.requester is not None and rights.acts_as(caller, case.requester.identifiers)
