@@ -15,9 +15,10 @@ from fhir_secondop.model import Resource
 
 COMPOSABLE = frozenset(
     {
-        "Binary", "Bundle", "CarePlan", "Communication", "Composition", "Condition", "Consent", "DiagnosticReport",
-        "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation", "Organization", "Patient",
-        "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse", "ServiceRequest", "Task",
+        "Appointment", "Binary", "Bundle", "CarePlan", "Communication", "Composition", "Condition", "Consent",
+        "DiagnosticReport", "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation",
+        "Organization", "Patient", "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse",
+        "ServiceRequest", "Task",
     }
 )  # fmt: skip
 

@@ -40,7 +40,7 @@ OPERATIONS: dict[str, str] = {
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
-    "revoke-invite": "intake", "clocks": "sees", "pause": "staff", "resume": "staff",
+    "revoke-invite": "intake", "clocks": "sees", "pause": "staff", "resume": "staff", "schedule": "staff",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
@@ -58,7 +58,8 @@ BODIES: dict[str, Plain] = {
     "acknowledge": {"version": 1}, "decide": {"version": 1, "decision": "adopt"},
     "plan-of-record": {"version": 1, "decision": "adopt", "text": "x"}, "replay": {"task": "x", "changed": "x"},
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
-    "cover-sheet": {"task": "x"}, "pause": {"reason": "awaiting-tests"}, "cancel": {"reason": "no-capacity"},
+    "pause": {"reason": "awaiting-tests"}, "schedule": {"mode": "record-only"},
+    "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 
 # Every route of the program, and what asks it here. A route that is not listed makes the generator fail.

@@ -26,6 +26,7 @@ class Offers:
     decides: bool  # is the decision owner
     names_reviewer: bool
     cancels: bool
+    schedules: bool  # may record what was booked elsewhere
     holds: bool  # may put the case on hold, and let it go on
 
 
@@ -48,6 +49,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
         names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
+        schedules=task["status"] in ("accepted", "ready", "in-progress", "completed") and (desk or reviews),
         holds=is_open and (desk or reviews),
     )
 

@@ -69,6 +69,11 @@ REASONS = {
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
 NOTICES = {"accepted": "accepted", "due-after-deadline": "due after the deadline", "overdue": "overdue"}
 CLOCKS = notices.CLOCKS
+MODES = {"visit": "a visit in person", "video": "by video"}
+BOOKINGS = {
+    "booked": "booked", "fulfilled": "took place", "noshow": "the patient did not come", "cancelled": "called off",
+}  # fmt: skip
+BOOKING_MARKS = {"booked": "wait", "fulfilled": "ok", "noshow": "warn", "cancelled": "plain"}
 DONE = {
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
     "ask-reviewer": "The reviewer was asked.", "accept": "You have taken the case.",
@@ -78,6 +83,7 @@ DONE = {
     "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
     "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
     "link": "The copies were linked.", "pause": "The case is on hold.", "resume": "The case goes on.",
+    "schedule": "It is recorded.",
 }  # fmt: skip
 
 
