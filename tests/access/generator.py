@@ -72,6 +72,8 @@ ROUTES: dict[str, str] = {
     "/api/second-opinions/<case_id>/<code>": "operation",
     "/ack/<token>": "link", "/ack/<token>/document.pdf": "link", "/upload/<token>": "link",
     "/api/openapi.json": "public", "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
+    "/learned": "page without a case", "/learned.csv": "page without a case",
+    "/learned/<measure>.svg": "page without a case", "/metrics": "page without a case",
     "/": "page", "/my": "page", "/connections": "page without a case", "/connections/<name>": "page without a case",
     "/my/<case_id>": "page", "/cases/<case_id>": "page", "/cases/<case_id>/confirm/<task_id>": "page",
     "/cases/<case_id>/cover-sheet/<task_id>.pdf": "page", "/cases/<case_id>/deliveries/<task_id>": "page",
@@ -480,7 +482,7 @@ class Generator:
 
     def _pages(self) -> Iterator[Combination]:
         for who in EVERYONE:
-            for path in ("/", "/my", "/connections"):
+            for path in ("/", "/my", "/connections", "/learned", "/learned.csv", "/learned/loop.svg"):
                 yield Combination(who, f"GET {path}", self._browsing(who, path))
         for who, path, held, name in self._paths("page"):
             # Whom a page of a case shows nothing, it shows nothing whatever is named with it.
