@@ -44,6 +44,7 @@ class Settings:
     issuer: str = ""  # whose access tokens are taken instead of ours, with auth=smart
     audience: str = ""  # what those have as aud
     link_secret_file: str = "link-secret"
+    metrics_token_file: str = ""  # the token by which a scraper reads /metrics; else by signing in
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
     document_keys_file: str = "document-keys.json"  # the keys that sign documents; the first is made when it is needed
     people_file: str = ""  # who may sign in to the pages, and as what
@@ -273,7 +274,7 @@ def _checked(settings: Settings, file: Path) -> Settings:
         for key in ("token_file", "clients_file", "link_secret_file", "keys_file", "document_keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
-    for key in ("people_file", "oidc_secret_file", "demo_people"):
+    for key in ("people_file", "oidc_secret_file", "demo_people", "metrics_token_file"):
         if getattr(settings, key):
             changed[key] = str(folder / getattr(settings, key))
             if not Path(changed[key]).is_file():

@@ -100,7 +100,8 @@ _NOTICES = {
 }  # fmt: skip
 _STATES = {
     "records-incomplete": "The record is in, with gaps", "records-complete": "The record is complete",
-    "report-final": "The report is final",
+    "report-final": "The report is final", "visit-scheduled": "A visit was booked",
+    "visit-unattended": "The patient did not come to the visit", "visit-complete": "The visit has taken place",
 }  # fmt: skip
 
 

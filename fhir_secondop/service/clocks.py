@@ -31,8 +31,8 @@ _HELD = ("accepted", "ready", "in-progress", "on-hold")
 def of_cases(connection: SqlConnection, context: Context, cases: Sequence[Case]) -> dict[str, Clocks]:
     """Case → its clocks now; a handful of queries however many cases there are."""
     now = context.now()
-    versions = _versions(connection, cases)
-    return {case.id: clocks.of_case(case.request, versions[case.id], context.clocks, now) for case in cases}
+    found = versions(connection, cases)
+    return {case.id: clocks.of_case(case.request, found[case.id], context.clocks, now) for case in cases}
 
 
 def of_case(connection: SqlConnection, context: Context, case: Case) -> Clocks:
@@ -40,7 +40,7 @@ def of_case(connection: SqlConnection, context: Context, case: Case) -> Clocks:
     return of_cases(connection, context, [case])[case.id]
 
 
-def _versions(connection: SqlConnection, cases: Iterable[Case]) -> dict[str, list[Version]]:
+def versions(connection: SqlConnection, cases: Iterable[Case]) -> dict[str, list[Version]]:
     """Case → every version of its coordination Tasks, oldest first.
 
     When each was stored, not what it says of itself: lastModified is its writer's.

@@ -96,7 +96,9 @@ def _back(tx: Transaction, task: Resource, now: str) -> Resource:
     return workflow.moved(task, status, now, business=before, held_from=held_from)
 
 
-def is_held_before_it_began(case: Case) -> bool:
-    """Whether the case is on hold and its consultation has not begun: no draft may begin it then."""
-    held: bool = case.coordination["status"] == "on-hold"
-    return held and case.encounter["status"] == "planned"
+def is_held_before_it_began(tx: Transaction, case: Case) -> bool:
+    """Whether the case is on hold and its review had not begun: no draft may begin it then."""
+    task = case.coordination
+    if task["status"] != "on-hold":
+        return False
+    return held_from_of(resources.history(tx.connection, EVERYTHING, "Task", task["id"])) != "in-progress"

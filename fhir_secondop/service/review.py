@@ -192,6 +192,15 @@ def take(
     return accepted
 
 
+def begin(tx: Transaction, context: Context, case: Case, business: str) -> None:
+    """The reviewer begins: the review Task and the coordination Task move to in-progress together."""
+    task = case.coordination
+    mine = review_of(case, task["owner"]["reference"])
+    put(tx, context, case.id, workflow.moved(task, "in-progress", context.instant(), business=business))
+    if mine is not None:
+        put(tx, context, case.id, workflow.moved(mine, "in-progress", context.instant()))
+
+
 def _participants(case: Case, reviewer: Person) -> list[Resource]:
     people = [("CON", "consultant", reviewer.reference)]
     if case.requester is not None:

@@ -21,7 +21,7 @@ GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/
 def rules(clinic: Clinic, method: str) -> list[str]:
     """Every address of the pages, its parts filled with something."""
     filled = {"case_id": "c", "task_id": "t", "code": "accept", "kind": "Binary", "resource_id": "r", "place": 0,
-              "version": 1, "name": "lakeside"}  # fmt: skip
+              "version": 1, "name": "lakeside", "measure": "loop"}  # fmt: skip
     adapter = clinic.app.url_map.bind("localhost")
     return [
         adapter.build(rule.endpoint, {name: filled[name] for name in rule.arguments}, method=method)
@@ -117,7 +117,7 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
     world.post(case_id, "sign", who="reviewer")
     world.work(60)
     assert {who: offered(who) for who in OFFERED} == {
-        "desk": {"third-opinion", "ask-follow-up"}, "reviewer": set(),
+        "desk": {"schedule", "third-opinion", "ask-follow-up"}, "reviewer": {"schedule"},
         "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up"},
         "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up"},
     }  # fmt: skip
@@ -144,6 +144,28 @@ def test_the_clocks_stand_on_the_case_with_the_notices_to_its_reader(clinic: Cli
     assert "The due date has passed" in clinic.text("/")
     assert 'href="#clocks"' in clinic.get(f"/cases/{case_id}").get_data(as_text=True)
     assert "10 business days since the record was complete." in clinic.text(f"/cases/{case_id}")
+
+
+def test_a_booking_and_what_became_of_it_are_recorded_on_the_case(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.gathered()
+    case = f"/cases/{case_id}"
+    assert "schedule" not in str(clinic.forms(case))
+    world.accept(case_id)
+    assert "From the record alone" in clinic.text(case, "surgeon")
+    form = {"for": "consultation", "mode": "visit", "start": "2026-01-12T10:00", "end": "2026-01-12T11:00"}
+    assert clinic.send(case, f"{case}/do/schedule", "reviewer", **form).status_code == 303
+    assert "Visit in person" in clinic.text(case)
+    assert "2026-01-12 10:00 UTC" in clinic.text(case)
+    assert clinic.send(case, f"{case}/do/schedule", "desk", status="noshow", reason="no answer").status_code == 303
+    assert "the patient did not come to the appointment of 2026-01-12." in clinic.text(case, "surgeon")
+    assert "The patient did not come to the visit" in clinic.text(case)
+    assert f"{case}/do/schedule" not in clinic.forms(case, "surgeon")
+    world.draft(case_id, gaps_of(clinic, case_id))
+    world.post(case_id, "sign", who="reviewer")
+    form = {"mode": "video", "start": "2026-01-13T10:00", "end": "2026-01-13T11:00"}
+    assert clinic.send(case, f"{case}/do/schedule", "reviewer", **form).status_code == 303
+    assert "Results discussion, by video" in clinic.text(case)
 
 
 def coordination(clinic: Clinic, case_id: str) -> str:
