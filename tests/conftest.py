@@ -35,10 +35,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A process a core; none beside this one for a single file, and where what is printed is to be seen (-s)."""
+    """A process a core; none beside this one for a single file, and where what is printed is to be seen (-s).
+
+    The suites that are named (-m shared, -m slow) have the machine for themselves: their programs are fetched once.
+    """
     files = {argument.partition("::")[0] for argument in config.args}
     alone = len(files) == 1 and all(map(os.path.isfile, files))
-    return 0 if alone or config.option.capture == "no" else max(2, os.cpu_count() or 1)
+    named = "not shared" not in config.option.markexpr
+    return 0 if alone or named or config.option.capture == "no" else max(2, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
