@@ -79,6 +79,7 @@ def build(settings: Settings) -> Service:
         now=now_ms,
         contact=settings.contact,
         same_organization=settings.same_organization,
+        proposal_days=settings.proposal_days,
         checklists=Path(settings.checklists) if settings.checklists else None,
         clocks=clock_file.load(Path(settings.clocks)) if settings.clocks else clock_file.shipped(),
     )

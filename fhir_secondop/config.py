@@ -60,6 +60,7 @@ class Settings:
     same_organization: str = (
         "warn"  # of the reviewer and an author: "fail" needs an override, and its reason is printed
     )
+    proposal_days: int = 60  # after which a proposal that nobody answered ages out
     contact: str = ""  # whom to call, for those who get a notice: "Call the coordinator, +1-202-555-0100."
     # Codes of security labels that keep a resource out of a case, unless a consent names them.
     blocked_labels: str = "R,V,ETH,HIV,PSY,SDV,SUD,42CFRPart2"
@@ -241,6 +242,8 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"audit={settings.audit}: use one of {', '.join(AUDITS)}.")
     if settings.consent_policy not in CONSENT_POLICIES:
         raise Invalid(f"consent_policy={settings.consent_policy}: use one of {', '.join(CONSENT_POLICIES)}.")
+    if not 1 <= settings.proposal_days <= 730:
+        raise Invalid(f"proposal_days={settings.proposal_days}: use a number from 1 to 730.")
     if settings.same_organization not in ("warn", "fail"):
         raise Invalid(f"same_organization={settings.same_organization}: use warn or fail.")
     if settings.log_level.upper() not in _LEVELS:

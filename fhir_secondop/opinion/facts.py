@@ -6,7 +6,17 @@ from typing import Any
 
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import blinding, codes, concordance, conflicts, consultation, independence, records, report
+from fhir_secondop.opinion import (
+    blinding,
+    codes,
+    concordance,
+    conflicts,
+    consultation,
+    independence,
+    proposals,
+    records,
+    report,
+)
 from fhir_secondop.opinion import checklist as lists
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import display_name
@@ -94,6 +104,34 @@ def of_plan(case: Case, plan: Resource, version: int) -> Facts:
         "text": plan["description"],
         "notices": records.notices(case),
         "items": [a["detail"]["description"] for a in plan.get("activity", [])],
+    }
+
+
+def proposal_version_id(case: Case, proposal: Resource, version: int) -> str:
+    """The id of a version of a proposal's document."""
+    return f"urn:uuid:{derived_id(case.id, 'proposal-document', proposal['id'], version)}"
+
+
+def of_proposal(case: Case, proposal: Resource, version: int, issued: str) -> Facts:
+    """The facts of a proposal: what, why and until when; `withdrawn` why it was taken back, or ""."""
+    author = case.directory.person(proposal["requester"]["reference"])
+    kind, text = proposals.stated(proposal)
+    ended = proposals.outcome(proposal) if version == proposals.TAKEN_BACK else {}
+    return {
+        "caseId": case.id,
+        "number": 1 + [one["id"] for one in proposals.of_case(case)].index(proposal["id"]),
+        "setId": f"urn:uuid:{derived_id(case.id, 'set', 'proposal', proposal['id'])}",
+        "version": version,
+        "versionId": proposal_version_id(case, proposal, version),
+        "issued": moment(issued),
+        "patient": patient(case),
+        "author": author.name if author else "",
+        "kind": {"test": "further test or examination", "plan": "change of the plan"}.get(kind, kind),
+        "text": text,
+        "why": proposals.why(proposal),
+        "until": proposals.until(proposal),
+        "withdrawn": ended.get("reason", ""),
+        "notices": records.notices(case),
     }
 
 

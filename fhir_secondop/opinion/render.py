@@ -30,6 +30,10 @@ def pdf(template: str, facts: Facts) -> bytes:
 
 
 # First what hardly any font has, then everything but Latin text and its punctuation.
+_PROPOSAL = (
+    "It may be taken up or declined; whoever looks after the patient decides, and orders what is needed. "
+    "The reviewer is told."
+)
 _BEYOND = re.compile("[\u0e00-\u0eff\u2e80-\U0010ffff\u200d\ufe0f]")
 _NOT_LATIN = re.compile("[^\x20-\u024f\u2010-\u2027\u2030-\u205e\u20ac\u2122\u2260-\u2265\n]")
 
@@ -101,6 +105,26 @@ def plan_text(facts: Facts) -> str:
             "",
             *_block("PLAN", facts["text"]),
             *_bullets(facts["items"]),
+            "",
+            *_foot(facts),
+        ]
+    )
+
+
+def proposal_text(facts: Facts) -> str:
+    """A proposal as plain text."""
+    withdrawn = [f"WITHDRAWN. {facts['withdrawn']}", ""] if facts["withdrawn"] else []
+    return "\n".join(
+        [
+            *_head("PROPOSAL, NOT AN ORDER", facts),
+            *_field("Proposed by", facts["author"]),
+            *_field("Kind", facts["kind"]),
+            *_field("Answer by", facts["until"]),
+            "",
+            *withdrawn,
+            *_block("PROPOSED", facts["text"]),
+            *(_block("WHY", facts["why"]) if facts["why"] else []),
+            _PROPOSAL,
             "",
             *_foot(facts),
         ]

@@ -56,6 +56,7 @@ class Context:
     now: Callable[[], int]
     checklists: Path | None = None
     contact: str = ""
+    proposal_days: int = 60  # in which a proposal is answered
     same_organization: str = "warn"  # what independence takes that for
     clocks: Policy = field(default_factory=clock_file.shipped)
 

@@ -22,6 +22,7 @@ from fhir_secondop.service import (
     drafts,
     gather,
     holds,
+    proposing,
     review,
     scheduling,
     sealing,
@@ -115,17 +116,23 @@ def amend(
         drafts.check_version(case, expected)
         draft = {**({} if whole else report.from_fhir(case)), **plain.get("changes", {})}
         report.check_draft(case, draft)
-        version = report.version_of(signed) + 1
-        now = context.instant()
-        composed = report.to_fhir(
-            case, draft, status="registered", version=version, reviewer=person.reference, now=now, stage=DRAFT
-        )
-        composed[-1]["extension"] += [
-            {"url": codes.AMENDMENT_KIND, "valueCode": plain["kind"]},
-            {"url": codes.AMENDMENT_REASON, "valueString": plain["reason"]},
-        ]
-        _replace(tx, context, case, composed, DRAFT)
-        return _stored(tx, composed[-1])
+        return stage(tx, context, case, person, plain["kind"], plain["reason"], draft)
+
+
+def stage(
+    tx: Transaction, context: Context, case: Case, person: Person, kind: str, reason: str, draft: report.Draft
+) -> Resource:  # fmt: skip
+    """Drafts the next version of the signed report of a case; it becomes current when its author signs it."""
+    version = report.version_of(case.report or {}) + 1
+    composed = report.to_fhir(
+        case, draft, status="registered", version=version, reviewer=person.reference, now=context.instant(), stage=DRAFT
+    )
+    composed[-1]["extension"] += [
+        {"url": codes.AMENDMENT_KIND, "valueCode": kind},
+        {"url": codes.AMENDMENT_REASON, "valueString": reason},
+    ]
+    _replace(tx, context, case, composed, DRAFT)
+    return _stored(tx, composed[-1])
 
 
 def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expected: int | None = None) -> Resource:
@@ -201,6 +208,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
         )  # fmt: skip
         case = load(tx.connection, EVERYTHING, case_id)
         delivery.plan(tx, context, case, "report", version, stored.versioned)
+        proposing.signed(tx, context, case, draft, person, kind=status)
         audience.end_review(tx, case, person.identifiers, context.now())
         return {**signed_report, "meta": stored.meta}
 

@@ -16,7 +16,7 @@ from dbos._client import EnqueueOptions
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import candidates, clocks, coverage, delivery, gather
+from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.store.audit import origin
@@ -96,6 +96,7 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
             candidates.WORKFLOW: 1,
             coverage.WORKFLOW: 1,
             clocks.WORKFLOW: LOOKS_AT_ONCE,
+            proposing.WORKFLOW: 1,
         }
         for name, at_once in limits.items():
             DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
@@ -180,6 +181,12 @@ def _register(context: Context) -> None:
     @DBOS.workflow(name=candidates.WORKFLOW)
     def answer_by(task_id: str, number: int) -> str:
         return str(expire(task_id, number))
+
+    age_out = step("proposal.age", lambda proposal, number: proposing.age_out(context, proposal, number))
+
+    @DBOS.workflow(name=proposing.WORKFLOW)
+    def age_proposal(proposal_id: str, number: int) -> str:
+        return str(age_out(proposal_id, number))
 
     look = step("clocks.look", lambda case_id, number: clocks.look(context, case_id, number))
 

@@ -45,6 +45,7 @@ OPERATIONS: dict[str, str] = {
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
     "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
     "clocks": "sees", "pause": "staff", "resume": "staff", "schedule": "staff",
+    "propose": "reviewer", "withdraw-proposal": "reviewer", "answer-proposal": "recipient", "proposal-result": "staff",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
@@ -67,6 +68,9 @@ BODIES: dict[str, Plain] = {
     "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
     "third-opinion": {"reason": "x"}, "ask-follow-up": {"text": "x"},
     "pause": {"reason": "awaiting-tests"}, "schedule": {"mode": "record-only"},
+    "propose": {"kind": "test", "text": "x"}, "withdraw-proposal": {"proposal": 1, "reason": "x"},
+    "answer-proposal": {"proposal": 1, "outcome": "accepted"},
+    "proposal-result": {"proposal": 1, "result": "Observation/x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 

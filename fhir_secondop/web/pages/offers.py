@@ -8,7 +8,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case, Member
-from fhir_secondop.service import review
+from fhir_secondop.service import proposing, review
 from fhir_secondop.service.drafts import is_signed
 from fhir_secondop.service.third import may_ask
 
@@ -32,6 +32,7 @@ class Offers:
     cancels: bool
     seeks_third: bool
     follows_up: bool
+    proposes: bool  # something, before the report
     schedules: bool  # may record what was booked elsewhere
     holds: bool  # may put the case on hold, and let it go on
 
@@ -58,6 +59,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
         seeks_third=asks_about,
         follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
+        proposes=reviews and task["status"] in proposing.TAKES,
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
         schedules=task["status"] in ("accepted", "ready", "in-progress", "completed") and (desk or reviews),
         holds=is_open and (desk or reviews),

@@ -118,9 +118,31 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
     world.work(60)
     assert {who: offered(who) for who in OFFERED} == {
         "desk": {"schedule", "third-opinion", "ask-follow-up"}, "reviewer": {"schedule"},
-        "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up"},
-        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up"},
+        "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up", "answer-proposal"},
+        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up", "answer-proposal"},
     }  # fmt: skip
+
+
+def test_a_proposal_is_made_answered_and_gets_its_result_by_forms(clinic: Clinic) -> None:
+    case_id = clinic.world.gathered()
+    clinic.world.accept(case_id)
+    case = f"/cases/{case_id}"
+    form = {"kind": "test", "text": "MRI <b>of</b> the breast", "why": "the margin", "until": ""}
+    assert clinic.send(case, f"{case}/do/propose", "reviewer", **form).status_code == 303
+    assert f"{case}/do/propose" not in clinic.forms(case, "desk")
+    assert "MRI <b>of</b> the breast" in clinic.text(case, "surgeon")
+    refused = clinic.send(case, f"{case}/do/answer-proposal", "pcp", proposal="1", outcome="declined", reason="")
+    assert "Say why it is not taken up" in refused.get_data(as_text=True)
+    assert clinic.send(case, f"{case}/do/answer-proposal", "pcp", proposal="1", outcome="accepted").status_code == 303
+    assert f"{case}/do/answer-proposal" not in clinic.forms(case, "pcp")
+    assert "taken up" in clinic.text(case, "reviewer")
+    results = clinic.forms(f"{case}/records", "desk")
+    assert f"{case}/do/proposal-result" in results
+    record = clinic.world.package(case_id, "Observation")
+    cited = next(f"Observation/{r['id']}" for r in record if "source" in r.get("meta", {}))
+    sent = clinic.send(f"{case}/records", f"{case}/do/proposal-result", "desk", proposal="1", result=cited)
+    assert sent.status_code == 303
+    assert cited in clinic.text(case, "reviewer")
 
 
 def test_the_clocks_stand_on_the_case_with_the_notices_to_its_reader(clinic: Clinic) -> None:
