@@ -2,7 +2,8 @@
 
 Reads, searches and writes of several clients, each from an address of its own. First eight at once, to see what can be
 sustained; then ten times that rate, as far as the connections allow: each waits for its answer, so less is answered
-than is wanted. With --open each has a connection of its own and none waits: that is ten times, whatever is done. Only 2xx, 429 and 503 may be answered, /healthz always, every write that was acknowledged must be there
+than is wanted. With --open each has a connection of its own and none waits, so all ten times are offered. Only 2xx,
+429 and 503 may be answered (with --open each must be), /healthz always, every write that was acknowledged must be there
 afterwards. Exits 1 where one of these fails.
 """
 
