@@ -16,7 +16,7 @@ from dbos._client import EnqueueOptions
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import candidates, coverage, delivery, gather
+from fhir_secondop.service import candidates, coverage, delivery, gather, urgent
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.store.audit import origin
@@ -27,6 +27,7 @@ APPLICATION = "fhir-secondop"
 # Pinned: a workflow that an earlier start left behind must be taken up by this one.
 VERSION = "1"
 GATHER_RETRIES = 4
+ESCALATE_TRIES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
             delivery.WORKFLOW: settings.deliveries_per_ehr,
             candidates.WORKFLOW: 1,
             coverage.WORKFLOW: 1,
+            urgent.WORKFLOW: 1,
         }
         for name, at_once in limits.items():
             DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
@@ -145,7 +147,6 @@ def _register(context: Context) -> None:
         return "gathered"
 
     attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
-
     give_up = step("deliver.give_up", lambda task, why: delivery.give_up(context, task, why))
 
     @DBOS.workflow(name=delivery.WORKFLOW)
@@ -178,6 +179,21 @@ def _register(context: Context) -> None:
     @DBOS.workflow(name=candidates.WORKFLOW)
     def answer_by(task_id: str, number: int) -> str:
         return str(expire(task_id, number))
+
+    further = step(
+        "escalate.step", lambda task, at, number: urgent.escalate(context, task, at, number),
+        retries_allowed=True, max_attempts=ESCALATE_TRIES, interval_seconds=0.5, backoff_rate=2.0,
+    )  # fmt: skip
+    escalate_again = step("escalate.again", lambda task, at, number: urgent.again(context, task, at, number))
+
+    @DBOS.workflow(name=urgent.WORKFLOW)
+    def escalate(task_id: str, at: int, number: int) -> str:
+        try:
+            return str(further(task_id, at, number))
+        except Exception as error:
+            # Nobody may wait for a call that is never asked for: it comes again until it is done.
+            log.error("escalating %s failed: %s", task_id, type(error).__name__)
+            return str(escalate_again(task_id, at, number))
 
 
 def _given_up(error: Exception) -> str:

@@ -44,12 +44,14 @@ OPERATIONS: dict[str, str] = {
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
     "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
+    "raise-urgent": "reviewer", "record-call": "called",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
     "placer": {"desk", "pcp"}, "asker": {"desk", "clinic", "pcp", "surgeon", "patient"},
+    "called": {"desk", "clinic", "reviewer", "pcp", "surgeon"},
     "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
 _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
@@ -65,6 +67,7 @@ BODIES: dict[str, Plain] = {
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
     "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
     "third-opinion": {"reason": "x"}, "ask-follow-up": {"text": "x"},
+    "raise-urgent": {"finding": "x"}, "record-call": {"with": "x", "readBack": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from fhir_secondop.access import rights
 from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.opinion import alignment, codes, eligibility, facts, invitation, records, report, workflow
+from fhir_secondop.opinion import alignment, codes, eligibility, facts, invitation, records, report, urgent, workflow
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.third import suggested
@@ -82,6 +82,7 @@ def case_summary(case: Case) -> Plain:
         "gathering": [{"task": reference(t), "source": t["owner"].get("display", ""), "status": t["status"],
                        "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
         "thirdOpinion": {"suggested": bool(suggested(case)), "why": suggested(case)},
+        **({"urgent": urgent.told(case)} if urgent.of_case(case) else {}),
         "insurance": eligibility.told(case),
         "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
         "deliveries": [

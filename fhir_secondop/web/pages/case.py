@@ -9,7 +9,7 @@ from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
-from fhir_secondop.opinion import codes, facts, progress
+from fhir_secondop.opinion import codes, facts, progress, urgent
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.service import drafts, history, worklist
@@ -92,6 +92,7 @@ def _page(frame: Frame, case_id: str) -> Response:
         needs=progress.needs(case, candidates) if able.coordinates else [],
         board=frame.run("alignment", case_id),
         summary=summary,
+        urgent=urgent.told(case),
         deliveries=summary["deliveries"],
         manifest=frame.run("manifest", case_id),
         complete=frame.run("completeness", case_id) if frame.sees_record(case_id) else None,

@@ -11,6 +11,7 @@ from fhir_secondop.opinion.case import Case, Member
 from fhir_secondop.service import review
 from fhir_secondop.service.drafts import is_signed
 from fhir_secondop.service.third import may_ask
+from fhir_secondop.service.urgent import may_record
 
 # A case that came to one of these takes no reviewer, no record and no report any more.
 _ENDED = ("completed", "rejected", "failed", "cancelled")
@@ -32,6 +33,7 @@ class Offers:
     cancels: bool
     seeks_third: bool
     follows_up: bool
+    records_call: bool  # that closes an urgent contact
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
@@ -56,6 +58,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
         seeks_third=asks_about,
         follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
+        records_call=desk or reviews or "requester" in caller.roles or may_record(case, caller),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
     )
 

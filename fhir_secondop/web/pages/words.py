@@ -76,7 +76,13 @@ COVERED = {"covered": "covered", "not-covered": "not covered", "unknown": "not k
 COVERED_MARKS = {"covered": "ok", "not-covered": "bad", "unknown": "warn", "asking": "wait"}
 AUTHORIZATION = {"required": "required", "not-required": "not required", "unknown": "not stated"}
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
+URGENT = {
+    "raised": "call now", "deputy": "not reached: call the deputy", "coordinator": "not reached: the coordinator calls",
+    "unreached": "nobody reached: call everybody again",
+}  # fmt: skip
 DONE = {
+    "raise-urgent": "It is raised; it stays open until a conversation is recorded.",
+    "record-call": "The conversation is recorded.",
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
     "ask-reviewer": "The reviewer was asked.", "reassign": "The case is open for the next reviewer.",
     "check-coverage": "The payer is being asked.", "accept": "You have taken the case.",

@@ -76,7 +76,7 @@ def needing(rows: list[Row]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
 
 
 def row_of(one: Listed, roles: frozenset[str]) -> Row:
-    """A listed case as a row; what needs a person is the coordinator's."""
+    """A listed case as a row; what needs a person is the coordinator's, a call everybody's whom it may reach."""
     case, decision = one.case, facts.decision(one.case)
     return Row(
         id=case.id,
@@ -90,5 +90,5 @@ def row_of(one: Listed, roles: frozenset[str]) -> Row:
         waiting=progress.waiting_for(case),
         days=one.days,
         days_complete=one.days_complete,
-        needs=tuple(progress.needs(case, one.candidates)) if "coordinator" in roles else (),
+        needs=tuple(progress.needs(case, one.candidates) if "coordinator" in roles else progress.urgent_needs(case)),
     )
