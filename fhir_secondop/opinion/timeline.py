@@ -16,6 +16,7 @@ from fhir_secondop.opinion import (
     proposals,
     report,
     requests,
+    urgent,
     workflow,
 )
 from fhir_secondop.opinion.case import Case, derived_id, reference, versioned
@@ -72,6 +73,8 @@ def _changes(case: Case, before: Resource, task: Resource) -> Iterator[tuple[str
         yield from _of_coordination(case, before, task)
     elif workflow.is_delivery(task):
         yield from _of_delivery(before, task)
+    elif workflow.is_urgent(task):
+        yield from _of_urgent(before, task)
     elif before["status"] != task["status"]:
         why = progress.why_of(task)
         if workflow.is_review(task):
@@ -87,6 +90,15 @@ def _changes(case: Case, before: Resource, task: Resource) -> Iterator[tuple[str
             said = None
         if said:
             yield said.format(progress.name_of(case, task)), why
+
+
+def _of_urgent(before: Resource, task: Resource) -> Iterator[tuple[str, str]]:
+    if not before["status"]:
+        yield f"Something critical was seen; {progress.owner_of(task)} is to be called", task["description"]
+    elif task["status"] != before["status"]:
+        yield "The urgent conversation was recorded", ""
+    elif urgent.step_of(task) > urgent.step_of(before):
+        yield "Nobody was reached; the urgent contact escalated", f"to be called: {urgent.next_of(task)}"
 
 
 _REVIEWS = {

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.opinion import codes, eligibility, proposals, workflow
-from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing
+from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent
 from fhir_secondop.service.context import SERVICE, Context, load
 from fhir_secondop.store import resources, tables
 
@@ -49,6 +49,8 @@ def requeue(context: Context) -> int:
                 delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, stored.case_id or ""), task)
             elif codes.has(task["code"], codes.TASK, eligibility.CODE):
                 coverage.enqueue(tx, context, task)
+            elif workflow.is_urgent(task):
+                urgent.enqueue(tx, context, task)
             elif workflow.is_review(task) and task["status"] == "requested":
                 candidates.enqueue(tx, context, task)
             else:

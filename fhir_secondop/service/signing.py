@@ -9,7 +9,7 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import blinding as blindness
-from fhir_secondop.opinion import codes, consultation, facts, narrative, records, render, report, workflow
+from fhir_secondop.opinion import codes, consultation, facts, narrative, records, render, report, urgent, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
@@ -158,7 +158,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     drafts.check_version(case, expected)
     items = gather.items(context, case)
     draft = report.from_fhir(case, DRAFT)
-    report.check_signable(case, draft, gather.named_gaps(case, items), drafts.kind_of(proposal))
+    report.check_signable(case, draft, gather.named_gaps(case, items), drafts.kind_of(proposal),
+                          spoken=urgent.spoken(case))  # fmt: skip
     now = context.instant()
     said = drafts.facts_of(case, proposal, draft, person, items, now)
     status, version, reason = drafts.kind_of(proposal), report.version_of(proposal), drafts.reason_of(proposal)

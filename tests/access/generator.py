@@ -46,12 +46,14 @@ OPERATIONS: dict[str, str] = {
     "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
     "clocks": "sees", "pause": "staff", "resume": "staff", "schedule": "staff",
     "propose": "reviewer", "withdraw-proposal": "reviewer", "answer-proposal": "recipient", "proposal-result": "staff",
+    "raise-urgent": "reviewer", "record-call": "called",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
     "placer": {"desk", "pcp"}, "asker": {"desk", "clinic", "pcp", "surgeon", "patient"},
+    "called": {"desk", "clinic", "reviewer", "pcp", "surgeon"},
     "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
 _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
@@ -71,6 +73,7 @@ BODIES: dict[str, Plain] = {
     "propose": {"kind": "test", "text": "x"}, "withdraw-proposal": {"proposal": 1, "reason": "x"},
     "answer-proposal": {"proposal": 1, "outcome": "accepted"},
     "proposal-result": {"proposal": 1, "result": "Observation/x"},
+    "raise-urgent": {"finding": "x"}, "record-call": {"with": "x", "readBack": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from fhir_secondop.opinion import (
     proposals,
     records,
     report,
+    urgent,
     workflow,
 )
 from fhir_secondop.opinion.case import Case, reference
@@ -115,6 +116,7 @@ def case_summary(case: Case) -> Plain:
         "gathering": [{"task": reference(t), "source": t["owner"].get("display", ""), "status": t["status"],
                        "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
         "thirdOpinion": {"suggested": bool(suggested(case)), "why": suggested(case)},
+        **({"urgent": urgent.told(case)} if urgent.of_case(case) else {}),
         "insurance": eligibility.told(case),
         "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
         "deliveries": [

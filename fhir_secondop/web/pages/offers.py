@@ -11,6 +11,7 @@ from fhir_secondop.opinion.case import Case, Member
 from fhir_secondop.service import proposing, review
 from fhir_secondop.service.drafts import is_signed
 from fhir_secondop.service.third import may_ask
+from fhir_secondop.service.urgent import may_record
 
 # A case that came to one of these takes no reviewer, no record and no report any more.
 _ENDED = ("completed", "rejected", "failed", "cancelled")
@@ -35,6 +36,7 @@ class Offers:
     proposes: bool  # something, before the report
     schedules: bool  # may record what was booked elsewhere
     holds: bool  # may put the case on hold, and let it go on
+    records_call: bool  # that closes an urgent contact
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
@@ -60,6 +62,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         seeks_third=asks_about,
         follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
         proposes=reviews and task["status"] in proposing.TAKES,
+        records_call=desk or reviews or "requester" in caller.roles or may_record(case, caller),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
         schedules=task["status"] in ("accepted", "ready", "in-progress", "completed") and (desk or reviews),
         holds=is_open and (desk or reviews),

@@ -116,7 +116,13 @@ BOOKINGS = {
     "booked": "booked", "fulfilled": "took place", "noshow": "the patient did not come", "cancelled": "called off",
 }  # fmt: skip
 BOOKING_MARKS = {"booked": "wait", "fulfilled": "ok", "noshow": "warn", "cancelled": "plain"}
+URGENT = {
+    "raised": "call now", "deputy": "not reached: call the deputy", "coordinator": "not reached: the coordinator calls",
+    "unreached": "nobody reached: call everybody again",
+}  # fmt: skip
 DONE = {
+    "raise-urgent": "It is raised; it stays open until a conversation is recorded.",
+    "record-call": "The conversation is recorded.",
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
     "ask-reviewer": "The reviewer was asked.", "reassign": "The case is open for the next reviewer.",
     "check-coverage": "The payer is being asked.", "accept": "You have taken the case.",
