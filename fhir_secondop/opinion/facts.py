@@ -119,7 +119,7 @@ def of_proposal(case: Case, proposal: Resource, version: int, issued: str) -> Fa
     ended = proposals.outcome(proposal) if version == proposals.TAKEN_BACK else {}
     return {
         "caseId": case.id,
-        "number": 1 + [one["id"] for one in proposals.of_case(case)].index(proposal["id"]),
+        "number": proposals.number_of(proposal),
         "setId": f"urn:uuid:{derived_id(case.id, 'set', 'proposal', proposal['id'])}",
         "version": version,
         "versionId": proposal_version_id(case, proposal, version),

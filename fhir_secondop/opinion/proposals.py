@@ -26,11 +26,11 @@ def resource(
     case: Case, *, kind: str, text: str, why: str, reviewer: str, now: str, until: str, carried_by: str = ""
 ) -> Resource:
     """The next proposal of the case; `until` the day on which it ages out, `carried_by` the report that states it."""
-    number = len(of_case(case)) + 1
+    number = max(map(number_of, of_case(case)), default=0) + 1
     return compose(
         "ServiceRequest",
         meta=profile("proposal"),
-        id=derived_id(case.id, "proposal", number),
+        id=_id(case, number),
         identifier=[{"system": SYSTEM, "value": f"{case.id}/{number}"}],
         basedOn=[{"reference": reference(case.request)}],
         status="active",
@@ -48,12 +48,23 @@ def resource(
 
 
 def of_case(case: Case) -> list[Resource]:
-    """The proposals of the case, oldest first."""
-    by_id = {r["id"]: r for r in case.of_type("ServiceRequest")}
-    found: list[Resource] = []
-    while (one := by_id.get(derived_id(case.id, "proposal", len(found) + 1))) is not None:
-        found.append(one)
-    return found
+    """The proposals of the case, by their numbers; who reads blind may lack some."""
+    found = [r for r in case.of_type("ServiceRequest") if _value(r) and r["id"] == _id(case, number_of(r))]
+    return sorted(found, key=number_of)
+
+
+def _id(case: Case, number: int) -> str:
+    return derived_id(case.id, "proposal", number)
+
+
+def _value(request: Resource) -> str:
+    values = (i.get("value", "") for i in request.get("identifier", []) if i.get("system") == SYSTEM)
+    return next((value for value in values if value.rpartition("/")[2].isdecimal()), "")
+
+
+def number_of(proposal: Resource) -> int:
+    """Its number in the case, from 1."""
+    return int(_value(proposal).rpartition("/")[2])
 
 
 def is_open(proposal: Resource) -> bool:
@@ -116,8 +127,8 @@ def results(proposal: Resource) -> list[str]:
 def told(case: Case) -> list[dict[str, Any]]:
     """The proposals for JSON and pages."""
     return [
-        {"number": number, "reference": reference(one), "kind": stated(one)[0], "text": stated(one)[1],
+        {"number": number_of(one), "reference": reference(one), "kind": stated(one)[0], "text": stated(one)[1],
          "why": why(one), "until": until(one), "open": is_open(one), "inReport": is_carried(one),
          "outcome": outcome(one) or None, "results": results(one)}
-        for number, one in enumerate(of_case(case), 1)
+        for one in of_case(case)
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from fhir_secondop.errors import Conflict, NotFound
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import notices, proposals, report
 from fhir_secondop.opinion.case import Case, reference
-from fhir_secondop.service import drafts, holds, signing
+from fhir_secondop.service import blinding, drafts, holds, signing
 from fhir_secondop.service.context import Context, load, put, require_hand
 from fhir_secondop.service.proposing import named
 from fhir_secondop.store.database import Transaction
@@ -43,6 +43,7 @@ def result(context: Context, caller: Caller, case_id: str, plain: Plain) -> Plai
         # Also who reads blind is told: what was found for the reviewer is not the opinion under review.
         whole = load(tx.connection, EVERYTHING, case_id, drafts=True)
         put(tx, context, case_id, notices.result_arrived(whole, after, cited, context.instant()))
+        blinding.mark_again(tx, whole)
         return _brought(after, _carry_on(tx, context, whole, after))
 
 

@@ -15,7 +15,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import notices, proposals, records, report
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import Person
-from fhir_secondop.service import delivery, drafts
+from fhir_secondop.service import blinding, delivery, drafts
 from fhir_secondop.service.context import SERVICE, Context, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -108,10 +108,10 @@ def withdraw(context: Context, caller: Caller, case_id: str, plain: Plain) -> Re
 
 def named(case: Case, number: int) -> Resource:
     """The proposal with that number. Raises NotFound."""
-    found = proposals.of_case(case)
-    if number > len(found):
-        raise NotFound(f"The case has {len(found)} proposal(s); there is no number {number}.", path="proposal")
-    return found[number - 1]
+    for one in proposals.of_case(case):
+        if proposals.number_of(one) == number:
+            return one
+    raise NotFound(f"The case has no proposal {number}; its page lists them.", path="proposal")
 
 
 def answer(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
@@ -144,6 +144,7 @@ def _end(
     after = proposals.ended(proposal, outcome, by=by, at=context.instant(), reason=reason)
     put(tx, context, case.id, after)
     put(tx, context, case.id, notices.proposal_ended(case, after, context.instant()))
+    blinding.mark_again(tx, case)
     return after
 
 

@@ -53,8 +53,7 @@ def raise_(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
 def _put(tx: Transaction, context: Context, case: Case, made: list[Resource]) -> None:
     """Where the patient does not read it, nor who reads blind what was said."""
     put_all(tx, context, urgent_zone(case.id), made)
-    if blinding.is_blind(case):
-        blinding.mark(tx, load(tx.connection, EVERYTHING, case.id, gathered=True))
+    blinding.mark_again(tx, case)
 
 
 def enqueue(tx: Transaction, context: Context, contact: Resource) -> None:
