@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 
 from fhir_secondop.store.database import Database, normalised
 
@@ -32,6 +33,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and os.environ.get("SECONDOP_REQUIRE") == "all":
         report.outcome = "failed"
         report.longrepr = f"required, but skipped: {report.longrepr}"
+
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
