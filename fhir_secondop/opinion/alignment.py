@@ -118,7 +118,7 @@ def held(task: Resource) -> Held:
 def board(case: Case) -> Board | None:
     """The alignment board; None before a report is signed."""
     signed = case.report
-    if signed is None or signed["status"] in ("registered", "preliminary"):
+    if signed is None:
         return None
     current = report.version_of(signed)
     retracted = signed["status"] == "entered-in-error"

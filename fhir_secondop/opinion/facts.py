@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fhir_secondop.fhir import times
@@ -72,8 +73,24 @@ def of_report(
         "conflicts": [_conflict(c) for c in conflicts.find(case)],
         "recipients": [{"name": m.person.name, "role": m.role} for m in case.audience],
         "amendment": _amendment(before, status, reason),
-        "notices": records.notices(case),
+        "notices": [*records.notices(case), *_preliminary(case, draft)],
     }
+
+
+def _preliminary(case: Case, draft: report.Draft) -> Iterator[str]:
+    """What differs from the report that was shown before it was signed."""
+    shown = case.preliminary
+    if shown is None:
+        return
+    before = case.find("Observation", derived_id(case.id, "overall")) or {}
+    was = codes.code_of(before.get("valueCodeableConcept"), codes.OVERALL_CONCORDANCE)
+    total = concordance.overall(report.judgements(draft))
+    same = "stands" if shown["conclusion"] == draft.get("conclusion") else "was changed"
+    rated = "the same" if total and total.code == was else f"{was}"
+    yield (
+        f"A preliminary opinion was shown on {moment(shown['issued'])}; this report takes its place. Its conclusion "
+        f"{same}; its overall concordance was {rated}."
+    )
 
 
 def _first_read(case: Case) -> list[Facts]:

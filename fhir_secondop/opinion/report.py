@@ -67,6 +67,20 @@ def check_draft(case: Case, draft: Draft) -> None:
         raise Invalid(f"{len(issues)} fault(s) in the draft; nothing was stored.", issues=issues)
 
 
+def check_showable(draft: Draft) -> None:
+    """Raises Invalid unless there is a conclusion and a judgement: less says nothing to anybody."""
+    issues = list(_unwritten(draft))
+    if issues:
+        raise Invalid(f"The draft can't be shown yet: {len(issues)} thing(s) to do.", issues=issues)
+
+
+def _unwritten(draft: Draft) -> Iterator[Issue]:
+    if not draft.get("conclusion"):
+        yield Issue("error", "required", "conclusion", "Write the conclusion.")
+    if overall(judgements(draft)) is None:
+        yield Issue("error", "business-rule", "items", "Assess at least one axis of one item.")
+
+
 def check_signable(
     case: Case, draft: Draft, missing: list[str], kind: str = "final", *, spoken: frozenset[str] = frozenset()
 ) -> None:
@@ -77,11 +91,7 @@ def check_signable(
     What is critical is told at once and not by a report: each such item names its own urgent contact, and that is one
     of those that ended in a recorded conversation (`spoken`). A retraction waits for no call.
     """
-    issues = []
-    if not draft.get("conclusion"):
-        issues.append(Issue("error", "required", "conclusion", "Write the conclusion."))
-    if overall(judgements(draft)) is None:
-        issues.append(Issue("error", "business-rule", "items", "Assess at least one axis of one item."))
+    issues = list(_unwritten(draft))
     answered = {answer["question"] for answer in draft.get("answers", [])}
     for number, _ in enumerate(case.questions if kind == "appended" else case.first_questions):
         if number not in answered:

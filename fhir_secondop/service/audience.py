@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from fhir_secondop.model import RECORD, REPORT
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service.context import draft_case, urgent_zone
+from fhir_secondop.service.context import draft_case, preliminary_zone, urgent_zone
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Admission, Transaction
 
@@ -55,13 +55,13 @@ def admit_members(tx: Transaction, case: Case) -> None:
         admit(tx, case.id, {party}, part=part)
 
 
-def admit_clinicians(tx: Transaction, case: Case, opener: str) -> None:
-    """Lets the recipients of the report see the case's urgent contacts, and the system that asked for the opinion.
+def admit_clinicians(tx: Transaction, case: Case, opener: str, zone: str) -> None:
+    """Lets the recipients of the report, and the system that asked for the opinion, see that zone of the case.
 
     Never the patient, who must not read an unsigned finding: not by the system through which a patient asked either.
     """
     asked = {opener} if case.requester is not None else set()
-    admit(tx, urgent_zone(case.id), {*members(case), *asked})
+    admit(tx, zone, {*members(case), *asked})
 
 
 def take_away(tx: Transaction, case_id: str, parties: Iterable[str], *, part: str = "") -> None:
@@ -77,7 +77,7 @@ def take_away(tx: Transaction, case_id: str, parties: Iterable[str], *, part: st
 def dismiss(tx: Transaction, case: Case, identifiers: Iterable[str]) -> None:
     """A reviewer goes, at once: sees no draft any more, and of the case what it sees as a recipient, if it is one."""
     gone = set(identifiers)
-    for case_id in (case.id, draft_case(case.id), urgent_zone(case.id)):
+    for case_id in (case.id, draft_case(case.id), urgent_zone(case.id), preliminary_zone(case.id)):
         take_away(tx, case_id, gone)
     for party, part in members(case).items():
         if party in gone:

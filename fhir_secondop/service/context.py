@@ -100,6 +100,11 @@ def urgent_zone(case_id: str) -> str:
     return f"{case_id}#urgent"
 
 
+def preliminary_zone(case_id: str) -> str:
+    """What a preliminary report belongs to until it is signed: clinicians of the case see it, the patient does not."""
+    return f"{case_id}#preliminary"
+
+
 def whole_case(zone: str) -> str:
     """The case that a zone is of."""
     return zone.partition("#")[0]
@@ -115,7 +120,7 @@ def load(
 ) -> Case:  # fmt: skip
     """The case with its own resources, with the pulled ones when `gathered`, with an unsigned draft when `drafts`.
 
-    Its urgent contacts are there for who stands in their audience.
+    Its urgent contacts and a preliminary report are there for who stands in their audience.
 
     Large files inside the pulled ones are left out, unless `files`: their size and hash stand for them. Raises
     NotFound, and Forbidden when `gathered` is asked for by somebody who sees the case without its record: what is
@@ -128,9 +133,10 @@ def load(
     if gathered and not whole:
         raise Forbidden("The record gathered for this case is for its requester, its reviewer and the coordinator.")
     wanted = [case_id, draft_case(case_id)] if drafts else [case_id]
-    urgent = sa.and_(tables.resource.c.case_id == urgent_zone(case_id), resources.admitted(visibility))
+    zones = [urgent_zone(case_id), preliminary_zone(case_id)]
+    others = sa.and_(tables.resource.c.case_id.in_(zones), resources.admitted(visibility))
     query = resources.rows(visibility).where(
-        sa.or_(tables.resource.c.case_id.in_(wanted), urgent),
+        sa.or_(tables.resource.c.case_id.in_(wanted), others),
         tables.resource.c.deleted.is_(False),
         sa.not_(resources.hidden(visibility)),
     )
@@ -215,9 +221,10 @@ def put(
 
 
 def drop_draft(tx: Transaction, case_id: str) -> None:
-    """Deletes an unsigned draft: it was signed, or its reviewer left and the next one begins anew."""
-    for stored in resources.in_case(tx.connection, draft_case(case_id)):
-        resources.delete(tx, stored)
+    """Deletes what is unsigned: it was signed, or its reviewer left and the next one begins anew."""
+    for zone in (draft_case(case_id), preliminary_zone(case_id)):
+        for stored in resources.in_case(tx.connection, zone):
+            resources.delete(tx, stored)
 
 
 def put_all(tx: Transaction, context: Context, case_id: str, composed: Iterable[Resource]) -> None:

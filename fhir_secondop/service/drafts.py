@@ -51,7 +51,7 @@ def as_reviewer(case: Case, caller: Caller) -> Person:
 
 def is_signed(case: Case) -> bool:
     """Whether a version of the report was signed."""
-    return case.report is not None and case.report["status"] not in ("registered", "preliminary")
+    return case.report is not None
 
 
 def of_case(case: Case) -> Resource | None:

@@ -27,7 +27,7 @@ from fhir_secondop.service import (
     scheduling,
     sealing,
 )
-from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
+from fhir_secondop.service.context import Context, draft_case, drop_draft, load, preliminary_zone, put, put_all, who
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
@@ -75,7 +75,14 @@ def _stored(tx: Transaction, composed: Resource) -> Resource:
 
 def _replace(tx: Transaction, context: Context, case: Case, composed: list[Resource], stage: str = "") -> None:
     """Puts a draft, or without `stage` the signed report, in the place of an earlier one; what it lacks now goes."""
-    put_all(tx, context, draft_case(case.id) if stage else case.id, composed)
+    replace_parts(tx, context, case, composed, draft_case(case.id) if stage else case.id, stage)
+
+
+def replace_parts(
+    tx: Transaction, context: Context, case: Case, composed: list[Resource], zone: str, stage: str = ""
+) -> None:  # fmt: skip
+    """The same, into that zone of the case."""
+    put_all(tx, context, zone, composed)
     kept = {reference(r) for r in composed}
     staged = [stage] if stage else []
     for place in range(len(case.items)):
@@ -186,6 +193,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
         )  # fmt: skip
         composed = [records.labelled(case, r) for r in composed]
         _check_invariants(case, composed)
+        # What was shown as preliminary becomes part of the case, and this its next version.
+        resources.move_all(tx, preliminary_zone(case_id), case_id)
         _replace(tx, context, case, composed)
         blinding.publish(tx, case_id)
         drop_draft(tx, case_id)

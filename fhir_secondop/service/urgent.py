@@ -44,7 +44,7 @@ def raise_(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
             if same and urgent.is_open(known):
                 return known
         request = resources.read(tx.connection, EVERYTHING, "ServiceRequest", case_id)
-        audience.admit_clinicians(tx, case, request.owner)
+        audience.admit_clinicians(tx, case, request.owner, urgent_zone(case_id))
         _put(tx, context, case, [made])
         enqueue(tx, context, made)
         return made

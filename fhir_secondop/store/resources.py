@@ -376,6 +376,11 @@ def move(tx: Transaction, stored_: Stored, case_id: str) -> None:
     tx.connection.execute(where.values(case_id=case_id))
 
 
+def move_all(tx: Transaction, zone: str, case_id: str) -> None:
+    """Makes everything of a zone part of the case, also what was deleted there: written again it is the case's."""
+    tx.connection.execute(sa.update(tables.resource).where(tables.resource.c.case_id == zone).values(case_id=case_id))
+
+
 def adopt(tx: Transaction, stored_: Stored, case_id: str) -> None:
     """Makes a resource that belongs to no case part of one; its versions stay as they are."""
     tx.connection.execute(

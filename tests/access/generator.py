@@ -45,6 +45,7 @@ OPERATIONS: dict[str, str] = {
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
     "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
     "clocks": "sees", "pause": "staff", "resume": "staff", "schedule": "staff",
+    "show-preliminary": "reviewer",
     "propose": "reviewer", "withdraw-proposal": "reviewer", "answer-proposal": "recipient", "proposal-result": "staff",
     "raise-urgent": "reviewer", "record-call": "called",
 }  # fmt: skip

@@ -33,6 +33,7 @@ class Offers:
     cancels: bool
     seeks_third: bool
     follows_up: bool
+    shows_draft: bool  # to the other clinicians, before it is signed
     proposes: bool  # something, before the report
     schedules: bool  # may record what was booked elsewhere
     holds: bool  # may put the case on hold, and let it go on
@@ -61,6 +62,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
         seeks_third=asks_about,
         follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
+        shows_draft=reviews and task["status"] == "in-progress",
         proposes=reviews and task["status"] in proposing.TAKES,
         records_call=desk or reviews or "requester" in caller.roles or may_record(case, caller),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),

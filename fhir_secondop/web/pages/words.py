@@ -132,6 +132,7 @@ DONE = {
     "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
     "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
     "link": "The copies were linked.", "first-read": "Your first read is locked; the first opinion is open.",
+    "show-preliminary": "The clinicians of the case can read it; it is marked as preliminary.",
     "propose": "It is on its way to every recipient.", "answer-proposal": "The reviewer is told.",
     "withdraw-proposal": "It was taken back; every recipient is told.",
     "proposal-result": "It is recorded, and the reviewer is told.",
