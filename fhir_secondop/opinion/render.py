@@ -16,35 +16,44 @@ WIDTH = 78
 def pdf(template: str, facts: Facts) -> bytes:
     """The PDF (tagged, PDF/UA-1) of a template in opinion/templates; the facts go in as data, never as markup.
 
-    A character that no font here has is spelled out, "[U+738B]": a report must be possible whatever a name is
+    A character that no font here has is spelled out, "[U+1FAC0]": a report must be possible whatever a name is
     written in, and nothing may be left out silently.
     """
     text = codec.dumps(facts)
-    for attempt in (text, _spelled(text, _BEYOND)):
+    for _ in range(_ATTEMPTS):
         try:
-            return _compiled(template, attempt)
+            return _compiled(template, text)
         except RuntimeError as error:
-            if "could not be displayed" not in str(error):
+            lacking = _lacking(error)
+            if not lacking:
                 raise
-    return _compiled(template, _spelled(text, _NOT_LATIN))
+            text = lacking.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
+    raise RuntimeError("The fonts lack characters even after these were spelled out.")
 
 
-# First what hardly any font has, then everything but Latin text and its punctuation.
-_BEYOND = re.compile("[\u0e00-\u0eff\u2e80-\U0010ffff\u200d\ufe0f]")
-_NOT_LATIN = re.compile("[^\x20-\u024f\u2010-\u2027\u2030-\u205e\u20ac\u2122\u2260-\u2265\n]")
+# The compiler names what it can't draw by the cluster; a second pass finds what stood behind it.
+_ATTEMPTS = 8
+_UNDRAWN = re.compile(r'the text `"(.*?)"` could not be displayed', re.DOTALL)
+_ESCAPED = re.compile(r"\\u\{([0-9a-f]+)\}")
 
 
-def _spelled(text: str, characters: re.Pattern[str]) -> str:
-    return characters.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
+def _lacking(error: RuntimeError) -> re.Pattern[str] | None:
+    """The characters that the compiler says no font can draw; None when it failed for another reason."""
+    clusters = _UNDRAWN.findall(str(getattr(error, "diagnostic", error)))
+    said = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), "".join(clusters))
+    lacking = {character for character in said if not character.isascii()}
+    return re.compile("[" + "".join(map(re.escape, sorted(lacking))) + "]") if lacking else None
 
 
 def _compiled(template: str, facts: str) -> bytes:
     import typst  # 80 MB of compiler; only when a document is made
 
-    with as_file(files("fhir_secondop.opinion") / "templates") as folder:
+    here = files("fhir_secondop.opinion")
+    with as_file(here / "templates") as folder, as_file(here / "fonts") as fonts:
         compiled: bytes = typst.compile(
             str(folder / f"{template}.typ"),
             root=str(folder),
+            font_paths=[str(fonts)],
             sys_inputs={"facts": facts},
             ignore_system_fonts=True,
             pdf_standards=["ua-1"],

@@ -11,6 +11,7 @@ from typing import Any
 import cases
 import hypothesis.strategies as st
 import pypdf
+import pypdfium2
 import pytest
 from hypothesis import given, settings
 
@@ -283,7 +284,13 @@ HOSTILE = {
     "other scripts": "Ελένη Иванова Łukasz",
 }
 RIGHT_TO_LEFT = "שלום עולם"
-NO_FONT_HAS = {"emoji": "heart 🫀 and 👩🏽‍⚕️", "Chinese": "王小明", "Thai": "สมชาย"}
+NO_FONT_HAS = {"emoji": "heart 🫀 and 👩🏽‍⚕️", "rare Chinese": "𠮷野 and 㐂"}
+SCRIPTS = {
+    "Latin": "Łukasz Nguyễn Þór", "Greek": "Ελένη Παπαδοπούλου", "Cyrillic": "Иванова Ђорђе Їжак",
+    "Hebrew": "שרה כהן", "Arabic": "محمد العلي", "Chinese": "王小明 陳嘉玲 喆堃", "Japanese": "田中 さくら 髙橋 カズ",
+    "Korean": "김민준 뷁쯔", "Thai": "สมชาย ใจดี", "Armenian": "Նարեկ", "Georgian": "გიორგი", "Ethiopic": "ሰላም",
+    "Devanagari": "अमित", "Tamil": "தமிழ்",
+}  # fmt: skip
 
 
 def hostile_facts(text: str) -> Facts:
@@ -331,15 +338,44 @@ def test_text_from_right_to_left_survives() -> None:
 
 
 @pytest.mark.parametrize("text", NO_FONT_HAS.values(), ids=NO_FONT_HAS.keys())
-def test_a_script_that_the_font_lacks_is_spelled_out_and_the_rest_stays(text: str) -> None:
+def test_a_character_that_no_font_has_is_spelled_out_and_the_rest_stays(text: str) -> None:
     """A patient's name comes from the request: the report about her must be possible, and lack nothing silently."""
-    said = {**facts_of(BREAST), "patient": {**facts_of(BREAST)["patient"], "name": text}}
+    said = {**facts_of(BREAST), "patient": {**facts_of(BREAST)["patient"], "name": f"{text} 王小明"}}
 
     drawn = folded(pdf_text(render.pdf("report", said)))
 
     lost = [c for c in text if not (folded(c) in drawn or folded(f"[U+{ord(c):04X}]") in drawn)]
     assert lost == []
+    assert f"[u+{ord(text[-1] if text.endswith('㐂') else '🫀'):04x}]" in drawn
+    assert "王小明" in drawn
     assert folded(said["conclusion"]) in drawn
+
+
+@pytest.mark.parametrize("name", SCRIPTS.values(), ids=SCRIPTS.keys())
+def test_a_name_is_drawn_in_its_own_script_and_can_be_copied(name: str) -> None:
+    """By PDFium, which puts what goes from right to left into the order in which it is read."""
+    said = {**facts_of(BREAST), "patient": {**facts_of(BREAST)["patient"], "name": name}}
+
+    page = pypdfium2.PdfDocument(render.pdf("report", said))[0].get_textpage().get_text_range()
+
+    assert "[U+" not in page
+    assert [word for word in name.split() if word not in unicodedata.normalize("NFC", page)] == []
+
+
+def test_every_font_of_a_document_is_embedded() -> None:
+    said = {**facts_of(BREAST), "conclusion": " ".join(SCRIPTS.values())}
+    reader = pypdf.PdfReader(io.BytesIO(render.pdf("report", said)))
+
+    fonts: dict[str, Any] = {
+        name: font for page in reader.pages for name, font in page["/Resources"]["/Font"].items()
+    }  # fmt: skip
+
+    assert len(fonts) > 8
+    for font in fonts.values():
+        (inner,) = font["/DescendantFonts"]
+        descriptor = inner.get_object()["/FontDescriptor"]
+        assert {"/FontFile2", "/FontFile3"} & set(descriptor)
+        assert "/ToUnicode" in font
 
 
 @given(name=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=6))
