@@ -183,17 +183,24 @@ def observation_for(document: Deliverable, observation: Resource, patient: str) 
 def report_for(document: Deliverable, patient: str, results: list[str]) -> Resource:
     """The DiagnosticReport as it goes to an EHR; `results` are the references of its Observations there."""
     ours: dict[str, Any] = document.report or {}
-    kept = ("identifier", "status", "category", "code", "effectiveDateTime", "issued", "conclusion", "presentedForm")
+    kept = ("identifier", "status", "category", "code", "effectiveDateTime", "issued", "conclusion")
+    forms = [form for form in ours.get("presentedForm", []) if _is_sent(form)]
     return {
         "resourceType": "DiagnosticReport",
         "contained": [_author(document)],
         **({"meta": {"security": list(document.labels)}} if document.labels else {}),
         **{name: ours[name] for name in kept if name in ours},
+        **({"presentedForm": forms} if forms else {}),
         "subject": {"reference": patient},
         "performer": [{"reference": _AUTHOR}],
         "result": [{"reference": result} for result in results],
         **_based_on(document),
     }
+
+
+def _is_sent(form: Resource) -> bool:
+    # What an EHR's viewer makes of HTML we don't know; it stays with us, where it is served so that nothing could run.
+    return not str(form.get("contentType", "")).startswith("text/html")
 
 
 def _based_on(document: Deliverable) -> Resource:

@@ -53,6 +53,7 @@ def of_report(
             if name in draft
         ],
         "independence": _independence(stated),
+        "blindness": "",  # how blind to the first opinion it was written, in words; "" says nothing of it
         "records": [_source(package_list) for package_list in records.packages(case)],
         "missing": [_lacking(item) for item in items if item.state in lists.GAPS],
         "conflicts": [_conflict(c) for c in conflicts.find(case)],

@@ -1,4 +1,4 @@
-"""Facts → PDF and plain text. Nothing is said here that is not in the facts, and all of them are said."""
+"""Facts → PDF and plain text, and all the forms of a report. Nothing but the facts is said, and all of them are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from collections.abc import Iterable
 from importlib.resources import as_file, files
 
 from fhir_secondop.fhir import codec
+from fhir_secondop.opinion import xhtml
 from fhir_secondop.opinion.facts import Facts
 
 WIDTH = 78
+
+
+def forms(facts: Facts) -> list[tuple[str, bytes]]:
+    """The report in each form that is kept, media type and bytes; the PDF first: an EHR that takes one takes that."""
+    return [
+        ("application/pdf", pdf("report", facts)),
+        ("text/plain; charset=utf-8", report_text(facts).encode()),
+        ("text/html; charset=utf-8", xhtml.report_xhtml(facts).encode()),
+    ]
 
 
 def pdf(template: str, facts: Facts) -> bytes:
@@ -75,12 +85,15 @@ def report_text(facts: Facts) -> str:
         *_wrap(f"Overall concordance: {facts['overall']}. Significance: {facts['significance']}."),
         "",
     ]
-    if decision["text"]:
-        out += _wrap(f"Decision in question: {decision['text']}")
-        out += [*_wrap(f"To be decided by {decision['owner']}, {decision['deadline'] or 'no date'}."), ""]
+    if any(decision.values()):
+        labels = (("Decision in question", "text"), ("To be decided by", "owner"), ("Until", "deadline"))
+        out += [line for label, name in labels if decision[name] for line in _wrap(f"{label}: {decision[name]}")]
+        out.append("")
     if facts["reasons"]:
         out += [*_title("WHY IT WAS ASKED"), *_bullets(facts["reasons"]), ""]
-    out += [*_title("ITEM BY ITEM"), *(line for item in facts["items"] for line in _item(item))]
+    if facts["items"]:
+        out += _title("ITEM BY ITEM")
+        out += [line for number, item in enumerate(facts["items"], 1) for line in _item(number, item)]
     out += _answers(facts["answers"])
     if facts["recommendations"]:
         out += _title("RECOMMENDATIONS (proposals; the treating team decides)")
@@ -95,6 +108,8 @@ def report_text(facts: Facts) -> str:
     for name in ("attestation", "override"):
         if stated[name]:
             out += _wrap(f"{name.capitalize()}: {stated[name]}")
+    if facts["blindness"]:
+        out += ["", *_block("BLINDNESS", facts["blindness"])[:-1]]
     recipients = (f"{r['name']} ({r['role']})" for r in facts["recipients"])
     return "\n".join([*out, "", *_title("SENT TO"), *_bullets(recipients), "", *_foot(facts)])
 
@@ -151,12 +166,12 @@ def _amended(amendment: Facts | None) -> list[str]:
     ]
 
 
-def _item(item: Facts) -> list[str]:
+def _item(number: int, item: Facts) -> list[str]:
     said = (
         f"  {item['axis']}: {item['concordance']}; significance {item['significance'] or 'not stated'}; "
         f"confidence {item['confidence'] or 'not stated'}"
     )
-    out = [*_wrap(item["title"]), *_wrap(said, "  ")]
+    out = [*_wrap(f"{number}. {item['title']}"), *_wrap(said, "  ")]
     for label, name in (("Basis", "basis"), ("Would change it", "wouldChange"), ("Missing", "missing")):
         if item[name]:
             out += _wrap(f"  {label}: {item[name]}", "  ")
@@ -169,7 +184,11 @@ def _answers(answers: list[Facts]) -> list[str]:
     out = _title("QUESTIONS AND ANSWERS")
     for number, answer in enumerate(answers, 1):
         out += _wrap(f"{number}. {answer['question']}")
-        out += _wrap("   " + (answer["text"] or f"Cannot be answered: {answer['cannotAnswer']}"), "   ")
+        out += (
+            _block_of("Answer", answer["text"])
+            if answer["text"]
+            else _block_of("Cannot be answered", answer["cannotAnswer"])
+        )
     return [*out, ""]
 
 
@@ -177,16 +196,18 @@ def _records(facts: Facts) -> list[str]:
     out = _title("RECORDS REVIEWED")
     for source in facts["records"]:
         out += _bullets([f"{source['name']}: {source['received']} resources, as of {source['asOf']}"])
-        out += [line for gap in source["gaps"] for line in _wrap(f"    {gap}", "    ")]
-    missing = ", ".join(facts["missing"])
-    out += _wrap(f"Missing from the record: {missing}." if missing else "Nothing on the checklist is missing.")
+        out += [line for gap in source["gaps"] for line in _wrap(f"    - {gap}", "      ")]
+    if facts["missing"]:
+        out += ["Missing from the record:", *_bullets(facts["missing"])]
+    else:
+        out.append("Nothing on the checklist is missing.")
     if facts["conflicts"]:
         out += ["", "What the sources say differently (none was chosen):"]
     for conflict in facts["conflicts"]:
         out += _bullets([f"{conflict['about']} ({conflict['kind']})"])
         for side in conflict["sides"]:
             date = f" ({side['date']})" if side["date"] else ""
-            out += _wrap(f"    {side['source']}: {side['text']}{date}", "      ")
+            out += _wrap(f"    - {side['source']}: {side['text']}{date}", "      ")
     return [*out, ""]
 
 
@@ -201,6 +222,11 @@ def _title(text: str) -> list[str]:
 
 def _block(title: str, text: str) -> list[str]:
     return [*_title(title), *(line for part in text.split("\n") for line in (_wrap(part) or [""])), ""]
+
+
+def _block_of(label: str, text: str) -> list[str]:
+    """A text of one or more blocks behind a label, indented under a numbered line."""
+    return [line for part in f"{label}: {text}".split("\n") for line in (_wrap("   " + part, "   ") or [""])]
 
 
 def _bullets(lines: Iterable[str]) -> list[str]:

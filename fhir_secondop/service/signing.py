@@ -8,7 +8,7 @@ from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import codes, facts, narrative, records, render, report, workflow
+from fhir_secondop.opinion import codes, records, render, report, sections, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
@@ -140,10 +140,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     status, version, reason = drafts.kind_of(proposal), report.version_of(proposal), drafts.reason_of(proposal)
     stated = drafts.stated(case)
     # Rendered outside the transaction: it takes a second the first time, and writers wait for nobody.
-    pdf, text = render.pdf("report", said), render.report_text(said)
-    presented = (
-        attachment(pdf, "application/pdf", f"Second opinion, version {version}", now),
-        attachment(text.encode(), "text/plain; charset=utf-8", f"Second opinion, version {version}", now),
+    presented = tuple(
+        attachment(form, kind, f"Second opinion, version {version}", now) for kind, form in render.forms(said)
     )
     with context.database.transaction(caller) as tx:
         current = load(tx.connection, context.visibility(caller), case_id, drafts=True)
@@ -153,7 +151,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             raise Conflict("The case changed while it was being signed; look at it again, then sign.")
         composed = report.to_fhir(
             case, draft, status=status, version=version, reviewer=person.reference, now=now,
-            extra=(_record_section(said),), presented=presented, stated=stated,
+            extra=sections.of_facts(said), presented=presented, stated=stated,
             replaces=versioned(before) if before else "",
             composition_version=_composition_version(case) if before else "",
             started=case.encounter.get("period", {}).get("start", ""),
@@ -193,20 +191,6 @@ def _versions(case: Case) -> list[tuple[str, str]]:
     signed_or_draft = [*case.of_type("DiagnosticReport"), case.coordination]
     ours = {derived_id(case.id, "report"), derived_id(case.id, "report", DRAFT), case.coordination["id"]}
     return [(r["id"], r["meta"]["versionId"]) for r in signed_or_draft if r["id"] in ours]
-
-
-def _record_section(said: facts.Facts) -> Resource:
-    lines = [*said["notices"]]
-    lines += [f"{s['name']}: {s['received']} resources, as of {s['asOf']}" for s in said["records"]]
-    lines += [f"{s['name']}: {gap}" for s in said["records"] for gap in s["gaps"]]
-    lines += [
-        f"Differs between sources: {c['about']}: " + "; ".join(f"{s['source']}: {s['text']}" for s in c["sides"])
-        for c in said["conflicts"]
-    ]
-    lines += [f"Missing: {title}" for title in said["missing"]] or ["Nothing on the checklist is missing."]
-    return narrative.section(
-        "Records reviewed", codes.concept(codes.SECTION, "records-reviewed"), narrative.bullets(lines)
-    )
 
 
 def _check_invariants(case: Case, composed: list[Resource]) -> None:

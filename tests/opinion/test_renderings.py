@@ -14,14 +14,14 @@ import pypdf
 import pypdfium2
 import pytest
 from hypothesis import given, settings
+from lxml import etree, html
 
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.model import Answer, Resource
-from fhir_secondop.opinion import checklist, codes, facts, independence, narrative, records, render
+from fhir_secondop.opinion import checklist, codes, facts, independence, narrative, records, render, sections, xhtml
 from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.facts import Facts
 from fhir_secondop.opinion.independence import Assessment, Finding
-from fhir_secondop.service.signing import _record_section
 
 BREAST, SPINE = cases.EXAMPLES
 AMENDED = "spine-surgery, amended"
@@ -74,7 +74,11 @@ def facts_of(name: str) -> Facts:
         reviewer=cases.person_ref("the-reviewer"), items=MISSING, stated=STATED,
         **(again if name == AMENDED else first),
     )  # fmt: skip
-    return {**said, "conflicts": [CONFLICT]}
+    return {
+        **said,
+        "conflicts": [CONFLICT],
+        "blindness": "The plan under review was read after the first opinion was locked.",
+    }
 
 
 NAMES = (BREAST, SPINE, AMENDED)
@@ -140,6 +144,29 @@ def test_the_pdf_says_every_fact(name: str) -> None:
     assert not_said(facts_of(name), pdf_text(pdf_of(name))) == {}
 
 
+def xhtml_text(said: Facts) -> str:
+    return "".join(etree.fromstring(xhtml.report_xhtml(said).encode()).itertext())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_xhtml_says_every_fact(name: str) -> None:
+    assert not_said(facts_of(name), xhtml_text(facts_of(name))) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_the_xhtml_runs_or_is_fetched(name: str) -> None:
+    root = etree.fromstring(xhtml.report_xhtml(facts_of(name)).encode())
+    elements = list(root.iter(etree.Element))
+
+    assert root.tag == "{http://www.w3.org/1999/xhtml}html"
+    assert root.get("lang") == "en"
+    assert {etree.QName(e).localname for e in elements} & {"script", "img", "link", "iframe", "object", "form"} == set()
+    assert [a for e in elements for a in e.attrib if a.startswith("on") or a in ("src", "href", "style")] == []
+    # Read as HTML it is the same: nothing is closed that HTML would leave open.
+    again = html.document_fromstring(xhtml.report_xhtml(facts_of(name)))
+    assert "".join(again.find("body").itertext()) == "".join(root[1].itertext())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(name: str) -> None:
     said = facts_of(name)
@@ -149,7 +176,7 @@ def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(na
     first = cases.signed(case, cases.draft_of(example))
     resources = cases.composed(
         first if name == AMENDED else case, draft, status=said["status"], version=said["version"],
-        extra=(_record_section(said),), replaces="DiagnosticReport/1/_history/4" if name == AMENDED else "",
+        extra=sections.of_facts(said), replaces="DiagnosticReport/1/_history/4" if name == AMENDED else "",
     )  # fmt: skip
     told = " ".join(narrative.text(s["text"]["div"]) for s in resources[-2]["section"])
 
@@ -158,6 +185,10 @@ def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(na
     parts["gaps"] = [gap for source in said["records"] for gap in source["gaps"]]
     parts["concordance"] = [item["concordance"] for item in said["items"]]
     parts["prose"] = [part["text"] for part in said["prose"]]
+    for part in ("requester", "reasons", "decision", "independence", "blindness", "recipients", "conflicts"):
+        parts[part] = said[part]
+    if said["amendment"]:
+        parts["amendment"] = said["amendment"]
     assert not_said(parts, told) == {}
 
 
@@ -323,6 +354,7 @@ def test_hostile_text_survives_in_text_and_pdf_as_data(text: str) -> None:
     expected = [path for path, leaf in leaves(said).items() if leaf == text]
     assert len(expected) >= TIMES_SAID - 2
 
+    assert folded(xhtml_text(said)).count(folded(text)) >= len(expected)
     # Each place says it: as often as it stands in the facts (the PDF's footer says some of them once more a page).
     assert folded(render.report_text(said)).count(folded(text)) >= len(expected)
     assert folded(pdf_text(render.pdf("report", said))).count(folded(text)) >= len(expected)

@@ -71,6 +71,10 @@ def add(routes: Blueprint, frame: Frame) -> None:
     def report_text(case_id: str) -> Response:
         return _form(frame, frame.find(case_id), "text/plain")
 
+    @routes.get("/cases/<case_id>/report.html")
+    def report_html(case_id: str) -> Response:
+        return _form(frame, frame.find(case_id), "text/html")
+
 
 def _form(frame: Frame, case: Case, kind: str) -> Response:
     """The signed report in one of the forms in which every recipient gets it."""
@@ -81,7 +85,7 @@ def _form(frame: Frame, case: Case, kind: str) -> Response:
             data, media = files.read(
                 frame.context, frame.caller, case.id, f"DiagnosticReport/{case.report['id']}", place
             )
-            return actions.document(data, media)
+            return actions.document(data, media, ours=True)
     raise NotFound("The report has no such form.")
 
 

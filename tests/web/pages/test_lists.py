@@ -241,6 +241,11 @@ def test_the_patient_sees_status_questions_recipients_and_report_in_plain_words(
     assert "The diagnosis is confirmed" in late
     assert "Dr. Ines Placeholder requester, PCP ✓ yes" in late or "Dr. Ines Placeholder requester, PCP yes" in late
     assert clinic.get(f"/cases/{case_id}/report.pdf", "maren").get_data()[:5] == b"%PDF-"
+    page = clinic.get(f"/cases/{case_id}/report.html", "maren")
+    assert page.content_type == "text/html; charset=utf-8"
+    assert page.headers["Content-Security-Policy"].endswith("sandbox")
+    assert "Content-Disposition" not in page.headers
+    assert "The diagnosis is confirmed" in page.get_data(as_text=True)
 
 
 def test_a_patient_sees_who_saw_the_case(bare: Clinic) -> None:

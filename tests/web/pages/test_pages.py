@@ -13,7 +13,7 @@ from tests.service.world import record_of
 from tests.web.pages.conftest import ANSWERS, PATIENT, WHY, Clinic, Form, gaps_of, words_of, written
 
 Plain = dict[str, Any]
-GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/report.txt")
+GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/report.html", "/report.txt")
 
 # ---- nobody without sign-in, nothing without the session's own form
 
