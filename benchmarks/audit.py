@@ -5,6 +5,8 @@
   default  auth = "smart" with an access token that is looked up at each request, recorded by default
   strict   the same, each answer after its record is durable
 
+All of them stand behind the doors of the service (limits of callers, gate), where a token is looked up first.
+
 python benchmarks/audit.py [--rounds 7] [--seconds 2] [--database URL] [--json]. Each service runs in a process of its
 own; 8 connections read one resource of a case, and search twenty. Progress on stderr.
 """
@@ -38,13 +40,17 @@ def serve(mode: str, folder: str, database: str, port: int) -> None:
     from fhir_secondop import bootstrap
     from fhir_secondop.config import Settings
     from fhir_secondop.service.authority import OwnAuthority
+    from fhir_secondop.web import inbound, throttle
     from fhir_secondop.web.app import create
 
     signs_in = mode in ("default", "strict")
-    service = bootstrap.build(Settings(
+    settings = Settings(
         database=database, auth="smart" if signs_in else "none", clients_file=f"{folder}/clients.toml", port=port,
-        link_secret_file=f"{folder}/link", log_level="WARNING", audit="strict" if mode == "strict" else "default",
-    ))  # fmt: skip
+        link_secret_file=f"{folder}/link", document_keys_file=f"{folder}/document-keys.json",
+        log_level="WARNING", audit="strict" if mode == "strict" else "default",
+        requests_per_s=100_000, burst=100_000,  # each caller is counted, and nobody refused
+    )  # fmt: skip
+    service = throttle.remembering(bootstrap.build(settings))
     if mode == "without":
         service.context.database.audit = None
     if isinstance(service.systems, OwnAuthority):
@@ -52,7 +58,8 @@ def serve(mode: str, folder: str, database: str, port: int) -> None:
         assert client is not None
         token = service.systems.grants.give(client.id, client.registration, "system/*.crus", 3600)
         Path(folder, f"{mode}.token").write_text(token)
-    waitress(create(service), host="127.0.0.1", port=port, threads=16, ident=None)
+    app = inbound.complete(create(service).wsgi_app, throttle.Throttle(service, settings), "")
+    waitress(app, host="127.0.0.1", port=port, threads=16, ident=None)
 
 
 def fill(database: str) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import rig
 
-CLIENTS = tuple(f"127.0.0.{n}" for n in range(2, 6))
+CLIENTS = tuple(f"127.0.0.{n}" for n in range(2, 26))
 SUSTAINED_AT_ONCE = 8
 ALLOWED = frozenset({200, 201, 429, 503})
 
@@ -36,6 +36,7 @@ class Tally:
     took_ms: list[float] = field(default_factory=list)  # of what was done
     refused_ms: list[float] = field(default_factory=list)
     closed: int = 0
+    offered_per_s: float = 0.0
 
     @property
     def done(self) -> int:
@@ -73,12 +74,14 @@ class Line:
             self._ends = None
 
 
-def mixed(known: list[str], numbers: Iterator[int]) -> tuple[str, str, bytes]:
-    """The next request: of ten four reads, three searches, three writes."""
+def mixed(known: list[str], numbers: Iterator[int], page: int) -> tuple[str, str, bytes]:
+    """The next request: of ten four reads, three searches, three writes. With `page` a search is for so many."""
     number = next(numbers)
     place = number % 10
     if place < 4 and known:
         return "GET", known[number % len(known)], b""
+    if place < 7 and page:
+        return "GET", f"/fhir/Patient?_count={page}", b""
     if place < 7:
         return "GET", f"/fhir/Patient?identifier=urn:bench|{number // 2}", b""
     patient = {"resourceType": "Patient", "identifier": [{"system": "urn:bench", "value": str(number)}],
@@ -87,7 +90,7 @@ def mixed(known: list[str], numbers: Iterator[int]) -> tuple[str, str, bytes]:
 
 
 async def load(
-    port: int, seconds: float, connections: int, rate_per_s: float, known: list[str], numbers: Iterator[int]
+    port: int, seconds: float, connections: int, rate_per_s: float, known: list[str], numbers: Iterator[int], page: int
 ) -> Tally:
     """Asks for so long over so many connections: at a rate, or as fast as it is answered with 0."""
     tally = Tally()
@@ -103,7 +106,7 @@ async def load(
                     break
                 if at > now:
                     await asyncio.sleep(at - now)
-            method, path, body = mixed(known, numbers)
+            method, path, body = mixed(known, numbers, page)
             asked = time.perf_counter()
             try:
                 status, location = await line.ask(method, path, body)
@@ -118,6 +121,53 @@ async def load(
         line.close()
 
     await asyncio.gather(*(client(n) for n in range(connections)))
+    return tally
+
+
+async def fill(port: int, number: int, known: list[str], numbers: Iterator[int]) -> None:
+    """So many Patients, before anything is measured."""
+    line = Line(port, CLIENTS[0])
+    while len(known) < number:
+        body = json.dumps({"resourceType": "Patient", "name": [{"family": f"Benchley {next(numbers)}"}]}).encode()
+        _, location = await line.ask("POST", "/fhir/Patient", body)
+        known.append(location[location.index("/fhir/") :].partition("/_history")[0])
+    line.close()
+
+
+async def flood(
+    port: int, seconds: float, rate_per_s: float, known: list[str], numbers: Iterator[int], page: int
+) -> Tally:
+    """Asks at a rate for so long, whatever is answered: each request over a connection of its own, none waits."""
+    tally = Tally()
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def one(number: int) -> None:
+        line = Line(port, CLIENTS[number % len(CLIENTS)])
+        method, path, body = mixed(known, numbers, page)
+        asked = time.perf_counter()
+        try:
+            status, location = await asyncio.wait_for(line.ask(method, path, body), 20)
+        except (OSError, EOFError, TimeoutError):
+            tally.closed += 1  # beyond the connections that are taken at all
+            return
+        finally:
+            line.close()
+        (tally.took_ms if status < 400 else tally.refused_ms).append((time.perf_counter() - asked) * 1000)
+        tally.statuses[status] += 1
+        if status == 201:
+            tally.written.append(location[location.index("/fhir/") :].partition("/_history")[0])
+
+    began = time.perf_counter()
+    begun = 0
+    while (now := time.perf_counter()) < began + seconds:
+        for _ in range(int((now - began) * rate_per_s) - begun):
+            task = asyncio.create_task(one(begun))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+            begun += 1
+        await asyncio.sleep(0.005)
+    tally.offered_per_s = begun / (time.perf_counter() - began)
+    await asyncio.gather(*under_way)
     return tally
 
 
@@ -141,7 +191,7 @@ async def recovered_s(port: int, known: list[str], numbers: Iterator[int]) -> fl
         if time.perf_counter() > began + 120:
             return float("inf")
         with suppress(OSError, EOFError):
-            status, _ = await line.ask(*mixed(known, numbers))
+            status, _ = await line.ask(*mixed(known, numbers, 0))
             row = row + 1 if status < 400 else 0
         await asyncio.sleep(0.05)
     line.close()
@@ -163,20 +213,26 @@ async def run(port: int, pid: int, options: rig.argparse.Namespace) -> rig.Plain
     """The whole measurement of a running service."""
     numbers, known, samples = itertools.count(), [], list[float]()
     health: Counter[int] = Counter()
-    await load(port, min(2.0, options.sustained_s), SUSTAINED_AT_ONCE, 0, known, numbers)  # warm
-    before = await load(port, options.sustained_s, SUSTAINED_AT_ONCE, 0, known, numbers)
+    page = options.page
+    await fill(port, page, known, numbers)
+    await load(port, min(2.0, options.sustained_s), SUSTAINED_AT_ONCE, 0, known, numbers, page)  # warm
+    before = await load(port, options.sustained_s, SUSTAINED_AT_ONCE, 0, known, numbers, page)
     rate = before.done / options.sustained_s
     rig.say(f"sustained: {rate:.0f}/s, RSS {rig.rss_mb(pid)[0]:.0f} MB; now {options.times:g} times as much")
     resting_mb = rig.rss_mb(pid)[0]
     watching = asyncio.create_task(watch(port, pid, samples, health))
-    over = await load(port, options.seconds, options.connections, rate * options.times, known, numbers)
+    wanted = rate * options.times
+    if options.open:
+        over = await flood(port, options.seconds, wanted, known, numbers, page)
+    else:
+        over = await load(port, options.seconds, options.connections, wanted, known, numbers, page)
     back_s = await recovered_s(port, known, numbers)
     watching.cancel()
     rig.say("reading back what was acknowledged")
     asked = sum(over.statuses.values())
     odd = {str(s): n for tally in (before, over) for s, n in tally.statuses.items() if s not in ALLOWED}
     return {
-        "sustained_per_s": rate, "wanted_per_s": rate * options.times,
+        "sustained_per_s": rate, "wanted_per_s": wanted, "offered_per_s": over.offered_per_s,
         "answered_per_s": asked / options.seconds, "done_per_s": over.done / options.seconds,
         "statuses": {str(status): count for status, count in sorted(over.statuses.items())}, "closed": over.closed,
         "other_statuses": odd, "health": {str(status): count for status, count in health.items()},
@@ -195,6 +251,8 @@ def main() -> None:
     parser.add_argument("--sustained-s", type=float, default=10.0, help="of finding out what can be sustained")
     parser.add_argument("--times", type=float, default=10.0, help="that rate")
     parser.add_argument("--connections", type=int, default=240, help="of all clients together")
+    parser.add_argument("--open", action="store_true", help="each request over a connection of its own, at that rate")
+    parser.add_argument("--page", type=int, default=0, help="resources of a search, at most 500: heavy ones")
     parser.add_argument("--requests-per-s", type=float, default=0.0, help="the service's setting; 0: the gate alone")
     parser.add_argument("--database", default="service.sqlite", help="of the service")
     options = parser.parse_args()

@@ -222,7 +222,8 @@ def service(folder: Path, connections: Sequence[Connection], database: str = "se
     (folder / "tokens.toml").write_text(TOKENS)
     settings = Settings(
         database=str(folder / database), auth="tokens", token_file=str(folder / "tokens.toml"),
-        link_secret_file=str(folder / "link-secret"), log_level="WARNING", connections={c.name: c for c in connections},
+        link_secret_file=str(folder / "link-secret"), document_keys_file=str(folder / "document-keys.json"),
+        log_level="WARNING", connections={c.name: c for c in connections},
     )  # fmt: skip
     return Service(bootstrap.build(settings), enqueued)
 

@@ -75,8 +75,10 @@ def build(settings: Settings) -> Service:
         consent_policy=settings.consent_policy,
         blocked_labels=frozenset(filter(None, (label.strip() for label in settings.blocked_labels.split(",")))),
         link_secret=_link_secret(Path(settings.link_secret_file)),
+        document_keys=Path(settings.document_keys_file),
         now=now_ms,
         contact=settings.contact,
+        same_organization=settings.same_organization,
         checklists=Path(settings.checklists) if settings.checklists else None,
     )
     table = operations.table(context)

@@ -22,7 +22,7 @@ DEFAULT_FILE = "secondop.toml"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 AUTHS = ("tokens", "smart", "none")
 CONNECTION_AUTHS = ("none", "basic", "bearer", "smart")  # what ehr.auth can do; a test compares them
-CONNECTION_ROLES = ("ehr", "repository")
+CONNECTION_ROLES = ("ehr", "repository", "payer")
 CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
 OIDC_CLIENT_AUTHS = ("secret", "private_key_jwt", "none")
 AUDITS = ("default", "strict")
@@ -45,6 +45,7 @@ class Settings:
     audience: str = ""  # what those have as aud
     link_secret_file: str = "link-secret"
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
+    document_keys_file: str = "document-keys.json"  # the keys that sign documents; the first is made when it is needed
     people_file: str = ""  # who may sign in to the pages, and as what
     oidc_issuer: str = ""  # the OpenID provider at which people sign in
     oidc_client_id: str = ""
@@ -55,6 +56,9 @@ class Settings:
     session_longest_s: int = 43_200
     signing_age_s: int = 300  # how long ago somebody who signs may have proved who it is
     consent_policy: str = "treatment-implied"
+    same_organization: str = (
+        "warn"  # of the reviewer and an author: "fail" needs an override, and its reason is printed
+    )
     contact: str = ""  # whom to call, for those who get a notice: "Call the coordinator, +1-202-555-0100."
     # Codes of security labels that keep a resource out of a case, unless a consent names them.
     blocked_labels: str = "R,V,ETH,HIV,PSY,SDV,SUD,42CFRPart2"
@@ -235,6 +239,8 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"audit={settings.audit}: use one of {', '.join(AUDITS)}.")
     if settings.consent_policy not in CONSENT_POLICIES:
         raise Invalid(f"consent_policy={settings.consent_policy}: use one of {', '.join(CONSENT_POLICIES)}.")
+    if settings.same_organization not in ("warn", "fail"):
+        raise Invalid(f"same_organization={settings.same_organization}: use warn or fail.")
     if settings.log_level.upper() not in _LEVELS:
         raise Invalid(f"log_level={settings.log_level}: use one of {', '.join(_LEVELS)}.")
     if not 0 < settings.port < 65536:
@@ -263,7 +269,7 @@ def _checked(settings: Settings, file: Path) -> Settings:
     folder = file.parent
     changed = {
         key: str(folder / getattr(settings, key))
-        for key in ("token_file", "clients_file", "link_secret_file", "keys_file")
+        for key in ("token_file", "clients_file", "link_secret_file", "keys_file", "document_keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
     for key in ("people_file", "oidc_secret_file", "demo_people"):

@@ -46,6 +46,9 @@ class Visibility:
     An entry of the audience says of which part: RECORD is all of the case, REPORT what was asked and answered
     without the record that was gathered for it. `narrowed` are (type, searches): of that type only what matches one
     of them, as a scope with restrictions says.
+
+    An entry BLIND takes away from the others: of that case what is withheld is not there, the rest is read by way of
+    `cut`, and by the parameters `unsearchable` (type, name) nothing of it is found.
     """
 
     everything: bool
@@ -53,10 +56,13 @@ class Visibility:
     parties: frozenset[str]
     at_ms: int
     narrowed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    cut: Callable[[Resource], Resource] = lambda resource: resource
+    unsearchable: frozenset[tuple[str, str]] = frozenset()
 
 
 RECORD = "record"
 REPORT = "report"
+BLIND = "blind"
 EVERYTHING = Visibility(True, "", frozenset(), 0)
 
 
@@ -69,7 +75,8 @@ class Connection:
     means unsaid. A resend after an unknown outcome waits `settle_s` (at least the time-out); a note goes on an
     encounter of the last `encounter_days`. `origins` are further origins ("https://files.example") that a page or a
     file of this EHR may stand on; `networks` ("10.20.0.0/16") the private addresses that their names may lead to.
-    `part2`: its records are under 42 CFR Part 2. `role` "repository": every version of a case goes there.
+    `part2`: its records are under 42 CFR Part 2. `role` "repository": every version of a case goes there; "payer":
+    it is asked whether an opinion is covered.
     """
 
     name: str
@@ -98,6 +105,7 @@ class Connection:
     part2: bool = False
     networks: tuple[str, ...] = ()
     text_only: bool | None = None
+    one_content: bool | None = None
     encounter_days: int = 60
 
 

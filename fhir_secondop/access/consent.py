@@ -14,6 +14,8 @@ from typing import Any
 from fhir_secondop.fhir import times
 
 POLICIES = ("treatment-implied", "explicit")
+CARE = frozenset({"TREAT", "COC", "PATRQT"})
+COVERAGE = frozenset({"COVERAGE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +26,17 @@ class Decision:
     because: str
 
 
-def decide(consents: Iterable[dict[str, Any]], policy: str, actors: frozenset[str], now_ms: int) -> Decision:
+def decide(
+    consents: Iterable[dict[str, Any]], policy: str, actors: frozenset[str], now_ms: int, *,
+    purposes: frozenset[str] = CARE,
+) -> Decision:  # fmt: skip
     """The decision for the party known by any of these references ("Organization/…", "PractitionerRole/…").
 
-    An active deny that covers it wins over everything.
+    An active deny that covers it wins over everything. A permit for care is none for telling the payer, and the other
+    way round; a deny that is about the payer alone leaves care as it is.
     """
     verdicts = [
-        _verdict(consent, actors, now_ms)
+        _verdict(consent, actors, now_ms, purposes)
         for consent in consents
         if consent.get("status") == "active" and is_about_privacy(consent)
     ]
@@ -43,23 +49,26 @@ def decide(consents: Iterable[dict[str, Any]], policy: str, actors: frozenset[st
     return Decision(True, "implied by treatment, as site policy says")
 
 
-def _verdict(consent: dict[str, Any], actors: frozenset[str], now_ms: int) -> str:
+def _verdict(consent: dict[str, Any], actors: frozenset[str], now_ms: int, purposes: frozenset[str]) -> str:
     policies = {c.get("code") for c in consent.get("policyRule", {}).get("coding", [])}
     rule = "deny" if "OPTOUT" in policies else "permit" if "OPTIN" in policies else ""
-    return _of_provision(consent.get("provision", {}), rule, actors, now_ms)
+    return _of_provision(consent.get("provision", {}), rule, actors, now_ms, purposes)
 
 
-def _of_provision(provision: dict[str, Any], above: str, actors: frozenset[str], now_ms: int) -> str:
+def _of_provision(
+    provision: dict[str, Any], above: str, actors: frozenset[str], now_ms: int, purposes: frozenset[str]
+) -> str:
     """deny, permit or "" of one provision with its exceptions; `above` is the type of what it is an exception to.
 
     Of several exceptions that cover it a deny wins; one that names nobody is for everybody.
     """
-    if not covers(provision, actors, now_ms):
+    named = _purposes(provision)
+    if not covers(provision, actors, now_ms) or (named and named <= COVERAGE and not named & purposes):
         return ""
     own = str(provision.get("type", above))
-    if own == "permit" and not _is_care(provision):
+    if own == "permit" and ((named and not named & purposes) or narrowing(provision)):
         own = ""
-    nested = [_of_provision(exception, own, actors, now_ms) for exception in provision.get("provision", [])]
+    nested = [_of_provision(exception, own, actors, now_ms, purposes) for exception in provision.get("provision", [])]
     return "deny" if "deny" in nested else "permit" if "permit" in nested else own
 
 
@@ -71,11 +80,6 @@ def is_about_privacy(consent: dict[str, Any]) -> bool:
 
 # What narrows a provision to a part of the record or of what is done with it.
 _NARROWING = frozenset({"securityLabel", "class", "code", "data", "action", "dataPeriod"})
-
-
-def _is_care(provision: dict[str, Any]) -> bool:
-    """Whether a permit is for all that we do: it is for care, and narrowed to no part of the record."""
-    return is_for_care(provision) and not narrowing(provision)
 
 
 def narrowing(provision: dict[str, Any]) -> set[str]:
@@ -90,8 +94,12 @@ def covers(provision: dict[str, Any], actors: frozenset[str], now_ms: int) -> bo
 
 def is_for_care(provision: dict[str, Any]) -> bool:
     """Whether a provision names no purpose, or one of ours."""
-    purposes = {p.get("code") for p in provision.get("purpose", [])}
-    return not purposes or bool(purposes & {"TREAT", "COC", "PATRQT"})
+    named = _purposes(provision)
+    return not named or bool(named & CARE)
+
+
+def _purposes(provision: dict[str, Any]) -> set[str]:
+    return {str(p.get("code")) for p in provision.get("purpose", [])}
 
 
 def _names(provision: dict[str, Any], actors: frozenset[str]) -> bool:

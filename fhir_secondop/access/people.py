@@ -96,6 +96,8 @@ def caller(person: Person, auth_time: str) -> Caller:
 def scopes(roles: frozenset[str]) -> tuple[str, ...]:
     """The SMART v2 scopes of these roles together."""
     letters = "".join(letter for letter in _LETTERS if any(letter in SCOPES[role] for role in roles))
+    # A patient asks about the report, and for a third opinion, by operations on the request; nothing else is changed.
+    asks = ("user/ServiceRequest.u",) if "patient" in roles and "u" not in letters else ()
     if letters:
-        return (f"user/*.{letters}",)
+        return (f"user/*.{letters}", *asks)
     return ("user/AuditEvent.rs",) if "auditor" in roles else ()

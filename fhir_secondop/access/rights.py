@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fhir_secondop.access import scopes
+from fhir_secondop.access import blind, scopes
 from fhir_secondop.errors import Forbidden
 from fhir_secondop.model import Caller, Visibility
 
@@ -57,7 +57,7 @@ def visibility(caller: Caller, at_ms: int) -> Visibility:
         return Visibility(True, caller.id, frozenset(), at_ms)
     without_content = bool(caller.roles) and caller.roles <= _NO_CONTENT
     parties = frozenset() if without_content else frozenset({caller.id, *caller.parties})
-    return Visibility(False, caller.id, parties, at_ms)
+    return Visibility(False, caller.id, parties, at_ms, cut=blind.cut, unsearchable=blind.unsearchable())
 
 
 def has_role(caller: Caller, *roles: str) -> bool:

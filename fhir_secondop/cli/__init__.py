@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,11 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, clients, connections, corpus, keys
+from fhir_secondop.cli import audit, clients, connections, corpus, directory, keys
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
-from fhir_secondop.errors import Invalid, Issue, SecondOpError, Unavailable
+from fhir_secondop.cli.remote import Remote, connected, read_json
+from fhir_secondop.cli.verify import verify
+from fhir_secondop.errors import SecondOpError, Unavailable
 
 
 class _Group(click.Group):
@@ -166,7 +167,7 @@ def _private_files() -> None:
 
 @main.group()
 def sandbox() -> None:
-    """Simulated EHRs."""
+    """Simulated EHRs and payers."""
 
 
 @sandbox.command()
@@ -214,82 +215,51 @@ def ehr(
     ehrs.serve(app, port)
 
 
+@sandbox.command()
+@click.option("--shape", type=click.Choice(["covered", "not-covered", "authorization", "lapsed", "error", "garbage",
+                                            "down", "slow"]), required=True)  # fmt: skip
+@click.option("--port", type=int, required=True)
+def payer(shape: str, port: int) -> None:
+    """One simulated payer, its base at /fhir: CoverageEligibilityRequest/$submit.
+
+    Example: fhir-secondop sandbox payer --shape authorization --port 8301
+    """
+    from fhir_secondop.bootstrap import log_to_stderr
+    from fhir_secondop.fhir import times
+    from fhir_secondop.sandbox import ehr as ehrs
+    from fhir_secondop.sandbox import payer as payers
+    from fhir_secondop.store.database import now_ms
+
+    log_to_stderr("INFO")
+    app = payers.build(shape, lambda: times.instant(now_ms()))
+    click.echo(f"{shape} payer at http://127.0.0.1:{port}/fhir")
+    ehrs.serve(app, port)
+
+
 # ---- a case by hand -------------------------------------------------------------------------------------------
-
-
-def _connected(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        json_option,
-        click.option("--token-file", default="", help=(
-            "A file with your token, or a token file of the service (then as its --caller).")),
-        click.option("--caller", default="coordinator", show_default=True, help="Whose token of a token file."),
-        click.option("--url", default="http://127.0.0.1:8100", show_default=True, help="The service."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-class _Remote:
-    """The service, for the commands that work on a case by hand."""
-
-    def __init__(self, url: str, token_file: str, caller: str) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {_token(token_file, caller)}"} if token_file else {}
-
-    def call(self, method: str, path: str, body: Plain | None = None) -> Plain:
-        answer = requests.request(
-            method, f"{self._url}/api/second-opinions{path}", json=body, headers=self._headers, timeout=120
-        )
-        plain: Plain = answer.json()
-        if answer.status_code >= 400:
-            issues = [Issue("error", "", i.get("expression", [""])[0], i["diagnostics"]) for i in plain["issue"]]
-            raise Unavailable(issues[0].diagnostics, issues=issues)
-        return plain
-
-
-def _token(path: str, caller: str) -> str:
-    import tomllib
-
-    text = Path(path).read_text("utf-8").strip()
-    if "[callers." not in text:
-        return text
-    entry = tomllib.loads(text)["callers"].get(caller)
-    if entry is None or "token" not in entry:
-        raise Invalid(f"{path} has no token of {caller!r}.")
-    return str(entry["token"])
 
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_connected
+@connected
 def submit(file: Path, url: str, caller: str, token_file: str, as_json: bool) -> None:
     """Opens a case from a plain JSON request.
 
     Example: fhir-secondop submit examples/breast-treatment-plan/request.json --token-file token
     """
-    opened = _Remote(url, token_file, caller).call("POST", "", _read_json(file))
+    opened = Remote(url, token_file, caller).call("POST", "", read_json(file))
     print_(opened, as_json, lambda plain: click.echo(f"case {plain['id']}"))
-
-
-def _read_json(file: Path) -> Plain:
-    try:
-        loaded = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise Invalid(f"{file} is not JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise Invalid(f"{file} must hold one JSON object.")
-    return loaded
 
 
 @main.command()
 @click.argument("case_id")
-@_connected
+@connected
 def status(case_id: str, url: str, caller: str, token_file: str, as_json: bool) -> None:
     """How far a case has come.
 
     Example: fhir-secondop status 0f0c… --token-file token
     """
-    print_(_Remote(url, token_file, caller).call("GET", f"/{case_id}"), as_json, _show_status)
+    print_(Remote(url, token_file, caller).call("GET", f"/{case_id}"), as_json, _show_status)
 
 
 def _show_status(plain: Plain) -> None:
@@ -305,13 +275,13 @@ def _show_status(plain: Plain) -> None:
 
 @main.command()
 @click.argument("case_id")
-@_connected
+@connected
 def board(case_id: str, url: str, caller: str, token_file: str, as_json: bool) -> None:
     """What each provider holds, acknowledged and decided.
 
     Example: fhir-secondop board 0f0c… --token-file token
     """
-    print_(_Remote(url, token_file, caller).call("GET", f"/{case_id}/alignment"), as_json, _show_board)
+    print_(Remote(url, token_file, caller).call("GET", f"/{case_id}/alignment"), as_json, _show_board)
 
 
 def _show_board(plain: Plain) -> None:
@@ -340,7 +310,8 @@ def _show_board(plain: Plain) -> None:
         click.echo(f"  waiting for {item}")
 
 
-_READS = ("manifest", "completeness", "alignment", "package", "requests", "merged-record", "audit-trail")
+_READS = ("manifest", "completeness", "alignment", "package", "requests", "merged-record", "audit-trail",
+          "match-reviewer")  # fmt: skip
 
 
 @main.command()
@@ -348,7 +319,7 @@ _READS = ("manifest", "completeness", "alignment", "package", "requests", "merge
 @click.argument("case_id", required=False)
 @click.option("--in", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The input, JSON.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where a PDF in the answer goes (cover-sheet).")
-@_connected
+@connected
 def case(
     operation: str, case_id: str | None, file: Path | None, out: Path | None, url: str, caller: str, token_file: str,
     as_json: bool,
@@ -357,13 +328,13 @@ def case(
 
     Example: fhir-secondop case completeness 0f0c… --token-file token
     """
-    remote = _Remote(url, token_file, caller)
+    remote = Remote(url, token_file, caller)
     if operation == "list":
         found = remote.call("GET", "")
     elif case_id is None:
         raise click.UsageError("Name the case: fhir-secondop case OPERATION CASE.")
     else:
-        body = _read_json(file) if file else None
+        body = read_json(file) if file else None
         reads = operation in _READS
         found = remote.call("GET" if reads and body is None else "POST", f"/{case_id}/{operation}", body or
                             (None if reads else {}))  # fmt: skip
@@ -378,7 +349,7 @@ def case(
 @click.option("--to", default="", help="A part of a recipient's name; everybody otherwise.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done: on which rung, and why.")
 @click.option("--show", is_flag=True, help="With --dry-run: the exact bytes that would be sent.")
-@_connected
+@connected
 def deliver(
     case_id: str, to: str, dry_run: bool, show: bool, url: str, caller: str, token_file: str, as_json: bool
 ) -> None:
@@ -386,7 +357,7 @@ def deliver(
 
     Example: fhir-secondop deliver 0f0c… --to Mockridge --dry-run --show --token-file token
     """
-    remote = _Remote(url, token_file, caller)
+    remote = Remote(url, token_file, caller)
     if show and not dry_run:
         raise click.UsageError("--show goes with --dry-run.")
     if dry_run:
@@ -485,5 +456,14 @@ def config(config_file: str, as_json: bool) -> None:
     print_(rows, as_json, show)
 
 
-for command in (clients.client, connections.connect, connections.doctor, keys.keys, corpus.corpus, audit.audit):
+for command in (
+    clients.client,
+    connections.connect,
+    connections.doctor,
+    keys.keys,
+    corpus.corpus,
+    audit.audit,
+    directory.directory,
+    verify,
+):
     main.add_command(command)

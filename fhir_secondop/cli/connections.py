@@ -27,7 +27,7 @@ def _options(command: Any) -> Any:
         (
             click.option("--base", required=True, help="Its FHIR base URL."),
             click.option("--vendor", default="generic", show_default=True, help="A file of profiles/vendors."),
-            click.option("--role", type=click.Choice(["ehr", "repository"]), default="ehr", show_default=True),
+            click.option("--role", type=click.Choice(["ehr", "repository", "payer"]), default="ehr", show_default=True),
             click.option("--organization", default="", help="Whose EHR it is: system|value, an NPI say."),
             click.option("--patient-system", default="", help="The system of its own patient identifiers."),
             click.option("--auth", type=click.Choice(_AUTHS), default="none", show_default=True),

@@ -21,6 +21,7 @@ from fhir_secondop.store.database import normalised
 _HERE = frozenset({"127.0.0.1", "localhost", "::1", "", None})
 NOT_CHECKED = (
     "The disk with the database is encrypted, and so are its backups; a backup was restored once and looked at.",
+    "document_keys_file is backed up apart, and the same file on every machine: without it nothing can be verified.",
     "A firewall lets this machine reach its EHRs, the sign-in provider and nothing else.",
     "The audit's anchors are kept where the administrators of this machine can't change them (audit anchors --out).",
     "Somebody reads the log, and is called when deliveries wait for a person.",
@@ -76,6 +77,7 @@ def _people(settings: Settings) -> Iterator[Check]:
 def _secrets(settings: Settings) -> Iterator[Check]:
     named = {
         "link_secret_file": settings.link_secret_file, "keys_file": settings.keys_file,
+        "document_keys_file": settings.document_keys_file,
         "oidc_secret_file": settings.oidc_secret_file, "demo_people": settings.demo_people,
     }  # fmt: skip
     if settings.auth == "tokens":

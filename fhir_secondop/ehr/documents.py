@@ -44,6 +44,8 @@ class Deliverable:
     observations: tuple[Resource, ...] = ()
     labels: tuple[Resource, ...] = ()  # Codings: security labels that go along
     withdrawn: tuple[Resource, ...] = ()  # Observations of earlier versions that this one no longer has
+    signed: bytes = b""  # the document Bundle, byte for byte as it was signed
+    signature: str = ""  # the detached JWS over those bytes
 
 
 def sha256(data: bytes) -> str:
@@ -106,7 +108,7 @@ def document_reference(
         "date": document.issued,
         "author": [{"reference": _AUTHOR, "display": _name(document.author)}],
         "description": document.title,
-        "content": [{"attachment": form}],
+        "content": [{"attachment": one} for one in (form, *([] if as_text else signed_forms(document, site)))],
     }
     if document.labels:
         resource["securityLabel"] = [{"coding": [label]} for label in document.labels]
@@ -115,6 +117,17 @@ def document_reference(
     if replaces:
         resource["relatesTo"] = [{"code": "replaces", "target": {"reference": replaces}}]
     return resource if site.identifier_kept else _plain(resource)
+
+
+def signed_forms(document: Deliverable, site: Site) -> list[Resource]:
+    """What goes along beside the form that people read: the signed bytes and their signature, where a site takes it."""
+    if not document.signed or site.one_content:
+        return []
+    return [
+        attachment(document.signed, "application/fhir+json", f"{document.title}: signed document", document.issued),
+        attachment(document.signature.encode(), "application/jose", f"{document.title}: its signature",
+                   document.issued),
+    ]  # fmt: skip
 
 
 # What a site that keeps no identifiers drops without a word, or refuses: case and version stand in the title.

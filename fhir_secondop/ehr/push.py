@@ -14,6 +14,8 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import Receipt, Resource
 
+SIGNED = "signed document"
+"""What is said to have been dropped where it did not arrive whole."""
 _SPACE = re.compile(r"\s+")
 
 
@@ -82,6 +84,8 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
     faults = _faults(target, rung, document, there, content)
     sent = rung.sample(target, document)
     dropped = tuple(sorted(name for name in sent if name not in there))
+    if any(content_of(target.client, there, place) != data for place, data in _signed(document, sent)):
+        dropped += (SIGNED,)
     evidence = {
         "how": how,
         "sha256": documents.sha256(content),
@@ -90,6 +94,12 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
     if faults:
         evidence["why"] = "; ".join(faults)
     return Receipt("accepted", "mismatch" if faults else "verified", rung.number, location, evidence, dropped)
+
+
+def _signed(document: Deliverable, sent: Resource) -> list[tuple[int, bytes]]:
+    """What goes along of the signed document, and at which place: what is not there any more can't mislead."""
+    parts = len(sent.get("content", []))
+    return [(1, document.signed), (2, document.signature.encode())] if parts == 3 else []
 
 
 def _faults(target: Target, rung: Rung, document: Deliverable, there: Resource, content: bytes) -> list[str]:

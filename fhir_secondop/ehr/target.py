@@ -86,12 +86,12 @@ def documents_of(target: Target) -> list[Resource]:
     return [r for r in found if is_about(target, r)]
 
 
-def content_of(client: Client, resource: Resource) -> bytes:
+def content_of(client: Client, resource: Resource, place: int = 0) -> bytes:
     """The bytes of the first attachment of a document, report or message, inline or behind its url on the same server.
 
-    Empty when there are none, or they may not be read.
+    `place` is that of another one. Empty when there are none, or they may not be read.
     """
-    form = _form(resource)
+    form = _form(resource, place)
     if "data" in form:
         try:
             return base64.b64decode(form["data"])
@@ -109,11 +109,11 @@ def content_of(client: Client, resource: Resource) -> bytes:
         return b""
 
 
-def _form(resource: Resource) -> Resource:
+def _form(resource: Resource, place: int = 0) -> Resource:
     forms = [c.get("attachment", {}) for c in resource.get("content", [])]
     forms += resource.get("presentedForm", [])
     forms += [p["contentAttachment"] for p in resource.get("payload", []) if "contentAttachment" in p]
-    return next((form for form in forms if isinstance(form, dict)), {})
+    return next((form for form in forms[place:] if isinstance(form, dict)), {})
 
 
 def if_match(resource: Resource) -> dict[str, str]:

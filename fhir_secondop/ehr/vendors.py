@@ -36,7 +36,8 @@ class Site:
     `settle_s`: seconds for which a write that nobody answered may still land. `rate_per_s` and `documents_per_day`:
     0 is no limit. `demands` and `categories` are by resource type: searches to try when a plain one is refused, and
     category codes to search by, one at a time. `error_codes`: vendor code → expired, partial, policy, quota,
-    duplicate or validation. `report_categories`: v2-0074 codes with which a DiagnosticReport is taken, empty for any.
+    duplicate or validation. `one_content`: a document takes one attachment, so nothing signed goes along.
+    `report_categories`: v2-0074 codes with which a DiagnosticReport is taken, empty for any.
     """
 
     settle_s: float = 60.0
@@ -49,6 +50,7 @@ class Site:
     content_charset: bool = False
     period_end: bool = False
     inline_only: bool = False
+    one_content: bool = False
     if_match: bool = False
     never_creates: tuple[str, ...] = ()
     report_categories: tuple[str, ...] = ()
@@ -122,7 +124,7 @@ def site(connection: Connection) -> Site:
         found = replace(found, **{f.name: _frozen(f.value) for f in load(vendor).facts})
     own = {
         name: getattr(connection, name)
-        for name in ("settle_s", "rate_per_s", "concurrency", "documents_per_day", "text_only")
+        for name in ("settle_s", "rate_per_s", "concurrency", "documents_per_day", "text_only", "one_content")
         if getattr(connection, name) is not None
     }
     return replace(found, **own)

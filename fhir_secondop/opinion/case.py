@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from fhir_secondop.errors import NotFound
 from fhir_secondop.model import Resource
@@ -86,6 +87,11 @@ class Case:
         return tasks[-1]
 
     @property
+    def reviewer(self) -> Person | None:
+        """Who has accepted the case in its current round."""
+        return self.directory.person(self.coordination.get("owner", {}).get("reference", ""))
+
+    @property
     def encounter(self) -> Resource:
         """The consultation Encounter."""
         return self.one("Encounter", derived_id(self.id, "encounter"))
@@ -124,7 +130,19 @@ class Case:
 
     @property
     def questions(self) -> list[str]:
-        """The questions asked, in order: every string answered in the QuestionnaireResponses sent along."""
+        """All questions in order: those of the request, then those asked after the report was signed."""
+        return [*self.first_questions, *(_text(one) for one in self.follow_ups)]
+
+    @property
+    def follow_ups(self) -> list[Resource]:
+        """The questions asked after the report was signed, a QuestionnaireResponse each, in order."""
+        by_id = {r["id"]: r for r in self.of_type("QuestionnaireResponse")}
+        numbered = (by_id.get(derived_id(self.id, "follow-up", number)) for number in range(1, len(by_id) + 1))
+        return list(takewhile(bool, numbered))  # type: ignore[arg-type]  # no None is left
+
+    @property
+    def first_questions(self) -> list[str]:
+        """The questions of the request: every string answered in the QuestionnaireResponses sent along."""
         found = [self.directory.resource(s.get("reference", "")) for s in self.request.get("supportingInfo", [])]
         return [
             text
@@ -217,6 +235,10 @@ class Case:
         return found
 
 
+def _text(question: Resource) -> str:
+    return next(_answers(question["item"]))
+
+
 def _answers(items: list[Resource]) -> Iterator[str]:
     for item in items:
         for answer in item.get("answer", []):
@@ -288,12 +310,18 @@ def _restriction(request: Resource) -> Resource | None:
     return {"period": {"end": deadline}} if deadline else None
 
 
-def review_task(case_id: str, coordination: Resource, reviewer: str, now: str) -> Resource:
-    """The Task of a reviewer who is asked: part of the coordination Task, owned by the candidate."""
+def review_task(
+    case_id: str, coordination: Resource, reviewer: str, now: str, *, until: str = "", number: int = 1
+) -> Resource:
+    """The Task of a reviewer who is asked: part of the coordination Task, owned by the candidate.
+
+    `until` is the instant at which the time to answer is over; `number` counts how often that one was asked.
+    """
+    parts = ("review", reviewer, coordination["id"], *([number] if number > 1 else []))
     return compose(
         "Task",
         meta=profile("review-task"),
-        id=derived_id(case_id, "review", reviewer, coordination["id"]),
+        id=derived_id(case_id, *parts),
         partOf=[{"reference": reference(coordination)}],
         status="requested",
         intent="order",
@@ -304,4 +332,5 @@ def review_task(case_id: str, coordination: Resource, reviewer: str, now: str) -
         for_=coordination["for"],
         requester=PLATFORM,
         owner={"reference": reviewer},
+        restriction={"period": {"end": until}} if until else None,
     )

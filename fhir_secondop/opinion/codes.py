@@ -18,6 +18,8 @@ PROVENANCE_AGENT = f"{_THO}/provenance-participant-type"
 TASK_CODE = "http://hl7.org/fhir/CodeSystem/task-code"
 LOINC = "http://loinc.org"
 SNOMED = "http://snomed.info/sct"
+COVERAGE_CLASS = f"{_THO}/coverage-class"
+LANGUAGE = "urn:ietf:bcp:47"
 NPI = "http://hl7.org/fhir/sid/us-npi"
 
 
@@ -73,6 +75,9 @@ RECORD_SOURCE = extension("record-source")
 INFORM = extension("inform")
 ITEM_UNDER_REVIEW = extension("item-under-review")
 INDEPENDENCE = extension("independence")
+BLIND_FIRST = extension("blind-first")
+BLINDNESS = extension("blindness")
+EARLIER = extension("earlier-reviewer")
 REPORT_VERSION = extension("report-version")
 DECISION_EXTENSION = extension("decision")
 AMENDMENT_KIND = extension("amendment-kind")

@@ -15,7 +15,8 @@ from fhir_secondop.model import Resource
 
 COMPOSABLE = frozenset(
     {
-        "Binary", "Bundle", "CarePlan", "Communication", "Composition", "Condition", "Consent", "DiagnosticReport",
+        "Binary", "Bundle", "CarePlan", "ClinicalImpression", "Communication", "Composition", "Condition", "Consent",
+        "Coverage", "CoverageEligibilityRequest", "CoverageEligibilityResponse", "DiagnosticReport",
         "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation", "Organization", "Patient",
         "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse", "ServiceRequest", "Task",
     }

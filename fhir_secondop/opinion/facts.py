@@ -6,8 +6,8 @@ from typing import Any
 
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
+from fhir_secondop.opinion import blinding, codes, concordance, conflicts, independence, records, report
 from fhir_secondop.opinion import checklist as lists
-from fhir_secondop.opinion import codes, concordance, conflicts, independence, records, report
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import display_name
 
@@ -47,13 +47,9 @@ def of_report(
             {"text": r["text"], "strength": r.get("strength", ""), "kind": r.get("kind", "")}
             for r in draft.get("recommendations", [])
         ],
-        "prose": [
-            {"title": title, "text": draft[name]}
-            for name, title in (("history", "History"), ("findings", "Findings"), ("assessment", "Assessment"))
-            if name in draft
-        ],
+        "prose": [{"title": title, "text": draft[name]} for name, title, _ in report.PROSE if name in draft],
         "independence": _independence(stated),
-        "blindness": "",  # how blind to the first opinion it was written, in words; "" says nothing of it
+        "blindness": _blindness(case),
         "records": [_source(package_list) for package_list in records.packages(case)],
         "missing": [_lacking(item) for item in items if item.state in lists.GAPS],
         "conflicts": [_conflict(c) for c in conflicts.find(case)],
@@ -61,6 +57,16 @@ def of_report(
         "amendment": _amendment(before, status, reason),
         "notices": records.notices(case),
     }
+
+
+def _blindness(case: Case) -> Facts:
+    """Whether the first opinion was known, what was written before it was, and what was changed of that later."""
+    reads = [
+        {"title": f"{'First read, changed' if place else 'First read, locked'} {moment(read['date'])}",
+         "text": blinding.read_in_words(read)}
+        for place, read in enumerate(blinding.first_reads(case))
+    ]  # fmt: skip
+    return {"said": blinding.words(blinding.of_case(case)), "reads": reads}
 
 
 def of_plan(case: Case, plan: Resource, version: int) -> Facts:
@@ -145,6 +151,7 @@ def _item(case: Case, item: dict[str, Any]) -> Facts:
         "axis": item["axis"],
         "concordance": item["concordance"],
         "significance": item.get("significance", ""),
+        "proposed": item.get("proposed", {}).get("text", ""),
         "basis": item.get("basis", ""),
         "confidence": item.get("confidence", ""),
         "wouldChange": item.get("wouldChange", ""),

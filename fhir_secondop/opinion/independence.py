@@ -5,18 +5,16 @@ Every row is evaluated against every author of what is under review and every ea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 from fhir_secondop.errors import Conflict, Invalid
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import codes
+from fhir_secondop.opinion import codes, specialties
 from fhir_secondop.opinion.people import Person
 
 ORDER = ("pass", "warn", "unknown", "fail", "barred")
+_NO_DECLARATION = "no declaration of interests was made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +45,41 @@ class Assessment:
         """barred, fail, unknown, warn or pass."""
         return max((f.result for f in self.findings), key=ORDER.index, default="unknown")
 
+    @property
+    def before_declaring(self) -> Assessment:
+        """The same without the row on the declaration, which nobody makes before being asked."""
+        return Assessment(tuple(f for f in self.findings if f.fact != _NO_DECLARATION))
+
 
 def assess(
     reviewer: Person,
     others: Iterable[Person],
     declaration: Declaration | None,
     treated: frozenset[str] = frozenset(),
+    took_part: frozenset[str] = frozenset(),
+    same_organization: str = "warn",
 ) -> Assessment:
     """The findings on a reviewer against the authors of what is under review and the earlier reviewers.
 
-    `treated` are the identifiers of those who stand in the gathered record as having treated the patient.
+    `treated` are the identifiers of those who stand in the gathered record as having treated the patient, `took_part`
+    those of who had a part in an item under review; `same_organization` is what the site takes that for (warn, fail).
     """
     findings = list(_declared(declaration))
     if reviewer.identifiers & treated:
         findings.append(Finding("warn", "stands in the record as having treated the patient before"))
+    if reviewer.identifiers & took_part:
+        findings.append(Finding("fail", "took part in an item under review, as the record says"))
     compared = list(others)
     if not compared:
         findings.append(Finding("unknown", "nobody is named as author of what is under review"))
     for other in compared:
-        findings.extend(_compare(reviewer, other))
+        findings.extend(_compare(reviewer, other, same_organization))
     return Assessment(tuple(findings))
 
 
 def _declared(declaration: Declaration | None) -> Iterable[Finding]:
     if declaration is None or not declaration.interests:
-        yield Finding("unknown", "no declaration of interests was made")
+        yield Finding("unknown", _NO_DECLARATION)
     elif declaration.interests.strip().lower() == "none":
         yield Finding("pass", "declared no interests")
     else:
@@ -80,14 +88,14 @@ def _declared(declaration: Declaration | None) -> Iterable[Finding]:
         yield Finding("fail", "took part in an item under review")
 
 
-def _compare(reviewer: Person, other: Person) -> Iterable[Finding]:
+def _compare(reviewer: Person, other: Person, same_organization: str) -> Iterable[Finding]:
     about = other.name or other.reference
     same_reference = bool(reviewer.practitioner) and reviewer.practitioner == other.practitioner
     if same_reference or reviewer.identifiers & other.identifiers:
         yield Finding("barred", "is the same person", about)
     elif not _systems(reviewer) & _systems(other):
         yield Finding("unknown", "no identifiers of one system, so they can't be told apart for certain", about)
-    yield from _organizations(reviewer, other, about)
+    yield from _organizations(reviewer, other, about, same_organization)
     if reviewer.phones & other.phones:
         yield Finding("warn", "has the same direct line", about)
     if reviewer.suites & other.suites:
@@ -99,14 +107,14 @@ def _systems(person: Person) -> set[str]:
     return {identifier.rpartition("|")[0] for identifier in person.identifiers}
 
 
-def _organizations(reviewer: Person, other: Person, about: str) -> Iterable[Finding]:
+def _organizations(reviewer: Person, other: Person, about: str, same_organization: str) -> Iterable[Finding]:
     mine = {name for name in (reviewer.organization, reviewer.organization_ref) if name}
     theirs = {name for name in (other.organization, other.organization_ref) if name}
     if not mine or not theirs:
         yield Finding("unknown", "an organization is missing", about)
     elif mine & theirs:
-        yield Finding("warn", "works for the same organization", about)
-    elif (reviewer.parent and reviewer.parent in {other.parent, *theirs}) or (other.parent and other.parent in mine):
+        yield Finding(same_organization, "works for the same organization", about)
+    elif reviewer.parents & (other.parents | theirs) or other.parents & mine:
         yield Finding("warn", "the organizations have a common parent", about)
 
 
@@ -114,17 +122,14 @@ def _specialty(reviewer: Person, other: Person, about: str) -> Finding:
     mine, theirs = reviewer.specialty, other.specialty
     if not mine or not theirs:
         return Finding("unknown", "a specialty is missing", about)
-    if mine == theirs or frozenset((mine, theirs)) in _equivalent():
+    compared = specialties.compare(mine, theirs)
+    if compared == specialties.SAME:
         return Finding("pass", "same specialty", about)
-    if mine.partition("|")[0] != theirs.partition("|")[0]:
-        return Finding("unknown", "the specialties are coded in systems that we can't compare", about)
-    return Finding("warn", "another specialty", about)
-
-
-@cache
-def _equivalent() -> frozenset[frozenset[str]]:
-    text = (files("fhir_secondop.profiles") / "specialties" / "nucc-snomed.json").read_text("utf-8")
-    return frozenset(frozenset(pair) for pair in json.loads(text)["equivalent"])
+    if specialties.both_primary_care(mine, theirs):
+        return Finding("pass", "another primary care physician", about)
+    if compared == specialties.OTHER:
+        return Finding("warn", "another specialty", about)
+    return Finding("unknown", "the specialties are coded in systems that we can't compare", about)
 
 
 def admit(assessment: Assessment, *, attestation: str, override: str) -> None:

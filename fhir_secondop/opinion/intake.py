@@ -81,6 +81,7 @@ def _placer(request: Resource) -> str:
 _TARGETS = {
     codes.RECORD_SOURCE: ("Organization",),
     codes.INFORM: ("PractitionerRole", "Practitioner"),
+    codes.EARLIER: ("PractitionerRole", "Practitioner"),
     codes.DECISION_OWNER: ("PractitionerRole", "Practitioner"),
     codes.ITEM_UNDER_REVIEW: ("Condition", "CarePlan", "MedicationRequest", "ServiceRequest"),
 }

@@ -5,6 +5,7 @@ From there on the three doors are one.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
@@ -38,6 +39,8 @@ def to_bundle(plain: Plain) -> Resource:
         add("decision", _decision(plain["decision"]))
     if plain.get("questions"):
         add("questions", _questions(plain))
+    for place, insurance in enumerate(plain.get("insurance", [])):
+        add(f"insurance/{place}", _coverage(insurance))
     if "consent" in plain:
         add("consent", consent(plain["consent"], _ref("patient"), _ref))
     add("request", _request(plain, reviewed))
@@ -83,6 +86,9 @@ def _check_keys(plain: Plain) -> None:
     ]
     if "decision" in plain:
         wanted.append(("decision.owner", plain["decision"]["owner"], providers))
+    wanted += [
+        (f"insurance[{i}].payer", one["payer"], organizations) for i, one in enumerate(plain.get("insurance", []))
+    ]
     wanted += [
         (f"consent.except[{i}]", key, organizations) for i, key in enumerate(plain.get("consent", {}).get("except", []))
     ]
@@ -144,8 +150,29 @@ def _patient(plain: Plain) -> Resource:
         telecom=_telecom(sent),
         gender=sent["gender"],
         birthDate=sent["birthDate"],
-        communication=[{"language": {"text": sent["language"]}, "preferred": True}] if "language" in sent else None,
+        address=[{"use": "home", **sent["address"]}] if sent.get("address") else None,
+        communication=[{"language": _language(sent["language"]), "preferred": True}] if "language" in sent else None,
         generalPractitioner=[_role(plain["pcp"])] if "pcp" in plain else None,
+    )
+
+
+_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
+
+
+def _language(said: str) -> Resource:
+    return codes.concept(codes.LANGUAGE, said) if _TAG.fullmatch(said) else {"text": said}
+
+
+def _coverage(insurance: Plain) -> Resource:
+    plan = codes.concept(codes.COVERAGE_CLASS, "plan")
+    return compose(
+        "Coverage",
+        status="active",
+        beneficiary=_ref("patient"),
+        subscriberId=insurance.get("memberId"),
+        payor=[_ref(f"organization/{insurance['payer']}")],
+        network=insurance.get("network"),
+        class_=[{"type": plan, "value": insurance["plan"]}] if "plan" in insurance else None,
     )
 
 
@@ -229,6 +256,8 @@ def _request(plain: Plain, reviewed: list[tuple[str, Plain]]) -> Resource:
         extensions.append(
             {"url": codes.PATHWAY_EXTENSION, "valueCodeableConcept": codes.concept(codes.PATHWAY, plain["pathway"])}
         )
+    if plain.get("blindFirst"):
+        extensions.append({"url": codes.BLIND_FIRST, "valueBoolean": True})
     if "decision" in plain:
         extensions.append({"url": codes.DECISION_UNDER_REVIEW, "valueReference": _ref("decision")})
         if "deadline" in plain["decision"]:
@@ -262,6 +291,7 @@ def _request(plain: Plain, reviewed: list[tuple[str, Plain]]) -> Resource:
         performer=[_role(plain["reviewer"])] if "reviewer" in plain else None,
         reasonCode=[codes.concept(codes.V2_REFERRAL_REASON, "S", "Second Opinion"), *map(_reason, plain["reasons"])],
         reasonReference=[_ref(key) for key, item in reviewed if item["kind"] == "diagnosis"],
+        insurance=[_ref(f"insurance/{place}") for place, _ in enumerate(plain.get("insurance", []))],
         supportingInfo=supporting,
     )
 

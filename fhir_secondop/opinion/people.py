@@ -24,7 +24,7 @@ class Person:
     organization: str = ""
     organization_ref: str = ""
     organization_name: str = ""
-    parent: str = ""
+    parents: frozenset[str] = frozenset()  # of the organization, all the way up: references and identifiers
     specialty: str = ""
     phones: frozenset[str] = frozenset()
     suites: frozenset[str] = frozenset()  # addresses down to the room, without case and spaces
@@ -91,6 +91,16 @@ class Directory:
             return self._of_role(role) if role else self._of_role({"practitioner": {"reference": reference}})
         return None
 
+    def _parents(self, organization: Resource) -> Iterator[str]:
+        seen: set[str] = set()
+        ref = organization.get("partOf", {}).get("reference", "")
+        while ref and ref not in seen:
+            seen.add(ref)
+            yield ref
+            parent = self.resource(ref) or {}
+            yield from identifiers(parent)
+            ref = parent.get("partOf", {}).get("reference", "")
+
     def _of_role(self, role: Resource) -> Person | None:
         practitioner_ref = role.get("practitioner", {}).get("reference", "")
         practitioner = self.resource(practitioner_ref)
@@ -116,7 +126,7 @@ class Directory:
             organization=min(identifiers(organization), default=""),
             organization_ref=organization_ref,
             organization_name=organization.get("name", ""),
-            parent=organization.get("partOf", {}).get("reference", ""),
+            parents=frozenset(self._parents(organization)),
             specialty=specialty,
             phones=frozenset(t["value"] for t in telecom if t.get("system") == "phone" and "value" in t),
             suites=frozenset(_suites([*practitioner.get("address", []), *organization.get("address", [])])),

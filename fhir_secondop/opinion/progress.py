@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, codes, requests, workflow
+from fhir_secondop.opinion import alignment, codes, follow_up, requests, workflow
 from fhir_secondop.opinion.case import Case
 
 STAGES = {
@@ -37,6 +37,7 @@ class Need:
 
 
 NEEDS = {
+    "choose": "Choose another reviewer",
     "confirm": "Who is the patient there?",
     "unknown": "Sent, but the outcome is unknown",
     "differs": "The copy there differs",
@@ -45,6 +46,7 @@ NEEDS = {
     "hand-over": "A cover sheet must be handed over",
     "request": "A gap: hand the request over",
     "arrived": "Something sent needs a look",
+    "follow-up": "A follow-up question is open",
 }
 """What may need a person, in plain words; in the order in which it is shown."""
 
@@ -68,6 +70,16 @@ def stage(case: Case) -> str:
 
 def waiting_for(case: Case) -> tuple[str, ...]:
     """Who has the next move and what it is, a line each: "Dr. Ines Placeholder: acknowledgement"."""
+    return (*_first_moves(case), *_follow_ups(case))
+
+
+def _follow_ups(case: Case) -> tuple[str, ...]:
+    count = follow_up.open_count(case)
+    asked = "1 follow-up question" if count == 1 else f"{count} follow-up questions"
+    return (f"{name_of(case, case.coordination)}: addendum, {asked}",) if count else ()
+
+
+def _first_moves(case: Case) -> tuple[str, ...]:
     now = stage(case)
     if now == "gathering":
         open_ = [t for t in case.tasks_of("gather-records") if t["status"] not in _ENDED]
@@ -88,11 +100,22 @@ def waiting_for(case: Case) -> tuple[str, ...]:
 def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
     """What in a case needs the coordinator. `candidates` are the ids of the Tasks for which somebody must be chosen."""
     found = [
+        *_of_reviews(case),
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
         *(need for task in case.deliveries for need in _of_delivery(task, candidates)),
         *(need for task in requests.of_case(case) for need in _of_request(task)),
+        *(Need("follow-up", case.coordination["id"], *line.split(": ", 1)) for line in _follow_ups(case)),
     ]
     return sorted(found, key=lambda need: list(NEEDS).index(need.kind))
+
+
+def _of_reviews(case: Case) -> Iterator[Need]:
+    """Somebody was asked, and nobody is any more: the newest of them, and how it ended."""
+    if case.coordination["status"] not in ("requested", "received") or not case.reviews:
+        return
+    if all(task["status"] in _ENDED for task in case.reviews):
+        last = max(case.reviews, key=lambda task: str(task["lastModified"]))
+        yield Need("choose", last["id"], name_of(case, last), why_of(last))
 
 
 def _of_gathering(task: Resource, candidates: frozenset[str]) -> Iterator[Need]:

@@ -18,12 +18,13 @@ _OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 def provenance(
     resource_id: str, targets: Iterable[str], recorded: str, *, activity: str, author: Resource | None = None,
     sources: Iterable[str] = (), revises: str = "", reason: str = "", auth_time: str = "",
+    signature: Resource | None = None,
 ) -> Resource:  # fmt: skip
     """The Provenance of one act.
 
     `activity` is CREATE, UPDATE or APPEND of v3-DataOperation; `author` a Reference (with `type` and `identifier`
     where there is no resource), the platform is always the assembler; `sources` are references that it was made from;
-    `auth_time` is the instant at which the author last proved who it is.
+    `auth_time` is the instant at which the author last proved who it is, `signature` what it has signed with.
     """
     agents: list[Resource] = []
     if author:
@@ -42,6 +43,7 @@ def provenance(
         activity=codes.concept(_OPERATION, activity),
         reason=[{"text": reason}] if reason else None,
         agent=agents,
+        signature=[signature] if signature else None,
     )
     # A gathered record has thousands of both: past the model, which is slow; storing validates them.
     return {**made, "target": cited, **({"entity": entities} if entities else {})}

@@ -108,10 +108,11 @@ def report_text(facts: Facts) -> str:
     for name in ("attestation", "override"):
         if stated[name]:
             out += _wrap(f"{name.capitalize()}: {stated[name]}")
-    if facts["blindness"]:
-        out += ["", *_block("BLINDNESS", facts["blindness"])[:-1]]
+    out += ["", *_block("BLINDNESS", facts["blindness"]["said"])]
+    for read in facts["blindness"]["reads"]:
+        out += [*_wrap(f"{read['title']}:"), *_block("", read["text"])[2:]]
     recipients = (f"{r['name']} ({r['role']})" for r in facts["recipients"])
-    return "\n".join([*out, "", *_title("SENT TO"), *_bullets(recipients), "", *_foot(facts)])
+    return "\n".join([*out, *_title("SENT TO"), *_bullets(recipients), "", *_foot(facts)])
 
 
 def plan_text(facts: Facts) -> str:
@@ -172,7 +173,12 @@ def _item(number: int, item: Facts) -> list[str]:
         f"confidence {item['confidence'] or 'not stated'}"
     )
     out = [*_wrap(f"{number}. {item['title']}"), *_wrap(said, "  ")]
-    for label, name in (("Basis", "basis"), ("Would change it", "wouldChange"), ("Missing", "missing")):
+    for label, name in (
+        ("Instead", "proposed"),
+        ("Basis", "basis"),
+        ("Would change it", "wouldChange"),
+        ("Missing", "missing"),
+    ):
         if item[name]:
             out += _wrap(f"  {label}: {item[name]}", "  ")
     return [*out, ""]

@@ -21,9 +21,10 @@ Draft = dict[str, Any]
 UNWRITTEN = "(not written yet)"
 """What stands in the place of a draft's conclusion until there is one; it is never signed."""
 
+PLAN_OF_CARE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
 _AXIS_CODE = {"diagnosis": "diagnosis-concordance", "treatment": "treatment-concordance"}
 _AXIS_SYSTEM = {"diagnosis": codes.DIAGNOSIS_CONCORDANCE, "treatment": codes.TREATMENT_CONCORDANCE}
-_PROSE = (
+PROSE = (
     ("history", "History", codes.concept(codes.LOINC, "11348-0", "History of Past illness")),
     ("findings", "Findings", codes.concept(codes.LOINC, "30954-2", "Relevant diagnostic tests/laboratory data")),
     ("assessment", "Assessment", codes.concept(codes.LOINC, "51848-0", "Evaluation note")),
@@ -64,10 +65,11 @@ def check_draft(case: Case, draft: Draft) -> None:
         raise Invalid(f"{len(issues)} fault(s) in the draft; nothing was stored.", issues=issues)
 
 
-def check_signable(case: Case, draft: Draft, missing: list[str]) -> None:
+def check_signable(case: Case, draft: Draft, missing: list[str], kind: str = "final") -> None:
     """Raises Invalid with everything that stands between a draft and its signature.
 
     `missing` are the codes of the record's named gaps: the reviewer must say that it knows of each.
+    Follow-up questions are answered by an addendum (`kind` appended); a correction or retraction never waits for them.
     """
     issues = []
     if not draft.get("conclusion"):
@@ -75,7 +77,7 @@ def check_signable(case: Case, draft: Draft, missing: list[str]) -> None:
     if overall(judgements(draft)) is None:
         issues.append(Issue("error", "business-rule", "items", "Assess at least one axis of one item."))
     answered = {answer["question"] for answer in draft.get("answers", [])}
-    for number, _ in enumerate(case.questions):
+    for number, _ in enumerate(case.questions if kind == "appended" else case.first_questions):
         if number not in answered:
             issues.append(
                 Issue("error", "required", f"answers[question={number}]",
@@ -111,7 +113,8 @@ def to_fhir(
 ) -> list[Resource]:
     """The report's resources, dependent ones first; the last two are the Composition and the DiagnosticReport.
 
-    `extra` are more Composition sections, `presented` Attachments, `replaces` the versioned reference of the report
+    `extra` are Composition sections in the order of reading: one with the code of a section that the draft alone makes
+    takes its place, with its entries. `presented` are Attachments, `replaces` the versioned reference of the report
     before and `composition_version` the version of its Composition, `stated` the independence extension.
     """
     subject = {"reference": reference(case.patient)}
@@ -195,6 +198,12 @@ def _observation(
     for name, code in (("confidence", "confidence"), ("wouldChange", "would-change"), ("missing", "missing")):
         if name in item:
             components.append(component(code, valueString=item[name]))
+    proposed = item.get("proposed", {})
+    if proposed:
+        coded = {"coding": [proposed["code"]]} if "code" in proposed else {}
+        components.append(component("proposed", valueCodeableConcept={**coded, "text": proposed["text"]}))
+    if "site" in proposed:
+        components.append(component("proposed-site", valueCodeableConcept={"coding": [proposed["site"]]}))
     return compose(
         "Observation",
         id=named("concordance", item["item"], item["axis"]),
@@ -277,11 +286,11 @@ def _composition(
     if proposals is not None:
         lines = [a["detail"]["description"] for a in proposals["activity"]]
         sections.append(
-            narrative.section("Recommendations", codes.concept(codes.LOINC, "18776-5", "Plan of care note"),
+            narrative.section("Recommendations", PLAN_OF_CARE,
                               narrative.bullets(lines), [reference(proposals)])
         )  # fmt: skip
     sections += [
-        narrative.section(title, code, narrative.div(draft[name])) for name, title, code in _PROSE if name in draft
+        narrative.section(title, code, narrative.div(draft[name])) for name, title, code in PROSE if name in draft
     ]
     if draft.get("gapsConfirmed"):
         sections.append(
@@ -298,9 +307,15 @@ def _composition(
         date=now,
         author=[{"reference": reviewer}],
         title="Second opinion",
-        section=[*sections, *extra],
+        section=_in_order(sections, extra),
         **base,
     )
+
+
+def _in_order(of_draft: list[Resource], extra: tuple[Resource, ...]) -> list[Resource]:
+    left = {section["code"]["coding"][0]["code"]: section for section in of_draft}
+    told = [{**left.pop(section["code"]["coding"][0]["code"], {}), **section} for section in extra]
+    return [*told, *left.values()]
 
 
 def from_fhir(case: Case, stage: str = "") -> Draft:
@@ -331,7 +346,7 @@ def from_fhir(case: Case, stage: str = "") -> Draft:
         draft["recommendations"] = [_recommendation(a["detail"]) for a in proposals["activity"]]
     composition = by_id[named("composition")]
     for section in composition["section"]:
-        for name, _, code in _PROSE:
+        for name, _, code in PROSE:
             if codes.has(section["code"], codes.LOINC, code["coding"][0]["code"]):
                 draft[name] = narrative.text(section["text"]["div"])
         if codes.has(section["code"], codes.SECTION, "gaps-confirmed"):
@@ -354,6 +369,12 @@ def _item(place: int, axis: str, observation: Resource) -> dict[str, Any]:
             item["significance"] = codes.code_of(component["valueCodeableConcept"], codes.SIGNIFICANCE)
         elif code in names:
             item[names[code]] = component["valueString"]
+        elif code == "proposed":
+            value = component["valueCodeableConcept"]
+            coded = {"code": value["coding"][0]} if "coding" in value else {}
+            item["proposed"] = {"text": value["text"], **coded}
+        elif code == "proposed-site":
+            item["proposed"]["site"] = component["valueCodeableConcept"]["coding"][0]
     return item
 
 

@@ -120,7 +120,7 @@ def _of_the_patient(case: Case, package: Resource, by_reference: Mapping[str, Re
 
 def sourced(package: Resource, resource: Resource, by_reference: Mapping[str, Resource]) -> Sourced:
     """One copy of a package; `by_reference` finds the Medication that it may cite."""
-    concept = _concept(resource, by_reference)
+    concept = concept_of(resource, by_reference)
     codings = [c for c in concept.get("coding", []) if c.get("system") and c.get("code")]
     codes = frozenset((c["system"], c["code"]) for c in codings if not _NO_CODE.search(c["system"]))
     words = [concept.get("text", ""), *(c.get("display", "") for c in concept.get("coding", []))]
@@ -130,7 +130,8 @@ def sourced(package: Resource, resource: Resource, by_reference: Mapping[str, Re
     )  # fmt: skip
 
 
-def _concept(resource: Resource, by_reference: Mapping[str, Resource]) -> Resource:
+def concept_of(resource: Resource, by_reference: Mapping[str, Resource]) -> Resource:
+    """What a resource is about: its code, or that of the Medication that it cites."""
     cited = resource.get("medicationReference", {}).get("reference", "")
     if cited.startswith("#"):
         inner: list[Resource] = [c for c in resource.get("contained", []) if c.get("id") == cited[1:]]
@@ -142,6 +143,17 @@ def _concept(resource: Resource, by_reference: Mapping[str, Resource]) -> Resour
     if "code" not in resource and resource["resourceType"] == "AllergyIntolerance":
         return dict(next((r["substance"] for r in resource.get("reaction", []) if "substance" in r), {}))
     return dict(next((resource[n] for n in _CONCEPTS if isinstance(resource.get(n), dict)), {}))
+
+
+def concept_words(resource: Resource) -> frozenset[Code | str]:
+    """What a resource says that it is about: its codes, and its words folded."""
+    concepts = [resource[n] for n in _CONCEPTS if isinstance(resource.get(n), dict)]
+    # A plan has its code there; elsewhere a category says only what sort of thing it is.
+    concepts += resource.get("category", []) if resource["resourceType"] == "CarePlan" else []
+    codings = [c for concept in concepts for c in concept.get("coding", [])]
+    said = [*(concept.get("text", "") for concept in concepts), *(c.get("display", "") for c in codings)]
+    coded = {(c["system"], c["code"]) for c in codings if c.get("system") and c.get("code")}
+    return frozenset(coded | (set(map(fold, [*said, resource.get("description", "")])) - _NOTHING))
 
 
 def substances(item: Sourced) -> frozenset[str]:

@@ -18,11 +18,15 @@ Stages = Mapping[str, frozenset[str]]
 
 def stages(items: Iterable[Sourced]) -> Stages:
     """What the Conditions say of the stage, together."""
+    return of_texts(text for item in items for text in _texts(item))
+
+
+def of_texts(texts: Iterable[str]) -> Stages:
+    """What these texts say of the stage, together."""
     found: dict[str, set[str]] = {}
-    for item in items:
-        for text in _texts(item):
-            for axis, value in _read(text):
-                found.setdefault(axis, set()).add(value)
+    for text in texts:
+        for axis, value in _read(text):
+            found.setdefault(axis, set()).add(value)
     return {axis: frozenset(values) for axis, values in found.items()}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, codes, progress, report, requests, workflow
+from fhir_secondop.opinion import alignment, codes, eligibility, progress, report, requests, workflow
 from fhir_secondop.opinion.case import Case, derived_id, reference, versioned
 
 
@@ -62,6 +62,8 @@ def _changes(case: Case, before: Resource, task: Resource) -> Iterator[tuple[str
         elif codes.has(task.get("code"), requests.CDEX, requests.CODE):
             said = _REQUESTS.get(task["status"])
             why = why or f"{requests.title_of(task)}, by {requests.channel_of(task)}"
+        elif codes.has(task.get("code"), codes.TASK, eligibility.CODE):
+            said = _COVERAGES.get(task["status"])
         else:
             said = None
         if said:
@@ -75,6 +77,10 @@ _REVIEWS = {
 _GATHERINGS = {
     "requested": "The record was asked for at {}", "completed": "The record came from {}",
     "failed": "No record could be had from {}", "on-hold": "At {} a person must say who the patient is",
+}  # fmt: skip
+_COVERAGES = {
+    "requested": "{} was asked whether it covers this", "completed": "{} answered whether it covers this",
+    "failed": "Whether {} covers this is not known", "rejected": "Whether {} covers this could not be asked",
 }  # fmt: skip
 _REQUESTS = {
     "requested": "{} was asked for something missing", "completed": "What {} was asked for has come",

@@ -96,6 +96,14 @@ def is_delivery(task: Resource) -> bool:
     return (codes.code_of(task.get("code"), codes.TASK) or "").startswith("deliver-")
 
 
+_CARRIED = ("gather-records", "check-coverage")
+
+
+def is_carried(task: Resource) -> bool:
+    """Whether a workflow of ours moves this Task, and nobody's hand."""
+    return is_delivery(task) or codes.code_of(task.get("code"), codes.TASK) in _CARRIED
+
+
 def business_status(task: Resource) -> str:
     """The code of a Task's business status, of whichever of our systems it is."""
     concept = task.get("businessStatus")

@@ -99,8 +99,8 @@ def _judged(body: Any, facts: Facts) -> None:
             _add(box, "h3", item["title"])
             labels = (
                 ("On the", "axis"), ("Opinion", "concordance"), ("Significance", "significance"),
-                ("Confidence", "confidence"), ("Basis", "basis"), ("Would change it", "wouldChange"),
-                ("Missing", "missing"),
+                ("Confidence", "confidence"), ("Instead", "proposed"), ("Basis", "basis"),
+                ("Would change it", "wouldChange"), ("Missing", "missing"),
             )  # fmt: skip
             _pairs(box, [(label, item[name]) for label, name in labels if item[name]], "item")
     if facts["answers"]:
@@ -153,8 +153,11 @@ def _standing(body: Any, facts: Facts) -> None:
     _pairs(box, rows, "item")
     if stated["findings"]:
         _list(box, stated["findings"])
-    if facts["blindness"]:
-        _paragraphs(_section(body, "blindness", "Blindness"), facts["blindness"])
+    box = _section(body, "blindness", "Blindness")
+    _add(box, "p", facts["blindness"]["said"])
+    for read in facts["blindness"]["reads"]:
+        _add(box, "h3", read["title"])
+        _paragraphs(box, read["text"])
     box = _section(body, "recipients", "Sent to")
     table = _add(box, "table")
     _row(_add(table, "thead"), "th", ("Name", "As"))

@@ -30,10 +30,19 @@ def check_accept() -> None:
         if wanted.partition(";")[0].strip().replace(" ", "+") not in _WRITTEN:
             raise NotAcceptable(f"_format={wanted}: this endpoint writes {JSON}.")
         return
+    if offers() and not takes_json():
+        raise NotAcceptable(f"Accept: {request.headers['Accept']}: this endpoint writes {JSON}.")
+
+
+def offers() -> list[str]:
+    """The media types of the Accept header."""
     accept = request.headers.get("Accept", "")
-    offers = [part.partition(";")[0].strip() for part in accept.split(",") if part.strip()]
-    if offers and not any(offer in _WRITTEN for offer in offers):
-        raise NotAcceptable(f"Accept: {accept}: this endpoint writes {JSON}.")
+    return [part.partition(";")[0].strip() for part in accept.split(",") if part.strip()]
+
+
+def takes_json() -> bool:
+    """Whether the Accept header names JSON, or anything."""
+    return any(offer in _WRITTEN for offer in offers())
 
 
 def json_body() -> str:

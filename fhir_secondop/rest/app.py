@@ -15,7 +15,7 @@ from fhir_secondop.errors import (
 )
 from fhir_secondop.fhir import definitions, times
 from fhir_secondop.model import Caller
-from fhir_secondop.rest import answers, capability, disclosure, failures, interactions, operations, transaction
+from fhir_secondop.rest import answers, binary, capability, disclosure, failures, interactions, operations, transaction
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
@@ -57,7 +57,9 @@ def blueprint(endpoint: Endpoint, *, started: str | None = None) -> Blueprint:
 
     routes.add_url_rule("/metadata", "metadata", metadata, methods=["GET"])
     for place, (method, address, handler) in enumerate(ROUTES):
-        routes.add_url_rule(address, f"r{place}", _view(endpoint, handler), methods=[method], strict_slashes=False)
+        routes.add_url_rule(
+            address, f"r{place}", _view(endpoint, handler, address), methods=[method], strict_slashes=False
+        )
     _add_refusals(routes)
     failures.handle(routes)
     return routes
@@ -108,9 +110,10 @@ def _nowhere(rest: str) -> Response:
     raise NotFound("There is nothing at this address; see metadata.")
 
 
-def _view(endpoint: Endpoint, handler: Handler) -> Callable[..., Response]:
+def _view(endpoint: Endpoint, handler: Handler, address: str) -> Callable[..., Response]:
     def view(**parts: str) -> Response:
-        answers.check_accept()
+        if address != "/<t>/<i>" or not binary.is_wanted(parts["t"]):
+            answers.check_accept()
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
         request.max_content_length = MAX_BODY_BYTES  # a chunked body says no length

@@ -13,7 +13,7 @@ from flask import Response, request
 from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, Unsupported
 from fhir_secondop.fhir import codec, query, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource, Visibility
-from fhir_secondop.rest import answers, disclosure, outcome
+from fhir_secondop.rest import answers, binary, disclosure, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles, resources, search
 from fhir_secondop.store.database import Transaction
@@ -46,7 +46,7 @@ def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: st
     disclosure.disclosed([found])
     if _holds_already(request.headers.get("If-None-Match", ""), found):
         return Response(status=304, headers={"ETag": found.etag})
-    return answers.stored_answer(endpoint, found)
+    return binary.answer(found) if binary.is_wanted(resource_type) else answers.stored_answer(endpoint, found)
 
 
 def _holds_already(if_none_match: str, found: Stored) -> bool:

@@ -10,7 +10,7 @@ from fhir_secondop.model import RECORD, REPORT
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.service.context import draft_case
 from fhir_secondop.store import tables
-from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.database import Admission, Transaction
 
 REVIEWER_DAYS = 90  # after signing: questions come back, and an amendment may be needed
 _DAY_MS = 86_400_000
@@ -42,6 +42,7 @@ def admit(
         if party not in known:
             values = {"case_id": case_id, "party": party, "part": part, "until": until_ms}
             tx.connection.execute(sa.insert(tables.audience).values(values))
+            _note(tx, "create", case_id, party, part, until_ms)
             continue
         later = None if None in (known[party], until_ms) else max(known[party], until_ms)
         if later != known[party]:
@@ -54,10 +55,14 @@ def admit_members(tx: Transaction, case: Case) -> None:
         admit(tx, case.id, {party}, part=part)
 
 
-def take_away(tx: Transaction, case_id: str, parties: Iterable[str]) -> None:
-    """Takes the case from these parties' view, at once."""
-    named = tables.audience.c.party.in_(sorted(set(parties)))
-    tx.connection.execute(sa.delete(tables.audience).where(tables.audience.c.case_id == case_id, named))
+def take_away(tx: Transaction, case_id: str, parties: Iterable[str], *, part: str = "") -> None:
+    """Takes the case from these parties' view, at once; with `part` only their entries of that part."""
+    audience = tables.audience.c
+    gone = sa.delete(tables.audience).where(audience.case_id == case_id, audience.party.in_(sorted(set(parties))))
+    if part:
+        gone = gone.where(audience.part == part)
+    for row in tx.connection.execute(gone.returning(audience.party, audience.part, audience.until)).all():
+        _note(tx, "delete", case_id, row.party, row.part, row.until)
 
 
 def dismiss(tx: Transaction, case: Case, identifiers: Iterable[str]) -> None:
@@ -86,4 +91,11 @@ def _of(case_id: str, part: str) -> sa.ColumnElement[bool]:
 
 def _set(tx: Transaction, case_id: str, party: str, part: str, until_ms: int | None) -> None:
     ends = sa.update(tables.audience).where(_of(case_id, part), tables.audience.c.party == party)
-    tx.connection.execute(ends.values(until=until_ms))
+    if tx.connection.execute(ends.values(until=until_ms)).rowcount:
+        _note(tx, "update", case_id, party, part, until_ms)
+
+
+def _note(tx: Transaction, interaction: str, case_id: str, party: str, part: str, until_ms: int | None) -> None:
+    """For the audit: it is written with what it tells of."""
+    told = "draft" if case_id.endswith(draft_case("")) else part
+    tx.admissions.append(Admission(interaction, case_id, party, told, until_ms))

@@ -10,7 +10,7 @@ from typing import Any
 
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
-from fhir_secondop.store.audit.rows import FIELDS
+from fhir_secondop.store.audit.rows import FIELDS, LATER
 
 _TERMS = "http://terminology.hl7.org/CodeSystem"
 # http://hl7.org/fhir/restful-interaction; what is none of them is an operation
@@ -18,6 +18,8 @@ _INTERACTIONS = frozenset({
     "read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type", "transaction",
     "operation",
 })  # fmt: skip
+_CALLER = "urn:secondop:caller"
+_DICOM = "http://dicom.nema.org/resources/ontology/DCM"
 _FACILITY_AUDIT, _WARNING, _INFORMATIONAL = 13, 4, 6
 
 
@@ -27,18 +29,20 @@ def id_of(row: Any) -> str:
 
 
 def plain(row: Any) -> Resource:
-    """A row as it is stored, with its time as an instant."""
-    return {**{name: getattr(row, name) for name in FIELDS}, "at": times.instant(row.at), "digest": row.digest}
+    """A row as it is stored, with its times as instants."""
+    found = {name: getattr(row, name) for name in FIELDS}
+    found |= {name: value for name in LATER if (value := getattr(row, name)) is not None}
+    if "until" in found:
+        found["until"] = times.instant(found["until"])
+    return {**found, "at": times.instant(row.at), "digest": row.digest}
 
 
 def event(row: Any, base_url: str) -> Resource:
     """The AuditEvent of a row. Members that nothing is known of are left out."""
-    interaction = row.operation if row.operation in _INTERACTIONS else "operation"
     found: Resource = {
         "resourceType": "AuditEvent",
         "id": id_of(row),
-        "type": {"system": f"{_TERMS}/audit-event-type", "code": "rest", "display": "RESTful Operation"},
-        "subtype": [{"system": "http://hl7.org/fhir/restful-interaction", "code": interaction}],
+        **_kind(row),
         "action": row.action,
         "recorded": times.instant(row.at),
         "outcome": _outcome(row.status),
@@ -59,6 +63,19 @@ def event(row: Any, base_url: str) -> Resource:
     return found
 
 
+def _kind(row: Any) -> Resource:
+    if row.kind == "audience":
+        return {
+            "type": {"system": _DICOM, "code": "110113", "display": "Security Alert"},
+            "subtype": [{"system": _DICOM, "code": "110135", "display": "Object Security Attributes Changed"}],
+        }
+    interaction = row.operation if row.operation in _INTERACTIONS else "operation"
+    return {
+        "type": {"system": f"{_TERMS}/audit-event-type", "code": "rest", "display": "RESTful Operation"},
+        "subtype": [{"system": "http://hl7.org/fhir/restful-interaction", "code": interaction}],
+    }
+
+
 def _outcome(status: int | None) -> str:
     """http://hl7.org/fhir/audit-event-outcome: success, minor failure (refused), serious failure (ours)."""
     if status is None or status < 400:
@@ -74,7 +91,7 @@ def _agents(row: Any) -> list[Resource]:
 
 
 def _who(name: str) -> Resource:
-    return {"identifier": {"system": "urn:secondop:caller", "value": name}, "display": name}
+    return {"identifier": {"system": _CALLER, "value": name}, "display": name}
 
 
 def _entities(row: Any) -> list[Resource]:
@@ -91,7 +108,18 @@ def _entities(row: Any) -> list[Resource]:
     if not entities:
         entities.append({"name": "request", "role": _role("24", "Query")})
     entities[0]["detail"] = said
+    if row.party is not None:
+        entities.append(_admitted(row))
     return entities
+
+
+def _admitted(row: Any) -> Resource:
+    """Who was let in to the case, or lost it: by an identifier, or as a caller of ours."""
+    system, _, value = row.party.rpartition("|")
+    until = times.instant(row.until) if row.until is not None else ""
+    said = [{"type": name, "valueString": text} for name, text in (("part", row.part), ("until", until)) if text]
+    who = {"identifier": {"system": system or _CALLER, "value": value}}
+    return {"what": who, "role": _role("11", "Security User Entity"), "detail": said}
 
 
 def _role(code: str, display: str) -> Resource:

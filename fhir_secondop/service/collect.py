@@ -23,7 +23,7 @@ from fhir_secondop.ehr.plan import Ask
 from fhir_secondop.fhir import codec, refs, times
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Answer, Page, Resource
-from fhir_secondop.opinion import records
+from fhir_secondop.opinion import blinding, records
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.service import copies
 from fhir_secondop.service.context import SERVICE, Context, quarantine
@@ -93,6 +93,9 @@ class _Collector:
         self.patient_id = patient_id
         self.client: Client = context.client(name)
         self.label = label_of(context, case, source)
+        # Before the first opinion is told apart from the rest nobody who reads blind sees any of it.
+        found = blinding.of_case(case)
+        self.is_blind = found is not None and found.state == blinding.ASKED
         self._bytes = 0
         self._lock = threading.Lock()
         with context.database.reading() as connection:
@@ -125,7 +128,8 @@ class _Collector:
     def waiting(self, page_id: str, page: Page, bundle: Resource) -> _Waiting:
         """A page on its way into the store. One that holds what may not be seen is nobody's of the case to see."""
         self.count(len(page.body))
-        return _Waiting(page_id, page, self.case.id if self.is_for_the_case(bundle) else quarantine(self.case.id))
+        shown = not self.is_blind and self.is_for_the_case(bundle)
+        return _Waiting(page_id, page, self.case.id if shown else quarantine(self.case.id))
 
     def store(self, pages: list[_Waiting], finished: Iterable[_Finished] = ()) -> None:
         """Stores pages as they came, and parts that are finished with theirs, in one commit."""
@@ -368,7 +372,8 @@ def _read_files(run: _Collector, attachments: list[Resource], collected: Collect
             said = {"differs": list(file.differs)}
             binary_id = records.copy_reference(run.case.id, run.name, key).partition("/")[2]
             with run.context.database.transaction(SERVICE) as tx:
-                put_binary(tx, run.context, run.case.id, run.name, binary_id, file.content_type, file.data,
+                zone = quarantine(run.case.id) if run.is_blind else run.case.id  # the merge brings it back
+                put_binary(tx, run.context, zone, run.name, binary_id, file.content_type, file.data,
                            key if "://" in key else f"{run.client.base}/{key}")  # fmt: skip
                 progress.finish(tx, run.task_id, {part: said})
         return key, said
@@ -453,7 +458,7 @@ def put_binary(
         )
         return
     if before.case_id != case_id:  # a label came, or went
-        copies.move(tx, before, case_id)
+        resources.move(tx, before, case_id)
     if before.body != body:
         resources.update(tx, before, body, resource, base_url=context.base_url)
 

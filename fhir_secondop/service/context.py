@@ -39,7 +39,8 @@ class Enqueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The real parts, chosen in `bootstrap`. `now` gives ms since 1970; `contact` says whom a recipient calls."""
+    """The real parts, chosen in `bootstrap`. `document_keys` is the file of the keys that sign. `now` gives ms since
+    1970; `contact` says whom a recipient calls."""
 
     database: Database
     base_url: str
@@ -50,9 +51,11 @@ class Context:
     consent_policy: str
     blocked_labels: frozenset[str]
     link_secret: bytes
+    document_keys: Path
     now: Callable[[], int]
     checklists: Path | None = None
     contact: str = ""
+    same_organization: str = "warn"  # what independence takes that for
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""
@@ -88,6 +91,10 @@ def quarantine(case_id: str) -> str:
     return f"{case_id}#quarantine"
 
 
+# What the directory of reviewers belongs to: coordinators see it, no case's audience does.
+DIRECTORY = "#directory"
+
+
 def load(
     connection: SqlConnection, visibility: Visibility, case_id: str, *, gathered: bool = False, drafts: bool = False,
     files: bool = False,
@@ -105,7 +112,11 @@ def load(
     if gathered and not whole:
         raise Forbidden("The record gathered for this case is for its requester, its reviewer and the coordinator.")
     wanted = [case_id, draft_case(case_id)] if drafts else [case_id]
-    query = resources.rows().where(tables.resource.c.case_id.in_(wanted), tables.resource.c.deleted.is_(False))
+    query = resources.rows(visibility).where(
+        tables.resource.c.case_id.in_(wanted),
+        tables.resource.c.deleted.is_(False),
+        sa.not_(resources.hidden(visibility)),
+    )
     if not whole:
         query = query.where(sa.not_(resources.IN_RECORD))
     pulled = tables.resource.c.owner.startswith(resources.SOURCE)
@@ -113,7 +124,7 @@ def load(
     query = query.where(sa.not_(sa.and_(tables.resource.c.type == "Binary", pulled) if gathered else pulled))
     found: list[tuple[int, Resource]] = []
     for row in connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE) if gathered else query):
-        stored = resources.stored(row)
+        stored = resources.stored(row, visibility)
         resource = stored.resource
         if _is_large(stored) and not files:  # a record of many scanned letters does not fit into memory
             resource = attachments.without_data(resource, LARGE_CHARACTERS)
@@ -136,8 +147,7 @@ def require_hand(tx: Transaction, context: Context, case: Case) -> None:
     if rights.has_role(tx.caller, "requester"):
         require_record(tx, context, case.id)
         return
-    owner = case.directory.person(case.coordination.get("owner", {}).get("reference", ""))
-    if owner is None or not rights.acts_as(tx.caller, owner.identifiers):
+    if case.reviewer is None or not rights.acts_as(tx.caller, case.reviewer.identifiers):
         raise Forbidden("This is for the requester of the case, the reviewer who has accepted it, and the coordinator.")
 
 

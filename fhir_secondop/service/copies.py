@@ -16,7 +16,7 @@ from fhir_secondop.opinion.records import Copy
 from fhir_secondop.service.context import Context, quarantine
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Transaction
-from fhir_secondop.store.resources import New, Stored
+from fhir_secondop.store.resources import New
 
 _FILE = re.compile(r'"Binary/([A-Za-z0-9\-.]{1,64})"')
 CHUNK = 200
@@ -27,6 +27,15 @@ _FILES = sa.select(tables.resource.c.id).where(
     tables.resource.c.id.in_(sa.bindparam("ids", expanding=True)),
     tables.resource.c.deleted.is_(False),
 )
+
+# The Provenance of a gathering names its pages; a file is named by what it belongs to.
+_IS_PAGE = sa.and_(
+    tables.resource.c.type == "Binary",
+    sa.exists().where(
+        tables.reference.c.type == "Provenance", tables.reference.c.param == "entity",
+        tables.reference.c.target == sa.literal("Binary/") + tables.resource.c.id,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +107,6 @@ def _is_versioned(copy: Copy) -> bool:
     return ref is not None and bool(ref.version)
 
 
-def move(tx: Transaction, stored: Stored, case_id: str) -> None:
-    """Puts a page or a file into the case, or sets it aside; its versions go along."""
-    where = sa.update(tables.resource).where(tables.resource.c.rid == stored.rid)
-    tx.connection.execute(where.values(case_id=case_id))
-
-
 def bring_back(tx: Transaction, case_id: str, name: str, ids: Iterable[str]) -> set[str]:
     """Puts what was set aside back into the case; the ids, of these, that had been."""
     resource = tables.resource.c
@@ -124,19 +127,20 @@ def put_aside(tx: Transaction, case_id: str, name: str, keys: Iterable[str], hel
     moved = sa.update(tables.resource).where(own).values(case_id=quarantine(case_id))
     bodies = sa.select(tables.version.c.body).select_from(tables.resource.join(tables.version, resources.CURRENT))
     theirs = _files_named(tx.connection.execute(bodies.where(own, resource.id.in_(ids))).scalars())
-    # The Provenance of a gathering names its pages; a file is named by what it belongs to.
-    named = sa.exists().where(
-        tables.reference.c.type == "Provenance", tables.reference.c.param == "entity",
-        tables.reference.c.target == sa.literal("Binary/") + resource.id,
-    )  # fmt: skip
-    pages = sa.and_(resource.type == "Binary", named)
-    tx.connection.execute(moved.where(sa.or_(resource.id.in_(ids), pages)))
+    tx.connection.execute(moved.where(sa.or_(resource.id.in_(ids), _IS_PAGE)))
     if not theirs:
         return
     others = sa.select(tables.version.c.body).select_from(tables.resource.join(tables.version, resources.CURRENT))
     others = others.where(own, resource.type != "Binary", tables.version.c.body.contains('"Binary/'))
     theirs -= _files_named(tx.connection.execute(others.execution_options(yield_per=CHUNK)).scalars())
     tx.connection.execute(moved.where(resource.type == "Binary", resource.id.in_(sorted(theirs))))
+
+
+def set_pages_aside(tx: Transaction, case_id: str) -> None:
+    """Takes every page that came from an EHR out of the case: it is whole, whatever is withheld of what it brought."""
+    resource = tables.resource.c
+    own = sa.and_(resource.case_id == case_id, resource.owner.startswith(resources.SOURCE), _IS_PAGE)
+    tx.connection.execute(sa.update(tables.resource).where(own).values(case_id=quarantine(case_id)))
 
 
 def _files_named(bodies: Iterable[str]) -> set[str]:

@@ -8,9 +8,11 @@ from typing import Any
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.opinion import alignment, codes, facts, records, render, report
-from fhir_secondop.opinion.case import Case, derived_id
+from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.people import Person
+from fhir_secondop.service import sealing
 from fhir_secondop.service.context import Context
+from fhir_secondop.service.sealing import Sealed
 from fhir_secondop.store import resources
 
 NOTICE = "deliver-notice"
@@ -22,20 +24,24 @@ DOC_STATUS = {
 
 
 def deliverable(context: Context, case: Case, task: Resource, person: Person) -> Deliverable:
-    """The document of a delivery Task, from the version that its focus names."""
+    """The document of a delivery Task, from the version that its focus names.
+
+    Raises Conflict when that is a report whose signature does not hold.
+    """
     if codes.has(task["code"], codes.TASK, NOTICE):
         return _notice(context, case, task, person)
     kind, resource_id, _, version = task["focus"]["reference"].split("/")
-    with context.database.reading() as connection:
-        focus = resources.history(connection, EVERYTHING, kind, resource_id, version=int(version))[0].resource
-        if kind == "DiagnosticReport":
-            cited = [r["reference"].partition("/")[2] for r in focus.get("result", [])]
-            observations = tuple(resources.read(connection, EVERYTHING, "Observation", ref).resource for ref in cited)
-        else:
-            observations = ()
     number = alignment.version_of(task)
+    signed: Sealed | None = None
+    if kind == "DiagnosticReport":
+        # Out of the signed bytes: what leaves can't be anything else than what was signed.
+        signed = sealing.require(context, case, number)
+        focus = signed.report
+    else:
+        with context.database.reading() as connection:
+            focus = resources.history(connection, EVERYTHING, kind, resource_id, version=int(version))[0].resource
     clinicians = frozenset(person.identifiers) | (case.requester.identifiers if case.requester else frozenset())
-    name = "report" if kind == "DiagnosticReport" else "plan"
+    name = "report" if signed else "plan"
     author = focus["performer"][0] if name == "report" else focus["author"]
     common: dict[str, Any] = {
         "set_id": f"urn:uuid:{derived_id(case.id, 'set', name)}",
@@ -48,8 +54,10 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
         "period": _period(case),
         "labels": tuple(records.labels(case)),
     }
-    if name == "report":
-        forms = _forms(case, derived_id(case.id, "document", number))
+    if signed:
+        cited = {r["reference"] for r in focus.get("result", [])}
+        observations = tuple(r for r in signed.resources if reference(r) in cited)
+        forms = _by_type(focus["presentedForm"])
         return Deliverable(
             title=_title("Second opinion", case, number, focus["status"]),
             issued=focus["issued"],
@@ -64,6 +72,8 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
                 for o in case.of_type("Observation")
                 if o["status"] == "entered-in-error" and o["id"] not in {x["id"] for x in observations}
             ),
+            signed=signed.data,
+            signature=signed.jws,
             **common,
         )
     forms = _forms(case, derived_id(case.id, "plan-document", number))
@@ -107,7 +117,10 @@ def _notice(context: Context, case: Case, task: Resource, person: Person) -> Del
 def _forms(case: Case, document_id: str) -> dict[str, bytes]:
     """The renderings of a document of the case, by media type: rendered once, sent to everybody."""
     document = next(d for d in case.of_type("DocumentReference") if d["id"] == document_id)
-    attachments = [content["attachment"] for content in document["content"]]
+    return _by_type([content["attachment"] for content in document["content"]])
+
+
+def _by_type(attachments: list[Resource]) -> dict[str, bytes]:
     return {a["contentType"].partition(";")[0]: base64.b64decode(a["data"]) for a in attachments}
 
 

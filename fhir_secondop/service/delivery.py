@@ -23,7 +23,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import addresses, deliverables, patients, repository, sensitivity
+from fhir_secondop.service import addresses, deliverables, patients, repository, sealing, sensitivity
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, checked, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -128,6 +128,11 @@ def attempt(context: Context, task_id: str, number: int) -> str:
     if not decision.permitted and not codes.has(job.task["code"], codes.TASK, deliverables.NOTICE):
         return _withhold(context, job, f"Not sent: {decision.because}.")
     if job.connection is None:
+        if codes.has(job.task["code"], codes.TASK, "deliver-report"):
+            try:
+                sealing.require(context, job.case, alignment.version_of(job.task))
+            except Conflict as error:
+                return _hold(context, job, error.message)
         return _issue_link(context, job, "no EHR connection to this organization")
     try:
         return _deliver(context, job, job.connection)
@@ -210,6 +215,11 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                     raise
                 if failure.kind not in ("validation", "scope", "policy"):
                     raise
+                if document.signed and failure.kind == "validation":
+                    # Perhaps it takes one attachment alone: the form that people read goes without the signed bytes.
+                    document = replace(document, signed=b"", signature="")
+                    job = _not_sent(context, job)
+                    continue
                 # The EHR said no to this way of doing it, which is an answer: the next rung may do.
                 refused.append((chosen.rung.number, f"refused ({failure.kind}: {failure.why})"))
                 job = _not_sent(context, job)

@@ -41,8 +41,7 @@ class Opened:
 
 def as_reviewer(case: Case, caller: Caller) -> Person:
     """The reviewer who has the case. Raises Forbidden unless the caller is that person."""
-    owner = case.coordination.get("owner", {}).get("reference", "")
-    person = case.directory.person(owner)
+    person = case.reviewer
     if person is None:
         raise Conflict("Nobody has accepted this case yet.")
     if not rights.acts_as(caller, person.identifiers):
@@ -118,9 +117,11 @@ def read(context: Context, caller: Caller, case_id: str) -> Opened:
     items = gather.items(context, case)
     gaps = gather.named_gaps(case, items)
     amending = proposal is not None and is_signed(case)
+    kind = kind_of(proposal) if amending and proposal else ""
     return Opened(
-        case, draft, version_of(case), kind_of(proposal) if amending and proposal else "",
-        reason_of(proposal) if amending and proposal else "", tuple(items), tuple(gaps), _to_do(case, draft, gaps),
+        case, draft, version_of(case), kind,
+        reason_of(proposal) if amending and proposal else "", tuple(items), tuple(gaps),
+        _to_do(case, draft, gaps, kind),
     )  # fmt: skip
 
 
@@ -129,9 +130,9 @@ def _loaded(context: Context, caller: Caller, case_id: str) -> Case:
         return load(connection, context.visibility(caller), case_id, gathered=True, drafts=True)
 
 
-def _to_do(case: Case, draft: report.Draft, gaps: list[str]) -> tuple[Issue, ...]:
+def _to_do(case: Case, draft: report.Draft, gaps: list[str], kind: str) -> tuple[Issue, ...]:
     try:
-        report.check_signable(case, draft, gaps)
+        report.check_signable(case, draft, gaps, kind)
     except Invalid as error:
         return error.issues
     return ()

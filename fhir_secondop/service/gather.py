@@ -21,7 +21,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import asking, collect, copies, merging, patients, sensitivity
+from fhir_secondop.service import asking, blinding, collect, copies, merging, patients, sensitivity
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, require_hand
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
@@ -185,7 +185,7 @@ def _end(
         progress.forget(tx, task["id"])
     # Apart: whatever the checklist or the groups may stumble over, the Task has ended and the manifest says why.
     with context.database.transaction(SERVICE) as tx:
-        _settle(tx, context, case.id)
+        settle(tx, context, case.id)
     return ["ended"]
 
 
@@ -276,7 +276,7 @@ def _merge(context: Context, case: Case, task: Resource, patient_id: str, first_
         )
         put(tx, context, case.id, _advanced(said, "completed", now))
         progress.forget(tx, task_id)
-        _settle(tx, context, case.id)
+        settle(tx, context, case.id)
 
 
 def _package(context: Context, case: Case, task: Resource, gathered: records.Gathered) -> Resource:
@@ -286,10 +286,12 @@ def _package(context: Context, case: Case, task: Resource, gathered: records.Gat
                            sensitivity.marks(context, connection_name(task)))  # fmt: skip
 
 
-def _settle(tx: Transaction, context: Context, case_id: str) -> None:
-    """When the last source has ended: says on the coordination Task whether the record is complete."""
+def settle(tx: Transaction, context: Context, case_id: str) -> None:
+    """When the last source has ended, says on the coordination Task whether the record is complete."""
     case = load(tx.connection, EVERYTHING, case_id, gathered=True)
     merging.regroup(tx, context, case)
+    if blinding.is_blind(case):
+        blinding.mark(tx, load(tx.connection, EVERYTHING, case_id, gathered=True))
     if any(t["status"] not in _ENDED for t in case.tasks_of("gather-records")):
         return
     found = items(context, case)

@@ -11,7 +11,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Forbidden
 from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
-from fhir_secondop.opinion import codes, intake, workflow
+from fhir_secondop.opinion import intake, workflow
 from fhir_secondop.opinion.intake import Sent
 from fhir_secondop.service import audience, review
 from fhir_secondop.service.context import Context, load
@@ -150,7 +150,7 @@ _CHANGING = frozenset({"status", "statusReason", "businessStatus", "note", "last
 
 def _check_kept(before: Resource, after: Resource) -> None:
     changing = _CHANGING
-    carried = workflow.is_delivery(before) or codes.has(before["code"], codes.TASK, "gather-records")
+    carried = workflow.is_carried(before)
     if carried or workflow.is_coordination(before):
         changing = changing - {"businessStatus"}  # how far it has come is what was done, and not what somebody says
     if carried:

@@ -15,11 +15,12 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import case as cases
-from fhir_secondop.opinion import intake
+from fhir_secondop.opinion import intake, workflow
+from fhir_secondop.opinion.blinding import is_asked
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.intake import Request, Sent
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, gather
+from fhir_secondop.service import audience, blinding, gather
 from fhir_secondop.service.context import Context, load, put, put_all, who
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.bundles import Entry
@@ -49,6 +50,13 @@ def open_case(
     """
     rights.require_role(caller, "requester")
     rights.require_creates(caller, [s.resource["resourceType"] for s in sent])
+    return open_checked(context, caller, sent, bodies, key)
+
+
+def open_checked(
+    context: Context, caller: Caller, sent: Sequence[Sent], bodies: Sequence[Body | None], key: str = ""
+) -> Opened:
+    """The same for a caller who was found to be allowed to ask by another rule."""
     request = intake.check(sent)
     digest = intake.digest(sent)
     keys = [_key("placer", request.placer)] if request.placer else []
@@ -145,7 +153,10 @@ def _store(
         put(tx, context, case_id, the_request)
     patient = the_request["subject"]["reference"]
     reviewer = next((p["reference"] for p in the_request.get("performer", []) if "reference" in p), "")
-    put_all(tx, context, case_id, cases.opened(the_request, case_id, patient, now, reviewer))
+    opened = cases.opened(the_request, case_id, patient, now, reviewer)
+    if is_asked(the_request):
+        opened = [blinding.begun(r) if workflow.is_coordination(r) else r for r in opened]
+    put_all(tx, context, case_id, opened)
     put(
         tx, context, case_id,
         provenance(
@@ -157,6 +168,10 @@ def _store(
     person = case.directory.person(reviewer) if reviewer else None
     audience.admit(tx, case_id, {caller.id, *(person.identifiers if person else ())})
     audience.admit_members(tx, case)
+    if blinding.is_blind(case):
+        blinding.mark(tx, case)
+        if person is not None:
+            blinding.admit(tx, case, person)
     gather.start(tx, context, case, case.sources)
 
 

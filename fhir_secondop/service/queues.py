@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fhir_secondop.access import rights
 from fhir_secondop.fhir import times
-from fhir_secondop.model import Caller
+from fhir_secondop.model import EVERYTHING, Caller
 from fhir_secondop.opinion import alignment
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.service import delivery, gather, worklist
@@ -43,7 +43,7 @@ def of_connections(context: Context, caller: Caller, newest_cases: int = 1000) -
     with context.database.reading() as connection:
         # The service itself counts: who runs the connections sees no case.
         ids, _ = worklist.case_ids(connection, context, SERVICE, newest_cases)
-        marks = [mark for case in worklist.cases(connection, ids, _TYPES) for mark in _marks(context, case)]
+        marks = [mark for case in worklist.cases(connection, EVERYTHING, ids, _TYPES) for mark in _marks(context, case)]
     return [_queue(name, [mark for mark in marks if mark[0] == name]) for name in context.connections]
 
 

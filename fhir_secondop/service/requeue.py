@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from fhir_secondop.model import EVERYTHING
-from fhir_secondop.opinion import codes, workflow
-from fhir_secondop.service import delivery, gather
+from fhir_secondop.opinion import codes, eligibility, workflow
+from fhir_secondop.service import candidates, coverage, delivery, gather
 from fhir_secondop.service.context import SERVICE, Context, load
 from fhir_secondop.store import resources, tables
 
@@ -14,7 +14,7 @@ _OPEN = ("requested", "accepted", "in-progress")
 
 
 def requeue(context: Context) -> int:
-    """Enqueues the workflow of every open gathering and delivery Task; how many there were.
+    """Enqueues the workflow of every open Task that one carries or ends; how many there were.
 
     A workflow that is there already is left as it is, so this may run at every start.
     """
@@ -38,6 +38,10 @@ def requeue(context: Context) -> int:
                 gather.enqueue(tx, context, task)
             elif workflow.is_delivery(task):
                 delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, stored.case_id or ""), task)
+            elif codes.has(task["code"], codes.TASK, eligibility.CODE):
+                coverage.enqueue(tx, context, task)
+            elif workflow.is_review(task) and task["status"] == "requested":
+                candidates.enqueue(tx, context, task)
             else:
                 continue
             count += 1

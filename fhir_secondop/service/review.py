@@ -9,14 +9,14 @@ from typing import Any
 
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Invalid, NotFound
-from fhir_secondop.fhir import refs
+from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import codes, facts, independence, intake_json, records, workflow
-from fhir_secondop.opinion.case import Case, derived_id, profile, reference, review_task
+from fhir_secondop.opinion import codes, facts, independence, intake_json, participation, records, third, workflow
+from fhir_secondop.opinion.case import Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
 from fhir_secondop.opinion.people import Directory, Person, identifiers
-from fhir_secondop.service import audience
+from fhir_secondop.service import audience, blinding
 from fhir_secondop.service.context import (
     Context,
     case_of_task,
@@ -42,31 +42,16 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def review_of(case: Case, reference_: str) -> Resource | None:
-    """The review Task of that reviewer under the current coordination Task."""
+    """The newest review Task of that reviewer under the current coordination Task."""
     coordination = case.coordination
-    for task in case.reviews:
+    for task in reversed(case.reviews):
         part_of = task["partOf"][0]["reference"]
         if task.get("owner", {}).get("reference") == reference_ and part_of == reference(coordination):
             return task
     return None
 
 
-def _reviewer(tx: Transaction, context: Context, case: Case, caller: Caller, plain: Plain) -> tuple[Person, Case]:
-    """The reviewer with what is said of them, and the case with them in it.
-
-    `plain["reviewer"]` has the shape of a provider in the intake, with its organization inline.
-    """
-    composed = _reviewer_resources(case, plain["reviewer"])
-    known = {reference(r) for r in case.resources}
-    put_all(tx, context, case.id, [r for r in composed if reference(r) not in known])
-    case = Case(case.id, [*case.resources, *(r for r in composed if reference(r) not in known)])
-    person = case.directory.person(reference(composed[-1]))
-    if person is None:
-        raise Invalid("Say who the reviewer is.", path="reviewer")
-    return person, case
-
-
-def _reviewer_resources(case: Case, plain: Plain) -> list[Resource]:
+def reviewer_resources(case: Case, plain: Plain) -> list[Resource]:
     """Organization, Practitioner and PractitionerRole; those of the case with the same identifier are used again."""
     made: dict[str, Resource] = {}
     key = plain.get("npi") or plain["family"]
@@ -111,7 +96,9 @@ def _declaration(plain: Plain) -> Declaration | None:
     return Declaration(said.get("interests", ""), tuple(map(str, said.get("participated", []))))
 
 
-def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Assessment:
+def assess(
+    case: Case, reviewer: Person, declaration: Declaration | None, same_organization: str = "warn"
+) -> Assessment:
     """The independence of a reviewer from the authors of what is under review and from earlier reviewers.
 
     The case must have been loaded with the record for "treated the patient before" to be seen.
@@ -129,10 +116,15 @@ def assess(case: Case, reviewer: Person, declaration: Declaration | None) -> Ass
         if resource["resourceType"] == "Practitioner"
         for identifier in identifiers(resource)
     }
-    found = independence.assess(reviewer, [*case.authors, *earlier], declaration, frozenset(treated))
+    elsewhere = [p for p in map(case.directory.person, third.earlier(case)) if p is not None]
+    others = [*case.authors, *earlier, *elsewhere]
+    found = independence.assess(
+        reviewer, others, declaration, frozenset(treated), participation.identifiers_of(case), same_organization
+    )
     unnamed = [
-        independence.Finding("unknown", "nobody is named as author of an item under review", facts.item_title(item))
-        for item in case.items
+        # By its number: who reviews blind reads this before knowing what the item is.
+        independence.Finding("unknown", "nobody is named as author of an item under review", f"item {number}")
+        for number, item in enumerate(case.items, 1)
         if not case.authors_of(item)
     ]
     return Assessment((*found.findings, *unnamed))
@@ -142,27 +134,11 @@ def independence_of(context: Context, caller: Caller, case_id: str, plain: Plain
     """What `$accept` would find, without accepting."""
     with context.database.reading() as connection:
         case = load(connection, context.visibility(caller), case_id, gathered=True)
-    composed = _reviewer_resources(case, plain["reviewer"])
+    composed = reviewer_resources(case, plain["reviewer"])
     person = Directory([*case.resources, *composed]).person(reference(composed[-1]))
     if person is None:
         raise Invalid("Say who the reviewer is.", path="reviewer")
-    return assess(case, person, _declaration(plain))
-
-
-def ask(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
-    """The coordinator asks a reviewer: a Task for the candidate, who sees the case from now on."""
-    rights.require_role(caller)
-    with context.database.transaction(caller) as tx:
-        case = load(tx.connection, context.visibility(caller), case_id)
-        person, case = _reviewer(tx, context, case, caller, plain)
-        task = review_of(case, person.reference)
-        if task is None:
-            if case.coordination["status"] != "requested":
-                raise Conflict("Somebody has taken the case already.")
-            task = review_task(case_id, case.coordination, person.reference, context.instant())
-            put(tx, context, case_id, task)
-        audience.admit(tx, case_id, person.identifiers)
-        return task
+    return assess(case, person, _declaration(plain), context.same_organization)
 
 
 def accept(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resource:
@@ -175,6 +151,7 @@ def accept(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
         task = _own_review(case, caller)
         if task["status"] == "accepted":
             return task
+        blinding.require_blindable(caller, case)
         accepted = workflow.moved(task, "accepted", context.instant())
         return take(
             tx, context, case, accepted, _declaration(plain), plain.get("attestation", ""), plain.get("override", "")
@@ -186,18 +163,22 @@ def take(
     attestation: str, override: str,
 ) -> Resource:  # fmt: skip
     """What follows when a review Task is accepted, in the same transaction; the Task as it then stands."""
+    until = accepted.get("restriction", {}).get("period", {}).get("end", "")
+    if until and times.interval(until).low <= context.now():
+        raise Conflict(f"The time to answer was over at {facts.moment(until)}; ask the coordinator.")
     person = case.directory.person(accepted["owner"]["reference"])
     if person is None:
         raise Invalid("The reviewer of this Task is not known.", path="Task.owner")
     # With the record: who treated the patient stands there.
     whole = load(tx.connection, EVERYTHING, case.id, gathered=True)
-    assessment = assess(whole, person, declaration)
+    assessment = assess(whole, person, declaration, context.same_organization)
     independence.admit(assessment, attestation=attestation, override=override)
     now = context.instant()
     stated = independence.extension(assessment, attestation=attestation, override=override)
     accepted = {**accepted, "extension": [stated]}
     both = workflow.moved(case.coordination, "accepted", now)
-    both = {**both, "owner": {"reference": person.reference, "display": person.name}, "extension": [stated]}
+    kept = [ext for ext in both.get("extension", []) if ext["url"] != codes.INDEPENDENCE]
+    both = {**both, "owner": {"reference": person.reference, "display": person.name}, "extension": [*kept, stated]}
     put_all(tx, context, case.id, [accepted, both])
     for other in case.reviews:
         if other["id"] != accepted["id"] and other["status"] in ("requested", "received"):
@@ -205,7 +186,8 @@ def take(
             lost = case.directory.person(other["owner"]["reference"])
             audience.dismiss(tx, case, lost.identifiers if lost else frozenset())
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
-    audience.admit(tx, draft_case(case.id), person.identifiers)
+    for part in (case.id, draft_case(case.id)):  # no longer until a time limit only
+        audience.admit(tx, part, person.identifiers)
     return accepted
 
 
@@ -235,10 +217,10 @@ def withdraw(context: Context, caller: Caller, case_id: str, plain: Plain) -> Re
     """A reviewer who had accepted steps back: both Tasks fail, and a new coordination Task opens for the next."""
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id)
-        return _open_again(tx, context, case, _own_review(case, caller), plain)
+        return open_again(tx, context, case, _own_review(case, caller), plain)
 
 
-def _open_again(tx: Transaction, context: Context, case: Case, task: Resource, plain: Plain) -> Resource:
+def open_again(tx: Transaction, context: Context, case: Case, task: Resource, plain: Plain) -> Resource:
     """The case without the reviewer who had accepted it; that one's Task, which has failed."""
     now, old = context.instant(), case.coordination
     failed = [
@@ -256,6 +238,8 @@ def _open_again(tx: Transaction, context: Context, case: Case, task: Resource, p
         lastModified=now,
         input=[{"type": codes.concept(codes.EVIDENCE, "follows"), "valueReference": {"reference": reference(old)}}],
     )
+    if blinding.is_blind(case):
+        opened = blinding.begun(opened)
     put_all(tx, context, case.id, [*failed, opened])
     audience.dismiss(tx, case, _identifiers(case, task))
     drop_draft(tx, case.id)
@@ -282,11 +266,11 @@ def _may_cancel(caller: Caller, case: Case, task: Resource) -> None:
     is_placer = requester is not None and rights.acts_as(caller, requester.identifiers)
     if not (workflow.is_coordination(task) and is_placer):
         rights.require_role(caller)
-    if workflow.is_delivery(task) or codes.has(task.get("code"), codes.TASK, "gather-records"):
+    if workflow.is_carried(task):
         raise Conflict("Its workflow carries this Task on; it is not cancelled by hand.")
 
 
-def _has_case(case: Case, review: Resource) -> bool:
+def has_case(case: Case, review: Resource) -> bool:
     """Whether this is the review under way: the one that was accepted, of the current coordination Task."""
     under_way = review["status"] in ("accepted", "ready", "in-progress", "on-hold")
     return under_way and review["partOf"][0]["reference"] == reference(case.coordination)
@@ -307,8 +291,8 @@ def cancel(context: Context, caller: Caller, task_id: str, plain: Plain) -> Reso
         task, now = stored.resource, context.instant()
         case = load(tx.connection, EVERYTHING, case_id)
         _may_cancel(caller, case, task)
-        if workflow.is_review(task) and _has_case(case, task):
-            return _open_again(tx, context, case, task, plain)
+        if workflow.is_review(task) and has_case(case, task):
+            return open_again(tx, context, case, task, plain)
         held_from = held_from_of(resources.history(tx.connection, EVERYTHING, "Task", task_id))
         if "in-progress" not in (task["status"], held_from if task["status"] == "on-hold" else ""):
             cancelled = workflow.moved(task, "cancelled", now, reason=plain["reason"],

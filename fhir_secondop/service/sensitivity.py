@@ -39,6 +39,13 @@ def may_send(context: Context, case: Case, actors: frozenset[str]) -> Decision:
     return consent.decide(case.of_type("Consent"), policy, actors, context.now())
 
 
+def may_tell_payer(context: Context, case: Case, actors: frozenset[str]) -> Decision:
+    """Whether the payer of these references may be told of the case, to say whether it covers it."""
+    policy = "explicit" if records.is_part2(case) else context.consent_policy
+    consents = case.of_type("Consent")
+    return consent.decide(consents, policy, actors, context.now(), purposes=consent.COVERAGE)
+
+
 def marks(context: Context, name: str) -> list[Resource]:
     """The labels that everything from that source carries."""
     connection = context.connections.get(name)  # none where there is no connection to it

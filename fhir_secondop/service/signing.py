@@ -8,12 +8,13 @@ from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
+from fhir_secondop.opinion import blinding as blindness
 from fhir_secondop.opinion import codes, records, render, report, sections, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, deliverables, delivery, drafts, gather
+from fhir_secondop.service import audience, blinding, deliverables, delivery, drafts, gather, sealing
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
@@ -33,6 +34,7 @@ def submit(
     with context.database.transaction(caller) as tx:
         case = load(tx.connection, context.visibility(caller), case_id, drafts=True)
         person = drafts.as_reviewer(case, caller)
+        blinding.require_opened(tx, context, case_id)
         if drafts.is_signed(case):
             raise Conflict("The report is signed; change it with $amend-report.")
         drafts.check_version(case, expected)
@@ -134,12 +136,13 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     drafts.check_version(case, expected)
     items = gather.items(context, case)
     draft = report.from_fhir(case, DRAFT)
-    report.check_signable(case, draft, gather.named_gaps(case, items))
+    report.check_signable(case, draft, gather.named_gaps(case, items), drafts.kind_of(proposal))
     now = context.instant()
     said = drafts.facts_of(case, proposal, draft, person, items, now)
     status, version, reason = drafts.kind_of(proposal), report.version_of(proposal), drafts.reason_of(proposal)
     stated = drafts.stated(case)
     # Rendered outside the transaction: it takes a second the first time, and writers wait for nobody.
+    key = sealing.key_now(context)
     presented = tuple(
         attachment(form, kind, f"Second opinion, version {version}", now) for kind, form in render.forms(said)
     )
@@ -151,7 +154,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             raise Conflict("The case changed while it was being signed; look at it again, then sign.")
         composed = report.to_fhir(
             case, draft, status=status, version=version, reviewer=person.reference, now=now,
-            extra=sections.of_facts(said), presented=presented, stated=stated,
+            extra=sections.of_facts(said, map(reference, blindness.first_reads(case))), presented=presented,
+            stated=stated,
             replaces=versioned(before) if before else "",
             composition_version=_composition_version(case) if before else "",
             started=case.encounter.get("period", {}).get("start", ""),
@@ -159,6 +163,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
         composed = [records.labelled(case, r) for r in composed]
         _check_invariants(case, composed)
         _replace(tx, context, case, composed)
+        blinding.publish(tx, case_id)
         drop_draft(tx, case_id)
         signed_report = composed[-1]
         if not before:
@@ -166,13 +171,15 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             # The document carries the request and the consultation as they are from now on.
             case = load(tx.connection, EVERYTHING, case_id)
         stored = resources.read(tx.connection, EVERYTHING, "DiagnosticReport", signed_report["id"])
-        document = _document(tx, context, case, composed, person, version, now)
+        document, bundle = _document(tx, context, case, composed, person, version, now)
+        binary, signature = sealing.seal(tx, context, case, bundle, version=version, signer=person.reference,
+                                         auth_time=caller.auth_time, key=key)  # fmt: skip
         put(
             tx, context, case_id,
             provenance(
-                derived_id(case_id, "provenance", "report", version), [stored.versioned, document], now,
+                sealing.provenance_id(case_id, version), [stored.versioned, document, reference(bundle), binary], now,
                 activity="UPDATE" if before else "CREATE", author={**who(caller), "reference": person.reference},
-                sources=[f"List/{p['id']}" for p in case.of_type("List")],
+                sources=[f"List/{p['id']}" for p in case.of_type("List")], signature=signature,
                 revises=versioned(before) if before else "", reason=reason, auth_time=caller.auth_time,
             ),
         )  # fmt: skip
@@ -209,8 +216,8 @@ def _check_invariants(case: Case, composed: list[Resource]) -> None:
 
 def _document(
     tx: Transaction, context: Context, case: Case, composed: list[Resource], person: Person, version: int, now: str
-) -> str:
-    """The document Bundle and the DocumentReference of this version; the one before becomes superseded."""
+) -> tuple[str, Resource]:
+    """The DocumentReference of this version, and the document Bundle; the one before becomes superseded."""
     composition = composed[-2]
     cited = [composition, case.patient, case.encounter, case.request, *case.items, *composed[:-2], composed[-1]]
     professionals = [
@@ -227,7 +234,8 @@ def _document(
         timestamp=now,
         entry=[{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in [*cited, *professionals]],
     )
-    put(tx, context, case.id, records.labelled(case, bundle))
+    bundle = records.labelled(case, bundle)
+    put(tx, context, case.id, bundle)
     previous = derived_id(case.id, "document", version - 1)
     document = compose(
         "DocumentReference",
@@ -253,7 +261,7 @@ def _document(
     if version > 1:
         old = resources.read(tx.connection, EVERYTHING, "DocumentReference", previous).resource
         put(tx, context, case.id, {**old, "status": "superseded"})
-    return reference(document)
+    return reference(document), bundle
 
 
 def _complete(tx: Transaction, context: Context, case: Case, person: Person, signed: Resource, now: str) -> None:

@@ -16,7 +16,7 @@ from dbos._client import EnqueueOptions
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import delivery, gather
+from fhir_secondop.service import candidates, coverage, delivery, gather
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.store.audit import origin
@@ -89,7 +89,12 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
     _register(context)
     DBOS.launch()
     try:
-        limits = {gather.WORKFLOW: settings.gatherings_per_ehr, delivery.WORKFLOW: settings.deliveries_per_ehr}
+        limits = {
+            gather.WORKFLOW: settings.gatherings_per_ehr,
+            delivery.WORKFLOW: settings.deliveries_per_ehr,
+            candidates.WORKFLOW: 1,
+            coverage.WORKFLOW: 1,
+        }
         for name, at_once in limits.items():
             DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
         yield
@@ -152,6 +157,27 @@ def _register(context: Context) -> None:
             log.error("delivering %s failed: %s", task_id, type(error).__name__)
             give_up(task_id, f"It failed on our side ({type(error).__name__}); replay it when that is mended.")
             return "on-hold"
+
+    ask_payer = step("check-coverage.ask", lambda task: coverage.ask(context, task), **retried)
+    payer_silent = step("check-coverage.fail", lambda task, why: coverage.fail(context, task, why))
+
+    @DBOS.workflow(name=coverage.WORKFLOW)
+    def check_coverage(task_id: str) -> str:
+        try:
+            return str(ask_payer(task_id))
+        except EhrFailure as failure:
+            return str(payer_silent(task_id, f"the payer did not answer: {failure.kind}"))
+        except Exception as error:
+            why = _given_up(error)
+            if not why:
+                log.error("asking a payer for %s failed: %s", task_id, type(error).__name__)
+            return str(payer_silent(task_id, f"the payer did not answer: {why}" if why else "it failed on our side"))
+
+    expire = step("answer-by.expire", lambda task, number: candidates.expire(context, task, number))
+
+    @DBOS.workflow(name=candidates.WORKFLOW)
+    def answer_by(task_id: str, number: int) -> str:
+        return str(expire(task_id, number))
 
 
 def _given_up(error: Exception) -> str:

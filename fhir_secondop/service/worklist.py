@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.fhir import times
-from fhir_secondop.model import Caller, Resource
+from fhir_secondop.model import Caller, Resource, Visibility
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.service import delivery, gather, patients
@@ -69,7 +69,7 @@ def listed(context: Context, caller: Caller, limit: int = 200, before: str = "")
     now = context.now()
     with context.database.reading() as connection:
         ids, older = case_ids(connection, context, caller, limit, before)
-        found = cases(connection, ids)
+        found = cases(connection, context.visibility(caller), ids)
         since = _complete_since(connection, found)
         waiting = _with_candidates(connection, context, found)
     rows = [
@@ -89,18 +89,21 @@ def _days(now: int, since: int) -> int:
     return max(0, (now - since) // _DAY_MS)
 
 
-def cases(connection: SqlConnection, ids: Sequence[str], types: Sequence[str] = _TYPES) -> list[Case]:
-    """These cases with their own resources of these types, and nothing of the pulled record; for the service's use."""
+def cases(
+    connection: SqlConnection, visibility: Visibility, ids: Sequence[str], types: Sequence[str] = _TYPES
+) -> list[Case]:
+    """These cases, which may be seen, with their own resources of these types, and nothing of the pulled record."""
     by_case: dict[str, list[tuple[int, Resource]]] = {case_id: [] for case_id in ids}
     for some in _lots(ids):
-        query = resources.rows().where(
+        query = resources.rows(visibility).where(
             tables.resource.c.case_id.in_(some),
+            sa.not_(resources.hidden(visibility)),
             tables.resource.c.type.in_(types),
             tables.resource.c.deleted.is_(False),
             sa.not_(resources.IN_RECORD),
         )
         for row in connection.execute(query):
-            stored = resources.stored(row)
+            stored = resources.stored(row, visibility)
             by_case[str(stored.case_id)].append((stored.rid, stored.resource))
     return [Case(key, (r for _, r in sorted(rows, key=lambda row: row[0]))) for key, rows in by_case.items()]
 

@@ -52,10 +52,21 @@ class Change:
     case_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """That somebody may see a case from now on, another part of it or for another time, or no more."""
+
+    interaction: str  # create, update, delete
+    case_id: str
+    party: str
+    part: str
+    until: int | None  # ms since 1970; None: without end
+
+
 @dataclass(slots=True)
 class Transaction:
     """A write transaction of one caller. `changes` grows as resources are written, `bulk` counts by (type, case) those
-    that nobody looks at one by one.
+    that nobody looks at one by one, `admissions` are what it changed of who sees which case.
     """
 
     connection: Connection
@@ -63,6 +74,7 @@ class Transaction:
     _last_ms: int
     changes: list[Change] = field(default_factory=list)
     bulk: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    admissions: list[Admission] = field(default_factory=list)
 
     def tick(self) -> int:
         """The next `lastUpdated`, in ms; later than every earlier one of this database."""
@@ -121,6 +133,24 @@ class Database:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
             connection.rollback()
+
+    @contextmanager
+    def one_statement(self) -> Iterator[Any]:
+        """The driver's own connection, for one statement that reads: a transaction in itself."""
+        pooled = self.engine.raw_connection()
+        driver: Any = pooled.driver_connection
+        try:
+            if self.is_sqlite:
+                yield driver
+                return
+            driver.autocommit = True  # else BEGIN and ROLLBACK go to the server and back, each alone
+            yield driver
+            driver.autocommit = False  # as the next one from the pool expects it
+        except BaseException:
+            pooled.invalidate()
+            raise
+        finally:
+            pooled.close()
 
     @contextmanager
     def transaction(self, caller: Caller) -> Iterator[Transaction]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from fhir_secondop.model import Caller
-from fhir_secondop.store import tables
+from fhir_secondop.store import lookup, tables
 from fhir_secondop.store.database import Database
 
 _DOOR = Caller("sign-in", "Sign-in of systems", frozenset({"system"}))
@@ -67,8 +67,7 @@ class Grants:
 
     def find(self, token: str) -> Grant | None:
         """What a token stands for, as long as it is good."""
-        with self.database.reading() as connection:
-            row = connection.execute(_FIND, {"hash": _hash(token), "now": self.now()}).one_or_none()
+        row = lookup.one_row(self.database, _FIND, hash=_hash(token), now=self.now())
         return None if row is None else Grant(*row)
 
     def revoke(self, token: str) -> None:

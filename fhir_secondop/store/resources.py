@@ -15,7 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from fhir_secondop.errors import Conflict, Gone, Invalid, NotFound, PreconditionFailed
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.fhir.codec import Body
-from fhir_secondop.model import RECORD, REPORT, Resource, Visibility
+from fhir_secondop.model import BLIND, EVERYTHING, RECORD, REPORT, Resource, Visibility
 from fhir_secondop.store import index, tables
 from fhir_secondop.store.conditions import matching
 from fhir_secondop.store.database import Change, Transaction
@@ -24,6 +24,7 @@ from fhir_secondop.store.database import Change, Transaction
 SOURCE = "source:"
 UPLOAD = "upload:"
 IN_RECORD = sa.or_(tables.resource.c.owner.startswith(SOURCE), tables.resource.c.owner.startswith(UPLOAD))
+_AT_ONCE = 300  # pairs in one statement
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
@@ -98,17 +99,32 @@ _COLUMNS = (
 CURRENT = sa.and_(tables.version.c.rid == tables.resource.c.rid, tables.version.c.version == tables.resource.c.version)
 
 
-def rows() -> sa.Select[Any]:
+def rows(visibility: Visibility = EVERYTHING) -> sa.Select[Any]:
     """Current versions, to be narrowed by conditions on `tables.resource`."""
-    return sa.select(*_COLUMNS).select_from(tables.resource.join(tables.version, CURRENT))
+    return _columns(visibility).select_from(tables.resource.join(tables.version, CURRENT))
 
 
-def stored(row: Any) -> Stored:
-    """The Stored of a row of `rows()`."""
-    return Stored(
+def _columns(visibility: Visibility) -> sa.Select[Any]:
+    if visibility.everything:
+        return sa.select(*_COLUMNS)
+    return sa.select(*_COLUMNS, _is_blind(visibility).label("blind"))
+
+
+def stored(row: Any, visibility: Visibility = EVERYTHING) -> Stored:
+    """The Stored of a row of `rows(visibility)`, as who sees it may read it."""
+    found = Stored(
         row.rid, row.type, row.id, row.version, row.updated, bool(row.deleted), row.owner, row.case_id,
         Body(row.body, row.cut), row.meta,
     )  # fmt: skip
+    return _cut(found, visibility) if not visibility.everything and row.blind else found
+
+
+def _cut(whole: Stored, visibility: Visibility) -> Stored:
+    resource = whole.resource
+    shown = visibility.cut(resource)
+    if shown is resource:
+        return whole
+    return replace(whole, body=codec.compose(shown), client_meta=_client_meta(shown))
 
 
 def visible(visibility: Visibility) -> ColumnElement[bool]:
@@ -126,7 +142,47 @@ def visible(visibility: Visibility) -> ColumnElement[bool]:
         tables.resource.c.case_id.in_(_cases(visibility, RECORD)),
         sa.and_(tables.resource.c.case_id.in_(_cases(visibility, REPORT)), sa.not_(IN_RECORD)),
     )
-    return sa.and_(theirs, *narrowed)
+    return sa.and_(theirs, sa.not_(hidden(visibility)), *narrowed)
+
+
+def hidden(visibility: Visibility) -> ColumnElement[bool]:
+    """The SQL condition on `tables.resource` for what is withheld from a blind reader."""
+    if visibility.everything:
+        return sa.false()
+    return sa.and_(tables.resource.c.rid.in_(sa.select(tables.withheld.c.rid)), _is_blind(visibility))
+
+
+def found_by(visibility: Visibility, resource_type: str, code: str) -> ColumnElement[bool]:
+    """The SQL condition on `tables.resource` for what may be found by that parameter."""
+    if visibility.everything or (resource_type, code) not in visibility.unsearchable:
+        return sa.true()
+    return sa.not_(_is_blind(visibility))
+
+
+def _is_blind(visibility: Visibility) -> ColumnElement[bool]:
+    blind = tables.resource.c.case_id.in_(_cases(visibility, BLIND))
+    return sa.func.coalesce(blind, sa.false())  # what belongs to no case
+
+
+def is_blind(connection: Connection, visibility: Visibility, case_id: str) -> bool:
+    """Whether the first opinion of that case is withheld from this reader now."""
+    if visibility.everything:
+        return False
+    cases = _cases(visibility, BLIND).where(tables.audience.c.case_id == case_id)
+    return connection.execute(cases.limit(1)).first() is not None
+
+
+def withhold(tx: Transaction, case_id: str, references: Iterable[str]) -> None:
+    """Says anew which resources ("Type/id") of a case a blind reader does not see."""
+    wanted = sorted(set(references))
+    resource = tables.resource.c
+    tx.connection.execute(sa.delete(tables.withheld).where(tables.withheld.c.case_id == case_id))
+    for start in range(0, len(wanted), _AT_ONCE):
+        pairs = [tuple(one.split("/", 1)) for one in wanted[start : start + _AT_ONCE]]
+        named = sa.select(resource.rid, sa.literal(case_id)).where(
+            resource.case_id == case_id, sa.tuple_(resource.type, resource.id).in_(pairs)
+        )
+        tx.connection.execute(sa.insert(tables.withheld).from_select(["rid", "case_id"], named))
 
 
 def _cases(visibility: Visibility, part: str) -> sa.Select[Any]:
@@ -151,10 +207,9 @@ def find(connection: Connection, visibility: Visibility, resource_type: str, res
     """The current version, deleted ones included; None when there is none that may be seen."""
     if not is_id(resource_id):
         return None
-    row = connection.execute(
-        rows().where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
-    ).one_or_none()
-    return stored(row) if row is not None else None
+    wanted = (tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
+    row = connection.execute(rows(visibility).where(*wanted)).one_or_none()
+    return stored(row, visibility) if row is not None else None
 
 
 def read(connection: Connection, visibility: Visibility, resource_type: str, resource_id: str) -> Stored:
@@ -176,14 +231,14 @@ def history(
     if not is_id(resource_id):
         raise NotFound(f"There is no such {resource_type}: that is not a FHIR id.")
     query = (
-        sa.select(*_COLUMNS)
+        _columns(visibility)
         .select_from(tables.resource.join(tables.version, tables.version.c.rid == tables.resource.c.rid))
         .where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
         .order_by(tables.version.c.version.desc())
     )
     if version is not None:
         query = query.where(tables.version.c.version == version)
-    found = [stored(row) for row in connection.execute(query)]
+    found = [stored(row, visibility) for row in connection.execute(query)]
     if not found:
         raise NotFound(f"There is no {resource_type}/{resource_id}" + (f", version {version}." if version else "."))
     return found
@@ -304,6 +359,12 @@ def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> S
     )  # fmt: skip
     tx.changes.append(Change("delete", before.type, before.id, before.version + 1, before.case_id))
     return Stored(before.rid, **values, body=before.body, client_meta=before.client_meta)  # type: ignore[arg-type]
+
+
+def move(tx: Transaction, stored_: Stored, case_id: str) -> None:
+    """Makes a resource part of another case, or of another zone of it; its versions go along."""
+    where = sa.update(tables.resource).where(tables.resource.c.rid == stored_.rid)
+    tx.connection.execute(where.values(case_id=case_id))
 
 
 def adopt(tx: Transaction, stored_: Stored, case_id: str) -> None:

@@ -18,7 +18,7 @@ from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
 from fhir_secondop.store.conditions import condition
-from fhir_secondop.store.resources import Stored, rows, stored, visible
+from fhir_secondop.store.resources import Stored, found_by, rows, stored, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
         resource.deleted.is_(False),
         visible(visibility),
         *(condition(search.type, criterion, base_url) for criterion in search.criteria),
+        *(found_by(visibility, search.type, criterion.code) for criterion in search.criteria),
     ]
     first, last = _place(connection, search, visibility)
     total = None
@@ -48,10 +49,10 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
         total = connection.execute(counted).scalar_one()
     if search.count == 0:
         return Found((), "", total)
-    query = rows().where(*conditions).order_by(resource.rid).limit(search.count + 1)
+    query = rows(visibility).where(*conditions).order_by(resource.rid).limit(search.count + 1)
     if first is not None and last is not None:
         query = query.where(resource.rid > first.rid, resource.rid <= last.rid)
-    found = [stored(row) for row in connection.execute(query)]
+    found = [stored(row, visibility) for row in connection.execute(query)]
     more = len(found) > search.count
     found = found[: search.count]
     if not more:

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from fhir_secondop.model import Caller
-from fhir_secondop.store import tables
+from fhir_secondop.store import lookup, tables
 from fhir_secondop.store.database import Database
 
 SEEN_EVERY_MS = 60_000
 """How often a session's last use is written at most: a page is a read, not a write."""
 _KEEPER = Caller("sign-in", "Sign-in", frozenset({"system"}))
 _S, _A = tables.session, tables.attempt
+# Built once: every page runs it.
+_FIND = sa.select(_S.c.person, _S.c.way, _S.c.proof, _S.c.csrf, _S.c.auth_time, _S.c.started, _S.c.seen).where(
+    _S.c.id == sa.bindparam("hash")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,17 @@ class Sessions:
         """The session of a cookie, noted as seen; None when there is none or it has ended."""
         if not cookie:
             return None
-        with self.database.reading() as connection:
-            row = connection.execute(sa.select(_S).where(_S.c.id == hash_of(cookie))).one_or_none()
-        now = self.now()
-        if row is None or row.seen <= now - self.idle_ms or row.started <= now - self.longest_ms:
+        key = hash_of(cookie)
+        row = lookup.one_row(self.database, _FIND, hash=key)
+        if row is None:
             return None
-        if row.seen <= now - SEEN_EVERY_MS:
+        found, now = Session(*row), self.now()
+        if found.seen <= now - self.idle_ms or found.started <= now - self.longest_ms:
+            return None
+        if found.seen <= now - SEEN_EVERY_MS:
             with self.database.transaction(_KEEPER) as tx:
-                tx.connection.execute(sa.update(_S).where(_S.c.id == row.id, _S.c.seen < now).values(seen=now))
-        return Session(row.person, row.way, row.proof, row.csrf, row.auth_time, row.started, row.seen)
+                tx.connection.execute(sa.update(_S).where(_S.c.id == key, _S.c.seen < now).values(seen=now))
+        return found
 
     def end(self, cookie: str) -> None:
         """Ends the session of a cookie."""

@@ -112,6 +112,15 @@ audience = sa.Table(
     sa.Index("ix_audience_party", "party"),
 )
 
+# What a blind reader of its case does not see until the first read is locked.
+withheld = sa.Table(
+    "withheld",
+    metadata,
+    sa.Column("rid", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("case_id", sa.String(64), nullable=False),
+    sa.Index("ix_withheld_case", "case_id"),
+)
+
 # What a gathering under way has finished, by part (a type, a file): a worker that takes it up asks for the rest only.
 gathered_part = sa.Table(
     "gathered_part",
@@ -184,7 +193,7 @@ audit = sa.Table(
     sa.Column("chain", sa.String(16), primary_key=True),
     sa.Column("n", sa.BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3 … without a hole
     sa.Column("at", sa.BigInteger, nullable=False),  # ms since 1970
-    sa.Column("kind", sa.String(8), nullable=False),  # write, access, refused
+    sa.Column("kind", sa.String(8), nullable=False),  # write, audience, access, refused
     sa.Column("caller", sa.Text, nullable=False),  # "" where nobody was signed in
     sa.Column("behalf", sa.Text, nullable=False),
     sa.Column("purpose", sa.String(16), nullable=False),  # of v3-ActReason
@@ -201,6 +210,10 @@ audit = sa.Table(
     sa.Column("status", sa.Integer, nullable=True),  # of the answer; none of a write
     sa.Column("request", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
+    # Of kind audience alone, as in the audience's own row; part "draft" is that of the opinion that is being written.
+    sa.Column("party", sa.Text, nullable=True),
+    sa.Column("part", sa.String(16), nullable=True),
+    sa.Column("until", sa.BigInteger, nullable=True),
     sa.Index("ix_audit_case", "case_id", "at"),
     sa.Index("ix_audit_at", "at"),
     sqlite_with_rowid=False,

@@ -111,7 +111,7 @@ def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource
                 for k, v in case_summary(case).items()
                 if k in ("id", "patient", "placer", "opened", "status", "businessStatus", "report")
             }
-            for case in worklist.cases(connection, ids)
+            for case in worklist.cases(connection, context.visibility(caller), ids)
         ]
     return found, older
 

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from fhir_secondop import bootstrap
 from fhir_secondop.config import Settings
-from fhir_secondop.ehr import keys
+from fhir_secondop.ehr import document_keys, keys
 from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
@@ -44,6 +44,13 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
         # Read at each request: a key that was made or retired counts from now on.
         answer = jsonify(keys.public(file for file in service.key_files if file.exists()))
         answer.headers["Cache-Control"] = "public, max-age=3600"
+        return answer
+
+    @app.get("/.well-known/document-keys.json")
+    def document_keys_() -> ResponseReturnValue:
+        # No cache: who verifies wants to know of a revocation at once.
+        answer = jsonify(document_keys.published(service.context.document_keys))
+        answer.headers["Cache-Control"] = "no-cache"
         return answer
 
     if service.context.public_url.startswith("https://"):
@@ -96,7 +103,11 @@ def started(settings: Settings) -> Iterator[Flask]:
         requeue(service.context)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
-        behind = inbound.complete(flask.wsgi_app, limits, settings.trusted_proxy, only=settings.is_exposed)
+        audited = service.context.database.audit
+        behind = inbound.complete(
+            flask.wsgi_app, limits, settings.trusted_proxy, only=settings.is_exposed,
+            refused=audited.refused if audited is not None else inbound.uncounted,
+        )  # fmt: skip
         flask.wsgi_app = behind  # type: ignore[assignment, method-assign]
         yield flask
     service.context.database.dispose()

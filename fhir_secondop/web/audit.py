@@ -15,12 +15,12 @@ from fhir_secondop.fhir import definitions
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import JSON
 from fhir_secondop.store.audit import origin
-from fhir_secondop.store.audit.rows import access_rows
+from fhir_secondop.store.audit.rows import Access, access_rows
 
 # Nothing of a case, a person or a caller stands here; health checks would fill the table.
 EXEMPT = frozenset({
     "/fhir/metadata", "/fhir/.well-known/smart-configuration", "/healthz", "/readyz", "/docs", "/api/openapi.json",
-    "/.well-known/jwks.json", "/assets/<path:filename>",
+    "/.well-known/jwks.json", "/.well-known/document-keys.json", "/assets/<path:filename>",
     "/api/schemas/<any('second-opinion-request','report-draft'):name>.json",
 })  # fmt: skip
 _CASE = "/api/second-opinions/<case_id>"
@@ -51,23 +51,28 @@ def install(app: Flask, service: Service) -> None:
 
     def begin() -> None:
         origin.begin(None)
-        if _rule() in EXEMPT:
+        rule = _rule()
+        if rule in EXEMPT:
             return
-        _describe(codes)
-        origin.begin(disclosure.access())
+        noted = disclosure.access()
+        _describe(noted, rule, codes)
+        origin.begin(noted)
 
     def check() -> None:
         if _rule() not in EXEMPT:
-            g.audit_refused = True
-            audit.check()
-            g.audit_refused = False
+            try:
+                audit.check()
+            except Unavailable:
+                g.audit_refused = True
+                raise
 
     def end(answer: Response) -> Response:
-        if _rule() in EXEMPT or g.get("audit_refused", False):
+        rule = _rule()
+        if rule in EXEMPT or g.get("audit_refused", False):
             return answer  # refused, because nothing can be recorded now: that is counted
         noted = disclosure.access()
         if not noted.request:
-            _describe(codes)  # somebody answered before us
+            _describe(noted, rule, codes)  # somebody answered before us
         answer.headers["X-Request-Id"] = noted.request
         action = _ACTIONS.get(noted.operation, "E")
         try:
@@ -87,17 +92,16 @@ def _rule() -> str:
     return request.url_rule.rule if request.url_rule else "-"
 
 
-def _describe(codes: frozenset[str]) -> None:
+def _describe(noted: Access, rule: str, codes: frozenset[str]) -> None:
     """What is known before anybody is asked: the rule with its type and operation, the id, the names of parameters."""
-    noted = disclosure.access()
     parts = request.view_args or {}
-    rule = _rule()
     kind = parts.get("t", "")
     kind = kind if kind in definitions.resource_types() else ""
     code = parts.get("code", "")
     code = code if code in codes else ""
     noted.request = g.get("request_id") or uuid.uuid4().hex
-    noted.method = request.method if request.method in (*_BY_METHOD, "OPTIONS") else "?"
+    method = request.method
+    noted.method = method if method in _BY_METHOD or method == "OPTIONS" else "?"
     if "code" in parts:
         noted.operation = f"${code}"
     else:

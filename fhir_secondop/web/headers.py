@@ -32,3 +32,9 @@ def protect(routes: Blueprint | Flask) -> None:
         for name, value in PAGE.items():
             answer.headers.setdefault(name, value)
         return answer
+
+
+def saved(data: bytes) -> Response:
+    """A file to be kept to the byte: no browser shows it, or takes it for a page."""
+    headers = {"Content-Disposition": "attachment", "Content-Security-Policy": "default-src 'none'; sandbox"}
+    return Response(data, headers=headers, content_type="application/octet-stream")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from werkzeug.wsgi import ClosingIterator
 from fhir_secondop.errors import AddressTooLong, Forbidden, Malformed, SecondOpError, TooLarge, UnsupportedMedia
 from fhir_secondop.rest import answers, failures
 from fhir_secondop.web.gate import ROOMS, Gate, class_of
-from fhir_secondop.web.throttle import Throttle
+from fhir_secondop.web.throttle import Throttle, caller_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -37,6 +37,11 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
+Refused = Callable[[str, int], None]
+
+
+def uncounted(caller: str, status: int) -> None:
+    """Where nothing is recorded."""
 
 
 def bound(app: Flask) -> None:
@@ -89,8 +94,8 @@ def field(request: Request, name: str) -> str:
     return text
 
 
-def guarded(app: WSGIApplication, throttle: Throttle) -> WSGIApplication:
-    """The application behind all checks."""
+def guarded(app: WSGIApplication, throttle: Throttle, refused: Refused = uncounted) -> WSGIApplication:
+    """The application behind all checks. `refused` is told who was refused (an id, or "") and with which status."""
     gates = {name: Gate(room) for name, room in ROOMS.items()}
 
     def run(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -106,6 +111,7 @@ def guarded(app: WSGIApplication, throttle: Throttle) -> WSGIApplication:
             kind = answers.JSON if request.path.startswith("/fhir") else "application/json"
             answer = refusal(error, kind)
             log.info("- %s - %s %s", request.method, answer.status_code, type(error).__name__)
+            refused(caller_of(request), answer.status_code)
             return answer(environ, start_response)
         if gate is None:
             return app(environ, start_response)
@@ -118,7 +124,9 @@ def guarded(app: WSGIApplication, throttle: Throttle) -> WSGIApplication:
     return run
 
 
-def behind(app: WSGIApplication, trusted_proxy: str, *, only: bool = False) -> WSGIApplication:
+def behind(
+    app: WSGIApplication, trusted_proxy: str, *, only: bool = False, refused: Refused = uncounted
+) -> WSGIApplication:
     """The application that knows a client's own address, where the peer is the trusted proxy: an address or a network.
 
     Of everybody else what the headers say is thrown away. waitress's own setting takes single addresses only. With
@@ -136,6 +144,7 @@ def behind(app: WSGIApplication, trusted_proxy: str, *, only: bool = False) -> W
         if only and environ.get("PATH_INFO") != "/healthz":
             secured_there = environ.get("HTTP_X_FORWARDED_PROTO", "").strip().lower() == "https"
             if not (trusted and secured_there):
+                refused("", 403)
                 why = "Use https." if trusted else "This is reached by its proxy alone."
                 return refusal(Forbidden(why), "application/json")(environ, start_response)
         chosen = believing if trusted else doubting
@@ -153,6 +162,8 @@ def is_trusted(peer: str, trusted_proxy: str) -> bool:
         return False
 
 
-def complete(app: WSGIApplication, throttle: Throttle, trusted_proxy: str, *, only: bool = False) -> WSGIApplication:
-    """What a server is given: the application, behind the checks, behind the proxy; `only` as `behind` says."""
-    return behind(guarded(app, throttle), trusted_proxy, only=only)
+def complete(
+    app: WSGIApplication, throttle: Throttle, trusted_proxy: str, *, only: bool = False, refused: Refused = uncounted
+) -> WSGIApplication:
+    """What a server is given: the application, behind the checks, behind the proxy; the rest as those two say."""
+    return behind(guarded(app, throttle, refused), trusted_proxy, only=only, refused=refused)

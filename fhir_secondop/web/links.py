@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, render_template, request
 
+from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.errors import Conflict, SecondOpError, http_status
 from fhir_secondop.opinion import alignment
 from fhir_secondop.rest import disclosure
@@ -25,37 +26,49 @@ def by_link(context: Context, use: bytes) -> None:
 
 
 def blueprint(context: Context) -> Blueprint:
-    """Routes /ack/{token} and its PDF."""
+    """Routes /ack/{token}, its PDF, and the signed bytes with their signature."""
     routes = Blueprint("links", __name__, template_folder="templates")
     headers.protect(routes)
 
-    def document(token: str) -> tuple[str, str, bytes, str]:
-        """State, title, PDF and text of a link's document; nothing but the state once it is used or replaced."""
+    def document(token: str) -> tuple[str, Deliverable | None]:
+        """The state of a link, and its document; that not any more once it is used or replaced."""
         case, task, state = providers.open_link(context, token)
         if state != "open":
-            return state, "", b"", ""
+            return state, None
         person = case.directory.person(task["owner"]["reference"])
         if person is None:
             raise Conflict("This link's recipient is not known any more.")
         found = deliverables.deliverable(context, case, task, person)
         disclosure.disclosed_of(case.id)
-        return state, found.title, found.pdf, found.text
+        return state, found
+
+    def still_open(token: str) -> Deliverable:
+        _, found = document(token)
+        if found is None:
+            raise Conflict("This link has been used or replaced.")
+        return found
 
     @routes.get("/ack/<token>")
     def show(token: str) -> Response:
-        state, title, _, text = document(token)
+        state, found = document(token)
         _, task, _ = providers.open_link(context, token)
         said = alignment.evidence(task)
-        page = render_template("ack.html", state=state, title=title, text=text, token=token, said=said,
-                               recipient=task["owner"].get("display", ""))  # fmt: skip
+        page = render_template("ack.html", state=state, title=found.title if found else "",
+                               text=found.text if found else "", signed=bool(found and found.signed), token=token,
+                               said=said, recipient=task["owner"].get("display", ""))  # fmt: skip
         return Response(page, mimetype="text/html")
 
     @routes.get("/ack/<token>/document.pdf")
     def pdf(token: str) -> Response:
-        state, _, data, _ = document(token)
-        if state != "open":
-            raise Conflict("This link has been used or replaced.")
-        return Response(data, mimetype="application/pdf")
+        return Response(still_open(token).pdf, mimetype="application/pdf")
+
+    @routes.get("/ack/<token>/report.json")
+    def signed_document(token: str) -> Response:
+        return headers.saved(still_open(token).signed)
+
+    @routes.get("/ack/<token>/report.jws")
+    def signature(token: str) -> Response:
+        return headers.saved(still_open(token).signature.encode())
 
     @routes.post("/ack/<token>")
     def acknowledge(token: str) -> Response:

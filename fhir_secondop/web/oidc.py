@@ -5,6 +5,7 @@ Source: https://openid.net/specs/openid-connect-core-1_0.html#CodeFlowAuth, RFC 
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -125,7 +126,9 @@ class Provider:
                 )  # fmt: skip
         except OAuthError as error:
             raise Unauthenticated(_AGAIN) from error
-        except (EhrFailure, requests.RequestException, ValueError, TypeError, AttributeError, KeyError) as error:
+        except (
+            EhrFailure, requests.RequestException, wire.TooMuch, ValueError, TypeError, AttributeError, KeyError
+        ) as error:  # fmt: skip
             raise Unavailable("The sign-in provider does not answer as it should; try again later.") from error
         if not isinstance(token, dict):
             raise Unavailable("The sign-in provider does not answer as it should; try again later.")
@@ -140,6 +143,7 @@ class Provider:
             token_endpoint_auth_method=way if secret else "none",
         )  # fmt: skip
         session.trust_env = False  # a .netrc would put its own password beside ours
+        session.hooks["response"].append(_bounded)
         wire.guard(session, Connection("sign-in provider", self.issuer), longest_s=2 * _TIMEOUT_S)
         return session
 
@@ -209,6 +213,12 @@ class Provider:
         held = _Kept(_get(url, self.issuer), self.now())
         self._kept[name] = held
         return held
+
+
+def _bounded(answer: requests.Response, **_: Any) -> requests.Response:
+    """The answer, read before anybody else does: authlib, and requests where it redirects, take whatever comes."""
+    answer.raw = io.BytesIO(wire.whole(answer, _MAX_BYTES))
+    return answer
 
 
 def _usable(jwks: dict[str, Any]) -> KeySet:

@@ -128,6 +128,12 @@ def once(authenticate: Callable[[Request], Caller]) -> Callable[[Request], Calle
     return asked
 
 
+def caller_of(request: Request) -> str:
+    """Who it turned out to be, by id; "" while nobody has asked, or nobody signed in."""
+    found: Caller | SecondOpError | None = request.environ.get(_FOUND)
+    return found.id if isinstance(found, Caller) else ""
+
+
 def _network(address: str) -> str:
     """What one client has for its own: its IPv4 address, or the /64 network of its IPv6 address."""
     try:

@@ -35,29 +35,36 @@ FHIR = "application/fhir+json"
 OPERATIONS: dict[str, str] = {
     "gather": "staff", "candidates": "desk", "confirm-patient": "desk", "manifest": "sees", "completeness": "record",
     "requests": "sees", "request-item": "staff", "merged-record": "record", "unlink": "staff", "link": "staff",
-    "independence": "sees", "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
+    "independence": "record", "match-reviewer": "desk", "check-coverage": "staff", "reassign": "desk",
+    "ask-reviewer": "desk", "accept": "reviewer", "decline": "reviewer",
     "withdraw": "reviewer", "submit-report": "reviewer", "sign": "reviewer", "amend-report": "reviewer",
+    "verify": "sees",
     "alignment": "sees", "acknowledge": "recipient", "decide": "recipient", "plan-of-record": "owner",
     "disclosures": "sees", "replay": "desk", "preview-delivery": "desk", "cover-sheet": "desk",
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
-    "revoke-invite": "intake",
+    "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
+    "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
-    "placer": {"desk", "pcp"}, "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
+    "placer": {"desk", "pcp"}, "asker": {"desk", "clinic", "pcp", "surgeon", "patient"},
+    "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
 _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
 # What each takes, so that what is refused is refused for who asks and not for what was sent.
 BODIES: dict[str, Plain] = {
     "candidates": {"task": "x"}, "confirm-patient": {"task": "x", "patient": "none"}, "request-item": {"item": "x"},
     "unlink": {"group": "x", "reason": "x"}, "link": {"reason": "x", "group": "x"}, "independence": _REVIEWER,
+    "reassign": {"reason": "no-capacity"},
     "ask-reviewer": _REVIEWER, "decline": {"reason": "no-capacity"}, "withdraw": {"reason": "no-capacity"},
     "submit-report": example("review.json")["draft"], "amend-report": {"kind": "amended", "reason": "x"},
     "acknowledge": {"version": 1}, "decide": {"version": 1, "decision": "adopt"},
     "plan-of-record": {"version": 1, "decision": "adopt", "text": "x"}, "replay": {"task": "x", "changed": "x"},
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
+    "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
+    "third-opinion": {"reason": "x"}, "ask-follow-up": {"text": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 
@@ -69,7 +76,8 @@ ROUTES: dict[str, str] = {
     "/fhir/<t>/<i>/$<code>": "operation", "/fhir/<path:rest>": "nowhere",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
     "/api/second-opinions/<case_id>/<code>": "operation",
-    "/ack/<token>": "link", "/ack/<token>/document.pdf": "link", "/upload/<token>": "link",
+    "/ack/<token>": "link", "/ack/<token>/document.pdf": "link",
+    "/ack/<token>/report.json": "link", "/ack/<token>/report.jws": "link", "/upload/<token>": "link",
     "/api/openapi.json": "public", "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
     "/": "page", "/my": "page", "/connections": "page without a case", "/connections/<name>": "page without a case",
     "/my/<case_id>": "page", "/cases/<case_id>": "page", "/cases/<case_id>/confirm/<task_id>": "page",
@@ -77,12 +85,15 @@ ROUTES: dict[str, str] = {
     "/cases/<case_id>/do/<code>": "form", "/cases/<case_id>/files/<kind>/<resource_id>/<int:place>": "page",
     "/cases/<case_id>/independence": "form", "/cases/<case_id>/preview": "page",
     "/cases/<case_id>/preview.pdf": "page", "/cases/<case_id>/records": "page", "/cases/<case_id>/report.pdf": "page",
-    "/cases/<case_id>/report.html": "page", "/cases/<case_id>/report.txt": "page",
+    "/cases/<case_id>/reviewers": "page", "/cases/<case_id>/report.html": "page",
+    "/cases/<case_id>/report.txt": "page", "/cases/<case_id>/first-read": "page",
     "/cases/<case_id>/review": "page, form", "/cases/<case_id>/sign": "form",
-    "/cases/<case_id>/tasks/<task_id>/cancel": "form",
+    "/cases/<case_id>/signed/<int:version>/report.json": "page",
+    "/cases/<case_id>/signed/<int:version>/report.jws": "page", "/cases/<case_id>/tasks/<task_id>/cancel": "form",
     "/sign-in": "sign-in", "/sign-in/again": "sign-in", "/sign-in/callback": "sign-in", "/sign-out": "sign-in",
     "/case-link/<token>": "link", "/assets/<path:filename>": "public",
-    "/docs": "public", "/.well-known/jwks.json": "public", "/healthz": "public", "/readyz": "public",
+    "/docs": "public", "/.well-known/jwks.json": "public", "/.well-known/document-keys.json": "public",
+    "/healthz": "public", "/readyz": "public",
 }  # fmt: skip
 
 
@@ -178,10 +189,9 @@ class Generator:
         return ""
 
     def _scope(self, who: str, kind: str, letter: str) -> bool:
-        if who == NOBODY or not CALLERS[who][1]:
-            return False
-        named, _, letters = CALLERS[who][1][0].partition("?")[0].partition("/")[2].partition(".")
-        return named in ("*", kind) and letter in letters
+        granted = [] if who == NOBODY else CALLERS[who][1]
+        said = (scope.partition("?")[0].partition("/")[2].partition(".") for scope in granted)
+        return any(named in ("*", kind) and letter in letters for named, _, letters in said)
 
     def _sees(self, who: str, held: Held, letter: str) -> bool:
         return self._scope(who, held.stored.type, letter) and self.stage.sees_it(who, held)
@@ -471,7 +481,8 @@ class Generator:
                         path = rule.replace("<case_id>", case_id).replace("<task_id>", held.stored.id)
                         path = path.replace("<kind>", held.stored.type).replace("<resource_id>", held.stored.id)
                         for code in ("alignment", "sign", "gather") if "<code>" in path else ("",):
-                            yield who, path.replace("<int:place>", "0").replace("<code>", code), held, name
+                            path = path.replace("<int:place>", "0").replace("<int:version>", "1")
+                            yield who, path.replace("<code>", code), held, name
 
     def browse(self, who: str, method: str, path: str, form: Plain | None = None) -> tuple[int, str]:
         cookie = {} if who == NOBODY else {"Cookie": f"{COOKIE}={who}"}
@@ -520,7 +531,7 @@ class Generator:
         """A link opens what it is for, to whoever has it; anything made up, cut or of another purpose opens nothing."""
         for path, token in self.stage.links.items():
             for n, bad in enumerate(_bent(token)):
-                for where in ("/ack/{}", "/ack/{}/document.pdf", "/upload/{}"):
+                for where in ("/ack/{}", "/ack/{}/document.pdf", "/ack/{}/report.json", "/upload/{}"):
                     if where.startswith(path) and bad == token:
                         continue  # what it is for
                     who = list(EVERYONE)[n % len(EVERYONE)]

@@ -17,11 +17,11 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.model import REPORT, Resource
 from fhir_secondop.service import audience
 from fhir_secondop.service import tokens as link_tokens
-from fhir_secondop.service.context import SERVICE, quarantine
+from fhir_secondop.service.context import DIRECTORY, SERVICE, quarantine
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.resources import Stored
 from tests.service.test_review import example
-from tests.service.world import DAY_MS, World, record_of
+from tests.service.world import DAY_MS, EXAMPLES, World, record_of
 from tests.web.pages.visitors import Visitors, app_with_pages
 
 Plain = dict[str, Any]
@@ -43,7 +43,7 @@ CALLERS: dict[str, tuple[list[str], list[str], str]] = {
     "surgeon": (["provider"], ["user/*.rus"], "9000000112"),
     "pcp2": (["provider"], ["user/*.rus"], "9000002111"),
     "surgeon2": (["provider"], ["user/*.rus"], "9000002112"),
-    "patient": (["patient"], ["user/*.rs"], ""),  # invited to alpha
+    "patient": (["patient"], ["user/*.rs", "user/ServiceRequest.u"], ""),  # invited to alpha
     "stranger": (["provider"], ["user/*.crus"], "9000009999"),
     "stranger-reviewer": (["reviewer"], ["user/*.crus"], "9000009998"),
     # The surgeon again, by other tokens: what it may do is narrower.
@@ -66,6 +66,7 @@ SEES: dict[str, set[str]] = {
     "beta.record": {"desk", "clinic2", "reviewer2", "pcp2"},
     "beta.draft": {"desk", "reviewer2"},
     "beta.quarantine": {"desk"},
+    "directory": {"desk"},
     "loose.service": {"desk"},  # the organization that we are
     "loose.clinic": {"desk", "clinic"},
     "loose.clinic2": {"desk", "clinic2"},
@@ -158,6 +159,7 @@ def build(world: World) -> Stage:
     world.start()
     stage.words = {"alpha": "zqownalpha", "beta": "zqownbeta", "alpha.record": "zqrecordalpha",
                    "alpha.draft": "zqdraftalpha", "beta.draft": "zqdraftbeta", "alpha.quarantine": "zqtwinalpha",
+                   "directory": "zqdirectory",
                    "loose.clinic": "zqlooseone", "loose.clinic2": "zqloosetwo"}  # fmt: skip
     alpha = _alpha(world)
     beta = _beta(world)
@@ -168,6 +170,8 @@ def build(world: World) -> Stage:
     with world.context.database.transaction(SERVICE) as tx:
         twin = {"resourceType": "Patient", "name": [{"family": "zqtwinalpha"}]}
         resources.create(tx, codec.compose(twin), twin, base_url="", case_id=quarantine(alpha))
+    text = (EXAMPLES / "directory.json").read_text("utf-8").replace("Harbourview", "zqdirectory Harbourview")
+    assert world.call("POST", "/fhir/$load-directory", json.loads(text)).status_code == 200
     _plant(stage)
     made = {"/ack/{}": (link_tokens.ACKNOWLEDGE, "deliver-report"), "/upload/{}": (link_tokens.UPLOAD, "data-request")}
     for path, (purpose, code) in made.items():
@@ -232,6 +236,8 @@ def zone_of(case_names: dict[str, str], owner: str, case_id: str | None) -> str:
     """The zone of a stored resource, by the columns that it stands under."""
     if case_id is None:
         return f"loose.{owner}"
+    if case_id == DIRECTORY:
+        return "directory"
     base, _, part = case_id.partition("#")
     name = case_names[base]
     if part:

@@ -258,6 +258,34 @@ def test_a_permit_for_research_is_no_permit_for_care() -> None:
     assert not allowed(signed("permit", purpose=purpose), policy="explicit")
 
 
+def purpose(code: str) -> list[dict[str, str]]:
+    return [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": code}]
+
+
+def for_payer(*consents: dict[str, Any], policy: str = "treatment-implied") -> bool:
+    actors = frozenset({HERE})
+    return consent.decide(consents, policy, actors, NOW, purposes=consent.COVERAGE).permitted
+
+
+def test_a_permit_for_care_is_none_for_telling_the_payer_nor_the_other_way_round() -> None:
+    care, payer = signed("permit", purpose=purpose("TREAT")), signed("permit", purpose=purpose("COVERAGE"))
+
+    assert allowed(care, policy="explicit")
+    assert not for_payer(care, policy="explicit")
+    assert for_payer(payer, policy="explicit")
+    assert not allowed(payer, policy="explicit")
+
+
+def test_a_deny_about_the_payer_leaves_care_and_any_other_deny_keeps_the_payer_out() -> None:
+    private = signed("permit", {"type": "deny", "purpose": purpose("COVERAGE")})
+
+    assert allowed(private)
+    assert not for_payer(private)
+    for denied in (signed("deny"), signed("deny", purpose=purpose("TREAT")), signed("deny", purpose=purpose("HMARKT"))):
+        assert not allowed(denied)
+        assert not for_payer(denied)
+
+
 def test_any_reference_by_which_the_party_is_known_counts() -> None:
     denied = signed("permit", exception("deny", "Practitioner/7"))
 

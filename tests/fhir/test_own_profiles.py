@@ -41,6 +41,11 @@ def independent(result: str = "pass", **more: str) -> Json:
     }
 
 
+def blindness(state: str, **more: str) -> Json:
+    parts = [{"url": "state", "valueCode": state}, {"url": "at", "valueInstant": NOW}]
+    return {"url": codes.BLINDNESS, "extension": parts + [{"url": u, "valueString": v} for u, v in more.items()]}
+
+
 VERSION = {"url": codes.REPORT_VERSION, "valuePositiveInt": 1}
 REQUEST: Json = {
     "resourceType": "ServiceRequest",
@@ -211,7 +216,11 @@ OF_ANOTHER = {**ENCOUNTER, "subject": {"reference": "Patient/2"}}
 
 EXAMPLES: dict[str, list[Json]] = {
     "second-opinion-request": [REQUEST, {**REQUEST, "reasonCode": [{"text": "in words"}], "extension": [VERSION]}],
-    "coordination-task": [COORDINATION, COMPLETED, {**COORDINATION, "extension": [independent()], "owner": REVIEWER}],
+    "coordination-task": [
+        COORDINATION,
+        COMPLETED,
+        {**COORDINATION, "extension": [blindness("locked"), independent()], "owner": REVIEWER},
+    ],
     "review-task": [REVIEW],
     "delivery-task": [DELIVERY],
     "gather-task": [GATHERING],
@@ -260,6 +269,12 @@ INVARIANTS: dict[str, tuple[str, Json, Json, str]] = {
     "so-rep-1": ("second-opinion-report", REPORT, without(REPORT, "basedOn"), "DiagnosticReport"),
     "so-rep-2": ("second-opinion-report", AMENDED, {**REPORT, "status": "corrected"}, "DiagnosticReport"),
     "so-rep-3": ("second-opinion-report", REPORT, own_report(), "DiagnosticReport"),
+    "so-bli-1": (
+        "coordination-task",
+        {**COORDINATION, "extension": [blindness("opened-early", reason="the patient bleeds")]},
+        {**COORDINATION, "extension": [blindness("opened-early")]},
+        "Task.extension[0]",
+    ),
     "so-ind-1": (
         "second-opinion-report",
         own_report(independent("warn", attestation="barred")),
@@ -473,7 +488,7 @@ def test_next_version_cites_the_one_before_by_its_version(
 )
 def test_constraint_gives_true_or_false_whatever_is_there(profile: str, definition: Json, constraint: Json) -> None:
     of_extension = definition["type"] == "Extension"
-    users = {"case-task": "coordination-task", "independence": "review-task"}
+    users = {"case-task": "coordination-task", "independence": "review-task", "blindness": "coordination-task"}
     # It runs on what R4 finds sound, so a status is there.
     bare = {"resourceType": definition["type"], "status": "final"}
     for resource in (*EXAMPLES[users.get(profile, profile)], bare):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from waitress.server import create_server
 
 from tests.conftest import free_port
-from tests.service.world import opened
+from tests.service.world import EXAMPLES, opened
 from tests.web.pages.conftest import PATIENT, Clinic
 
 pytestmark = pytest.mark.shared
@@ -112,6 +113,10 @@ def test_a_case_goes_round_in_a_browser_and_no_page_keeps_anybody_out(browser: B
     case_id = world.open()
     case = f"/cases/{case_id}"
     world.work()
+
+    directory = json.loads((EXAMPLES / "directory.json").read_text("utf-8"))
+    assert world.call("POST", "/fhir/$load-directory", directory).status_code == 200
+    browser.look("desk", f"{case}/reviewers", "reviewers")
 
     desk = browser.visit("desk")
     desk.get_by_role("link", name="Maren Elise Sampleton").first.click()

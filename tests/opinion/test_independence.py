@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import cases
@@ -18,6 +19,7 @@ NUCC, SNOMED = "http://nucc.org/provider-taxonomy", "http://snomed.info/sct"
 ONCOLOGY = f"{NUCC}|207RX0202X"
 NPI = "http://hl7.org/fhir/sid/us-npi"
 NONE = Declaration("none")
+PARENT = frozenset({"Organization/p"})
 REVIEWER = Person(
     reference="PractitionerRole/r", practitioner="Practitioner/r", name="Dr. Reviewer",
     identifiers=frozenset({f"{NPI}|9000000001"}), organization=f"{NPI}|9000000011",
@@ -52,7 +54,7 @@ ROWS: dict[str, tuple[Person, Person, Declaration | None, str]] = {
     "same organization by reference": (
         replace(REVIEWER, organization="", organization_ref="Organization/a"), AUTHOR, NONE, "warn"),
     "common parent": (
-        replace(REVIEWER, parent="Organization/p"), replace(AUTHOR, parent="Organization/p"), NONE, "warn"),
+        replace(REVIEWER, parents=PARENT), replace(AUTHOR, parents=PARENT), NONE, "warn"),
     "same direct line": (replace(REVIEWER, phones=AUTHOR.phones), AUTHOR, NONE, "warn"),
     "listed equivalent": (replace(REVIEWER, specialty=f"{SNOMED}|394593009"), AUTHOR, NONE, "pass"),
     "listed equivalent, the other way": (
@@ -89,9 +91,7 @@ def test_two_organizations_known_by_identifier_only_are_not_the_same_for_having_
 
 
 def test_who_works_for_the_parent_organization_itself_is_warned_of() -> None:
-    assert (
-        result(replace(REVIEWER, organization_ref="Organization/p"), replace(AUTHOR, parent="Organization/p")) == "warn"
-    )
+    assert result(replace(REVIEWER, organization_ref="Organization/p"), replace(AUTHOR, parents=PARENT)) == "warn"
 
 
 def combined(names: tuple[str, ...]) -> Assessment:
@@ -165,6 +165,65 @@ def test_a_diagnosis_whose_author_is_not_named_is_unknown_though_the_plan_has_on
     from fhir_secondop.service.review import assess as assess_case
 
     assert assess_case(case_with({}), REVIEWER, NONE).result == "unknown"
+
+
+def test_parents_are_known_all_the_way_up_and_by_identifier() -> None:
+    """Two copies of one health system have two ids and one number."""
+
+    def person(name: str, top: str) -> Person:
+        found = Directory([
+            {"resourceType": "Organization", "id": top, "identifier": [{"system": "urn:o", "value": "system"}]},
+            {"resourceType": "Organization", "id": f"mid-{name}", "partOf": {"reference": f"Organization/{top}"}},
+            {"resourceType": "Organization", "id": name, "partOf": {"reference": f"Organization/mid-{name}"},
+             "identifier": [{"system": "urn:o", "value": name}]},
+            {"resourceType": "Practitioner", "id": name, "identifier": [{"system": NPI, "value": name}]},
+            {"resourceType": "PractitionerRole", "id": name, "practitioner": {"reference": f"Practitioner/{name}"},
+             "organization": {"reference": f"Organization/{name}"}, "specialty": [{"coding": [{"code": "x"}]}]},
+        ]).person(f"PractitionerRole/{name}")  # fmt: skip
+        assert found is not None
+        return found
+
+    found = assess(person("a", "one"), [person("b", "another")], NONE)
+    assert [f.fact for f in found.findings if f.result == "warn"] == ["the organizations have a common parent"]
+
+
+def test_organizations_that_are_part_of_each_other_are_read_to_an_end() -> None:
+    ring = [{"resourceType": "Organization", "id": a, "partOf": {"reference": f"Organization/{b}"}}
+            for a, b in (("a", "b"), ("b", "a"))]  # fmt: skip
+    role = {"resourceType": "PractitionerRole", "id": "r", "practitioner": {"reference": "Practitioner/p"},
+            "organization": {"reference": "Organization/a"}}  # fmt: skip
+    found = Directory([*ring, role, {"resourceType": "Practitioner", "id": "p"}]).person("PractitionerRole/r")
+    assert found is not None
+    assert found.parents == {"Organization/a", "Organization/b"}
+
+
+PARTS: dict[str, dict[str, object]] = {
+    "read what the diagnosis rests on": {
+        "resourceType": "DiagnosticReport", "id": "d", "resultsInterpreter": [{"reference": "PractitionerRole/r"}]},
+    "operated because of it": {
+        "resourceType": "Procedure", "id": "d", "performer": [{"actor": {"reference": "Practitioner/r"}}],
+        "reasonReference": [{"reference": "ITEM"}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_who_took_part_as_the_record_says_fails_without_having_declared_it(part: dict[str, object]) -> None:
+    from fhir_secondop.service.review import assess as assess_case
+
+    plain = case_with({"evidence": [{"detail": [{"reference": "DiagnosticReport/d"}]}],
+                       "recorder": {"reference": cases.person_ref("oncologist")}})  # fmt: skip
+    item = f"Condition/{plain.items[0]['id']}"
+    done = json.loads(json.dumps(part).replace("ITEM", item))
+    people = [
+        {"resourceType": "Practitioner", "id": "r", "identifier": [{"system": NPI, "value": "9000000001"}]},
+        {"resourceType": "PractitionerRole", "id": "r", "practitioner": {"reference": "Practitioner/r"}},
+    ]
+    facts = {f.fact for f in assess_case(plain, REVIEWER, NONE).findings}
+    assert "took part in an item under review, as the record says" not in facts
+    found = assess_case(Case(plain.id, [*plain.resources, done, *people]), REVIEWER, NONE)
+    assert ("fail", "took part in an item under review, as the record says") in {
+        (f.result, f.fact) for f in found.findings
+    }
 
 
 # --- who may accept ---------------------------------------------------------------------------------------------

@@ -77,7 +77,10 @@ def facts_of(name: str) -> Facts:
     return {
         **said,
         "conflicts": [CONFLICT],
-        "blindness": "The plan under review was read after the first opinion was locked.",
+        "blindness": {
+            "said": "The first opinion was opened after the first read was locked.",
+            "reads": [{"title": "First read, locked 2026-11-22", "text": "It looks benign.\nPlan: wait."}],
+        },
     }
 
 

@@ -43,6 +43,12 @@ def optional(**strategies: Any) -> Any:
     return st.fixed_dictionaries({}, optional=strategies)
 
 
+CODING = st.fixed_dictionaries({"system": st.just("http://hl7.org/fhir/sid/icd-10-cm"), "code": st.just("M43.16")})
+PROPOSED = st.fixed_dictionaries(
+    {"text": TEXTS.map(lambda text: text[:2000])}, optional={"code": CODING, "site": CODING}
+)
+
+
 @st.composite
 def items(draw: Any) -> list[dict[str, Any]]:
     places = [(n, axis) for n in range(len(CASE.items)) for axis in ("diagnosis", "treatment")]
@@ -51,7 +57,8 @@ def items(draw: Any) -> list[dict[str, Any]]:
     for place, axis in sorted(chosen):
         known = codes.DIAGNOSIS_CODES if axis == "diagnosis" else codes.TREATMENT_CODES
         more = draw(optional(significance=st.sampled_from(codes.SIGNIFICANCES), basis=TEXTS, wouldChange=TEXTS,
-                             missing=TEXTS, confidence=st.sampled_from(["low", "moderate", "high"])))  # fmt: skip
+                             missing=TEXTS, confidence=st.sampled_from(["low", "moderate", "high"]),
+                             proposed=PROPOSED))  # fmt: skip
         made.append({"item": place, "axis": axis, "concordance": draw(st.sampled_from(known)), **more})
     return made
 

@@ -86,6 +86,7 @@ def bench(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         auth="tokens",
         token_file=str(tmp_path / "tokens.toml"),
         link_secret_file=str(tmp_path / "link-secret"),
+        document_keys_file=str(tmp_path / "document-keys.json"),
         log_level="WARNING",
     )
     service = bootstrap.build(settings)

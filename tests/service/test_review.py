@@ -122,7 +122,10 @@ def test_a_declared_interest_needs_an_override_which_is_kept(bench: Bench) -> No
 
 def test_an_author_of_what_is_under_review_is_barred_whatever_is_said(bench: Bench) -> None:
     surgeon = example("request.json")["providers"]["surgeon"]
-    case_id = asked(bench, npi=surgeon["npi"])
+    case_id = opened(bench)
+    author = {**example("review.json")["reviewer"], "npi": surgeon["npi"]}
+    refused = operate(bench, case_id, "ask-reviewer", {"reviewer": author})
+    assert (refused.status_code, refused.get_json()["issue"][0]["expression"]) == (409, ["reviewer"])
     said = bench.call("POST", f"/fhir/ServiceRequest/{case_id}/$independence", {
         "resourceType": "Parameters",
         "parameter": [{"name": "reviewer", "part": [
@@ -490,3 +493,19 @@ def test_a_recipient_who_declines_to_review_keeps_its_own_rights(bench: Bench) -
     operate(bench, case_id, "ask-reviewer", {"reviewer": reviewer})
     assert operate(bench, case_id, "decline", {"reason": "conflict-of-interest"}, "pcp").status_code == 200
     assert bench.call("GET", f"/api/second-opinions/{case_id}", who="pcp").status_code == 200
+
+
+def test_both_opinions_stand_side_by_side_for_who_may_read_both(bench: Bench) -> None:
+    case_id = accepted(bench)
+    path = f"/api/second-opinions/{case_id}/compare"
+    assert bench.call("GET", path, who="reviewer").status_code == 404  # there is no second one yet
+    draft = {**example("review.json")["draft"], "gapsConfirmed": operate_get(bench, case_id, "completeness")["gaps"]}
+    operate(bench, case_id, "submit-report", draft, "reviewer")
+    assert operate_get(bench, case_id, "compare", "reviewer")["draft"] is True
+    assert bench.call("GET", path, who="pcp").status_code == 404  # a draft is its reviewer's
+    operate(bench, case_id, "sign", who="reviewer")
+    shown = operate_get(bench, case_id, "compare", "pcp")
+    assert (shown["draft"], shown["version"]) == (False, 1)
+    assert [(r["item"], r["axis"], r["judgement"]) for r in shown["items"]] == [
+        (i["item"], i["axis"], i["concordance"]) for i in draft["items"]]  # fmt: skip
+    assert {r["verdict"] for r in shown["items"]} <= {"same", "refined", "different", "needs-judgement"}

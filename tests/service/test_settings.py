@@ -13,6 +13,7 @@ from fhir_secondop.errors import Invalid
 
 WRONG = {
     'consent_policy = "explict"': "consent_policy",
+    'same_organization = "pass"': "same_organization",
     'log_level = "LOUD"': "log_level",
     "port = 70000": "port",
     "polling_s = -1": "polling_s",

@@ -44,7 +44,8 @@ Plain = dict[str, Any]
 JSON = "application/fhir+json"
 NPI = "http://hl7.org/fhir/sid/us-npi"
 DAY_MS = 86_400_000
-RECORDS = Path(__file__).parent.parent.parent / "examples/breast-treatment-plan/records"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+RECORDS = EXAMPLES / "breast-treatment-plan/records"
 SURGEON = """
 [callers.surgeon]
 name = "Dr. Harlan Mockridge"
@@ -263,7 +264,8 @@ class World:
         settings = Settings(
             database=self.database_url, auth="tokens", token_file=str(self.folder / "tokens.toml"),
             log_level="CRITICAL",
-            link_secret_file=str(self.folder / "link-secret"), connections=self.connections,
+            link_secret_file=str(self.folder / "link-secret"),
+            document_keys_file=str(self.folder / "document-keys.json"), connections=self.connections,
         )  # fmt: skip
         self.service = bootstrap.build(settings)
         self.context = self.service.context
@@ -426,10 +428,11 @@ def readable(world: World, case_id: str, who: str) -> str:
         found.append(world.call("GET", f"/api/second-opinions/{case_id}{code}", who=who).get_data(as_text=True))
     for kind in ("Binary", "List", "Provenance", "Task", "Observation", "Patient"):
         found.append(world.call("GET", f"/fhir/{kind}?_count=200", who=who).get_data(as_text=True))
-    shown = resources.visible(world.context.visibility(world.caller(who)))
+    visibility = world.context.visibility(world.caller(who))
+    shown = resources.rows(visibility).where(resources.visible(visibility))
     with world.context.database.reading() as connection:
-        for stored in map(resources.stored, connection.execute(resources.rows().where(shown))):
-            for version in resources.history(connection, EVERYTHING, stored.type, stored.id):
+        for stored in [resources.stored(row, visibility) for row in connection.execute(shown)]:
+            for version in resources.history(connection, visibility, stored.type, stored.id):
                 found.append(version.text)
                 if stored.type == "Binary" and not version.deleted:
                     found.append(base64.b64decode(version.resource.get("data", "")).decode("utf-8", "replace"))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.fhir import codec
 from fhir_secondop.store import resources, tables
-from fhir_secondop.store.audit import anchors, origin, reads, rows, trail, verify
+from fhir_secondop.store.audit import anchors, origin, reads, refusals, rows, trail, verify
 from fhir_secondop.store.audit.audit import Audit
 from fhir_secondop.store.audit.rows import Access, Head
 from fhir_secondop.store.database import Database, now_ms
@@ -407,7 +407,7 @@ def test_any_change_of_a_field_changes_every_digest_after_it(callers: list[str],
     values = [{**access()[0], "caller": caller} for caller in callers]
     _, made = rows.append(Head("0" * 16, 0, ""), values)
     place = data.draw(st.integers(0, len(values) - 1))
-    field = data.draw(st.sampled_from([f for f in rows.FIELDS if f not in ("chain", "n")]))
+    field = data.draw(st.sampled_from([f for f in (*rows.FIELDS, *rows.LATER) if f not in ("chain", "n")]))
     values[place] = {**values[place], field: "other"}
     _, again = rows.append(Head("0" * 16, 0, ""), values)
     same = [a["digest"] == b["digest"] for a, b in zip(made, again, strict=True)]
@@ -471,3 +471,38 @@ def test_no_thread_is_left_after_closing(audited: Database) -> None:
     assert audited.audit is not None
     audited.audit.close()
     assert not set(threading.enumerate()) - before
+
+
+# ---- refused at the door
+
+
+def test_what_is_refused_at_the_door_is_a_row_for_each_caller_and_status_not_for_each_request(
+    audited: Database,
+) -> None:
+    assert audited.audit is not None
+    for _ in range(1000):
+        audited.audit.refused("desk", 429)
+    for _ in range(3):
+        audited.audit.refused("", 413)
+    look(audited, access())
+    assert [r.kind for r in everything(audited)] == ["access"]  # within a minute nothing is written for it
+    audited.audit.close()
+    found = [(r.caller, r.status, r.number, r.case_id) for r in everything(audited) if r.kind == "refused"]
+    assert sorted(found) == [("", 413, 3, None), ("desk", 429, 1000, None)]
+    assert verdict(audited).bad == ""
+
+
+def test_the_refusals_of_a_minute_are_due_when_it_is_over() -> None:
+    at = [1_000_000]
+    made = refusals.Refusals(lambda: at[0])
+    assert made.due(True) == []
+    made.count("desk", 429)
+    at[0] += refusals.EVERY_MS - 1
+    made.count("desk", 429)
+    assert made.due(False) == []
+    at[0] += 1
+    assert [(r["caller"], r["status"], r["number"], r["at"]) for r in made.due(False)] == [("desk", 429, 2, at[0])]
+    assert made.due(True) == []
+    made.count("desk", 429)  # a minute of its own
+    assert made.due(False) == []
+    assert len(made.due(True)) == 1

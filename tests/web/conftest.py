@@ -101,7 +101,8 @@ def start(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         whole = {
             "database": database_url, "auth": "tokens", "token_file": str(tmp_path / "tokens.toml"),
             "log_level": "WARNING",
-            "link_secret_file": str(tmp_path / "link-secret"), "people_file": str(tmp_path / "people.toml"),
+            "link_secret_file": str(tmp_path / "link-secret"),
+            "document_keys_file": str(tmp_path / "document-keys.json"), "people_file": str(tmp_path / "people.toml"),
             **oidc, **settings,
         }  # fmt: skip
         service = bootstrap.build(Settings(**whole))

@@ -88,7 +88,8 @@ def test_link_and_code_together_open_that_case_for_the_patient(invited: Invited)
     answer = invited.enter(browser, f" {invited.code[:4]} {invited.code[4:]} ")
     assert (answer.status_code, answer.location) == (303, "/")
     who = browser.get("/who").get_json()
-    assert (who["roles"], who["name"], who["behalf"], who["scopes"]) == (["patient"], "Maya Sample", "", ["user/*.rs"])
+    assert (who["roles"], who["name"], who["behalf"], who["scopes"]) == (["patient"], "Maya Sample", "", [
+        "user/*.rs", "user/ServiceRequest.u"])  # fmt: skip
     assert intake.find_case(invited.site.service.context, caller(invited), invited.case).id == invited.case
     # The link works again, for a browser that forgot.
     assert invited.enter(invited.site.browser()).status_code == 303

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import hmac
+import itertools
 import json
 import logging
 import re
@@ -224,6 +226,17 @@ ANSWERS: dict[str, tuple[Any, int]] = {
     "no JSON": (lambda t: Response("<html>", 200), 503),
     "an empty answer": (lambda t: Response("", 200), 503),
     "a failure": (lambda t: Response("", 500), 503),
+    "more than a megabyte": (lambda t: {**t, "more": "x" * 1_000_000}, 503),
+    "more than a megabyte, unpacked": (
+        lambda t: Response(
+            gzip.compress(json.dumps({**t, "more": "x" * 1_000_000}).encode()), headers={"Content-Encoding": "gzip"}
+        ),
+        503,
+    ),
+    "a redirect with a body without end": (
+        lambda t: Response(itertools.repeat(b"x" * 65536), 302, headers={"Location": "/elsewhere"}),
+        503,
+    ),
     "a redirect": (lambda t: Response("", 302, headers={"Location": "/elsewhere"}), 503),
 }
 

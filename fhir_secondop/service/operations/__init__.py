@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from fhir_secondop.model import Operation
 from fhir_secondop.service.context import Context
-from fhir_secondop.service.operations import case, delivery, opening, record, review
+from fhir_secondop.service.operations import case, delivery, finding, insurance, opening, record, review
 
-_TOPICS = (opening, record, review, delivery, case)
+_TOPICS = (opening, record, finding, insurance, review, delivery, case)
 
 
 def table(context: Context) -> tuple[Operation, ...]:

@@ -6,10 +6,11 @@ from functools import partial
 
 from fhir_secondop.access import rights
 from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.opinion import alignment, codes, facts, invitation, records, report, workflow
+from fhir_secondop.opinion import alignment, codes, eligibility, facts, invitation, records, report, workflow
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import audit, invitations
+from fhir_secondop.opinion.third import suggested
+from fhir_secondop.service import audit, follow_up, invitations, third
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.operations.shapes import TEXT, Handler, Plain, obj, telling, with_case
 from fhir_secondop.store import resources
@@ -27,6 +28,11 @@ def rows(context: Context) -> list[Operation]:
                           name={"type": "string", "pattern": r"\S", "maxLength": 120})),
         Operation("revoke-invite", "ServiceRequest", "Calls an invitation back; who is in by it is out at once.",
                   act(invitations.revoke), obj(["task"], task=TEXT)),
+        Operation("third-opinion", "ServiceRequest",
+                  "Opens a case for a third opinion, read blind to both; suggested when the two are discordant.",
+                  tell(third.ask, 201), obj(["reason"], reason=TEXT)),
+        Operation("ask-follow-up", "ServiceRequest", "A question about the signed report; an addendum answers it.",
+                  act(follow_up.ask), obj(["text"], text={**TEXT, "pattern": r"\S"})),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
                   _package(context), reads=True),
         Operation("audit-trail", "ServiceRequest", "Who did and who saw what of the case, newest first.",
@@ -72,8 +78,11 @@ def case_summary(case: Case) -> Plain:
         "underReview": [{"item": n, "reference": reference(i), "text": facts.item_title(i)}
                         for n, i in enumerate(case.items)],
         "questions": case.questions,
+        "followUps": follow_up.about(case),
         "gathering": [{"task": reference(t), "source": t["owner"].get("display", ""), "status": t["status"],
                        "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
+        "thirdOpinion": {"suggested": bool(suggested(case)), "why": suggested(case)},
+        "insurance": eligibility.told(case),
         "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
         "deliveries": [
             {"task": t["id"], "to": t["owner"].get("display", ""),

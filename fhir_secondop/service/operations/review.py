@@ -1,15 +1,22 @@
-"""Operations of the review: who is asked, accepts and leaves; the report drafted, signed, amended."""
+"""Operations of the review: who accepts and leaves; the report drafted, signed, amended."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.service import review, signing
+from fhir_secondop.model import Operation
+from fhir_secondop.service import blinding, comparing, review, sealing, signing
 from fhir_secondop.service.context import Context
-from fhir_secondop.service.operations.shapes import REASON, TEXT, Handler, Plain, obj, with_case
+from fhir_secondop.service.operations.shapes import (
+    REASON,
+    TEXT,
+    VERSION,
+    obj,
+    telling,
+    with_case,
+)
 
-_DECLARATION = obj(
+DECLARATION = obj(
     ["interests"],
     interests={**TEXT, "description": '"none", or what they are'},
     participated={"type": "array", "items": {"type": ["string", "integer"]}},
@@ -19,24 +26,35 @@ _DECLARATION = obj(
 def rows(context: Context) -> list[Operation]:
     """The rows."""
     act = partial(with_case, context)
-    accepting = obj([], declaration=_DECLARATION, attestation=TEXT, override=TEXT)
-    whom = obj(["reviewer"], reviewer=_reviewer_schema())
+    tell = partial(telling, context)
+    accepting = obj([], declaration=DECLARATION, attestation=TEXT, override=TEXT)
     leaving = obj(["reason"], reason=REASON, text=TEXT)
     draft = review.schema("report-draft")
     changes = {**draft, "required": []}
     return [
-        Operation("independence", "ServiceRequest", "How independent a reviewer is, with the facts.",
-                  _independence(context), obj(["reviewer"], reviewer=_reviewer_schema(), declaration=_DECLARATION),
-                  ),
-        Operation("ask-reviewer", "ServiceRequest", "Asks a reviewer, who sees the case from then on.",
-                  act(review.ask), whom),
         Operation("accept", "ServiceRequest", "The reviewer takes the case.", act(review.accept), accepting),
         Operation("decline", "ServiceRequest", "A reviewer who was asked says no.", act(review.decline), leaving),
         Operation("withdraw", "ServiceRequest", "A reviewer who had accepted steps back.", act(review.withdraw),
                   leaving),
+        Operation("blind-first", "ServiceRequest",
+                  "The case is read blind first, or is not; said before anybody is asked.", act(blinding.switch),
+                  obj(["on"], on={"type": "boolean"})),
+        Operation("first-read", "ServiceRequest",
+                  "Locks the blind first read, and opens the first opinion; again, with a reason, it is a change.",
+                  act(blinding.first_read),
+                  obj(["assessment"], assessment=TEXT, plan=TEXT, reason=TEXT,
+                      diagnoses={"type": "array", "items": TEXT, "maxItems": 20})),
+        Operation("break-blind", "ServiceRequest",
+                  "Opens the first opinion before a first read is locked; the report says so, and why.",
+                  act(blinding.break_blind), obj(["reason"], reason=TEXT)),
+        Operation("compare", "ServiceRequest", "The original and the second opinion side by side, item by item.",
+                  partial(telling, context)(comparing.side_by_side), reads=True, shows=("*",)),
         Operation("submit-report", "ServiceRequest", "Stores the reviewer's draft.", act(signing.submit), draft),
         Operation("sign", "ServiceRequest", "The only way to final: report, document and deliveries.",
                   act(signing.sign)),
+        Operation("verify", "ServiceRequest", "Whether signature and bytes of a signed version hold, and who signed.",
+                  tell(sealing.verify), obj([], version=VERSION), reads=True,
+                  shows=("Binary", "Bundle", "DiagnosticReport", "Provenance")),
         Operation("amend-report", "ServiceRequest", "Drafts the next version of a signed report.",
                   act(signing.amend),
                   obj(["kind", "reason"], kind={"enum": ["amended", "corrected", "appended", "entered-in-error"]},
@@ -44,19 +62,3 @@ def rows(context: Context) -> list[Operation]:
         Operation("cancel", "Task", "Cancels a Task, or asks its owner to abort it.", act(review.cancel),
                   leaving),
     ]  # fmt: skip
-
-
-def _reviewer_schema() -> Plain:
-    request = review.schema("second-opinion-request")
-    provider = request["properties"]["providers"]["additionalProperties"]
-    organization = request["properties"]["organizations"]["additionalProperties"]
-    return {**provider, "properties": {**provider["properties"], "organization": organization}}
-
-
-def _independence(context: Context) -> Handler:
-    def handler(caller: Caller, case_id: str, plain: Plain) -> Result:
-        found = review.independence_of(context, caller, case_id, plain)
-        rows = [{"result": f.result, "fact": f.fact, "about": f.about} for f in found.findings]
-        return Result({"result": found.result, "findings": rows})
-
-    return handler

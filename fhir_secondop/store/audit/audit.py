@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 from fhir_secondop.store.audit.anchors import Anchors
 from fhir_secondop.store.audit.reads import Reads
+from fhir_secondop.store.audit.refusals import Refusals
 from fhir_secondop.store.audit.rows import Values
 from fhir_secondop.store.audit.writes import Writes
 from fhir_secondop.store.database import Database, Transaction
@@ -17,7 +18,11 @@ class Audit:
     """What `Database.audit` is. `strict`: an answer waits until its rows are durable."""
 
     def __init__(self, database: Database, *, strict: bool, now: Callable[[], int]) -> None:
-        self._reads = Reads(database, strict=strict, now=now, beside=lambda ending: self._anchors.due(ending))
+        self._refusals = Refusals(now)
+        self._reads = Reads(
+            database, strict=strict, now=now, beside=lambda ending: self._anchors.due(ending),
+            counted=self._refusals.due,
+        )  # fmt: skip
         self._writes = Writes(now, self._reads.wake)
         self._anchors = Anchors(database, now, lambda: [*self._reads.heads(), *self._writes.heads()])
         self.now = now
@@ -35,6 +40,11 @@ class Audit:
     def put(self, rows: Sequence[Values]) -> None:
         """Records requests. Raises Unavailable when they can't be recorded: then serve nothing."""
         self._reads.put(rows)
+
+    def refused(self, caller: str, status: int) -> None:
+        """Counts a request that was refused before anything was done for it; written within a minute or so."""
+        self._refusals.count(caller, status)
+        self._reads.wake()
 
     def flush(self) -> None:
         """Returns when everything recorded so far is durable. Raises Unavailable."""

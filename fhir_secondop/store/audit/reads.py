@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.store import tables
-from fhir_secondop.store.audit import rows
+from fhir_secondop.store.audit import refusals, rows
 from fhir_secondop.store.audit.rows import Head, Values
 from fhir_secondop.store.database import Database
 
@@ -34,15 +34,20 @@ REFUSED = "The audit can't be written, so nothing is served; try again, and tell
 
 
 class Reads:
-    """The queue, and the chain that its thread writes. `beside` runs in that thread, now and then and at the end."""
+    """The queue, and the chain that its thread writes.
+
+    In that thread `counted` gives rows that are due, all with True; `beside` runs now and then, and at the end.
+    """
 
     def __init__(
-        self, database: Database, *, strict: bool, now: Callable[[], int], beside: Callable[[bool], None]
-    ) -> None:
+        self, database: Database, *, strict: bool, now: Callable[[], int], beside: Callable[[bool], None],
+        counted: Callable[[bool], list[Values]] = lambda ending: [],
+    ) -> None:  # fmt: skip
         self._database = database
         self._strict = strict
         self._now = now
         self._beside = beside
+        self._counted = counted
         lock = threading.RLock()
         self._arrived = threading.Condition(lock)  # what the thread waits for: woken once a commit, not once a row
         self._changed = threading.Condition(lock)  # what answers wait for
@@ -79,11 +84,9 @@ class Reads:
         with self._changed:
             self._start()
             self._wait(ends, lambda: len(self._queue) < QUEUE_ROWS and not self._failing and not self._is_late())
-            at = time.monotonic()
             if not self._queue:
                 self._arrived.notify()
-            self._queue.extend((at, row) for row in found)
-            self._taken += len(found)
+            self._take(found)
             mine = self._taken
             if self._strict:
                 self._wait(ends, lambda: self._written >= mine)
@@ -95,7 +98,7 @@ class Reads:
             self._wait(time.monotonic() + PATIENCE_S, lambda: self._written >= mine)
 
     def wake(self) -> None:
-        """Starts the thread, unless it is running or has been stopped: there is something to anchor."""
+        """Starts the thread, unless it is running or has been stopped: there is something to write beside reads."""
         if self._thread is None:
             with self._changed:
                 if not self._closing:
@@ -110,6 +113,11 @@ class Reads:
             thread = self._thread
         if thread is not None:
             thread.join()
+
+    def _take(self, found: Sequence[Values]) -> None:
+        at = time.monotonic()
+        self._queue.extend((at, row) for row in found)
+        self._taken += len(found)
 
     def _start(self) -> None:
         if self._closing:
@@ -139,8 +147,9 @@ class Reads:
             if waiting and not self._strict:
                 self._stopping.wait(GATHER_S)
             with self._changed:
-                batch = [row for _, row in islice(self._queue, _BATCH)]
                 closing = self._closing
+                self._take(self._counted(closing))
+                batch = [row for _, row in islice(self._queue, _BATCH)]
             if batch and not self._commit(batch) and closing:
                 log.error("%d audit rows could not be written before the end", len(self._queue))
                 break
@@ -176,10 +185,7 @@ class Reads:
         """A row that says how many requests were refused meanwhile."""
         if not (self._failing and self._refused):
             return []
-        return [dict.fromkeys(rows.FIELDS, "") | {
-            "at": self._now(), "kind": "refused", "action": "E", "version": None, "case_id": None,
-            "number": self._refused, "status": 503,
-        }]  # fmt: skip
+        return [refusals.row(self._now(), "", 503, self._refused)]
 
     def _append(self, batch: list[Values]) -> Head:
         with self._database.appending() as connection:

@@ -11,17 +11,24 @@ from typing import Any
 
 Values = dict[str, Any]
 
-# In this order they are hashed; what is added later goes to the end, and only where it is not None.
+# In this order they are hashed.
 FIELDS = (
     "chain", "n", "at", "kind", "caller", "behalf", "purpose", "action", "operation", "method", "route", "params",
     "type", "id", "version", "case_id", "number", "status", "request",
 )  # fmt: skip
+# What came later: hashed behind them with its name, where it is not None; so older rows stay what they were.
+LATER = ("party", "part", "until")
 ANCHOR_FIELDS = ("chain", "n", "at", "heads")
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each row
 
 
 def digest(row: Mapping[str, Any], before: str, fields: tuple[str, ...] = FIELDS) -> str:
-    """SHA-256 (hex) over the digest before it and the row: a JSON array of its fields, ASCII, without spaces."""
-    canonical = json.dumps([row[name] for name in fields], separators=(",", ":"))
+    """SHA-256 (hex) over the digest before it and the row: a JSON array of its fields, ASCII, without spaces.
+
+    The first ones by their order, later ones as pairs.
+    """
+    later = [[name, row[name]] for name in LATER if row.get(name) is not None]
+    canonical = _encode([row[name] for name in fields] + later)
     return hashlib.sha256(f"{before}\n{canonical}".encode()).hexdigest()
 
 
@@ -76,7 +83,7 @@ class Access:
 
 def case_of(case_id: str | None) -> str | None:
     """The case that a row belongs to; what is kept apart of a case ("id#draft") counts as the case's."""
-    return case_id.partition("#")[0] if case_id else None
+    return (case_id.partition("#")[0] or None) if case_id else None
 
 
 def access_rows(access: Access, action: str, status: int, at: int) -> list[Values]:

@@ -62,7 +62,9 @@ class Writes:
 
 
 def recorded(tx: Transaction, access: Access | None, at: int) -> list[Values]:
-    """The rows of what a transaction has written: one per resource, one per type of what came in bulk."""
+    """The rows of what a transaction has written: one per resource, one per type of what came in bulk, and one for each
+    party that was let in to a case or lost it.
+    """
     where = access or Access()
     caller = tx.caller
     # A link's holder acts through the service's own caller.
@@ -70,6 +72,7 @@ def recorded(tx: Transaction, access: Access | None, at: int) -> list[Values]:
     common = {
         "at": at, "kind": "write", "caller": caller.id, "behalf": behalf, "purpose": where.purpose,
         "method": where.method, "route": where.route, "params": "", "status": None, "request": where.request,
+        **dict.fromkeys(rows.LATER),
     }  # fmt: skip
     operation = where.operation if where.operation.startswith("$") else ""
     single = [
@@ -82,4 +85,10 @@ def recorded(tx: Transaction, access: Access | None, at: int) -> list[Values]:
          "case_id": rows.case_of(case_id), "number": number}
         for (kind, case_id), number in sorted(tx.bulk.items())
     ]  # fmt: skip
-    return single + bulk
+    admitted = [
+        {**common, "kind": "audience", "action": _ACTION[a.interaction], "operation": operation or "audience",
+         "type": "ServiceRequest", "id": rows.case_of(a.case_id), "version": None, "case_id": rows.case_of(a.case_id),
+         "number": 1, "party": a.party, "part": a.part, "until": a.until}
+        for a in tx.admissions
+    ]  # fmt: skip
+    return single + bulk + admitted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
@@ -13,25 +14,31 @@ from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.service import drafts, history, worklist
 from fhir_secondop.service.operations.case import case_summary
-from fhir_secondop.web.pages import offers
+from fhir_secondop.web.pages import offers, signatures
 from fhir_secondop.web.pages.frame import Frame
 
 Plain = dict[str, Any]
 
 
 def add(routes: Blueprint, frame: Frame) -> None:
-    """Routes /cases/{id}, its candidates, and what one of its deliveries would do."""
+    """Routes /cases/{id}, its candidates, who may review it, and what one of its deliveries would do."""
 
     @routes.get("/cases/<case_id>")
     def show(case_id: str) -> ResponseReturnValue:
         if frame.caller.roles == {"patient"}:
-            return redirect(f"/my/{case_id}", 303)
+            done = request.args.get("done", "")
+            return redirect(f"/my/{case_id}" + (f"?{urlencode({'done': done})}" if done else ""), 303)
         return _page(frame, case_id)
 
     @routes.get("/cases/<case_id>/confirm/<task_id>")
     def choose(case_id: str, task_id: str) -> Response:
         found = frame.run("candidates", case_id, {"task": task_id})
         return frame.page("confirm", case_id=case_id, task_id=task_id, found=found)
+
+    @routes.get("/cases/<case_id>/reviewers")
+    def reviewers(case_id: str) -> Response:
+        able = offers.of_case(frame.find(case_id), frame.caller).names_reviewer
+        return frame.page("reviewers", case_id=case_id, found=frame.run("match-reviewer", case_id), able=able)
 
     @routes.get("/cases/<case_id>/deliveries/<task_id>")
     def delivery(case_id: str, task_id: str) -> Response:
@@ -92,7 +99,12 @@ def _page(frame: Frame, case_id: str) -> Response:
         merged=frame.run("merged-record", case_id) if frame.sees_record(case_id) else None,
         events=history.events(frame.context, frame.caller, case_id),
         able=able,
+        blind=frame.is_blind(case_id),
+        third=summary["thirdOpinion"],
+        thirds=frame.third_opinions(case_id),
+        compared=frame.run("compare", case_id) if drafts.is_signed(case) else None,
         signed=drafts.is_signed(case),
+        signatures=signatures.of_case(frame, case),
         plan=_plan_version(summary),
         mine=_mine(able, summary),
         decisions=codes.DECISIONS,

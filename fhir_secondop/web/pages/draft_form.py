@@ -42,10 +42,20 @@ def _items(typed: dict[str, str], case: Case) -> list[dict[str, Any]]:
     for place, _ in enumerate(case.items):
         for axis in AXES:
             said = {name: typed.get(f"item.{place}.{axis}.{name}", "") for name in ("concordance", *_MORE)}
-            if any(said.values()):
+            proposed = _proposed(typed, f"item.{place}.{axis}.")
+            if any(said.values()) or proposed:
                 judged = {"item": place, "axis": axis, "concordance": said["concordance"] or "not-assessed"}
-                found.append({**judged, **{name: said[name] for name in _MORE if said[name]}})
+                found.append({**judged, **{name: said[name] for name in _MORE if said[name]}, **proposed})
     return found
+
+
+def _proposed(typed: dict[str, str], key: str) -> dict[str, Any]:
+    """The reviewer's own diagnosis or treatment; a code alone stands for itself."""
+    text, system, code = (typed.get(f"{key}{name}", "") for name in ("proposed", "system", "code"))
+    if not text and not code:
+        return {}
+    coded = {"code": {"system": system, "code": code}} if code else {}
+    return {"proposed": {"text": text or code, **coded}}
 
 
 def _answers(typed: dict[str, str], case: Case) -> list[dict[str, Any]]:
@@ -72,6 +82,9 @@ def fields(draft: Draft) -> dict[str, str]:
     for item in draft["items"]:
         for name in ("concordance", *_MORE):
             found[f"item.{item['item']}.{item['axis']}.{name}"] = item.get(name, "")
+        proposed = item.get("proposed", {})
+        for name, value in (("proposed", proposed.get("text", "")), *proposed.get("code", {}).items()):
+            found[f"item.{item['item']}.{item['axis']}.{name}"] = value
     for answer in draft["answers"]:
         found[f"answer.{answer['question']}.text"] = answer.get("text") or answer["cannotAnswer"]
         found[f"answer.{answer['question']}.cannot"] = "yes" if "cannotAnswer" in answer else ""
@@ -95,6 +108,9 @@ def _labelled(draft: Draft, case: Case) -> dict[str, str]:
         for name in ("concordance", *_MORE):
             if item.get(name):
                 found[f"{about}: {LABELS[name].lower()}"] = words.of(words.CONCORDANCE, item[name])
+        if "proposed" in item:
+            code = item["proposed"].get("code", {}).get("code", "")
+            found[f"{about}: instead"] = item["proposed"]["text"] + (f" ({code})" if code else "")
     for answer in draft["answers"]:
         cannot = "cannotAnswer" in answer
         text = f"Can't be answered: {answer['cannotAnswer']}" if cannot else answer["text"]

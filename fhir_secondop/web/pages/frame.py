@@ -18,7 +18,7 @@ from fhir_secondop.errors import NotFound
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.rest.operations import check, may
-from fhir_secondop.service import intake
+from fhir_secondop.service import intake, third
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import resources
 from fhir_secondop.web.pages import words
@@ -80,6 +80,16 @@ class Frame:
         """Whether the caller sees the record of the case, too: who only gets its report does not."""
         with self.context.database.reading() as connection:
             return resources.sees_record(connection, self.context.visibility(self.caller), case_id)
+
+    def is_blind(self, case_id: str) -> bool:
+        """Whether the first opinion of the case is withheld from the caller."""
+        with self.context.database.reading() as connection:
+            return resources.is_blind(connection, self.context.visibility(self.caller), case_id)
+
+    def third_opinions(self, case_id: str) -> list[str]:
+        """The cases of third opinions on that case which the caller may see."""
+        with self.context.database.reading() as connection:
+            return third.asked(connection, self.context.visibility(self.caller), case_id)
 
     def offers(self, code: str, on: str = "ServiceRequest") -> bool:
         """Whether there is such an operation at all."""

@@ -8,6 +8,9 @@ from fhir_secondop.access import rights
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case, Member
+from fhir_secondop.service import review
+from fhir_secondop.service.drafts import is_signed
+from fhir_secondop.service.third import may_ask
 
 # A case that came to one of these takes no reviewer, no record and no report any more.
 _ENDED = ("completed", "rejected", "failed", "cancelled")
@@ -25,17 +28,21 @@ class Offers:
     member: Member | None
     decides: bool  # is the decision owner
     names_reviewer: bool
+    reassigns: bool
     cancels: bool
+    seeks_third: bool
+    follows_up: bool
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
     """What to offer this caller on this case."""
     desk = "coordinator" in caller.roles
     task = case.coordination
-    owner = case.directory.person(task.get("owner", {}).get("reference", ""))
+    owner = case.reviewer
     reviews = owner is not None and rights.acts_as(caller, owner.identifiers)
     decision_owner = case.decision_owner
     placer = case.requester is not None and rights.acts_as(caller, case.requester.identifiers)
+    asks_about = is_signed(case) and may_ask(case, caller)
     is_open = task["status"] not in _ENDED
     return Offers(
         coordinates=desk,
@@ -46,6 +53,9 @@ def of_case(case: Case, caller: Caller) -> Offers:
         member=next((m for m in case.audience if rights.acts_as(caller, m.person.identifiers)), None),
         decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
         names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
+        reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
+        seeks_third=asks_about,
+        follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
     )
 

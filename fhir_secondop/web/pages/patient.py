@@ -13,7 +13,7 @@ from fhir_secondop.opinion.case import Case
 from fhir_secondop.rest import disclosure
 from fhir_secondop.service import drafts, files, worklist
 from fhir_secondop.service.operations.case import case_summary
-from fhir_secondop.web.pages import actions
+from fhir_secondop.web.pages import actions, offers
 from fhir_secondop.web.pages.frame import Frame
 
 PLAIN = {
@@ -60,6 +60,7 @@ def add(routes: Blueprint, frame: Frame) -> None:
         return frame.page(
             "my_case", case_id=case_id, stage=stage, said=PLAIN[stage], steps=steps, questions=case.questions,
             board=board, text=_text(frame, case), summary=case_summary(case), seen_by=seen_by,
+            able=offers.of_case(case, frame.caller),
             decision=facts.decision(case), items=[facts.item_title(i) for i in case.items],
         )  # fmt: skip
 

@@ -27,7 +27,9 @@ def add(routes: Blueprint, frame: Frame) -> None:
     """Routes /cases/{id}/review, its preview, and the signature."""
 
     @routes.get("/cases/<case_id>/review")
-    def edit(case_id: str) -> Response:
+    def edit(case_id: str) -> ResponseReturnValue:
+        if frame.is_blind(case_id):
+            return seen(f"/cases/{case_id}/first-read")
         return _editor(frame, drafts.read(frame.context, frame.caller, case_id))
 
     @routes.post("/cases/<case_id>/review")

@@ -52,6 +52,7 @@ DELIVERY_MARKS = {
     "planned": "wait", "sending": "wait", "unknown": "bad", "accepted": "info", "verified": "ok", "mismatch": "bad",
     "unverifiable": "warn", "failed": "bad",
 }  # fmt: skip
+VERDICTS = {"same": "the same", "refined": "refined", "different": "different", "needs-judgement": "needs judgement"}
 CONCORDANCE = {
     "confirmed": "confirmed", "refined": "refined", "additional": "additional to it", "changed": "changed",
     "refuted": "refuted", "indeterminate": "indeterminate", "not-assessed": "not assessed", "agreed": "agreed",
@@ -65,16 +66,29 @@ REASONS = {
     "patient-withdrew": "the patient withdrew", "patient-deceased": "the patient died",
     "superseded-by-event": "overtaken by events", "duplicate": "duplicate", "out-of-scope": "out of scope",
 }  # fmt: skip
+RESULTS = {"pass": "fits", "warn": "look at it", "unknown": "not known", "fail": "does not fit", "barred": "barred"}
+RESULT_MARKS = {"pass": "ok", "warn": "warn", "unknown": "wait", "fail": "bad", "barred": "bad"}
+CRITERIA = {
+    "specialty": "Specialty", "place": "Place", "licence": "Licence", "language": "Language",
+    "network": "Payer's network", "availability": "Availability", "independence": "Independence",
+}  # fmt: skip
+COVERED = {"covered": "covered", "not-covered": "not covered", "unknown": "not known", "asking": "being asked"}
+COVERED_MARKS = {"covered": "ok", "not-covered": "bad", "unknown": "warn", "asking": "wait"}
+AUTHORIZATION = {"required": "required", "not-required": "not required", "unknown": "not stated"}
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
 DONE = {
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
-    "ask-reviewer": "The reviewer was asked.", "accept": "You have taken the case.",
+    "ask-reviewer": "The reviewer was asked.", "reassign": "The case is open for the next reviewer.",
+    "check-coverage": "The payer is being asked.", "accept": "You have taken the case.",
     "decline": "You have declined; the case goes to somebody else.", "withdraw": "You have stepped back.",
     "sign": "The report is signed and on its way to every recipient.", "acknowledge": "Your receipt is recorded.",
     "decide": "Your decision is recorded.", "plan-of-record": "The plan of record is set and on its way.",
     "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
     "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
-    "link": "The copies were linked.",
+    "link": "The copies were linked.", "first-read": "Your first read is locked; the first opinion is open.",
+    "ask-follow-up": "Your question is with the reviewer.",
+    "third-opinion": "A case for a third opinion was opened; it is on the work list.",
+    "break-blind": "The first opinion is open; the report will say so.",
 }  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from werkzeug.test import Client, EnvironBuilder
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Unauthenticated
 from fhir_secondop.model import Caller
+from fhir_secondop.store.audit import trail, verify
+from fhir_secondop.store.database import Database
 from fhir_secondop.web import inbound, throttle
 from fhir_secondop.web.throttle import Buckets, Limit, Throttle
 from tests.web.limits.conftest import NAME, serving
@@ -260,3 +262,14 @@ def test_a_real_service_limits_each_caller(tmp_path: Path) -> None:
         assert ask("desk", "/healthz") == 200
         assert {ask(f"wrong-{n}") for n in range(12)} == {401, 429}
         assert ask("other", "/api/second-opinions") == 200
+        assert requests.get(f"{served.url}/fhir/Patient?name={'a' * 9000}", timeout=30).status_code == 414
+    # It has ended: what it refused at the door is in its audit, by caller and status, and no request has a row.
+    database = Database(str(tmp_path / "secondop.sqlite"))
+    try:
+        with database.reading() as connection:
+            assert verify.verify(connection).bad == ""
+            found = {(r.caller, r.status): r.number for r in trail.since(connection, 0) if r.kind == "refused"}
+    finally:
+        database.dispose()
+    assert found == {("desk", 429): 1, ("", 429): found["", 429], ("", 414): 1}
+    assert found["", 429] >= 8

@@ -22,7 +22,7 @@ PATIENT = Caller(
     "maren",
     "Maren Elise Sampleton",
     frozenset({"patient"}),
-    ("user/*.rs",),
+    ("user/*.rs", "user/ServiceRequest.u"),
     frozenset({"https://riverside.example/mrn|RS-100482"}),
 )
 OPERATOR = Caller("operator", "Operations", frozenset({"operator"}))

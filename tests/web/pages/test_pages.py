@@ -21,7 +21,7 @@ GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/
 def rules(clinic: Clinic, method: str) -> list[str]:
     """Every address of the pages, its parts filled with something."""
     filled = {"case_id": "c", "task_id": "t", "code": "accept", "kind": "Binary", "resource_id": "r", "place": 0,
-              "name": "lakeside"}  # fmt: skip
+              "version": 1, "name": "lakeside"}  # fmt: skip
     adapter = clinic.app.url_map.bind("localhost")
     return [
         adapter.build(rule.endpoint, {name: filled[name] for name in rule.arguments}, method=method)
@@ -74,9 +74,9 @@ def test_each_page_shows_each_role_what_the_operations_allow(clinic: Clinic) -> 
     case_id = clinic.world.signed()
     clinic.world.work(60)
     for who, (case, record, editor, report, count) in SEEN.items():
-        expected = (case, record, editor, editor, editor, report, report)
+        expected = (case, record, editor, editor, editor, report, report, report)
         if who == "reviewer":  # after the signature there is no draft until one amends
-            expected = (200, 200, 200, 404, 404, 200, 200)
+            expected = (200, 200, 200, 404, 404, 200, 200, 200)
         found = tuple(clinic.get(f"/cases/{case_id}{path}", who).status_code for path in GETS)
         assert found == expected, who
         work = clinic.get("/", who)
@@ -101,7 +101,8 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
         found = {action.removeprefix(f"{case}/do/") for action in clinic.forms(case, who)}
         return {code for code in found if not code.startswith("/sign-out")}
 
-    assert offered("desk") == {"ask-reviewer", "gather", f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
+    called_off = f"{case}/tasks/{coordination(clinic, case_id)}/cancel"
+    assert offered("desk") == {"ask-reviewer", "gather", "check-coverage", called_off}
     assert offered("pcp") == {f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
     assert offered("surgeon") == set()
     world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
@@ -112,8 +113,9 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
     world.post(case_id, "sign", who="reviewer")
     world.work(60)
     assert {who: offered(who) for who in OFFERED} == {
-        "desk": set(), "reviewer": set(), "pcp": {"acknowledge", "decide"},
-        "surgeon": {"acknowledge", "decide", "plan-of-record"},
+        "desk": {"third-opinion", "ask-follow-up"}, "reviewer": set(),
+        "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up"},
+        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up"},
     }  # fmt: skip
 
 
@@ -186,6 +188,19 @@ def amended(clinic: Clinic) -> str:
     clinic.world.post(case_id, "amend-report", changes, "reviewer")
     clinic.admit(case_id, PATIENT)
     return case_id
+
+
+def test_a_patient_asks_about_the_report_on_its_own_page(clinic: Clinic) -> None:
+    case_id = clinic.world.signed()
+    clinic.admit(case_id, PATIENT)
+    action = f"/cases/{case_id}/do/ask-follow-up"
+    assert action in clinic.forms(f"/my/{case_id}", "maren")
+    assert clinic.post(action, {"text": "zq-may I travel?"}, "maren").status_code == 303
+    for who, path in (("maren", f"/my/{case_id}"), ("reviewer", f"/cases/{case_id}"), ("desk", f"/cases/{case_id}")):
+        shown = clinic.get(path, who).get_data(as_text=True)
+        assert "zq-may I travel?" in shown, path
+        assert "not answered yet" in shown, path
+    assert "See the questions" in clinic.get(f"/cases/{case_id}", "desk").get_data(as_text=True)
 
 
 def test_no_page_runs_or_loads_anything_but_our_own_files_and_none_is_kept(clinic: Clinic) -> None:

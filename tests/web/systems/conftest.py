@@ -134,6 +134,7 @@ def start(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         port = free_port()
         given = {"auth": "smart", "base_url": f"http://127.0.0.1:{port}", "database": database_url,
                  "clients_file": str(tmp_path / "clients.toml"), "link_secret_file": str(tmp_path / "link-secret"),
+                 "document_keys_file": str(tmp_path / "document-keys.json"),
                  "keys_file": str(tmp_path / "keys.json")}  # fmt: skip
         settings = Settings(**{**given, **more})
         clock = Clock()

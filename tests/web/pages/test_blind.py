@@ -1,0 +1,130 @@
+"""A word planted in the first opinion, asked for by everything that is registered: route, search, operation, page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhir_secondop.fhir import definitions
+from fhir_secondop.opinion import workflow
+from fhir_secondop.store import resources, tables
+from tests.access.generator import BODIES, ROUTES
+from tests.service.test_blinding import LUMP, PLANTED, READ, planted_record, planted_request
+from tests.service.test_review import example
+from tests.service.world import opened
+from tests.web.pages.conftest import Clinic
+
+Asked = tuple[str, str, Any]
+# As it stands in the file of a letter, when that is read as a Binary.
+IN_BASE64 = base64.b64encode(f"Plan: {PLANTED}".encode()).decode()[:-4]
+_NOT_ASKED = {"/sign-out", "/sign-in", "/sign-in/callback", "/sign-in/again"}
+# These end the blind read, or the review; asked last they would be of no use to what follows.
+_ENDING = {"first-read", "break-blind", "withdraw", "decline"}
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clinic]:
+    with opened(tmp_path, f"sqlite:///{tmp_path / 'test.sqlite'}", monkeypatch) as world:
+        world.ehr("lakeside", record=planted_record())
+        yield Clinic(world)
+
+
+def everything(clinic: Clinic, case_id: str) -> Iterator[Asked]:
+    """(method, path, body) of all that can be asked about a case, whoever may be answered."""
+    rows = resources.rows().where(tables.resource.c.case_id.startswith(case_id))
+    with clinic.world.context.database.reading() as connection:
+        held = [resources.stored(row) for row in connection.execute(rows)]
+    for one in held:
+        for path in ("", "/_history", f"/_history/{one.version}", "/_history/1"):
+            yield "GET", f"/fhir/{one.type}/{one.id}{path}", None
+        if one.type == "Task":
+            for path in ("deliveries", "confirm"):
+                yield "GET", f"/cases/{case_id}/{path}/{one.id}", None
+        for place in range(3):
+            yield "GET", f"/cases/{case_id}/files/{one.type}/{one.id}/{place}", None
+    for kind in sorted({one.type for one in held}):
+        yield "GET", f"/fhir/{kind}", None
+        for code, parameter in definitions.search_parameters(kind).items():
+            for value in (f"={PLANTED}", f"={LUMP['code']}", ":missing=false", ":missing=true", f":text={PLANTED}"):
+                yield "GET", f"/fhir/{kind}?{code}{value}", None
+            if parameter.type == "reference":
+                for one in held:
+                    if one.type in ("Condition", "CarePlan", "ServiceRequest"):
+                        yield "GET", f"/fhir/{kind}?{code}={one.type}/{one.id}", None
+    for row in clinic.world.service.operations:
+        if row.type == "ServiceRequest" and row.code not in _ENDING:
+            yield "GET", f"/fhir/ServiceRequest/{case_id}/${row.code}", None
+            for method in ("GET", "POST"):
+                yield method, f"/api/second-opinions/{case_id}/{row.code}", BODIES.get(row.code, {})
+    for rule in ROUTES:
+        if "<t" not in rule and rule not in _NOT_ASKED:
+            yield "GET", rule.replace("<case_id>", case_id), None
+    for stage in ("", "?stage=review", "?stage=asked"):
+        yield "GET", f"/{stage}", None
+
+
+def found(clinic: Clinic, case_id: str, method: str, path: str, body: Any) -> bool:
+    """Whether an answer has the word, in its text or in its headers."""
+    if path.startswith(("/fhir", "/api")):
+        answer = clinic.world.call(method, path, body if method == "POST" else None, "reviewer")
+    else:
+        answer = clinic.get(path, "reviewer")
+    assert answer.status_code < 500, path
+    # What was asked stands in the answer's links: that is the asker's word.
+    said = (answer.get_data().decode("utf-8", "replace") + str(answer.headers)).replace(
+        path.partition("?")[2] or "\0", ""
+    )
+    said = said.replace(f"={PLANTED}", "").replace(f"={PLANTED.upper()}", "")
+    return PLANTED in said or IN_BASE64 in said
+
+
+def test_the_first_opinion_is_in_no_answer_until_the_first_read_is_locked(clinic: Clinic) -> None:
+    world = clinic.world
+    answer = world.call("POST", "/api/second-opinions",
+                        {**planted_request(), "sources": ["lakeside"], "blindFirst": True})  # fmt: skip
+    case_id = answer.get_json()["id"]
+    world.work()
+    world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    world.post(case_id, "accept", {"declaration": {"interests": "none"}, "attestation": "None."}, "reviewer")
+
+    asked = list(everything(clinic, case_id))
+    told = [(method, path) for method, path, body in asked if found(clinic, case_id, method, path, body)]
+    assert told == []
+    assert len(asked) > 2000
+
+    world.post(case_id, "first-read", READ, "reviewer")
+    told = [(method, path) for method, path, body in everything(clinic, case_id)
+            if found(clinic, case_id, method, path, body)]  # fmt: skip
+    routes = {path.partition("?")[0].split("/")[1] for _, path in told}
+    assert routes >= {"fhir", "api", "cases", ""}
+    assert any("/cases/" in path and path.endswith("/review") for _, path in told)
+
+
+def test_a_reviewer_reads_blind_and_locks_by_forms_alone(clinic: Clinic) -> None:
+    world = clinic.world
+    answer = world.call("POST", "/api/second-opinions",
+                        {**planted_request(), "sources": ["lakeside"], "blindFirst": True})  # fmt: skip
+    case_id = answer.get_json()["id"]
+    world.work()
+    world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    case = f"/cases/{case_id}"
+    assert "read blind first" in clinic.text(case, "reviewer")
+    clinic.send(case, f"{case}/do/accept", "reviewer", **{"declaration.interests": "none", "attestation": "None."})
+    assert clinic.get(f"{case}/review", "reviewer").headers["Location"] == f"{case}/first-read"
+    shown = clinic.text(f"{case}/first-read", "reviewer")
+    assert "18 mm" in shown
+    assert "Core biopsy" in shown
+    sent = clinic.send(f"{case}/first-read", f"{case}/do/first-read", "reviewer", assessment="Small tumour.",
+                       diagnoses="Ductal carcinoma\nLobular carcinoma", plan="Excise.")  # fmt: skip
+    assert sent.status_code == 303
+    assert PLANTED in clinic.text(f"{case}/review", "reviewer")
+    (read,) = [r for r in world.call("GET", "/fhir/ClinicalImpression", who="reviewer").get_json()["entry"]
+               if "summary" in r["resource"] and r["resource"]["summary"] == "Small tumour."]  # fmt: skip
+    assert [f["itemCodeableConcept"]["text"] for f in read["resource"]["finding"]] == [
+        "Ductal carcinoma", "Lobular carcinoma"]  # fmt: skip
+    assert clinic.get(f"{case}/first-read", "reviewer").status_code == 303
+    assert workflow.business_status(next(t for t in world.package(case_id, "Task") if workflow.is_coordination(t)))
