@@ -18,7 +18,7 @@ from fhir_secondop.ehr import published
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
-from fhir_secondop.opinion import codes
+from fhir_secondop.opinion import clock_file, codes
 from fhir_secondop.rest.endpoint import ALL, Endpoint
 from fhir_secondop.service import operations, workflows
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
@@ -56,7 +56,7 @@ class Service:
 def build(settings: Settings) -> Service:
     """The service of these settings; its tables are brought up to date, nothing is started."""
     log_to_stderr(settings.log_level)
-    database = Database(settings.database)
+    database = Database(settings.database, now=now_ms)
     database.migrate()
     database.audit = Audit(database, strict=settings.audit == "strict", now=now_ms)
     base_url = f"{settings.public_url}/fhir"
@@ -80,6 +80,7 @@ def build(settings: Settings) -> Service:
         contact=settings.contact,
         same_organization=settings.same_organization,
         checklists=Path(settings.checklists) if settings.checklists else None,
+        clocks=clock_file.load(Path(settings.clocks)) if settings.clocks else clock_file.shipped(),
     )
     table = operations.table(context)
     systems = _systems(settings, database) if settings.auth == "smart" else None

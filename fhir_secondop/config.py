@@ -44,6 +44,7 @@ class Settings:
     issuer: str = ""  # whose access tokens are taken instead of ours, with auth=smart
     audience: str = ""  # what those have as aud
     link_secret_file: str = "link-secret"
+    metrics_token_file: str = ""  # the token by which a scraper reads /metrics; else by signing in
     keys_file: str = "keys.json"  # our signing keys for SMART sign-in at EHRs
     document_keys_file: str = "document-keys.json"  # the keys that sign documents; the first is made when it is needed
     people_file: str = ""  # who may sign in to the pages, and as what
@@ -65,6 +66,7 @@ class Settings:
     log_level: str = "INFO"
     audit: str = "default"  # "strict": an answer waits until it is recorded durably
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
+    clocks: str = ""  # the file with the site's time zone, holidays and targets; else ours
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
@@ -272,7 +274,7 @@ def _checked(settings: Settings, file: Path) -> Settings:
         for key in ("token_file", "clients_file", "link_secret_file", "keys_file", "document_keys_file")
         if not Path(getattr(settings, key)).is_absolute()
     }
-    for key in ("people_file", "oidc_secret_file", "demo_people"):
+    for key in ("people_file", "oidc_secret_file", "demo_people", "metrics_token_file"):
         if getattr(settings, key):
             changed[key] = str(folder / getattr(settings, key))
             if not Path(changed[key]).is_file():
@@ -281,6 +283,10 @@ def _checked(settings: Settings, file: Path) -> Settings:
         changed["checklists"] = str(folder / settings.checklists)
         if not Path(changed["checklists"]).is_dir():
             raise Invalid(f"checklists: there is no folder {changed['checklists']}.")
+    if settings.clocks:
+        changed["clocks"] = str(folder / settings.clocks)
+        if not Path(changed["clocks"]).is_file():
+            raise Invalid(f"clocks: there is no file {changed['clocks']}.")
     if "://" not in settings.database and not Path(settings.database).is_absolute():
         changed["database"] = str(folder / settings.database)
     settings = replace(settings, **changed)  # type: ignore[arg-type]

@@ -48,6 +48,7 @@ SIGNIFICANCE = system("significance")
 SECTION = system("section")
 EVIDENCE = system("delivery-evidence")
 RECORD_ITEM = system("record-item")
+NOTICE = system("notice")
 
 REASONS = (
     "uncertain-diagnosis", "doubt-treatment-plan", "explore-alternatives", "severity-concern",
@@ -65,6 +66,7 @@ STATUS_REASONS = (
     "coverage-denied", "consent-withheld", "patient-withdrew", "patient-deceased", "superseded-by-event",
     "duplicate", "out-of-scope", "not-selected",
 )  # fmt: skip
+NOTICES = ("accepted", "due-after-deadline", "overdue")
 
 # Extensions on the ServiceRequest and on what we write.
 DECISION_UNDER_REVIEW = extension("decision-under-review")

@@ -15,10 +15,11 @@ from fhir_secondop.model import Resource
 
 COMPOSABLE = frozenset(
     {
-        "Binary", "Bundle", "CarePlan", "ClinicalImpression", "Communication", "Composition", "Condition", "Consent",
-        "Coverage", "CoverageEligibilityRequest", "CoverageEligibilityResponse", "DiagnosticReport",
-        "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation", "Organization", "Patient",
-        "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse", "ServiceRequest", "Task",
+        "Appointment", "Binary", "Bundle", "CarePlan", "ClinicalImpression", "Communication", "Composition",
+        "Condition", "Consent", "Coverage", "CoverageEligibilityRequest", "CoverageEligibilityResponse",
+        "DiagnosticReport", "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation",
+        "Organization", "Patient", "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse",
+        "ServiceRequest", "Task",
     }
 )  # fmt: skip
 

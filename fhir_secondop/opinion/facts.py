@@ -6,7 +6,7 @@ from typing import Any
 
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import blinding, codes, concordance, conflicts, independence, records, report
+from fhir_secondop.opinion import blinding, codes, concordance, conflicts, consultation, independence, records, report
 from fhir_secondop.opinion import checklist as lists
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import display_name
@@ -36,6 +36,7 @@ def of_report(
             "identifier": person.key.rpartition("|")[2] if person else "",
         },
         "requester": case.requester.name if case.requester else "the patient",
+        "consultation": consultation.said(case),
         "reasons": [reason_text(r) for r in case.request.get("reasonCode", []) if reason_text(r)],
         "decision": decision(case),
         "conclusion": draft.get("conclusion", report.UNWRITTEN),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, codes, follow_up, requests, workflow
+from fhir_secondop.opinion import alignment, clocks, codes, follow_up, notices, requests, workflow
 from fhir_secondop.opinion.case import Case
 
 STAGES = {
@@ -38,6 +38,7 @@ class Need:
 
 NEEDS = {
     "choose": "Choose another reviewer",
+    "overdue": "The due date has passed",
     "confirm": "Who is the patient there?",
     "unknown": "Sent, but the outcome is unknown",
     "differs": "The copy there differs",
@@ -84,6 +85,9 @@ def _first_moves(case: Case) -> tuple[str, ...]:
     if now == "gathering":
         open_ = [t for t in case.tasks_of("gather-records") if t["status"] not in _ENDED]
         return tuple(f"{owner_of(t)}: records" for t in open_)
+    held = clocks.pause_of(case.coordination)
+    if held:
+        return (f"On hold: {held}",)
     if now == "to-assign":
         return ("Coordinator: choose a reviewer",)
     if now == "asked":
@@ -101,6 +105,7 @@ def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
     """What in a case needs the coordinator. `candidates` are the ids of the Tasks for which somebody must be chosen."""
     found = [
         *_of_reviews(case),
+        *_of_clocks(case),
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
         *(need for task in case.deliveries for need in _of_delivery(task, candidates)),
         *(need for task in requests.of_case(case) for need in _of_request(task)),
@@ -116,6 +121,14 @@ def _of_reviews(case: Case) -> Iterator[Need]:
     if all(task["status"] in _ENDED for task in case.reviews):
         last = max(case.reviews, key=lambda task: str(task["lastModified"]))
         yield Need("choose", last["id"], name_of(case, last), why_of(last))
+
+
+def _of_clocks(case: Case) -> Iterator[Need]:
+    task = case.coordination
+    if task["status"] in _ENDED:
+        return
+    for notice in notices.of_case(case, notices.OVERDUE):
+        yield Need("overdue", task["id"], name_of(case, task) or "No reviewer", notices.text_of(notice))
 
 
 def _of_gathering(task: Resource, candidates: frozenset[str]) -> Iterator[Need]:

@@ -80,6 +80,7 @@ def report_text(facts: Facts) -> str:
         *_field("Status", facts["status"]),
         *_field("Reviewer", f"{reviewer['name']}, {reviewer['organization']}, identifier {reviewer['identifier']}"),
         *_field("Asked by", facts["requester"]),
+        *_field("Consulted", facts["consultation"]),
         "",
         *_block("CONCLUSION", facts["conclusion"]),
         *_wrap(f"Overall concordance: {facts['overall']}. Significance: {facts['significance']}."),

@@ -85,7 +85,7 @@ def _asked(facts: Facts) -> list[str]:
 
 
 def _records(facts: Facts) -> list[str]:
-    lines = [f"Notice: {notice}" for notice in facts["notices"]]
+    lines = [*(f"Notice: {notice}" for notice in facts["notices"]), f"Consultation: {facts['consultation']}"]
     for source in facts["records"]:
         said = f"{source['name']}: {source['received']} resources, as of {source['asOf']}"
         lines.append("\n".join([said, *(f"Not there: {gap}" for gap in source["gaps"])]))

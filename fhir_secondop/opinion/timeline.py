@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, codes, eligibility, progress, report, requests, workflow
+from fhir_secondop.opinion import alignment, clocks, codes, eligibility, notices, progress, report, requests, workflow
 from fhir_secondop.opinion.case import Case, derived_id, reference, versioned
 
 
@@ -35,7 +35,15 @@ def events(case: Case, histories: Iterable[Sequence[Resource]]) -> list[Event]:
     """Every event of a case, oldest first. `histories` are the versions of each of its Tasks, each oldest first."""
     found = [event for versions in histories for event in _of_task(case, versions)]
     found += _of_provenance(case)
+    found += map(_of_notice, notices.of_case(case))
     return sorted(found, key=lambda event: event.at)
+
+
+def _of_notice(notice: Resource) -> Event:
+    """That somebody was told; what they were told is for them, that a date has passed for everybody."""
+    topic = notices.topic_of(notice)
+    return Event(notice["sent"], _NOTICES[topic], versioned(notice),
+                 notices.text_of(notice) if topic == notices.OVERDUE else "")  # fmt: skip
 
 
 def _of_task(case: Case, versions: Sequence[Resource]) -> Iterator[Event]:
@@ -86,9 +94,14 @@ _REQUESTS = {
     "requested": "{} was asked for something missing", "completed": "What {} was asked for has come",
     "on-hold": "What {} was asked for needs a look",
 }  # fmt: skip
+_NOTICES = {
+    "accepted": "Who decides was told of the acceptance", "overdue": "The due date has passed",
+    "due-after-deadline": "Who decides was told that it is due after the deadline",
+}  # fmt: skip
 _STATES = {
     "records-incomplete": "The record is in, with gaps", "records-complete": "The record is complete",
-    "report-final": "The report is final",
+    "report-final": "The report is final", "visit-scheduled": "A visit was booked",
+    "visit-unattended": "The patient did not come to the visit", "visit-complete": "The visit has taken place",
 }  # fmt: skip
 
 
@@ -100,6 +113,11 @@ def _of_coordination(case: Case, before: Resource, task: Resource) -> Iterator[t
     business = workflow.business_status(task)
     if business != workflow.business_status(before) and business in _STATES:
         yield _STATES[business], ""
+    held, held_before = clocks.pause_of(task), clocks.pause_of(before)
+    if held and held != held_before:
+        yield "The case was put on hold", held
+    elif held_before and not held:
+        yield "The case goes on", f"it was on hold: {held_before}"
     if task["status"] != before["status"] and task["status"] in ("rejected", "failed", "cancelled"):
         yield f"The case was {task['status']}", progress.why_of(task)
 

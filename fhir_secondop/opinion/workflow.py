@@ -20,6 +20,8 @@ MOVES: dict[str, frozenset[str]] = {
     "failed": frozenset(),
     "entered-in-error": frozenset(),
 }
+HOLDABLE = frozenset(before for before, after in MOVES.items() if "on-hold" in after)
+"""The states in which a Task may be put on hold."""
 _ENDED = frozenset({"completed", "rejected", "cancelled", "failed"})
 _NEEDS_REASON = frozenset({"rejected", "failed", "on-hold"})
 

@@ -59,6 +59,7 @@ def _top(body: Any, facts: Facts) -> None:
         *(("Identifier of the patient", value) for value in patient["identifiers"]),
         ("Reviewer", reviewer["name"]), ("Organization of the reviewer", reviewer["organization"]),
         ("Identifier of the reviewer", reviewer["identifier"]), ("Asked by", facts["requester"]),
+        ("Consultation", facts["consultation"]),
         ("Case", facts["caseId"]), ("Version", str(facts["version"])), ("Status", facts["status"]),
         ("Issued", facts["issued"]),
     )  # fmt: skip

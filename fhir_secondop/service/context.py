@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
@@ -17,8 +17,9 @@ from fhir_secondop.errors import Forbidden, Invalid, NotFound
 from fhir_secondop.fhir import attachments, codec, times, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibility
-from fhir_secondop.opinion import checklist
+from fhir_secondop.opinion import checklist, clock_file
 from fhir_secondop.opinion.case import Case
+from fhir_secondop.opinion.clocks import Policy
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, Transaction
 from fhir_secondop.store.resources import Stored
@@ -56,6 +57,7 @@ class Context:
     checklists: Path | None = None
     contact: str = ""
     same_organization: str = "warn"  # what independence takes that for
+    clocks: Policy = field(default_factory=clock_file.shipped)
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""

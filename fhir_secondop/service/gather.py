@@ -21,7 +21,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import asking, blinding, collect, copies, merging, patients, sensitivity
+from fhir_secondop.service import asking, blinding, clocks, collect, copies, merging, patients, sensitivity
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, require_hand
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
@@ -287,7 +287,10 @@ def _package(context: Context, case: Case, task: Resource, gathered: records.Gat
 
 
 def settle(tx: Transaction, context: Context, case_id: str) -> None:
-    """When the last source has ended, says on the coordination Task whether the record is complete."""
+    """When the last source has ended: says on the coordination Task whether the record is complete.
+
+    A case that has come further, or that waits for somebody, is left as it is.
+    """
     case = load(tx.connection, EVERYTHING, case_id, gathered=True)
     merging.regroup(tx, context, case)
     if blinding.is_blind(case):
@@ -307,6 +310,7 @@ def settle(tx: Transaction, context: Context, case_id: str) -> None:
         "lastModified": context.instant(),
     }
     put(tx, context, case_id, changed)
+    clocks.attend(tx, context, case_id)
 
 
 def items(context: Context, case: Case) -> list[checklist.Item]:

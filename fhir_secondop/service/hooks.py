@@ -13,7 +13,7 @@ from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.opinion import intake, workflow
 from fhir_secondop.opinion.intake import Sent
-from fhir_secondop.service import audience, review
+from fhir_secondop.service import audience, clocks, review
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
@@ -96,6 +96,8 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
         raise Forbidden(
             "Accepting, carrying on and cancelling a case are operations: $accept, $cancel.", path="Task.status"
         )
+    elif workflow.is_coordination(after):
+        clocks.attend(tx, context, case_id)
 
 
 def _asks_for_patient(context: Context, tx: Transaction, case_id: str) -> bool:

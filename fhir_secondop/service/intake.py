@@ -20,7 +20,7 @@ from fhir_secondop.opinion.blinding import is_asked
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.intake import Request, Sent
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, blinding, gather
+from fhir_secondop.service import audience, blinding, clocks, gather
 from fhir_secondop.service.context import Context, load, put, put_all, who
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.bundles import Entry
@@ -173,6 +173,7 @@ def _store(
         if person is not None:
             blinding.admit(tx, case, person)
     gather.start(tx, context, case, case.sources)
+    clocks.attend(tx, context, case_id)
 
 
 def sent_of_bundle(bundle: Resource) -> list[Sent]:

@@ -6,15 +6,19 @@ import sqlalchemy as sa
 
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.opinion import codes, eligibility, workflow
-from fhir_secondop.service import candidates, coverage, delivery, gather
+from fhir_secondop.service import candidates, clocks, coverage, delivery, gather
 from fhir_secondop.service.context import SERVICE, Context, load
 from fhir_secondop.store import resources, tables
 
-_OPEN = ("requested", "accepted", "in-progress")
+_CARRIED = ("requested", "accepted", "in-progress")
+# A case on hold has clocks; what else is on hold waits for a person.
+_OPEN = (*_CARRIED, "received", "ready", "on-hold")
 
 
 def requeue(context: Context) -> int:
-    """Enqueues the workflow of every open Task that one carries or ends; how many there were.
+    """Enqueues the workflow of every open Task that one carries or ends, and the look at the clocks of every open case.
+
+    Answers how many there were.
 
     A workflow that is there already is left as it is, so this may run at every start.
     """
@@ -34,7 +38,11 @@ def requeue(context: Context) -> int:
         for row in tx.connection.execute(open_tasks).all():
             stored = resources.stored(row)
             task = stored.resource
-            if codes.has(task["code"], codes.TASK, "gather-records"):
+            if workflow.is_coordination(task):
+                clocks.attend(tx, context, stored.case_id or "")
+            elif task["status"] not in _CARRIED:
+                continue
+            elif codes.has(task["code"], codes.TASK, "gather-records"):
                 gather.enqueue(tx, context, task)
             elif workflow.is_delivery(task):
                 delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, stored.case_id or ""), task)

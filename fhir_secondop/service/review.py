@@ -16,7 +16,7 @@ from fhir_secondop.opinion.case import Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.independence import Assessment, Declaration
 from fhir_secondop.opinion.people import Directory, Person, identifiers
-from fhir_secondop.service import audience, blinding
+from fhir_secondop.service import audience, blinding, clocks
 from fhir_secondop.service.context import (
     Context,
     case_of_task,
@@ -188,7 +188,17 @@ def take(
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
     for part in (case.id, draft_case(case.id)):  # no longer until a time limit only
         audience.admit(tx, part, person.identifiers)
+    clocks.accepted(tx, context, case.id, person.name)
     return accepted
+
+
+def begin(tx: Transaction, context: Context, case: Case, business: str) -> None:
+    """The reviewer begins: the review Task and the coordination Task move to in-progress together."""
+    task = case.coordination
+    mine = review_of(case, task["owner"]["reference"])
+    put(tx, context, case.id, workflow.moved(task, "in-progress", context.instant(), business=business))
+    if mine is not None:
+        put(tx, context, case.id, workflow.moved(mine, "in-progress", context.instant()))
 
 
 def _participants(case: Case, reviewer: Person) -> list[Resource]:

@@ -9,12 +9,23 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import blinding as blindness
-from fhir_secondop.opinion import codes, records, render, report, sections, workflow
+from fhir_secondop.opinion import codes, consultation, records, render, report, sections, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import audience, blinding, deliverables, delivery, drafts, gather, sealing
+from fhir_secondop.service import (
+    audience,
+    blinding,
+    deliverables,
+    delivery,
+    drafts,
+    gather,
+    holds,
+    review,
+    scheduling,
+    sealing,
+)
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
@@ -39,18 +50,19 @@ def submit(
             raise Conflict("The report is signed; change it with $amend-report.")
         drafts.check_version(case, expected)
         report.check_draft(case, draft)
+        if holds.is_held_before_it_began(tx, case):
+            raise Conflict("The case is on hold; resume it with $resume, then begin the report.")
         now = context.instant()
         composed = report.to_fhir(
             case, draft, status="registered", version=1, reviewer=person.reference, now=now, stage=DRAFT
         )
         _replace(tx, context, case, composed, DRAFT)
-        coordination = case.coordination
-        if coordination["status"] == "accepted":
-            for task in (coordination, review_of(case, person.reference)):
-                if task is not None:
-                    business = "record-review" if task is coordination else ""
-                    put(tx, context, case_id, workflow.moved(task, "in-progress", now, business=business))
-            put(tx, context, case_id, {**case.encounter, "status": "in-progress", "period": {"start": now}})
+        if case.coordination["status"] == "accepted":
+            # With a visit booked the consultation begins when that takes place, and the case waits for it.
+            waits = consultation.open_visit(case) is not None
+            review.begin(tx, context, case, "" if waits else "record-review")
+            if not waits:
+                put(tx, context, case_id, {**case.encounter, "status": "in-progress", "period": {"start": now}})
         return _stored(tx, composed[-1])
 
 
@@ -127,6 +139,9 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     person = drafts.as_reviewer(case, caller)
     if not gather.is_over(case):
         raise Conflict("The record is still being gathered; sign when every source has answered.")
+    if case.coordination["status"] == "on-hold":
+        raise Conflict("The case is on hold; resume it with $resume, then sign.")
+    scheduling.check_taken_place(case)
     before = case.report
     proposal = drafts.of_case(case)
     if proposal is None:
@@ -271,8 +286,9 @@ def _complete(tx: Transaction, context: Context, case: Case, person: Person, sig
         if task is not None:
             business = "report-final" if workflow.is_coordination(task) else ""
             put(tx, context, case.id, workflow.moved({**task, "output": output}, "completed", now, business=business))
-    start = case.encounter.get("period", {}).get("start", now)
-    put(tx, context, case.id, {**case.encounter, "status": "finished", "period": {"start": start, "end": now}})
+    if case.encounter["status"] != "finished":  # a visit has ended when the patient left
+        start = case.encounter.get("period", {}).get("start", now)
+        put(tx, context, case.id, {**case.encounter, "status": "finished", "period": {"start": start, "end": now}})
     # The author of the request may not be able to write to us: we close it as its agent, with Provenance.
     stored = _close_request(tx, context, case)
     put(

@@ -16,7 +16,7 @@ from dbos._client import EnqueueOptions
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import candidates, coverage, delivery, gather
+from fhir_secondop.service import candidates, clocks, coverage, delivery, gather
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.store.audit import origin
@@ -27,6 +27,7 @@ APPLICATION = "fhir-secondop"
 # Pinned: a workflow that an earlier start left behind must be taken up by this one.
 VERSION = "1"
 GATHER_RETRIES = 4
+LOOKS_AT_ONCE = 2  # each holds the one write lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
             delivery.WORKFLOW: settings.deliveries_per_ehr,
             candidates.WORKFLOW: 1,
             coverage.WORKFLOW: 1,
+            clocks.WORKFLOW: LOOKS_AT_ONCE,
         }
         for name, at_once in limits.items():
             DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
@@ -178,6 +180,12 @@ def _register(context: Context) -> None:
     @DBOS.workflow(name=candidates.WORKFLOW)
     def answer_by(task_id: str, number: int) -> str:
         return str(expire(task_id, number))
+
+    look = step("clocks.look", lambda case_id, number: clocks.look(context, case_id, number))
+
+    @DBOS.workflow(name=clocks.WORKFLOW)
+    def look_at_clocks(case_id: str, number: int) -> str:
+        return str(look(case_id, number))
 
 
 def _given_up(error: Exception) -> str:

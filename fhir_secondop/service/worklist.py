@@ -8,34 +8,32 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
-from fhir_secondop.fhir import times
 from fhir_secondop.model import Caller, Resource, Visibility
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import delivery, gather, patients
+from fhir_secondop.opinion.clocks import Clocks
+from fhir_secondop.service import clocks, delivery, gather, patients
 from fhir_secondop.service.context import Context, quarantine
 from fhir_secondop.store import resources, tables
 
 # What says where a case stands; the pulled record, its groups and every act's Provenance stay where they are.
 _TYPES = (
     "ServiceRequest", "Patient", "Task", "DiagnosticReport", "Observation", "CarePlan", "Condition",
-    "MedicationRequest", "QuestionnaireResponse", "Practitioner", "PractitionerRole", "Organization",
+    "MedicationRequest", "QuestionnaireResponse", "Communication", "Practitioner", "PractitionerRole", "Organization",
 )  # fmt: skip
 _AT_ONCE = 500  # ids in one query
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A case on the list. `stage` is of progress.STAGES; the two clocks are whole days, None where one has not begun.
+    """A case on the list. `stage` is of progress.STAGES.
 
     `candidates` are the ids of its Tasks for which a person must say who the patient is.
     """
 
     case: Case
     stage: str
-    days: int
-    days_complete: int | None
+    clocks: Clocks
     candidates: frozenset[str]
 
 
@@ -66,27 +64,21 @@ def case_ids(
 
 def listed(context: Context, caller: Caller, limit: int = 200, before: str = "") -> tuple[list[Listed], str]:
     """A page of the cases that the caller may see, as `case_ids`; a handful of queries however many they are."""
-    now = context.now()
     with context.database.reading() as connection:
         ids, older = case_ids(connection, context, caller, limit, before)
         found = cases(connection, context.visibility(caller), ids)
-        since = _complete_since(connection, found)
+        running = clocks.of_cases(connection, context, found)
         waiting = _with_candidates(connection, context, found)
     rows = [
         Listed(
             case,
             progress.stage(case),
-            _days(now, times.interval(case.coordination["authoredOn"]).low),
-            _days(now, since[case.id]) if case.id in since else None,
+            running[case.id],
             waiting.get(case.id, frozenset()),
         )
         for case in found
     ]
     return rows, older
-
-
-def _days(now: int, since: int) -> int:
-    return max(0, (now - since) // _DAY_MS)
 
 
 def cases(
@@ -110,29 +102,6 @@ def cases(
 
 def _lots(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
-
-
-def _complete_since(connection: SqlConnection, cases: Iterable[Case]) -> dict[str, int]:
-    """Case → when (ms) its record was first complete; a case whose record lacks something now is left out."""
-    tasks = {
-        case.coordination["id"]: case.id
-        for case in cases
-        if progress.business(case) not in ("records-requested", "records-incomplete")
-    }
-    found: dict[str, int] = {}
-    for some in _lots(list(tasks)):
-        query = (
-            sa.select(tables.resource.c.id, sa.func.min(tables.version.c.updated))
-            .select_from(tables.resource.join(tables.version, tables.version.c.rid == tables.resource.c.rid))
-            .where(
-                tables.resource.c.type == "Task",
-                tables.resource.c.id.in_(some),
-                tables.version.c.body.contains('"records-complete"'),
-            )
-            .group_by(tables.resource.c.id)
-        )
-        found |= {tasks[task]: int(updated) for task, updated in connection.execute(query)}
-    return found
 
 
 def candidates(context: Context, case: Case) -> frozenset[str]:

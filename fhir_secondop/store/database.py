@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import resources as package_files
@@ -72,13 +72,14 @@ class Transaction:
     connection: Connection
     caller: Caller
     _last_ms: int
+    _now: Callable[[], int]
     changes: list[Change] = field(default_factory=list)
     bulk: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     admissions: list[Admission] = field(default_factory=list)
 
     def tick(self) -> int:
         """The next `lastUpdated`, in ms; later than every earlier one of this database."""
-        self._last_ms = max(self._last_ms + 1, now_ms())
+        self._last_ms = max(self._last_ms + 1, self._now())
         return self._last_ms
 
 
@@ -94,8 +95,9 @@ def normalised(url: str) -> str:
 class Database:
     """One SQLite file or one PostgreSQL database."""
 
-    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+    def __init__(self, url: str, *, pool_size: int = 16, now: Callable[[], int] = now_ms) -> None:
         self.url = normalised(url)
+        self._now = now
         parsed = make_url(self.url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self._thread_lock = threading.Lock()
@@ -159,7 +161,7 @@ class Database:
             connection = raw.execution_options(secondop_write=True)
             with connection.begin():
                 row = connection.execute(_READ_CLOCK).scalar_one()
-                transaction = Transaction(connection, caller, row)
+                transaction = Transaction(connection, caller, row, self._now)
                 yield transaction
                 if transaction._last_ms != row:
                     connection.execute(_SET_CLOCK, {"to": transaction._last_ms})

@@ -16,7 +16,7 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
-from fhir_secondop.web import api, assets, audit, inbound, links, oauth, openapi, pages, throttle, uploads
+from fhir_secondop.web import api, assets, audit, inbound, links, metrics, oauth, openapi, pages, throttle, uploads
 from fhir_secondop.web.signin import SignIn
 
 
@@ -38,6 +38,7 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
     app.register_blueprint(links.blueprint(service.context))
     app.register_blueprint(uploads.blueprint(service.context))
     app.register_blueprint(openapi.blueprint(service))
+    app.register_blueprint(metrics.blueprint(service))
 
     @app.get("/.well-known/jwks.json")
     def published() -> ResponseReturnValue:

@@ -44,6 +44,7 @@ OPERATIONS: dict[str, str] = {
     "package": "sees", "cancel": "placer", "audit-trail": "audit", "invite-patient": "intake",
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
     "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
+    "clocks": "sees", "pause": "staff", "resume": "staff", "schedule": "staff",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
@@ -65,6 +66,7 @@ BODIES: dict[str, Plain] = {
     "invite-patient": {"relationship": "self", "name": "x"}, "revoke-invite": {"task": "x"},
     "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
     "third-opinion": {"reason": "x"}, "ask-follow-up": {"text": "x"},
+    "pause": {"reason": "awaiting-tests"}, "schedule": {"mode": "record-only"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 
@@ -79,6 +81,8 @@ ROUTES: dict[str, str] = {
     "/ack/<token>": "link", "/ack/<token>/document.pdf": "link",
     "/ack/<token>/report.json": "link", "/ack/<token>/report.jws": "link", "/upload/<token>": "link",
     "/api/openapi.json": "public", "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
+    "/learned": "page without a case", "/learned.csv": "page without a case",
+    "/learned/<measure>.svg": "page without a case", "/metrics": "page without a case",
     "/": "page", "/my": "page", "/connections": "page without a case", "/connections/<name>": "page without a case",
     "/my/<case_id>": "page", "/cases/<case_id>": "page", "/cases/<case_id>/confirm/<task_id>": "page",
     "/cases/<case_id>/cover-sheet/<task_id>.pdf": "page", "/cases/<case_id>/deliveries/<task_id>": "page",
@@ -491,7 +495,7 @@ class Generator:
 
     def _pages(self) -> Iterator[Combination]:
         for who in EVERYONE:
-            for path in ("/", "/my", "/connections"):
+            for path in ("/", "/my", "/connections", "/learned", "/learned.csv", "/learned/loop.svg"):
                 yield Combination(who, f"GET {path}", self._browsing(who, path))
         for who, path, held, name in self._paths("page"):
             # Whom a page of a case shows nothing, it shows nothing whatever is named with it.

@@ -103,6 +103,16 @@ GATHERING: Json = {
     "owner": {"reference": "Organization/1"},
     "input": [{"type": codes.concept(codes.EVIDENCE, "connection"), "valueString": "none"}],
 }
+NOTICE: Json = {
+    "resourceType": "Communication",
+    "basedOn": [{"reference": "ServiceRequest/1"}],
+    "status": "completed",
+    "topic": codes.concept(codes.NOTICE, "accepted"),
+    "subject": PATIENT,
+    "about": [{"reference": "Task/1"}],
+    "sent": NOW,
+    "payload": [{"contentString": "A reviewer has accepted."}],
+}
 ENCOUNTER: Json = {
     "resourceType": "Encounter",
     "id": "1",
@@ -225,6 +235,7 @@ EXAMPLES: dict[str, list[Json]] = {
     "delivery-task": [DELIVERY],
     "gather-task": [GATHERING],
     "consultation-encounter": [ENCOUNTER, without({**ENCOUNTER, "status": "planned"}, "period")],
+    "case-notice": [NOTICE],
     "second-opinion-report": [
         REPORT,
         AMENDED,
@@ -373,6 +384,12 @@ REFUSED: dict[str, tuple[str, Json, str]] = {
         "Task.code",
     ),
     "gathering from a person": ("gather-task", {**GATHERING, "owner": REVIEWER}, "Task.owner.reference"),
+    "notice about something else": (
+        "case-notice",
+        {**NOTICE, "topic": codes.concept(codes.NOTICE, "weather")},
+        "Communication.topic",
+    ),
+    "notice of nothing": ("case-notice", without(NOTICE, "payload"), "Communication.payload"),
     "consultation in hospital": (
         "consultation-encounter",
         {**ENCOUNTER, "class": codes.coding(codes.ACT_CODE, "IMP")},
@@ -537,6 +554,7 @@ LISTED = {
     codes.SIGNIFICANCE: codes.SIGNIFICANCES,
     codes.DECISION: codes.DECISIONS,
     codes.STATUS_REASON: codes.STATUS_REASONS,
+    codes.NOTICE: codes.NOTICES,
     codes.system("independence-result"): independence.ORDER,
 }
 

@@ -183,7 +183,7 @@ def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(na
     )  # fmt: skip
     told = " ".join(narrative.text(s["text"]["div"]) for s in resources[-2]["section"])
 
-    parts = {name: said[name] for name in ("conclusion", "answers", "prose", "missing")}
+    parts = {name: said[name] for name in ("conclusion", "answers", "prose", "missing", "consultation")}
     parts["recommendations"] = [r["text"] for r in said["recommendations"]]
     parts["gaps"] = [gap for source in said["records"] for gap in source["gaps"]]
     parts["concordance"] = [item["concordance"] for item in said["items"]]

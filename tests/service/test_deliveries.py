@@ -127,7 +127,7 @@ def test_a_conflict_without_end_is_a_dead_letter_with_the_failing_element_until_
     assert "DiagnosticReport.identifier" in held["why"]
     tries = len(ehr.written)
     assert delivery.MAX_RACES < tries <= 2 * (delivery.MAX_RACES + 1)
-    assert world.jobs == []  # nobody tries it again behind the person's back
+    assert world.outgoing == []  # nobody tries it again behind the person's back
     assert world.delivery(case_id, PCP)["status"] == "completed"  # the others are not held up
     # The board says that it waits, and for what.
     row = next(r for r in world.get(case_id, "alignment")["providers"] if SURGEON in r["name"])

@@ -169,7 +169,7 @@ def test_a_repeat_by_any_door_answers_200_with_the_same_ids_and_creates_nothing(
     assert again.status_code == 200
     assert case_of(bench, again) == case_id
     assert stored(bench, case_id) == before
-    assert len(bench.enqueued) == workflows == 2  # one gathering per source, enqueued once
+    assert len(bench.enqueued) == workflows == 3  # one gathering per source, and the look at the clocks
     if first == second == "transaction":
         assert {e["response"]["location"] for e in again.get_json()["entry"]} == {
             e["response"]["location"] for e in opened.get_json()["entry"]

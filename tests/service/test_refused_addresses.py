@@ -44,7 +44,7 @@ def test_a_delivery_is_held_and_goes_out_once_the_network_is_allowed(world: Worl
     assert "loopback address" in held["why"]
     assert "networks" in held["why"]
     assert NAME not in held["why"]
-    assert (ehr.seen, world.jobs) == ([], [])
+    assert (ehr.seen, world.outgoing) == ([], [])
     named_again = world.connections["lakeside"].base
     world.connect("lakeside", named_again, networks=("127.0.0.0/8",))
     world.start()
@@ -77,7 +77,7 @@ def test_a_write_that_was_refused_was_not_sent(
     assert held["evidence"]["sent"] == "no"
     assert "send-started" not in held["evidence"]
     assert "keeps its machines' secrets" in held["why"]
-    assert (ehr.written, world.jobs) == ([], [])
+    assert (ehr.written, world.outgoing) == ([], [])
     monkeypatch.setattr(delivery.push, "send", send)
     resolver.answers[NAME] = [["127.0.0.1"]]
     world.post(case_id, "replay", {"task": held["task"], "changed": "The name is right again."})

@@ -32,7 +32,7 @@ from fhir_secondop.rest.transaction import entries_of
 from fhir_secondop.sandbox import ehr as ehrs
 from fhir_secondop.sandbox.signin import VISITOR
 from fhir_secondop.sandbox.traffic import Asked, hang_up
-from fhir_secondop.service import workflows
+from fhir_secondop.service import clocks, workflows
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.database import Database, now_ms
 from fhir_secondop.web.app import create
@@ -285,6 +285,11 @@ class World:
         if key not in self.keys:
             self.keys.add(key)
             self.jobs.append(Job(workflow, key, partition, args, self.clock() + int(delay_s * 1000)))
+
+    @property
+    def outgoing(self) -> list[Job]:
+        """The jobs that wait and would ask an EHR for something; a look at the clocks asks nobody."""
+        return [job for job in self.jobs if job.workflow != clocks.WORKFLOW]
 
     # ---- the parts
 

@@ -6,14 +6,29 @@ from functools import partial
 
 from fhir_secondop.access import rights
 from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.opinion import alignment, codes, eligibility, facts, invitation, records, report, workflow
+from fhir_secondop.opinion import (
+    alignment,
+    codes,
+    consultation,
+    eligibility,
+    facts,
+    invitation,
+    records,
+    report,
+    workflow,
+)
 from fhir_secondop.opinion.case import Case, reference
+from fhir_secondop.opinion.clocks import AWAITING
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.third import suggested
-from fhir_secondop.service import audit, follow_up, invitations, third
+from fhir_secondop.service import audit, clocks, follow_up, holds, invitations, scheduling, third
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.operations.shapes import TEXT, Handler, Plain, obj, telling, with_case
 from fhir_secondop.store import resources
+
+_SHORT = {"type": "string", "pattern": r"\S", "maxLength": 200}
+_TIME = {"type": "string", "maxLength": 40,
+         "description": "2026-11-23T09:30:00Z; without the zone in the site's own"}  # fmt: skip
 
 
 def rows(context: Context) -> list[Operation]:
@@ -33,6 +48,22 @@ def rows(context: Context) -> list[Operation]:
                   tell(third.ask, 201), obj(["reason"], reason=TEXT)),
         Operation("ask-follow-up", "ServiceRequest", "A question about the signed report; an addendum answers it.",
                   act(follow_up.ask), obj(["text"], text={**TEXT, "pattern": r"\S"})),
+        Operation("clocks", "ServiceRequest",
+                  "How long since the request and since the record was complete, pauses, when it is due, notices.",
+                  tell(clocks.told), reads=True, shows=("Task", "Communication")),
+        Operation("pause", "ServiceRequest", "The case waits for somebody else; its clocks stand still.",
+                  act(holds.pause),
+                  obj(["reason"], text=TEXT, reason={"enum": [*AWAITING, *codes.STATUS_REASONS],
+                          "description": "what it waits for, or why it is on hold"})),
+        Operation("resume", "ServiceRequest", "The case goes on where it was.", act(holds.resume)),
+        Operation("schedule", "ServiceRequest",
+                  "Records what was booked elsewhere, and what became of it: Appointment and Encounter.",
+                  tell(scheduling.schedule),
+                  obj([], **{"for": {"enum": list(consultation.PURPOSES), "default": consultation.CONSULTATION}},
+                          mode={"enum": list(consultation.MODES)},
+                          status={"enum": list(consultation.STATUSES), "default": "booked"},
+                          start=_TIME, end=_TIME, booking={**_SHORT, "description": "its identifier elsewhere"},
+                          place=_SHORT, reason=_SHORT)),
         Operation("package", "ServiceRequest", "Everything of the case that the caller may see, as a Bundle.",
                   _package(context), reads=True),
         Operation("audit-trail", "ServiceRequest", "Who did and who saw what of the case, newest first.",

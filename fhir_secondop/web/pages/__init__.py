@@ -14,7 +14,18 @@ from fhir_secondop.errors import NotFound, SecondOpError, Unauthenticated, http_
 from fhir_secondop.rest import disclosure
 from fhir_secondop.rest.failures import unforeseen
 from fhir_secondop.web import headers
-from fhir_secondop.web.pages import actions, blind, case, connections, patient, records, review, signatures, worklist
+from fhir_secondop.web.pages import (
+    actions,
+    blind,
+    case,
+    connections,
+    learned,
+    patient,
+    records,
+    review,
+    signatures,
+    worklist,
+)
 from fhir_secondop.web.pages.frame import Frame, Signed, SignIn, by_script
 
 __all__ = ["SignIn", "Signed", "blueprint"]
@@ -46,7 +57,7 @@ def blueprint(service: Service, sign_in: SignIn) -> Blueprint:
         return answer
 
     headers.protect(routes)
-    for part in (worklist, case, blind, records, actions, review, patient, connections, signatures):
+    for part in (worklist, case, blind, records, actions, review, patient, connections, learned, signatures):
         part.add(routes, frame)
     _handle(routes, frame)
     return routes

@@ -9,8 +9,9 @@ from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
-from fhir_secondop.opinion import codes, facts, progress
+from fhir_secondop.opinion import codes, consultation, facts, progress, workflow
 from fhir_secondop.opinion.case import Case
+from fhir_secondop.opinion.clocks import AWAITING
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.service import drafts, history, worklist
 from fhir_secondop.service.operations.case import case_summary
@@ -97,6 +98,10 @@ def _page(frame: Frame, case_id: str) -> Response:
         complete=frame.run("completeness", case_id) if frame.sees_record(case_id) else None,
         requests=frame.run("requests", case_id)["requests"],
         merged=frame.run("merged-record", case_id) if frame.sees_record(case_id) else None,
+        consultation={"how": consultation.said(case), "appointments": consultation.listed(case)},
+        clocks=frame.run("clocks", case_id),
+        awaiting=AWAITING,
+        held_by_reason=case.coordination["status"] in workflow.HOLDABLE,
         events=history.events(frame.context, frame.caller, case_id),
         able=able,
         blind=frame.is_blind(case_id),

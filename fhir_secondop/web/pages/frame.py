@@ -129,6 +129,8 @@ def places(caller: Caller) -> list[tuple[str, str]]:
         found.append(("/my", "My second opinion"))
     if caller.roles & {"coordinator", "operator"}:
         found.append(("/connections", "Connections"))
+    if caller.roles & {"coordinator", "operator", "auditor"}:
+        found.append(("/learned", "What was learned"))
     return found
 
 

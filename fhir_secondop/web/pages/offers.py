@@ -32,6 +32,8 @@ class Offers:
     cancels: bool
     seeks_third: bool
     follows_up: bool
+    schedules: bool  # may record what was booked elsewhere
+    holds: bool  # may put the case on hold, and let it go on
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
@@ -57,6 +59,8 @@ def of_case(case: Case, caller: Caller) -> Offers:
         seeks_third=asks_about,
         follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
+        schedules=task["status"] in ("accepted", "ready", "in-progress", "completed") and (desk or reviews),
+        holds=is_open and (desk or reviews),
     )
 
 

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, redirect
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
+from fhir_secondop.fhir import times
 from fhir_secondop.opinion import facts, lines, progress
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.rest import disclosure
@@ -45,7 +46,8 @@ def add(routes: Blueprint, frame: Frame) -> None:
             disclosure.disclosed_of(one.case.id)
         if len(found) == 1:
             return redirect(f"/my/{found[0].case.id}", 303)
-        rows = [(one.case.id, [facts.item_title(i) for i in one.case.items], PLAIN[one.stage], one.days)
+        rows = [(one.case.id, [facts.item_title(i) for i in one.case.items], PLAIN[one.stage],
+                 times.instant(one.clocks.request.started)[:10])
                 for one in found]  # fmt: skip
         return frame.page("my", rows=rows)
 

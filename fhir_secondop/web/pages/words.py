@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhir_secondop.opinion import facts, progress
+from fhir_secondop.opinion import facts, learned, notices, progress
+from fhir_secondop.opinion.clocks import Clock
 
 STAGES = progress.STAGES
 NEEDS = progress.NEEDS
@@ -76,6 +77,34 @@ COVERED = {"covered": "covered", "not-covered": "not covered", "unknown": "not k
 COVERED_MARKS = {"covered": "ok", "not-covered": "bad", "unknown": "warn", "asking": "wait"}
 AUTHORIZATION = {"required": "required", "not-required": "not required", "unknown": "not stated"}
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
+NOTICES = {"accepted": "accepted", "due-after-deadline": "due after the deadline", "overdue": "overdue"}
+CLOCKS = notices.CLOCKS
+MEASURES = {
+    "concordance": "Concordance", "since-request": "Since the request",
+    "since-complete": "Since the record was complete",
+    "record-at-acceptance": "The record at acceptance", "unread": "Unread after three days", "loop": "Loop closure",
+    "turnaround": "Turnaround in business days",
+}  # fmt: skip
+MEANINGS = {
+    "concordance": "The overall concordance of the current version with the first opinion.",
+    "since-request": "Whether the first report was signed within the target of the clock that begins with the request.",
+    "since-complete": "Whether it was signed within the target of the clock that begins with the complete record.",
+    "record-at-acceptance": "Whether the checklist lacked nothing when the reviewer accepted.",
+    "unread": "Whether requester, primary care and decision owner had all acknowledged version 1 three days after it.",
+    "loop": "Closed means aligned: every provider holds the version, who must has acknowledged and decided, and one "
+            "plan of record stands that nobody contradicts. Informed: all hold the version.",
+    "turnaround": "From each clock's start to the first signature, without pauses. A dark bar ends at the median, the "
+                  "grey behind it where nine of ten reports were signed.",
+}  # fmt: skip
+CATEGORIES = {
+    "in-time": "in time", "no-target": "no target", "too-early": "too early to say", "nobody-asked": "nobody must",
+    "not-assessed": "not assessed",
+}  # fmt: skip
+MODES = {"visit": "a visit in person", "video": "by video"}
+BOOKINGS = {
+    "booked": "booked", "fulfilled": "took place", "noshow": "the patient did not come", "cancelled": "called off",
+}  # fmt: skip
+BOOKING_MARKS = {"booked": "wait", "fulfilled": "ok", "noshow": "warn", "cancelled": "plain"}
 DONE = {
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
     "ask-reviewer": "The reviewer was asked.", "reassign": "The case is open for the next reviewer.",
@@ -89,6 +118,8 @@ DONE = {
     "ask-follow-up": "Your question is with the reviewer.",
     "third-opinion": "A case for a third opinion was opened; it is on the work list.",
     "break-blind": "The first opinion is open; the report will say so.",
+    "pause": "The case is on hold.", "resume": "The case goes on.",
+    "schedule": "It is recorded.",
 }  # fmt: skip
 
 
@@ -120,8 +151,13 @@ def act(row: dict[str, Any]) -> str:
     return _ACTS.get(row["action"], "looked for it")
 
 
-def days(count: int | None) -> str:
-    """A number of whole days: "today", "1 day", "12 days"."""
-    if count is None:
+def clock(one: Clock | None) -> str:
+    """How long a clock has run, with a mark where it has passed its target: "3 business days", "not complete"."""
+    if one is None:
         return "not complete"
-    return "today" if count == 0 else "1 day" if count == 1 else f"{count} days"
+    return f"{one.words} (overdue)" if one.breached and one.stopped is None else one.words
+
+
+def number(one: int | str) -> str:
+    """A number that may be withheld: "25", "<11", "withheld"."""
+    return learned.shown(one)

@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from fhir_secondop.access import rights
 from fhir_secondop.opinion import facts, progress
+from fhir_secondop.opinion.clocks import Clocks
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.progress import Need
 from fhir_secondop.rest import disclosure
@@ -33,8 +34,7 @@ class Row:
     deadline: str
     stage: str
     waiting: tuple[str, ...]
-    days: int
-    days_complete: int | None
+    clocks: Clocks
     needs: tuple[Need, ...]
 
 
@@ -88,7 +88,6 @@ def row_of(one: Listed, roles: frozenset[str]) -> Row:
         deadline=decision["deadline"],
         stage=one.stage,
         waiting=progress.waiting_for(case),
-        days=one.days,
-        days_complete=one.days_complete,
+        clocks=one.clocks,
         needs=tuple(progress.needs(case, one.candidates)) if "coordinator" in roles else (),
     )

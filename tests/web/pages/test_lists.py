@@ -81,7 +81,7 @@ def test_a_gap_is_asked_for_and_shown_with_its_link_to_the_coordinator_alone(cli
 # ---- clocks, filters, many cases
 
 
-def test_the_two_clocks_count_whole_days_and_the_second_starts_when_the_record_is_complete(
+def test_the_two_clocks_count_business_days_and_the_second_starts_when_the_record_is_complete(
     bare: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = bare.world
@@ -93,18 +93,16 @@ def test_the_two_clocks_count_whole_days_and_the_second_starts_when_the_record_i
     world.work()
     monkeypatch.undo()
     world.context = world.service.context
-    now = world.service.context.now() + 2 * DAY_MS
-
-    def later() -> int:
-        return now
-
-    object.__setattr__(bare.world.context, "now", later)
-    found = {one.case.id: one for one in worklist.listed(bare.world.context, bare.world.caller("desk"))[0]}
-    assert (found[first].days, found[first].days_complete) == (5, None)
-    assert found[second].days == 2
-    assert found[second].days_complete is not None
-    shown = bare.text("/")
-    assert "5 days not complete" in shown
+    at = world.context.now() + 2 * DAY_MS
+    object.__setattr__(bare.world.context, "now", lambda: at)
+    found = {one.case.id: one.clocks for one in worklist.listed(bare.world.context, bare.world.caller("desk"))[0]}
+    days = bare.world.context.clocks.calendar
+    began = found[first].request.started
+    assert at - began >= 5 * DAY_MS
+    assert found[first].request.elapsed == days.position(at) - days.position(began)
+    assert found[first].record is None
+    assert found[second].record is not None
+    assert f"{found[first].request.words} not complete" in bare.text("/")
 
 
 def test_the_list_is_filtered_by_state_and_says_what_to_do_when_it_is_empty(bare: Clinic) -> None:

@@ -21,7 +21,7 @@ GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/
 def rules(clinic: Clinic, method: str) -> list[str]:
     """Every address of the pages, its parts filled with something."""
     filled = {"case_id": "c", "task_id": "t", "code": "accept", "kind": "Binary", "resource_id": "r", "place": 0,
-              "version": 1, "name": "lakeside"}  # fmt: skip
+              "version": 1, "name": "lakeside", "measure": "loop"}  # fmt: skip
     adapter = clinic.app.url_map.bind("localhost")
     return [
         adapter.build(rule.endpoint, {name: filled[name] for name in rule.arguments}, method=method)
@@ -102,21 +102,70 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
         return {code for code in found if not code.startswith("/sign-out")}
 
     called_off = f"{case}/tasks/{coordination(clinic, case_id)}/cancel"
-    assert offered("desk") == {"ask-reviewer", "gather", "check-coverage", called_off}
+    assert offered("desk") == {"ask-reviewer", "gather", "check-coverage", "pause", called_off}
     assert offered("pcp") == {f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
     assert offered("surgeon") == set()
     world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
     assert offered("reviewer") == {"accept", "decline"}
     world.post(case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
-    assert {"withdraw"} < offered("reviewer")
+    assert {"withdraw", "pause"} < offered("reviewer")
+    world.post(case_id, "pause", {"reason": "awaiting-tests"}, "reviewer")
+    assert "resume" in offered("reviewer") & offered("desk")
+    assert offered("surgeon") == set()
+    world.post(case_id, "resume", who="reviewer")
     world.draft(case_id, gaps_of(clinic, case_id))
     world.post(case_id, "sign", who="reviewer")
     world.work(60)
     assert {who: offered(who) for who in OFFERED} == {
-        "desk": {"third-opinion", "ask-follow-up"}, "reviewer": set(),
+        "desk": {"schedule", "third-opinion", "ask-follow-up"}, "reviewer": {"schedule"},
         "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up"},
         "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up"},
     }  # fmt: skip
+
+
+def test_the_clocks_stand_on_the_case_with_the_notices_to_its_reader(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.gathered()
+    world.accept(case_id)
+    told = "Dr. Clara Standin has accepted the second opinion on your decision."
+    assert told in clinic.text(f"/cases/{case_id}", "surgeon")
+    assert told in clinic.text(f"/cases/{case_id}")
+    assert "on your decision" not in clinic.text(f"/cases/{case_id}", "pcp")
+    assert (
+        clinic.post(f"/cases/{case_id}/do/pause", {"reason": "awaiting-tests", "text": "an assay"}).status_code == 303
+    )
+    assert "On hold: awaiting tests: an assay" in clinic.text(f"/cases/{case_id}")
+    assert "Both clocks stand still." in clinic.text(f"/cases/{case_id}", "pcp")
+    assert "on hold" in clinic.text("/")
+    assert clinic.post(f"/cases/{case_id}/do/resume", {}).status_code == 303
+    assert "The case goes on it was on hold" in clinic.text(f"/cases/{case_id}")
+    world.work(40 * 86_400)
+    world.clock.forward(1)
+    assert "The due date has passed" in clinic.text("/")
+    assert 'href="#clocks"' in clinic.get(f"/cases/{case_id}").get_data(as_text=True)
+    assert "10 business days since the record was complete." in clinic.text(f"/cases/{case_id}")
+
+
+def test_a_booking_and_what_became_of_it_are_recorded_on_the_case(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.gathered()
+    case = f"/cases/{case_id}"
+    assert "schedule" not in str(clinic.forms(case))
+    world.accept(case_id)
+    assert "From the record alone" in clinic.text(case, "surgeon")
+    form = {"for": "consultation", "mode": "visit", "start": "2026-01-12T10:00", "end": "2026-01-12T11:00"}
+    assert clinic.send(case, f"{case}/do/schedule", "reviewer", **form).status_code == 303
+    assert "Visit in person" in clinic.text(case)
+    assert "2026-01-12 10:00 UTC" in clinic.text(case)
+    assert clinic.send(case, f"{case}/do/schedule", "desk", status="noshow", reason="no answer").status_code == 303
+    assert "the patient did not come to the appointment of 2026-01-12." in clinic.text(case, "surgeon")
+    assert "The patient did not come to the visit" in clinic.text(case)
+    assert f"{case}/do/schedule" not in clinic.forms(case, "surgeon")
+    world.draft(case_id, gaps_of(clinic, case_id))
+    world.post(case_id, "sign", who="reviewer")
+    form = {"mode": "video", "start": "2026-01-13T10:00", "end": "2026-01-13T11:00"}
+    assert clinic.send(case, f"{case}/do/schedule", "reviewer", **form).status_code == 303
+    assert "Results discussion, by video" in clinic.text(case)
 
 
 def coordination(clinic: Clinic, case_id: str) -> str:
