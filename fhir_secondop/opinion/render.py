@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 from importlib.resources import as_file, files
+from typing import Any
 
 from fhir_secondop.fhir import codec
 from fhir_secondop.opinion import xhtml
@@ -29,7 +30,7 @@ def pdf(template: str, facts: Facts) -> bytes:
     A character that no font here has is spelled out, "[U+1FAC0]": a report must be possible whatever a name is
     written in, and nothing may be left out silently.
     """
-    text = codec.dumps(facts)
+    text = codec.dumps(_closed(facts))
     for _ in range(_ATTEMPTS):
         try:
             return _compiled(template, text)
@@ -39,6 +40,22 @@ def pdf(template: str, facts: Facts) -> bytes:
                 raise
             text = lacking.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
     raise RuntimeError("The fonts lack characters even after these were spelled out.")
+
+
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
+_LEFT_TO_RIGHT_MARK = "\u200e"
+
+
+def _closed(value: Any) -> Any:
+    """The facts for a page that goes from left to right: a name that doesn't ends where it ends.
+
+    Without the mark what follows ("…: 12 resources", "… (PCP)") would be drawn as a part of it, in its direction.
+    """
+    if isinstance(value, dict):
+        return {key: _closed(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_closed(child) for child in value]
+    return value + _LEFT_TO_RIGHT_MARK if isinstance(value, str) and _RIGHT_TO_LEFT.search(value) else value
 
 
 # The compiler names what it can't draw by the cluster; a second pass finds what stood behind it.
@@ -141,11 +158,12 @@ def notice_text(facts: Facts) -> str:
 
 def _head(title: str, facts: Facts) -> list[str]:
     patient = facts["patient"]
+    born = [f"born {patient['birthDate']}"] if patient["birthDate"] else []
     return [
         title,
         "=" * len(title),
-        *_field("Patient", f"{patient['name']}, born {patient['birthDate']}, {patient['gender']}"),
-        *_field("", ", ".join(patient["identifiers"])),
+        *_field("Patient", ", ".join([patient["name"], *born, *([patient["gender"]] if patient["gender"] else [])])),
+        *(_field("", ", ".join(patient["identifiers"])) if patient["identifiers"] else []),
         *_field("Case", facts["caseId"]),
         # An EHR that drops identifiers keeps the text: this line is how a copy is found and told apart.
         f"Version:   {facts['version']} ({facts['versionId']})",

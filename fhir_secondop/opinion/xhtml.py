@@ -63,7 +63,7 @@ def _top(body: Any, facts: Facts) -> None:
         ("Case", facts["caseId"]), ("Version", str(facts["version"])), ("Status", facts["status"]),
         ("Issued", facts["issued"]),
     )  # fmt: skip
-    _pairs(body, rows, "head")
+    _pairs(body, [(label, value) for label, value in rows if value], "head")
     amendment = facts["amendment"]
     if amendment:
         box = _add(body, "div", class_="notice", id="amendment")

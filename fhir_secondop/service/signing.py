@@ -9,8 +9,8 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import blinding as blindness
-from fhir_secondop.opinion import codes, consultation, records, render, report, sections, workflow
-from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
+from fhir_secondop.opinion import codes, consultation, document, records, render, report, sections, workflow
+from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
@@ -186,13 +186,13 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             # The document carries the request and the consultation as they are from now on.
             case = load(tx.connection, EVERYTHING, case_id)
         stored = resources.read(tx.connection, EVERYTHING, "DiagnosticReport", signed_report["id"])
-        document, bundle = _document(tx, context, case, composed, person, version, now)
+        cited, bundle = _document(tx, context, case, composed, person, version, now)
         binary, signature = sealing.seal(tx, context, case, bundle, version=version, signer=person.reference,
                                          auth_time=caller.auth_time, key=key)  # fmt: skip
         put(
             tx, context, case_id,
             provenance(
-                sealing.provenance_id(case_id, version), [stored.versioned, document, reference(bundle), binary], now,
+                sealing.provenance_id(case_id, version), [stored.versioned, cited, reference(bundle), binary], now,
                 activity="UPDATE" if before else "CREATE", author={**who(caller), "reference": person.reference},
                 sources=[f"List/{p['id']}" for p in case.of_type("List")], signature=signature,
                 revises=versioned(before) if before else "", reason=reason, auth_time=caller.auth_time,
@@ -233,29 +233,13 @@ def _document(
     tx: Transaction, context: Context, case: Case, composed: list[Resource], person: Person, version: int, now: str
 ) -> tuple[str, Resource]:
     """The DocumentReference of this version, and the document Bundle; the one before becomes superseded."""
-    composition = composed[-2]
-    cited = [composition, case.patient, case.encounter, case.request, *case.items, *composed[:-2], composed[-1]]
-    professionals = [
-        r for r in (case.directory.resource(ref) for ref in (person.reference, person.practitioner,
-                                                             person.organization_ref)) if r
-    ]  # fmt: skip
-    version_id = f"urn:uuid:{derived_id(case.id, 'report', version)}"
-    bundle = compose(
-        "Bundle",
-        meta=profile("second-opinion-document"),
-        id=derived_id(case.id, "bundle", version),
-        identifier={"system": URI, "value": version_id},
-        type="document",
-        timestamp=now,
-        entry=[{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in [*cited, *professionals]],
-    )
-    bundle = records.labelled(case, bundle)
+    bundle = document.bundle(case, composed, person, version, now, context.base_url)
     put(tx, context, case.id, bundle)
     previous = derived_id(case.id, "document", version - 1)
-    document = compose(
+    made = compose(
         "DocumentReference",
         id=derived_id(case.id, "document", version),
-        masterIdentifier={"system": URI, "value": version_id},
+        masterIdentifier=bundle["identifier"],
         identifier=[{"system": URI, "value": report.set_id(case)}],
         status="current",
         docStatus=deliverables.DOC_STATUS[composed[-1]["status"]],
@@ -272,11 +256,11 @@ def _document(
             "related": [{"reference": reference(case.request)}],
         },
     )
-    put(tx, context, case.id, records.labelled(case, document))
+    put(tx, context, case.id, records.labelled(case, made))
     if version > 1:
         old = resources.read(tx.connection, EVERYTHING, "DocumentReference", previous).resource
         put(tx, context, case.id, {**old, "status": "superseded"})
-    return reference(document), bundle
+    return reference(made), bundle
 
 
 def _complete(tx: Transaction, context: Context, case: Case, person: Person, signed: Resource, now: str) -> None:
