@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from fhir_secondop.ehr import plain_text
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.fhir import attachments
 from fhir_secondop.model import Resource
@@ -42,10 +43,18 @@ class Deliverable:
     period: Resource = field(default_factory=dict)
     report: Resource | None = None
     observations: tuple[Resource, ...] = ()
+    whole: str = ""  # where the whole document is read, for a copy that has to leave something out
     labels: tuple[Resource, ...] = ()  # Codings: security labels that go along
     withdrawn: tuple[Resource, ...] = ()  # Observations of earlier versions that this one no longer has
     signed: bytes = b""  # the document Bundle, byte for byte as it was signed
     signature: str = ""  # the detached JWS over those bytes
+
+
+def text_for(document: Deliverable, site: Site) -> str:
+    """The text as that site can hold it, a summary if need be; "" when not even that fits."""
+    return plain_text.fitted(
+        document.text, limit=site.text_limit, ascii_only=site.text_ascii, whole=document.whole
+    )  # fmt: skip
 
 
 def sha256(data: bytes) -> str:
@@ -74,7 +83,7 @@ def document_reference(
     """The DocumentReference of a version, with the PDF or the text inline, as that site wants it."""
     created = document.issued
     if as_text:
-        form = attachment(document.text.encode(), "text/plain; charset=utf-8", document.title, created)
+        form = attachment(text_for(document, site).encode(), "text/plain; charset=utf-8", document.title, created)
     else:
         kind = "application/pdf;charset=utf-8" if site.content_charset else "application/pdf"
         form = attachment(document.pdf, kind, document.title, created)

@@ -9,8 +9,6 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-import cases
-
 from fhir_secondop.model import Answer, Resource
 from fhir_secondop.opinion import (
     blinding,
@@ -27,6 +25,7 @@ from fhir_secondop.opinion import (
 )
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.independence import Assessment, Finding
+from tests.opinion import cases
 
 NAMES = {
     "Latin": ("Łukasiewicz Nguyễn", "Þórdís"), "Greek": ("Παπαδοπούλου", "Ελένη"), "Cyrillic": ("Їжаківна", "Ђорђе"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import generated
 import pytest
-import readers
 
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.opinion import render
+from tests.opinion import generated, readers
 
 SEEDS = range(50)
 
