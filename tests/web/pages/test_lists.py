@@ -237,6 +237,8 @@ def test_the_patient_sees_status_questions_recipients_and_report_in_plain_words(
     world.work(60)
     late = clinic.text(f"/my/{case_id}", "maren")
     assert "The diagnosis is confirmed" in late
+    assert "The second doctor agrees in part." in late
+    assert "What to talk about with your doctor" in late
     assert "Dr. Ines Placeholder requester, PCP ✓ yes" in late or "Dr. Ines Placeholder requester, PCP yes" in late
     assert clinic.get(f"/cases/{case_id}/report.pdf", "maren").get_data()[:5] == b"%PDF-"
     page = clinic.get(f"/cases/{case_id}/report.html", "maren")
