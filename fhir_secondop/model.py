@@ -105,6 +105,8 @@ class Connection:
     part2: bool = False
     networks: tuple[str, ...] = ()
     text_only: bool | None = None
+    text_limit: int | None = None
+    text_ascii: bool | None = None
     one_content: bool | None = None
     encounter_days: int = 60
 

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from fhir_secondop.ehr import plain_text
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.fhir import attachments
 from fhir_secondop.model import Resource
@@ -42,10 +43,18 @@ class Deliverable:
     period: Resource = field(default_factory=dict)
     report: Resource | None = None
     observations: tuple[Resource, ...] = ()
+    whole: str = ""  # where the whole document is read, for a copy that has to leave something out
     labels: tuple[Resource, ...] = ()  # Codings: security labels that go along
     withdrawn: tuple[Resource, ...] = ()  # Observations of earlier versions that this one no longer has
     signed: bytes = b""  # the document Bundle, byte for byte as it was signed
     signature: str = ""  # the detached JWS over those bytes
+
+
+def text_for(document: Deliverable, site: Site) -> str:
+    """The text as that site can hold it, a summary if need be; "" when not even that fits."""
+    return plain_text.fitted(
+        document.text, limit=site.text_limit, ascii_only=site.text_ascii, whole=document.whole
+    )  # fmt: skip
 
 
 def sha256(data: bytes) -> str:
@@ -74,7 +83,7 @@ def document_reference(
     """The DocumentReference of a version, with the PDF or the text inline, as that site wants it."""
     created = document.issued
     if as_text:
-        form = attachment(document.text.encode(), "text/plain; charset=utf-8", document.title, created)
+        form = attachment(text_for(document, site).encode(), "text/plain; charset=utf-8", document.title, created)
     else:
         kind = "application/pdf;charset=utf-8" if site.content_charset else "application/pdf"
         form = attachment(document.pdf, kind, document.title, created)
@@ -196,17 +205,24 @@ def observation_for(document: Deliverable, observation: Resource, patient: str) 
 def report_for(document: Deliverable, patient: str, results: list[str]) -> Resource:
     """The DiagnosticReport as it goes to an EHR; `results` are the references of its Observations there."""
     ours: dict[str, Any] = document.report or {}
-    kept = ("identifier", "status", "category", "code", "effectiveDateTime", "issued", "conclusion", "presentedForm")
+    kept = ("identifier", "status", "category", "code", "effectiveDateTime", "issued", "conclusion")
+    forms = [form for form in ours.get("presentedForm", []) if _is_sent(form)]
     return {
         "resourceType": "DiagnosticReport",
         "contained": [_author(document)],
         **({"meta": {"security": list(document.labels)}} if document.labels else {}),
         **{name: ours[name] for name in kept if name in ours},
+        **({"presentedForm": forms} if forms else {}),
         "subject": {"reference": patient},
         "performer": [{"reference": _AUTHOR}],
         "result": [{"reference": result} for result in results],
         **_based_on(document),
     }
+
+
+def _is_sent(form: Resource) -> bool:
+    # What an EHR's viewer makes of HTML we don't know; it stays with us, where it is served so that nothing could run.
+    return not str(form.get("contentType", "")).startswith("text/html")
 
 
 def _based_on(document: Deliverable) -> Resource:

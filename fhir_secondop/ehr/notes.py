@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.client import Client
-from fhir_secondop.ehr.documents import Deliverable
+from fhir_secondop.ehr.documents import Deliverable, text_for
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.rungs import DocumentRung, document_obstacle
 from fhir_secondop.ehr.target import Target, content_of, documents_of, earlier, first, is_about, is_of_set
@@ -35,6 +35,10 @@ class NoteOnEncounter(DocumentRung):
         if not capability.offers("DocumentReference", "search-type"):
             return "a copy could not be looked for"
         return "" if capability.offers("Encounter", "search-type") else "encounters can't be searched"
+
+    def unfit(self, document: Deliverable, site: Site) -> str:
+        """See Rung."""
+        return "" if text_for(document, site) else f"takes {site.text_limit} characters, and its conclusion has more"
 
     def find(self, target: Target, document: Deliverable) -> str:
         """See Rung."""

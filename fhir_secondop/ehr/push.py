@@ -108,7 +108,7 @@ def _faults(target: Target, rung: Rung, document: Deliverable, there: Resource, 
         faults.append("it is about another patient")
     if not rung.current(str(there.get("status"))):
         faults.append(f"its status is {there.get('status')}")
-    ours = document.text.encode() if rung.as_text() else document.pdf
+    ours = documents.text_for(document, target.client.site).encode() if rung.as_text() else document.pdf
     same = content == ours or (rung.as_text() and _normalised(content) == _normalised(ours))
     if not same:
         faults.append("its content differs from what was sent")

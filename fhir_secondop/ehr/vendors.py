@@ -36,8 +36,9 @@ class Site:
     `settle_s`: seconds for which a write that nobody answered may still land. `rate_per_s` and `documents_per_day`:
     0 is no limit. `demands` and `categories` are by resource type: searches to try when a plain one is refused, and
     category codes to search by, one at a time. `error_codes`: vendor code → expired, partial, policy, quota,
-    duplicate or validation. `one_content`: a document takes one attachment, so nothing signed goes along.
-    `report_categories`: v2-0074 codes with which a DiagnosticReport is taken, empty for any.
+    duplicate or validation. `text_limit`: the characters that a text may have, 0 is no limit. `one_content`: a document
+    takes one attachment, so nothing signed goes along. `report_categories`: v2-0074 codes with which a DiagnosticReport
+    is taken, empty for any.
     """
 
     settle_s: float = 60.0
@@ -46,6 +47,8 @@ class Site:
     documents_per_day: int = 0
     page_count: int = 100
     text_only: bool = False
+    text_limit: int = 0
+    text_ascii: bool = False
     identifier_kept: bool = True
     content_charset: bool = False
     period_end: bool = False
@@ -124,7 +127,16 @@ def site(connection: Connection) -> Site:
         found = replace(found, **{f.name: _frozen(f.value) for f in load(vendor).facts})
     own = {
         name: getattr(connection, name)
-        for name in ("settle_s", "rate_per_s", "concurrency", "documents_per_day", "text_only", "one_content")
+        for name in (
+            "settle_s",
+            "rate_per_s",
+            "concurrency",
+            "documents_per_day",
+            "text_only",
+            "text_limit",
+            "text_ascii",
+            "one_content",
+        )
         if getattr(connection, name) is not None
     }
     return replace(found, **own)

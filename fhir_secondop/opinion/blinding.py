@@ -158,9 +158,11 @@ def read_in_words(read: Resource) -> str:
 
 
 def words(blindness: Blindness | None) -> str:
-    """What a report says of it; "" when the review was not to be blind."""
-    if blindness is None or blindness.state == ASKED:
-        return ""
+    """What a report says of it."""
+    if blindness is None:
+        return "Not blind: the reviewer could read the first opinion from the start."
+    if blindness.state == ASKED:
+        return "Blind: the first opinion is withheld until the first read is locked."
     if blindness.state == LOCKED:
         return (
             f"The first read was written without the first opinion and locked on {blindness.at[:10]}; only then was "

@@ -59,15 +59,9 @@ def of_report(
             {"text": r["text"], "strength": r.get("strength", ""), "kind": r.get("kind", "")}
             for r in draft.get("recommendations", [])
         ],
-        "prose": [
-            *_first_read(case),
-            *(
-                {"title": title, "text": draft[name]}
-                for name, title in (("history", "History"), ("findings", "Findings"), ("assessment", "Assessment"))
-                if name in draft
-            ),
-        ],
+        "prose": [{"title": title, "text": draft[name]} for name, title, _ in report.PROSE if name in draft],
         "independence": _independence(stated),
+        "blindness": _blindness(case),
         "records": [_source(package_list) for package_list in records.packages(case)],
         "missing": [_lacking(item) for item in items if item.state in lists.GAPS],
         "conflicts": [_conflict(c) for c in conflicts.find(case)],
@@ -93,15 +87,14 @@ def _preliminary(case: Case, draft: report.Draft) -> Iterator[str]:
     )
 
 
-def _first_read(case: Case) -> list[Facts]:
-    """What the reviewer had written before the first opinion was opened, and what was changed of it later."""
-    said = blinding.words(blinding.of_case(case))
-    found = [{"title": "Blind first read", "text": said}] if said else []
-    return found + [
+def _blindness(case: Case) -> Facts:
+    """Whether the first opinion was known, what was written before it was, and what was changed of that later."""
+    reads = [
         {"title": f"{'First read, changed' if place else 'First read, locked'} {moment(read['date'])}",
          "text": blinding.read_in_words(read)}
         for place, read in enumerate(blinding.first_reads(case))
     ]  # fmt: skip
+    return {"said": blinding.words(blinding.of_case(case)), "reads": reads}
 
 
 def of_plan(case: Case, plan: Resource, version: int) -> Facts:

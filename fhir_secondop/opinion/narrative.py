@@ -25,12 +25,14 @@ def div(text: str) -> str:
     root = etree.Element(f"{{{XHTML}}}div", nsmap=_NAMESPACES)
     _check(text)
     for block in text.strip().split("\n\n"):
-        paragraph = etree.SubElement(root, f"{{{XHTML}}}p")
-        lines = block.split("\n")
-        paragraph.text = lines[0]
-        for line in lines[1:]:
-            etree.SubElement(paragraph, f"{{{XHTML}}}br").tail = line
+        _lines(etree.SubElement(root, f"{{{XHTML}}}p"), block)
     return etree.tostring(root, encoding="unicode")
+
+
+def _lines(element: Any, text: str) -> None:
+    element.text, *more = text.split("\n")
+    for line in more:
+        etree.SubElement(element, f"{{{XHTML}}}br").tail = line
 
 
 def _check(text: str) -> None:
@@ -39,12 +41,12 @@ def _check(text: str) -> None:
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """The XHTML div of a list."""
+    """The XHTML div of a list; the lines of an item of several are kept apart."""
     root = etree.Element(f"{{{XHTML}}}div", nsmap=_NAMESPACES)
     listed = etree.SubElement(root, f"{{{XHTML}}}ul")
     for line in lines:
         _check(line)
-        etree.SubElement(listed, f"{{{XHTML}}}li").text = line
+        _lines(etree.SubElement(listed, f"{{{XHTML}}}li"), line)
     return etree.tostring(root, encoding="unicode")
 
 
@@ -58,7 +60,7 @@ def text(narrative_div: str) -> str:
 
 def _block(block: Any) -> str:
     if etree.QName(block).localname == "ul":
-        return "\n".join(_all_text(item) for item in block)
+        return "\n".join(map(_block, block))
     parts = [block.text or ""]
     for child in block:
         parts.append("\n" if etree.QName(child).localname == "br" else _all_text(child))

@@ -1,4 +1,4 @@
-"""Facts → PDF and plain text. Nothing is said here that is not in the facts, and all of them are said."""
+"""Facts → PDF and plain text, and all the forms of a report. Nothing but the facts is said, and all of them are."""
 
 from __future__ import annotations
 
@@ -6,49 +6,85 @@ import re
 import textwrap
 from collections.abc import Iterable
 from importlib.resources import as_file, files
+from typing import Any
 
 from fhir_secondop.fhir import codec
+from fhir_secondop.opinion import xhtml
 from fhir_secondop.opinion.facts import Facts
 
 WIDTH = 78
 
 
+def forms(facts: Facts) -> list[tuple[str, bytes]]:
+    """The report in each form that is kept, media type and bytes; the PDF first: an EHR that takes one takes that."""
+    return [
+        ("application/pdf", pdf("report", facts)),
+        ("text/plain; charset=utf-8", report_text(facts).encode()),
+        ("text/html; charset=utf-8", xhtml.report_xhtml(facts).encode()),
+    ]
+
+
 def pdf(template: str, facts: Facts) -> bytes:
     """The PDF (tagged, PDF/UA-1) of a template in opinion/templates; the facts go in as data, never as markup.
 
-    A character that no font here has is spelled out, "[U+738B]": a report must be possible whatever a name is
+    A character that no font here has is spelled out, "[U+1FAC0]": a report must be possible whatever a name is
     written in, and nothing may be left out silently.
     """
-    text = codec.dumps(facts)
-    for attempt in (text, _spelled(text, _BEYOND)):
+    text = codec.dumps(_closed(facts))
+    for _ in range(_ATTEMPTS):
         try:
-            return _compiled(template, attempt)
+            return _compiled(template, text)
         except RuntimeError as error:
-            if "could not be displayed" not in str(error):
+            lacking = _lacking(error)
+            if not lacking:
                 raise
-    return _compiled(template, _spelled(text, _NOT_LATIN))
+            text = lacking.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
+    raise RuntimeError("The fonts lack characters even after these were spelled out.")
 
 
-# First what hardly any font has, then everything but Latin text and its punctuation.
 _PROPOSAL = (
     "It may be taken up or declined; whoever looks after the patient decides, and orders what is needed. "
     "The reviewer is told."
 )
-_BEYOND = re.compile("[\u0e00-\u0eff\u2e80-\U0010ffff\u200d\ufe0f]")
-_NOT_LATIN = re.compile("[^\x20-\u024f\u2010-\u2027\u2030-\u205e\u20ac\u2122\u2260-\u2265\n]")
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
+_LEFT_TO_RIGHT_MARK = "\u200e"
 
 
-def _spelled(text: str, characters: re.Pattern[str]) -> str:
-    return characters.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
+def _closed(value: Any) -> Any:
+    """The facts for a page that goes from left to right: a name that doesn't ends where it ends.
+
+    Without the mark what follows ("…: 12 resources", "… (PCP)") would be drawn as a part of it, in its direction.
+    """
+    if isinstance(value, dict):
+        return {key: _closed(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_closed(child) for child in value]
+    return value + _LEFT_TO_RIGHT_MARK if isinstance(value, str) and _RIGHT_TO_LEFT.search(value) else value
+
+
+# The compiler names what it can't draw by the cluster; a second pass finds what stood behind it.
+_ATTEMPTS = 8
+_UNDRAWN = re.compile(r'the text `"(.*?)"` could not be displayed', re.DOTALL)
+_ESCAPED = re.compile(r"\\u\{([0-9a-f]+)\}")
+
+
+def _lacking(error: RuntimeError) -> re.Pattern[str] | None:
+    """The characters that the compiler says no font can draw; None when it failed for another reason."""
+    clusters = _UNDRAWN.findall(str(getattr(error, "diagnostic", error)))
+    said = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), "".join(clusters))
+    lacking = {character for character in said if not character.isascii()}
+    return re.compile("[" + "".join(map(re.escape, sorted(lacking))) + "]") if lacking else None
 
 
 def _compiled(template: str, facts: str) -> bytes:
     import typst  # 80 MB of compiler; only when a document is made
 
-    with as_file(files("fhir_secondop.opinion") / "templates") as folder:
+    here = files("fhir_secondop.opinion")
+    with as_file(here / "templates") as folder, as_file(here / "fonts") as fonts:
         compiled: bytes = typst.compile(
             str(folder / f"{template}.typ"),
             root=str(folder),
+            font_paths=[str(fonts)],
             sys_inputs={"facts": facts},
             ignore_system_fonts=True,
             pdf_standards=["ua-1"],
@@ -71,12 +107,15 @@ def report_text(facts: Facts) -> str:
         *_wrap(f"Overall concordance: {facts['overall']}. Significance: {facts['significance']}."),
         "",
     ]
-    if decision["text"]:
-        out += _wrap(f"Decision in question: {decision['text']}")
-        out += [*_wrap(f"To be decided by {decision['owner']}, {decision['deadline'] or 'no date'}."), ""]
+    if any(decision.values()):
+        labels = (("Decision in question", "text"), ("To be decided by", "owner"), ("Until", "deadline"))
+        out += [line for label, name in labels if decision[name] for line in _wrap(f"{label}: {decision[name]}")]
+        out.append("")
     if facts["reasons"]:
         out += [*_title("WHY IT WAS ASKED"), *_bullets(facts["reasons"]), ""]
-    out += [*_title("ITEM BY ITEM"), *(line for item in facts["items"] for line in _item(item))]
+    if facts["items"]:
+        out += _title("ITEM BY ITEM")
+        out += [line for number, item in enumerate(facts["items"], 1) for line in _item(number, item)]
     out += _answers(facts["answers"])
     if facts["recommendations"]:
         out += _title("RECOMMENDATIONS (proposals; the treating team decides)")
@@ -91,8 +130,11 @@ def report_text(facts: Facts) -> str:
     for name in ("attestation", "override"):
         if stated[name]:
             out += _wrap(f"{name.capitalize()}: {stated[name]}")
+    out += ["", *_block("BLINDNESS", facts["blindness"]["said"])]
+    for read in facts["blindness"]["reads"]:
+        out += [*_wrap(f"{read['title']}:"), *_block("", read["text"])[2:]]
     recipients = (f"{r['name']} ({r['role']})" for r in facts["recipients"])
-    return "\n".join([*out, "", *_title("SENT TO"), *_bullets(recipients), "", *_foot(facts)])
+    return "\n".join([*out, *_title("SENT TO"), *_bullets(recipients), "", *_foot(facts)])
 
 
 def plan_text(facts: Facts) -> str:
@@ -140,11 +182,12 @@ def notice_text(facts: Facts) -> str:
 
 def _head(title: str, facts: Facts) -> list[str]:
     patient = facts["patient"]
+    born = [f"born {patient['birthDate']}"] if patient["birthDate"] else []
     return [
         title,
         "=" * len(title),
-        *_field("Patient", f"{patient['name']}, born {patient['birthDate']}, {patient['gender']}"),
-        *_field("", ", ".join(patient["identifiers"])),
+        *_field("Patient", ", ".join([patient["name"], *born, *([patient["gender"]] if patient["gender"] else [])])),
+        *(_field("", ", ".join(patient["identifiers"])) if patient["identifiers"] else []),
         *_field("Case", facts["caseId"]),
         # An EHR that drops identifiers keeps the text: this line is how a copy is found and told apart.
         f"Version:   {facts['version']} ({facts['versionId']})",
@@ -167,12 +210,12 @@ def _amended(amendment: Facts | None) -> list[str]:
     ]
 
 
-def _item(item: Facts) -> list[str]:
+def _item(number: int, item: Facts) -> list[str]:
     said = (
         f"  {item['axis']}: {item['concordance']}; significance {item['significance'] or 'not stated'}; "
         f"confidence {item['confidence'] or 'not stated'}"
     )
-    out = [*_wrap(item["title"]), *_wrap(said, "  ")]
+    out = [*_wrap(f"{number}. {item['title']}"), *_wrap(said, "  ")]
     for label, name in (
         ("Instead", "proposed"),
         ("Basis", "basis"),
@@ -190,7 +233,11 @@ def _answers(answers: list[Facts]) -> list[str]:
     out = _title("QUESTIONS AND ANSWERS")
     for number, answer in enumerate(answers, 1):
         out += _wrap(f"{number}. {answer['question']}")
-        out += _wrap("   " + (answer["text"] or f"Cannot be answered: {answer['cannotAnswer']}"), "   ")
+        out += (
+            _block_of("Answer", answer["text"])
+            if answer["text"]
+            else _block_of("Cannot be answered", answer["cannotAnswer"])
+        )
     return [*out, ""]
 
 
@@ -198,16 +245,18 @@ def _records(facts: Facts) -> list[str]:
     out = _title("RECORDS REVIEWED")
     for source in facts["records"]:
         out += _bullets([f"{source['name']}: {source['received']} resources, as of {source['asOf']}"])
-        out += [line for gap in source["gaps"] for line in _wrap(f"    {gap}", "    ")]
-    missing = ", ".join(facts["missing"])
-    out += _wrap(f"Missing from the record: {missing}." if missing else "Nothing on the checklist is missing.")
+        out += [line for gap in source["gaps"] for line in _wrap(f"    - {gap}", "      ")]
+    if facts["missing"]:
+        out += ["Missing from the record:", *_bullets(facts["missing"])]
+    else:
+        out.append("Nothing on the checklist is missing.")
     if facts["conflicts"]:
         out += ["", "What the sources say differently (none was chosen):"]
     for conflict in facts["conflicts"]:
         out += _bullets([f"{conflict['about']} ({conflict['kind']})"])
         for side in conflict["sides"]:
             date = f" ({side['date']})" if side["date"] else ""
-            out += _wrap(f"    {side['source']}: {side['text']}{date}", "      ")
+            out += _wrap(f"    - {side['source']}: {side['text']}{date}", "      ")
     return [*out, ""]
 
 
@@ -222,6 +271,11 @@ def _title(text: str) -> list[str]:
 
 def _block(title: str, text: str) -> list[str]:
     return [*_title(title), *(line for part in text.split("\n") for line in (_wrap(part) or [""])), ""]
+
+
+def _block_of(label: str, text: str) -> list[str]:
+    """A text of one or more blocks behind a label, indented under a numbered line."""
+    return [line for part in f"{label}: {text}".split("\n") for line in (_wrap("   " + part, "   ") or [""])]
 
 
 def _bullets(lines: Iterable[str]) -> list[str]:

@@ -22,11 +22,12 @@ Draft = dict[str, Any]
 UNWRITTEN = "(not written yet)"
 """What stands in the place of a draft's conclusion until there is one; it is never signed."""
 
+PLAN_OF_CARE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
 _AXIS_CODE = {"diagnosis": "diagnosis-concordance", "treatment": "treatment-concordance"}
 _AXIS_SYSTEM = {"diagnosis": codes.DIAGNOSIS_CONCORDANCE, "treatment": codes.TREATMENT_CONCORDANCE}
 _WORDS = {"confidence": "confidence", "wouldChange": "would-change", "missing": "missing",
           "urgentContact": "urgent-contact"}  # fmt: skip
-_PROSE = (
+PROSE = (
     ("history", "History", codes.concept(codes.LOINC, "11348-0", "History of Past illness")),
     ("findings", "Findings", codes.concept(codes.LOINC, "30954-2", "Relevant diagnostic tests/laboratory data")),
     ("assessment", "Assessment", codes.concept(codes.LOINC, "51848-0", "Evaluation note")),
@@ -146,7 +147,8 @@ def to_fhir(
 ) -> list[Resource]:
     """The report's resources, dependent ones first; the last two are the Composition and the DiagnosticReport.
 
-    `extra` are more Composition sections, `presented` Attachments, `replaces` the versioned reference of the report
+    `extra` are Composition sections in the order of reading: one with the code of a section that the draft alone makes
+    takes its place, with its entries. `presented` are Attachments, `replaces` the versioned reference of the report
     before and `composition_version` the version of its Composition, `stated` the independence extension.
     """
     subject = {"reference": reference(case.patient)}
@@ -318,11 +320,11 @@ def _composition(
     if proposals is not None:
         lines = [a["detail"]["description"] for a in proposals["activity"]]
         sections.append(
-            narrative.section("Recommendations", codes.concept(codes.LOINC, "18776-5", "Plan of care note"),
+            narrative.section("Recommendations", PLAN_OF_CARE,
                               narrative.bullets(lines), [reference(proposals)])
         )  # fmt: skip
     sections += [
-        narrative.section(title, code, narrative.div(draft[name])) for name, title, code in _PROSE if name in draft
+        narrative.section(title, code, narrative.div(draft[name])) for name, title, code in PROSE if name in draft
     ]
     if draft.get("gapsConfirmed"):
         sections.append(
@@ -339,9 +341,15 @@ def _composition(
         date=now,
         author=[{"reference": reviewer}],
         title="Second opinion",
-        section=[*sections, *extra],
+        section=_in_order(sections, extra),
         **base,
     )
+
+
+def _in_order(of_draft: list[Resource], extra: tuple[Resource, ...]) -> list[Resource]:
+    left = {section["code"]["coding"][0]["code"]: section for section in of_draft}
+    told = [{**left.pop(section["code"]["coding"][0]["code"], {}), **section} for section in extra]
+    return [*told, *left.values()]
 
 
 def from_fhir(case: Case, stage: str = "") -> Draft:
@@ -372,7 +380,7 @@ def from_fhir(case: Case, stage: str = "") -> Draft:
         draft["recommendations"] = [_recommendation(a["detail"]) for a in proposals["activity"]]
     composition = by_id[named("composition")]
     for section in composition["section"]:
-        for name, _, code in _PROSE:
+        for name, _, code in PROSE:
             if codes.has(section["code"], codes.LOINC, code["coding"][0]["code"]):
                 draft[name] = narrative.text(section["text"]["div"])
         if codes.has(section["code"], codes.SECTION, "gaps-confirmed"):

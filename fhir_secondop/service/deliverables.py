@@ -54,6 +54,7 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
         "placer": _placer(case),
         "clinicians": clinicians,
         "period": _period(case),
+        "whole": f"{context.public_url}/cases/{case.id}" + (f" ({context.contact})" if context.contact else ""),
         "labels": tuple(records.labels(case)),
     }
     if signed:

@@ -9,8 +9,8 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import blinding as blindness
-from fhir_secondop.opinion import codes, consultation, facts, narrative, records, render, report, urgent, workflow
-from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, reference, versioned
+from fhir_secondop.opinion import codes, consultation, document, records, render, report, sections, urgent, workflow
+from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
@@ -173,10 +173,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     stated = drafts.stated(case)
     # Rendered outside the transaction: it takes a second the first time, and writers wait for nobody.
     key = sealing.key_now(context)
-    pdf, text = render.pdf("report", said), render.report_text(said)
-    presented = (
-        attachment(pdf, "application/pdf", f"Second opinion, version {version}", now),
-        attachment(text.encode(), "text/plain; charset=utf-8", f"Second opinion, version {version}", now),
+    presented = tuple(
+        attachment(form, kind, f"Second opinion, version {version}", now) for kind, form in render.forms(said)
     )
     with context.database.transaction(caller) as tx:
         current = load(tx.connection, context.visibility(caller), case_id, drafts=True)
@@ -186,7 +184,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             raise Conflict("The case changed while it was being signed; look at it again, then sign.")
         composed = report.to_fhir(
             case, draft, status=status, version=version, reviewer=person.reference, now=now,
-            extra=(*_first_read(case), _record_section(said)), presented=presented, stated=stated,
+            extra=sections.of_facts(said, map(reference, blindness.first_reads(case))), presented=presented,
+            stated=stated,
             replaces=versioned(before) if before else "",
             composition_version=_composition_version(case) if before else "",
             started=case.encounter.get("period", {}).get("start", ""),
@@ -204,13 +203,13 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             # The document carries the request and the consultation as they are from now on.
             case = load(tx.connection, EVERYTHING, case_id)
         stored = resources.read(tx.connection, EVERYTHING, "DiagnosticReport", signed_report["id"])
-        document, bundle = _document(tx, context, case, composed, person, version, now)
+        cited, bundle = _document(tx, context, case, composed, person, version, now)
         binary, signature = sealing.seal(tx, context, case, bundle, version=version, signer=person.reference,
                                          auth_time=caller.auth_time, key=key)  # fmt: skip
         put(
             tx, context, case_id,
             provenance(
-                sealing.provenance_id(case_id, version), [stored.versioned, document, reference(bundle), binary], now,
+                sealing.provenance_id(case_id, version), [stored.versioned, cited, reference(bundle), binary], now,
                 activity="UPDATE" if before else "CREATE", author={**who(caller), "reference": person.reference},
                 sources=[f"List/{p['id']}" for p in case.of_type("List")], signature=signature,
                 revises=versioned(before) if before else "", reason=reason, auth_time=caller.auth_time,
@@ -234,30 +233,6 @@ def _versions(case: Case) -> list[tuple[str, str]]:
     return [(r["id"], r["meta"]["versionId"]) for r in signed_or_draft if r["id"] in ours]
 
 
-def _first_read(case: Case) -> list[Resource]:
-    """The section on the blind first read, where there was to be one."""
-    said = blindness.words(blindness.of_case(case))
-    reads = blindness.first_reads(case)
-    lines = [said, *(blindness.read_in_words(read) for read in reads)]
-    code = codes.concept(codes.SECTION, "first-read")
-    entries = map(reference, reads)
-    return [narrative.section("Blind first read", code, narrative.bullets(lines), entries)] if said else []
-
-
-def _record_section(said: facts.Facts) -> Resource:
-    lines = [*said["notices"], f"Consultation: {said['consultation']}"]
-    lines += [f"{s['name']}: {s['received']} resources, as of {s['asOf']}" for s in said["records"]]
-    lines += [f"{s['name']}: {gap}" for s in said["records"] for gap in s["gaps"]]
-    lines += [
-        f"Differs between sources: {c['about']}: " + "; ".join(f"{s['source']}: {s['text']}" for s in c["sides"])
-        for c in said["conflicts"]
-    ]
-    lines += [f"Missing: {title}" for title in said["missing"]] or ["Nothing on the checklist is missing."]
-    return narrative.section(
-        "Records reviewed", codes.concept(codes.SECTION, "records-reviewed"), narrative.bullets(lines)
-    )
-
-
 def _check_invariants(case: Case, composed: list[Resource]) -> None:
     """DOMAIN section 4, over resources: issued not before the encounter, one patient throughout."""
     signed = composed[-1]
@@ -276,29 +251,13 @@ def _document(
     tx: Transaction, context: Context, case: Case, composed: list[Resource], person: Person, version: int, now: str
 ) -> tuple[str, Resource]:
     """The DocumentReference of this version, and the document Bundle; the one before becomes superseded."""
-    composition = composed[-2]
-    cited = [composition, case.patient, case.encounter, case.request, *case.items, *composed[:-2], composed[-1]]
-    professionals = [
-        r for r in (case.directory.resource(ref) for ref in (person.reference, person.practitioner,
-                                                             person.organization_ref)) if r
-    ]  # fmt: skip
-    version_id = f"urn:uuid:{derived_id(case.id, 'report', version)}"
-    bundle = compose(
-        "Bundle",
-        meta=profile("second-opinion-document"),
-        id=derived_id(case.id, "bundle", version),
-        identifier={"system": URI, "value": version_id},
-        type="document",
-        timestamp=now,
-        entry=[{"fullUrl": f"{context.base_url}/{reference(r)}", "resource": r} for r in [*cited, *professionals]],
-    )
-    bundle = records.labelled(case, bundle)
+    bundle = document.bundle(case, composed, person, version, now, context.base_url)
     put(tx, context, case.id, bundle)
     previous = derived_id(case.id, "document", version - 1)
-    document = compose(
+    made = compose(
         "DocumentReference",
         id=derived_id(case.id, "document", version),
-        masterIdentifier={"system": URI, "value": version_id},
+        masterIdentifier=bundle["identifier"],
         identifier=[{"system": URI, "value": report.set_id(case)}],
         status="current",
         docStatus=deliverables.DOC_STATUS[composed[-1]["status"]],
@@ -315,11 +274,11 @@ def _document(
             "related": [{"reference": reference(case.request)}],
         },
     )
-    put(tx, context, case.id, records.labelled(case, document))
+    put(tx, context, case.id, records.labelled(case, made))
     if version > 1:
         old = resources.read(tx.connection, EVERYTHING, "DocumentReference", previous).resource
         put(tx, context, case.id, {**old, "status": "superseded"})
-    return reference(document), bundle
+    return reference(made), bundle
 
 
 def _complete(tx: Transaction, context: Context, case: Case, person: Person, signed: Resource, now: str) -> None:

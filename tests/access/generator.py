@@ -97,7 +97,7 @@ ROUTES: dict[str, str] = {
     "/cases/<case_id>/do/<code>": "form", "/cases/<case_id>/files/<kind>/<resource_id>/<int:place>": "page",
     "/cases/<case_id>/independence": "form", "/cases/<case_id>/preview": "page",
     "/cases/<case_id>/preview.pdf": "page", "/cases/<case_id>/records": "page", "/cases/<case_id>/report.pdf": "page",
-    "/cases/<case_id>/reviewers": "page",
+    "/cases/<case_id>/reviewers": "page", "/cases/<case_id>/report.html": "page",
     "/cases/<case_id>/report.txt": "page", "/cases/<case_id>/first-read": "page",
     "/cases/<case_id>/review": "page, form", "/cases/<case_id>/sign": "form",
     "/cases/<case_id>/signed/<int:version>/report.json": "page",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fhir_secondop.ehr import push
+from fhir_secondop.ehr import documents, push
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
@@ -132,3 +132,11 @@ def replace_site(target: Target, **facts: object) -> Client:
     """The target's client with other facts about its site."""
     target.client.site = replace(target.client.site, **facts)  # type: ignore[arg-type]
     return target.client
+
+
+def test_an_ehr_gets_pdf_and_text_of_the_report_and_no_html() -> None:
+    kinds = ("application/pdf", "text/plain; charset=utf-8", "text/html; charset=utf-8")
+    whole = document()
+    whole = replace(whole, report={**(whole.report or {}), "presentedForm": [{"contentType": kind} for kind in kinds]})
+    sent_there = documents.report_for(whole, "Patient/1", [])
+    assert [form["contentType"] for form in sent_there["presentedForm"]] == list(kinds[:2])

@@ -11,16 +11,17 @@ from typing import Any
 import cases
 import hypothesis.strategies as st
 import pypdf
+import pypdfium2
 import pytest
 from hypothesis import given, settings
+from lxml import etree, html
 
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.model import Answer, Resource
-from fhir_secondop.opinion import checklist, codes, facts, independence, narrative, records, render
+from fhir_secondop.opinion import checklist, codes, facts, independence, narrative, records, render, sections, xhtml
 from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.facts import Facts
 from fhir_secondop.opinion.independence import Assessment, Finding
-from fhir_secondop.service.signing import _record_section
 
 BREAST, SPINE = cases.EXAMPLES
 AMENDED = "spine-surgery, amended"
@@ -73,7 +74,14 @@ def facts_of(name: str) -> Facts:
         reviewer=cases.person_ref("the-reviewer"), items=MISSING, stated=STATED,
         **(again if name == AMENDED else first),
     )  # fmt: skip
-    return {**said, "conflicts": [CONFLICT]}
+    return {
+        **said,
+        "conflicts": [CONFLICT],
+        "blindness": {
+            "said": "The first opinion was opened after the first read was locked.",
+            "reads": [{"title": "First read, locked 2026-11-22", "text": "It looks benign.\nPlan: wait."}],
+        },
+    }
 
 
 NAMES = (BREAST, SPINE, AMENDED)
@@ -139,6 +147,29 @@ def test_the_pdf_says_every_fact(name: str) -> None:
     assert not_said(facts_of(name), pdf_text(pdf_of(name))) == {}
 
 
+def xhtml_text(said: Facts) -> str:
+    return "".join(etree.fromstring(xhtml.report_xhtml(said).encode()).itertext())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_xhtml_says_every_fact(name: str) -> None:
+    assert not_said(facts_of(name), xhtml_text(facts_of(name))) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_the_xhtml_runs_or_is_fetched(name: str) -> None:
+    root = etree.fromstring(xhtml.report_xhtml(facts_of(name)).encode())
+    elements = list(root.iter(etree.Element))
+
+    assert root.tag == "{http://www.w3.org/1999/xhtml}html"
+    assert root.get("lang") == "en"
+    assert {etree.QName(e).localname for e in elements} & {"script", "img", "link", "iframe", "object", "form"} == set()
+    assert [a for e in elements for a in e.attrib if a.startswith("on") or a in ("src", "href", "style")] == []
+    # Read as HTML it is the same: nothing is closed that HTML would leave open.
+    again = html.document_fromstring(xhtml.report_xhtml(facts_of(name)))
+    assert "".join(again.find("body").itertext()) == "".join(root[1].itertext())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(name: str) -> None:
     said = facts_of(name)
@@ -148,7 +179,7 @@ def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(na
     first = cases.signed(case, cases.draft_of(example))
     resources = cases.composed(
         first if name == AMENDED else case, draft, status=said["status"], version=said["version"],
-        extra=(_record_section(said),), replaces="DiagnosticReport/1/_history/4" if name == AMENDED else "",
+        extra=sections.of_facts(said), replaces="DiagnosticReport/1/_history/4" if name == AMENDED else "",
     )  # fmt: skip
     told = " ".join(narrative.text(s["text"]["div"]) for s in resources[-2]["section"])
 
@@ -157,6 +188,10 @@ def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(na
     parts["gaps"] = [gap for source in said["records"] for gap in source["gaps"]]
     parts["concordance"] = [item["concordance"] for item in said["items"]]
     parts["prose"] = [part["text"] for part in said["prose"]]
+    for part in ("requester", "reasons", "decision", "independence", "blindness", "recipients", "conflicts"):
+        parts[part] = said[part]
+    if said["amendment"]:
+        parts["amendment"] = said["amendment"]
     assert not_said(parts, told) == {}
 
 
@@ -283,7 +318,13 @@ HOSTILE = {
     "other scripts": "Ελένη Иванова Łukasz",
 }
 RIGHT_TO_LEFT = "שלום עולם"
-NO_FONT_HAS = {"emoji": "heart 🫀 and 👩🏽‍⚕️", "Chinese": "王小明", "Thai": "สมชาย"}
+NO_FONT_HAS = {"emoji": "heart 🫀 and 👩🏽‍⚕️", "rare Chinese": "𠮷野 and 㐂"}
+SCRIPTS = {
+    "Latin": "Łukasz Nguyễn Þór", "Greek": "Ελένη Παπαδοπούλου", "Cyrillic": "Иванова Ђорђе Їжак",
+    "Hebrew": "שרה כהן", "Arabic": "محمد العلي", "Chinese": "王小明 陳嘉玲 喆堃", "Japanese": "田中 さくら 髙橋 カズ",
+    "Korean": "김민준 뷁쯔", "Thai": "สมชาย ใจดี", "Armenian": "Նարեկ", "Georgian": "გიორგი", "Ethiopic": "ሰላም",
+    "Devanagari": "अमित", "Tamil": "தமிழ்",
+}  # fmt: skip
 
 
 def hostile_facts(text: str) -> Facts:
@@ -316,6 +357,7 @@ def test_hostile_text_survives_in_text_and_pdf_as_data(text: str) -> None:
     expected = [path for path, leaf in leaves(said).items() if leaf == text]
     assert len(expected) >= TIMES_SAID - 2
 
+    assert folded(xhtml_text(said)).count(folded(text)) >= len(expected)
     # Each place says it: as often as it stands in the facts (the PDF's footer says some of them once more a page).
     assert folded(render.report_text(said)).count(folded(text)) >= len(expected)
     assert folded(pdf_text(render.pdf("report", said))).count(folded(text)) >= len(expected)
@@ -331,15 +373,44 @@ def test_text_from_right_to_left_survives() -> None:
 
 
 @pytest.mark.parametrize("text", NO_FONT_HAS.values(), ids=NO_FONT_HAS.keys())
-def test_a_script_that_the_font_lacks_is_spelled_out_and_the_rest_stays(text: str) -> None:
+def test_a_character_that_no_font_has_is_spelled_out_and_the_rest_stays(text: str) -> None:
     """A patient's name comes from the request: the report about her must be possible, and lack nothing silently."""
-    said = {**facts_of(BREAST), "patient": {**facts_of(BREAST)["patient"], "name": text}}
+    said = {**facts_of(BREAST), "patient": {**facts_of(BREAST)["patient"], "name": f"{text} 王小明"}}
 
     drawn = folded(pdf_text(render.pdf("report", said)))
 
     lost = [c for c in text if not (folded(c) in drawn or folded(f"[U+{ord(c):04X}]") in drawn)]
     assert lost == []
+    assert f"[u+{ord(text[-1] if text.endswith('㐂') else '🫀'):04x}]" in drawn
+    assert "王小明" in drawn
     assert folded(said["conclusion"]) in drawn
+
+
+@pytest.mark.parametrize("name", SCRIPTS.values(), ids=SCRIPTS.keys())
+def test_a_name_is_drawn_in_its_own_script_and_can_be_copied(name: str) -> None:
+    """By PDFium, which puts what goes from right to left into the order in which it is read."""
+    said = {**facts_of(BREAST), "patient": {**facts_of(BREAST)["patient"], "name": name}}
+
+    page = pypdfium2.PdfDocument(render.pdf("report", said))[0].get_textpage().get_text_range()
+
+    assert "[U+" not in page
+    assert [word for word in name.split() if word not in unicodedata.normalize("NFC", page)] == []
+
+
+def test_every_font_of_a_document_is_embedded() -> None:
+    said = {**facts_of(BREAST), "conclusion": " ".join(SCRIPTS.values())}
+    reader = pypdf.PdfReader(io.BytesIO(render.pdf("report", said)))
+
+    fonts: dict[str, Any] = {
+        name: font for page in reader.pages for name, font in page["/Resources"]["/Font"].items()
+    }  # fmt: skip
+
+    assert len(fonts) > 8
+    for font in fonts.values():
+        (inner,) = font["/DescendantFonts"]
+        descriptor = inner.get_object()["/FontDescriptor"]
+        assert {"/FontFile2", "/FontFile3"} & set(descriptor)
+        assert "/ToUnicode" in font
 
 
 @given(name=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=6))

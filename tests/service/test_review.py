@@ -169,7 +169,11 @@ def test_signing_makes_everything_in_one_commit_and_signing_again_nothing(bench:
     case_id = signed(bench)
     report = resources(bench, case_id, "DiagnosticReport")[0]
     assert report["status"] == "final"
-    assert {f["contentType"].partition(";")[0] for f in report["presentedForm"]} == {"application/pdf", "text/plain"}
+    assert {f["contentType"].partition(";")[0] for f in report["presentedForm"]} == {
+        "application/pdf",
+        "text/plain",
+        "text/html",
+    }
     assert coordination(bench, case_id)["status"] == "completed"
     assert resources(bench, case_id, "Encounter")[0]["status"] == "finished"
     document = resources(bench, case_id, "Bundle")[0]

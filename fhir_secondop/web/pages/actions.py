@@ -55,14 +55,18 @@ def add(routes: Blueprint, frame: Frame) -> None:
         return document(data, media)
 
 
-def document(data: bytes, media: str) -> Response:
-    """A file to look at; what a browser might run is only handed over to be saved."""
+def document(data: bytes, media: str, *, ours: bool = False) -> Response:
+    """A file to look at; what a browser might run is only handed over to be saved.
+
+    HTML that is `ours` is shown, in a sandbox without scripts; anybody else's never.
+    """
     kind = media.partition(";")[0].strip().lower()
-    shown = kind in _SHOWN
+    page = ours and kind == "text/html"
+    shown = kind in _SHOWN or page
     # The browser's own PDF viewer needs style; nothing in the file may run or load anything.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
-    headers = {"Content-Security-Policy": policy if shown else f"{policy}; sandbox"}
+    headers = {"Content-Security-Policy": policy if shown and not page else f"{policy}; sandbox"}
     if not shown:
         headers["Content-Disposition"] = "attachment"
-    wanted = "text/plain; charset=utf-8" if kind == "text/plain" else kind
+    wanted = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
     return Response(data, headers=headers, content_type=wanted if shown else "application/octet-stream")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 from flask import Blueprint, Response, redirect
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
 from fhir_secondop.fhir import times
-from fhir_secondop.opinion import facts, lines, progress
+from fhir_secondop.opinion import facts, lines, plain_language, progress, report
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.rest import disclosure
 from fhir_secondop.service import drafts, files, worklist
@@ -63,7 +64,7 @@ def add(routes: Blueprint, frame: Frame) -> None:
             "my_case", case_id=case_id, stage=stage, said=PLAIN[stage], steps=steps, questions=case.questions,
             board=board, text=_text(frame, case), summary=case_summary(case), seen_by=seen_by,
             able=offers.of_case(case, frame.caller),
-            decision=facts.decision(case), items=[facts.item_title(i) for i in case.items],
+            told=_told(case), decision=facts.decision(case), items=[facts.item_title(i) for i in case.items],
         )  # fmt: skip
 
     @routes.get("/cases/<case_id>/report.pdf")
@@ -73,6 +74,10 @@ def add(routes: Blueprint, frame: Frame) -> None:
     @routes.get("/cases/<case_id>/report.txt")
     def report_text(case_id: str) -> Response:
         return _form(frame, frame.find(case_id), "text/plain")
+
+    @routes.get("/cases/<case_id>/report.html")
+    def report_html(case_id: str) -> Response:
+        return _form(frame, frame.find(case_id), "text/html")
 
 
 def _form(frame: Frame, case: Case, kind: str) -> Response:
@@ -84,8 +89,21 @@ def _form(frame: Frame, case: Case, kind: str) -> Response:
             data, media = files.read(
                 frame.context, frame.caller, case.id, f"DiagnosticReport/{case.report['id']}", place
             )
-            return actions.document(data, media)
+            return actions.document(data, media, ours=True)
     raise NotFound("The report has no such form.")
+
+
+def _told(case: Case) -> dict[str, Any] | None:
+    """What the signed report says, in plain language; None before the signature."""
+    if not drafts.is_signed(case) or case.report is None:
+        return None
+    # Of the record nothing is said here: what was there when it was signed stands in the report itself.
+    said = facts.of_report(
+        case, report.from_fhir(case), status=case.report["status"], version=report.version_of(case.report),
+        issued=case.report["issued"], reviewer=case.report["performer"][0]["reference"], items=[],
+        stated=drafts.stated(case),
+    )  # fmt: skip
+    return plain_language.of_facts(said)
 
 
 def _text(frame: Frame, case: Case) -> str:

@@ -237,8 +237,15 @@ def test_the_patient_sees_status_questions_recipients_and_report_in_plain_words(
     world.work(60)
     late = clinic.text(f"/my/{case_id}", "maren")
     assert "The diagnosis is confirmed" in late
+    assert "The second doctor agrees in part." in late
+    assert "What to talk about with your doctor" in late
     assert "Dr. Ines Placeholder requester, PCP ✓ yes" in late or "Dr. Ines Placeholder requester, PCP yes" in late
     assert clinic.get(f"/cases/{case_id}/report.pdf", "maren").get_data()[:5] == b"%PDF-"
+    page = clinic.get(f"/cases/{case_id}/report.html", "maren")
+    assert page.content_type == "text/html; charset=utf-8"
+    assert page.headers["Content-Security-Policy"].endswith("sandbox")
+    assert "Content-Disposition" not in page.headers
+    assert "The diagnosis is confirmed" in page.get_data(as_text=True)
 
 
 def test_a_patient_sees_who_saw_the_case(bare: Clinic) -> None:

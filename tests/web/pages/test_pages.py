@@ -13,7 +13,7 @@ from tests.service.world import record_of
 from tests.web.pages.conftest import ANSWERS, PATIENT, WHY, Clinic, Form, gaps_of, words_of, written
 
 Plain = dict[str, Any]
-GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/report.txt")
+GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/report.html", "/report.txt")
 
 # ---- nobody without sign-in, nothing without the session's own form
 
@@ -74,9 +74,9 @@ def test_each_page_shows_each_role_what_the_operations_allow(clinic: Clinic) -> 
     case_id = clinic.world.signed()
     clinic.world.work(60)
     for who, (case, record, editor, report, count) in SEEN.items():
-        expected = (case, record, editor, editor, editor, report, report)
+        expected = (case, record, editor, editor, editor, report, report, report)
         if who == "reviewer":  # after the signature there is no draft until one amends
-            expected = (200, 200, 200, 404, 404, 200, 200)
+            expected = (200, 200, 200, 404, 404, 200, 200, 200)
         found = tuple(clinic.get(f"/cases/{case_id}{path}", who).status_code for path in GETS)
         assert found == expected, who
         work = clinic.get("/", who)
