@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fhir_secondop.fhir import times
 from fhir_secondop.opinion import workflow
 from fhir_secondop.service import tokens
 from tests.service.conftest import TOKENS
@@ -178,6 +179,44 @@ def test_read_from_the_record_alone_the_encounter_is_virtual(world: World) -> No
     assert "record-review" in str(encounter["type"])
     assert encounter["period"]["end"]
     assert {p["type"][0]["coding"][0]["code"] for p in encounter["participant"]} == {"CON", "REF"}
+
+
+def test_a_patient_who_does_not_come_is_seen_another_day_and_the_report_says_so(world: World) -> None:
+    request = cast(world, "breast-treatment-plan")
+    case_id = begin(world, request)
+    review = read("breast-treatment-plan", "review.json")
+    world.post(case_id, "ask-reviewer", {"reviewer": review["reviewer"]})
+    world.post(
+        case_id, "accept", {"declaration": {"interests": "none"}, "attestation": "I know none of them."}, "second"
+    )
+
+    def slot(days: int) -> Plain:
+        begins = world.clock() + days * 86_400_000
+        return {"start": times.instant(begins), "end": times.instant(begins + 1_800_000)}
+
+    first = slot(3)
+    said = world.post(case_id, "schedule", {"mode": "visit", "booking": "B-1", **first})
+    assert said["businessStatus"] == "visit-scheduled"
+    gaps = world.get(case_id, "completeness")["gaps"]
+    world.post(case_id, "submit-report", {**review["draft"], "gapsConfirmed": gaps}, "second")
+    world.post(case_id, "sign", who="second", status=409)  # nobody has said what became of the visit
+    world.clock.forward(4 * 86_400)
+    missed = world.post(case_id, "schedule", {"status": "noshow", "reason": "no answer by telephone"})
+    assert missed["businessStatus"] == "visit-unattended"
+
+    second = slot(2)
+    world.post(case_id, "schedule", {"mode": "video", "booking": "B-2", **second})
+    world.clock.forward(3 * 86_400)
+    assert world.post(case_id, "schedule", {"status": "fulfilled"})["businessStatus"] == "visit-complete"
+    world.post(case_id, "sign", who="second")
+    world.work(60)
+    assert f"the patient did not come to the appointment of {first['start'][:10]}" in world.pdf(case_id)
+    seen = [a["status"] for a in world.package(case_id, "Appointment")]
+    assert sorted(seen) == ["fulfilled", "noshow"]
+    encounter = next(e for e in world.package(case_id, "Encounter") if e["status"] == "finished")
+    began = times.interval(encounter["period"]["start"])
+    assert (encounter["class"]["code"], began.low) == ("VR", times.interval(second["start"]).low)
+    assert answered(world, case_id, request)["case"]["aligned"] is True
 
 
 def test_a_patient_who_asks_without_any_physician_gets_the_report(world: World) -> None:
