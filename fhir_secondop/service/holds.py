@@ -102,6 +102,21 @@ def _back(tx: Transaction, task: Resource, now: str) -> Resource:
     return workflow.moved(task, status, now, business=before, held_from=held_from)
 
 
+def follow(tx: Transaction, context: Context, case_id: str, task: Resource) -> None:
+    """The reviewer's Task goes along with a coordination Task that was put on hold, or moved back, by an update."""
+    case = load(tx.connection, EVERYTHING, case_id)
+    if task["status"] == "on-hold":
+        review = _review(case)
+        if review is not None:
+            why = task["statusReason"].get("text") or both.pause_of(task)
+            put(tx, context, case_id, workflow.moved(review, "on-hold", context.instant(), reason_text=why))
+        return
+    review = review_of(case, task.get("owner", {}).get("reference", ""))
+    if review is not None and review["status"] == "on-hold":
+        put(tx, context, case_id, _back(tx, review, context.instant()))
+        gather.settle(tx, context, case_id)
+
+
 def awaits_tests(case: Case) -> bool:
     """Whether the case waits for a test."""
     return workflow.business_status(case.coordination) == "awaiting-tests" and bool(both.pause_of(case.coordination))

@@ -13,7 +13,7 @@ from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.opinion import intake, workflow
 from fhir_secondop.opinion.intake import Sent
-from fhir_secondop.service import audience, clocks, review
+from fhir_secondop.service import audience, clocks, holds, review
 from fhir_secondop.service.context import Context, load, whole_case
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
@@ -101,6 +101,7 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
             "Accepting, carrying on and cancelling a case are operations: $accept, $cancel.", path="Task.status"
         )
     elif workflow.is_coordination(after):
+        holds.follow(tx, context, case_id, after)
         clocks.attend(tx, context, case_id)
 
 

@@ -208,6 +208,17 @@ def test_a_hold_by_a_plain_update_stops_the_clocks_too(world: World) -> None:
     assert len(told(world, case_id, "due-after-deadline")) == 1  # long before anything would have been due
 
 
+def test_the_review_goes_along_with_a_hold_by_a_plain_update(world: World) -> None:
+    case_id = asked(world)
+    world.accept(case_id)
+    held = _case(world, case_id).coordination
+    for status in ("on-hold", "accepted"):
+        body = {**held, "status": status, "statusReason": {"text": "a meeting"}}
+        assert world.call("PUT", f"/fhir/Task/{held['id']}", body).status_code == 200
+        case = _case(world, case_id)
+        assert {case.coordination["status"], *(review["status"] for review in case.reviews)} == {status}
+
+
 def test_all_looks_made_anew_from_the_tasks_miss_nothing(world: World) -> None:
     case_id = asked(world)
     held = asked(world, placer={"system": "https://riverside.example/orders", "value": "held"})

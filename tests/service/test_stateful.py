@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import workflow
 from tests.service.test_review import example
@@ -50,6 +51,15 @@ ACTS: list[tuple[str, Plain, tuple[str, ...]]] = [
     ("decide", {"version": 1, "decision": "adopt"}, ("pcp", "surgeon")),
     ("decide", {"version": 1, "decision": "keep-current"}, ("surgeon",)),
     ("plan-of-record", {"version": 1, "decision": "adopt", "text": "x"}, ("surgeon", "pcp")),
+    ("pause", {"reason": "awaiting-tests"}, ("desk", "reviewer")), ("pause", REASON, ("reviewer", "surgeon")),
+    ("resume", {}, ("desk", "reviewer")), ("schedule", {"mode": "record-only"}, ("reviewer", "desk")),
+    ("propose", {"kind": "test", "text": "x"}, ("reviewer", "desk")),
+    ("answer-proposal", {"proposal": 1, "outcome": "accepted"}, ("pcp", "surgeon")),
+    ("withdraw-proposal", {"proposal": 1, "reason": "x"}, ("reviewer", "desk")),
+    ("show-preliminary", {}, ("reviewer", "desk")),
+    ("raise-urgent", {"finding": "x"}, ("reviewer", "desk")),
+    ("record-call", {"with": "x", "readBack": "x"}, ("surgeon", "desk")),
+    ("ask-follow-up", {"text": "x"}, ("pcp", "surgeon")), ("third-opinion", {"reason": "x"}, ("surgeon", "pcp")),
 ]  # fmt: skip
 
 
@@ -92,6 +102,17 @@ class Acts(RuleBasedStateMachine):
         self.draft(True)
         self._call("sign", {}, "reviewer")
 
+    @rule(
+        mode=st.sampled_from(["visit", "video"]),
+        status=st.sampled_from(["booked", "fulfilled", "noshow", "cancelled"]),
+        days=st.integers(-2, 2),
+        who=st.sampled_from(("desk", "reviewer")),
+    )
+    def schedule(self, mode: str, status: str, days: int, who: str) -> None:
+        begins = self.world.clock() + days * 86_400_000
+        when = {"start": times.instant(begins), "end": times.instant(begins + 1_800_000)}
+        self._call("schedule", {"mode": mode, "status": status, **when}, who)
+
     @rule(seconds=st.sampled_from([0.0, 60.0, 86_400.0]))
     def work(self, seconds: float) -> None:
         self.world.work(seconds)
@@ -116,7 +137,8 @@ class Acts(RuleBasedStateMachine):
         if before != status and status not in LEGAL[before]:
             assert answer.status_code != 200, (before, status)
             # What is no valid Task is refused for that first: without its reason, or completed without output.
-            if who == "desk" and says and status != "completed":
+            # An urgent contact is nobody's to move: that is said before it.
+            if who == "desk" and says and status != "completed" and not workflow.is_urgent(task):
                 assert answer.status_code == 409, text
                 assert before in text, text
                 assert status in text, text
