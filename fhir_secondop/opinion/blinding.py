@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import codes, links, records
+from fhir_secondop.opinion import codes, links, notices, proposals, records, workflow
 from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.sourced import concept_words
 
@@ -93,7 +94,32 @@ def withheld(case: Case) -> frozenset[str]:
     # What was taken for the same fact as something withheld is withheld too, and the group that says so.
     opinion |= {member for group in groups if group & opinion for member in group}
     opinion |= {reference(link) for link in links.of_case(case) if set(links.members(link)) & opinion}
+    opinion |= {*_of_urgent(case), *_of_proposals(case)}
     return frozenset(opinion | {file for copy in case.resources if reference(copy) in opinion for file in _files(copy)})
+
+
+def _of_proposals(case: Case) -> Iterator[str]:
+    """What was proposed in an earlier round by who had read the first opinion, and why a proposal ended."""
+    begun = times.interval(case.coordination["authoredOn"]).low
+    for one in proposals.of_case(case):
+        if times.interval(one["authoredOn"]).low < begun:
+            yield reference(one)
+    for notice in notices.of_case(case, notices.PROPOSAL_ENDED, notices.RESULT):
+        earlier = notice["about"][0]["reference"] != reference(case.coordination)
+        if earlier or notices.topic_of(notice) == notices.PROPOSAL_ENDED:
+            yield reference(notice)
+
+
+def _of_urgent(case: Case) -> Iterator[str]:
+    """Who is called may tell the first opinion, and who called in an earlier round had read it."""
+    contacts = [task for task in case.of_type("Task") if workflow.is_urgent(task)]
+    for task in contacts:
+        if task["partOf"][0]["reference"] != reference(case.coordination):
+            yield reference(task)
+    known = {reference(task) for task in contacts}
+    for said in case.of_type("Communication", "Provenance"):
+        if any(part.get("reference") in known for part in (*said.get("partOf", []), *said.get("target", []))):
+            yield reference(said)
 
 
 def _record(case: Case) -> Iterator[Resource]:

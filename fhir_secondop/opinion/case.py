@@ -40,6 +40,10 @@ def profile(name: str) -> Resource:
     return {"profile": [codes.extension(name)]}
 
 
+UNSIGNED = ("registered", "preliminary")
+"""The states of a DiagnosticReport that nobody has signed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One provider of the audience, under each role that it has."""
@@ -98,8 +102,15 @@ class Case:
 
     @property
     def report(self) -> Resource | None:
-        """The DiagnosticReport, as draft or signed; None before the first draft."""
-        return self.find("DiagnosticReport", derived_id(self.id, "report"))
+        """The signed DiagnosticReport; None before the first signature."""
+        found = self.find("DiagnosticReport", derived_id(self.id, "report"))
+        return found if found is not None and found["status"] not in UNSIGNED else None
+
+    @property
+    def preliminary(self) -> Resource | None:
+        """The DiagnosticReport that is shown before it is signed; None when there is none."""
+        found = self.find("DiagnosticReport", derived_id(self.id, "report"))
+        return found if found is not None and found["status"] in UNSIGNED else None
 
     @property
     def reviews(self) -> list[Resource]:

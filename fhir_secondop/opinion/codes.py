@@ -66,7 +66,7 @@ STATUS_REASONS = (
     "coverage-denied", "consent-withheld", "patient-withdrew", "patient-deceased", "superseded-by-event",
     "duplicate", "out-of-scope", "not-selected",
 )  # fmt: skip
-NOTICES = ("accepted", "due-after-deadline", "overdue")
+NOTICES = ("accepted", "due-after-deadline", "overdue", "proposal-ended", "result-arrived")
 
 # Extensions on the ServiceRequest and on what we write.
 DECISION_UNDER_REVIEW = extension("decision-under-review")
@@ -79,6 +79,8 @@ ITEM_UNDER_REVIEW = extension("item-under-review")
 INDEPENDENCE = extension("independence")
 BLIND_FIRST = extension("blind-first")
 BLINDNESS = extension("blindness")
+PROPOSAL_OUTCOME = extension("proposal-outcome")
+PROPOSAL_RESULT = extension("proposal-result")
 EARLIER = extension("earlier-reviewer")
 REPORT_VERSION = extension("report-version")
 DECISION_EXTENSION = extension("decision")

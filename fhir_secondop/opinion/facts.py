@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import blinding, codes, concordance, conflicts, consultation, independence, records, report
+from fhir_secondop.opinion import (
+    blinding,
+    codes,
+    concordance,
+    conflicts,
+    consultation,
+    independence,
+    proposals,
+    records,
+    report,
+)
 from fhir_secondop.opinion import checklist as lists
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import display_name
@@ -56,8 +67,24 @@ def of_report(
         "conflicts": [_conflict(c) for c in conflicts.find(case)],
         "recipients": [{"name": m.person.name, "role": m.role} for m in case.audience],
         "amendment": _amendment(before, status, reason),
-        "notices": records.notices(case),
+        "notices": [*records.notices(case), *_preliminary(case, draft)],
     }
+
+
+def _preliminary(case: Case, draft: report.Draft) -> Iterator[str]:
+    """What differs from the report that was shown before it was signed."""
+    shown = case.preliminary
+    if shown is None:
+        return
+    before = case.find("Observation", derived_id(case.id, "overall")) or {}
+    was = codes.code_of(before.get("valueCodeableConcept"), codes.OVERALL_CONCORDANCE)
+    total = concordance.overall(report.judgements(draft))
+    same = "stands" if shown["conclusion"] == draft.get("conclusion") else "was changed"
+    rated = "the same" if total and total.code == was else f"{was}"
+    yield (
+        f"A preliminary opinion was shown on {moment(shown['issued'])}; this report takes its place. Its conclusion "
+        f"{same}; its overall concordance was {rated}."
+    )
 
 
 def _blindness(case: Case) -> Facts:
@@ -87,6 +114,34 @@ def of_plan(case: Case, plan: Resource, version: int) -> Facts:
         "text": plan["description"],
         "notices": records.notices(case),
         "items": [a["detail"]["description"] for a in plan.get("activity", [])],
+    }
+
+
+def proposal_version_id(case: Case, proposal: Resource, version: int) -> str:
+    """The id of a version of a proposal's document."""
+    return f"urn:uuid:{derived_id(case.id, 'proposal-document', proposal['id'], version)}"
+
+
+def of_proposal(case: Case, proposal: Resource, version: int, issued: str) -> Facts:
+    """The facts of a proposal: what, why and until when; `withdrawn` why it was taken back, or ""."""
+    author = case.directory.person(proposal["requester"]["reference"])
+    kind, text = proposals.stated(proposal)
+    ended = proposals.outcome(proposal) if version == proposals.TAKEN_BACK else {}
+    return {
+        "caseId": case.id,
+        "number": proposals.number_of(proposal),
+        "setId": f"urn:uuid:{derived_id(case.id, 'set', 'proposal', proposal['id'])}",
+        "version": version,
+        "versionId": proposal_version_id(case, proposal, version),
+        "issued": moment(issued),
+        "patient": patient(case),
+        "author": author.name if author else "",
+        "kind": {"test": "further test or examination", "plan": "change of the plan"}.get(kind, kind),
+        "text": text,
+        "why": proposals.why(proposal),
+        "until": proposals.until(proposal),
+        "withdrawn": ended.get("reason", ""),
+        "notices": records.notices(case),
     }
 
 

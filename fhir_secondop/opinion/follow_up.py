@@ -9,8 +9,6 @@ from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.report import version_of
 
-_UNSIGNED = ("registered", "preliminary")
-
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
@@ -51,7 +49,7 @@ def of_case(case: Case) -> list[FollowUp]:
 
 def open_count(case: Case) -> int:
     """How many follow-up questions wait for an addendum; a report that was retracted answers none any more."""
-    if case.report is None or case.report["status"] in (*_UNSIGNED, "entered-in-error"):
+    if case.report is None or case.report["status"] == "entered-in-error":
         return 0
     current = case.find("QuestionnaireResponse", derived_id(case.id, "answers"))
     before = len(case.first_questions)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import codes
+from fhir_secondop.opinion import codes, proposals
 from fhir_secondop.opinion.calendar import Calendar
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference
 from fhir_secondop.opinion.clocks import Clock, Clocks
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 
-ACCEPTED, LATE, OVERDUE = codes.NOTICES
+ACCEPTED, LATE, OVERDUE, PROPOSAL_ENDED, RESULT = codes.NOTICES
 CLOCKS = {"request": "since the request", "record": "since the record was complete"}
 _FREE = "Nothing here holds your decision back: decide when you must."
 
@@ -41,6 +41,23 @@ def overdue(case: Case, name: str, clock: Clock, calendar: Calendar, now: str) -
     said = f"The second opinion was due on {calendar.local(clock.due or 0)}: {target} {CLOCKS[name]}."
     recipient = [{"reference": owner["reference"]}] if owner else None
     return _notice(case, OVERDUE, said, now, derived_id(case.id, "notice", OVERDUE, name), recipient)
+
+
+def proposal_ended(case: Case, proposal: Resource, now: str) -> Resource:
+    """To the reviewer: what became of what was proposed."""
+    found = proposals.outcome(proposal)
+    said = f"Proposed: {proposals.stated(proposal)[1]} What became of it: {found['outcome']}, by {found['by']}."
+    said += f" Reason: {found['reason']}" if "reason" in found else ""
+    # A later word of whoever decides is news again.
+    key = derived_id(case.id, "notice", PROPOSAL_ENDED, proposal["id"], found["at"])
+    return _notice(case, PROPOSAL_ENDED, said, now, key, [proposal["requester"]])
+
+
+def result_arrived(case: Case, proposal: Resource, cited: str, now: str) -> Resource:
+    """To the reviewer: a result of what was proposed is in the record."""
+    said = f"Proposed: {proposals.stated(proposal)[1]} A result is in the record: {cited}."
+    key = derived_id(case.id, "notice", RESULT, proposal["id"], cited)
+    return _notice(case, RESULT, said, now, key, [proposal["requester"]])
 
 
 def is_late(case: Case, clocks: Clocks, calendar: Calendar) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, clocks, codes, follow_up, notices, requests, workflow
+from fhir_secondop.opinion import alignment, clocks, codes, facts, follow_up, notices, requests, urgent, workflow
 from fhir_secondop.opinion.case import Case
 
 STAGES = {
@@ -37,6 +37,7 @@ class Need:
 
 
 NEEDS = {
+    "urgent": "Somebody must be called now",
     "choose": "Choose another reviewer",
     "overdue": "The due date has passed",
     "confirm": "Who is the patient there?",
@@ -71,7 +72,11 @@ def stage(case: Case) -> str:
 
 def waiting_for(case: Case) -> tuple[str, ...]:
     """Who has the next move and what it is, a line each: "Dr. Ines Placeholder: acknowledgement"."""
-    return (*_first_moves(case), *_follow_ups(case))
+    return (*_urgent(case), *_first_moves(case), *_follow_ups(case))
+
+
+def _urgent(case: Case) -> tuple[str, ...]:
+    return tuple(f"{urgent.next_of(t)}: urgent call" for t in urgent.of_case(case) if urgent.is_open(t))
 
 
 def _follow_ups(case: Case) -> tuple[str, ...]:
@@ -104,6 +109,7 @@ def _first_moves(case: Case) -> tuple[str, ...]:
 def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
     """What in a case needs the coordinator. `candidates` are the ids of the Tasks for which somebody must be chosen."""
     found = [
+        *urgent_needs(case),
         *_of_reviews(case),
         *_of_clocks(case),
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
@@ -112,6 +118,13 @@ def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
         *(Need("follow-up", case.coordination["id"], *line.split(": ", 1)) for line in _follow_ups(case)),
     ]
     return sorted(found, key=lambda need: list(NEEDS).index(need.kind))
+
+
+def urgent_needs(case: Case) -> Iterator[Need]:
+    """The calls that must be made now: everybody's business who may be called, and not the coordinator's alone."""
+    for task in urgent.of_case(case):
+        if urgent.is_open(task):
+            yield Need("urgent", task["id"], urgent.next_of(task), f"open since {facts.moment(task['authoredOn'])}")
 
 
 def _of_reviews(case: Case) -> Iterator[Need]:

@@ -42,6 +42,10 @@ def pdf(template: str, facts: Facts) -> bytes:
     raise RuntimeError("The fonts lack characters even after these were spelled out.")
 
 
+_PROPOSAL = (
+    "It may be taken up or declined; whoever looks after the patient decides, and orders what is needed. "
+    "The reviewer is told."
+)
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 _LEFT_TO_RIGHT_MARK = "\u200e"
 
@@ -143,6 +147,26 @@ def plan_text(facts: Facts) -> str:
             "",
             *_block("PLAN", facts["text"]),
             *_bullets(facts["items"]),
+            "",
+            *_foot(facts),
+        ]
+    )
+
+
+def proposal_text(facts: Facts) -> str:
+    """A proposal as plain text."""
+    withdrawn = [f"WITHDRAWN. {facts['withdrawn']}", ""] if facts["withdrawn"] else []
+    return "\n".join(
+        [
+            *_head("PROPOSAL, NOT AN ORDER", facts),
+            *_field("Proposed by", facts["author"]),
+            *_field("Kind", facts["kind"]),
+            *_field("Answer by", facts["until"]),
+            "",
+            *withdrawn,
+            *_block("PROPOSED", facts["text"]),
+            *(_block("WHY", facts["why"]) if facts["why"] else []),
+            _PROPOSAL,
             "",
             *_foot(facts),
         ]

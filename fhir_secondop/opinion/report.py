@@ -6,6 +6,7 @@ lives under ids of its own (`stage`) until it is signed; the signed version befo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fhir_secondop.errors import Invalid, Issue
@@ -24,6 +25,8 @@ UNWRITTEN = "(not written yet)"
 PLAN_OF_CARE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
 _AXIS_CODE = {"diagnosis": "diagnosis-concordance", "treatment": "treatment-concordance"}
 _AXIS_SYSTEM = {"diagnosis": codes.DIAGNOSIS_CONCORDANCE, "treatment": codes.TREATMENT_CONCORDANCE}
+_WORDS = {"confidence": "confidence", "wouldChange": "would-change", "missing": "missing",
+          "urgentContact": "urgent-contact"}  # fmt: skip
 PROSE = (
     ("history", "History", codes.concept(codes.LOINC, "11348-0", "History of Past illness")),
     ("findings", "Findings", codes.concept(codes.LOINC, "30954-2", "Relevant diagnostic tests/laboratory data")),
@@ -65,17 +68,31 @@ def check_draft(case: Case, draft: Draft) -> None:
         raise Invalid(f"{len(issues)} fault(s) in the draft; nothing was stored.", issues=issues)
 
 
-def check_signable(case: Case, draft: Draft, missing: list[str], kind: str = "final") -> None:
+def check_showable(draft: Draft) -> None:
+    """Raises Invalid unless there is a conclusion and a judgement: less says nothing to anybody."""
+    issues = list(_unwritten(draft))
+    if issues:
+        raise Invalid(f"The draft can't be shown yet: {len(issues)} thing(s) to do.", issues=issues)
+
+
+def _unwritten(draft: Draft) -> Iterator[Issue]:
+    if not draft.get("conclusion"):
+        yield Issue("error", "required", "conclusion", "Write the conclusion.")
+    if overall(judgements(draft)) is None:
+        yield Issue("error", "business-rule", "items", "Assess at least one axis of one item.")
+
+
+def check_signable(
+    case: Case, draft: Draft, missing: list[str], kind: str = "final", *, spoken: frozenset[str] = frozenset()
+) -> None:
     """Raises Invalid with everything that stands between a draft and its signature.
 
     `missing` are the codes of the record's named gaps: the reviewer must say that it knows of each.
     Follow-up questions are answered by an addendum (`kind` appended); a correction or retraction never waits for them.
+    What is critical is told at once and not by a report: each such item names its own urgent contact, and that is one
+    of those that ended in a recorded conversation (`spoken`). A retraction waits for no call.
     """
-    issues = []
-    if not draft.get("conclusion"):
-        issues.append(Issue("error", "required", "conclusion", "Write the conclusion."))
-    if overall(judgements(draft)) is None:
-        issues.append(Issue("error", "business-rule", "items", "Assess at least one axis of one item."))
+    issues = list(_unwritten(draft))
     answered = {answer["question"] for answer in draft.get("answers", [])}
     for number, _ in enumerate(case.questions if kind == "appended" else case.first_questions):
         if number not in answered:
@@ -86,6 +103,8 @@ def check_signable(case: Case, draft: Draft, missing: list[str], kind: str = "fi
     for place, item in enumerate(draft["items"]):
         if item["concordance"] == "indeterminate" and not item.get("missing"):
             issues.append(Issue("error", "required", f"items[{place}].missing", "Indeterminate: name what is missing."))
+    if kind != "entered-in-error":
+        issues += _untold(draft, spoken)
     for code in missing:
         if code not in draft.get("gapsConfirmed", []):
             issues.append(
@@ -93,6 +112,21 @@ def check_signable(case: Case, draft: Draft, missing: list[str], kind: str = "fi
             )
     if issues:
         raise Invalid(f"The report can't be signed: {len(issues)} thing(s) to do.", issues=issues)
+
+
+def _untold(draft: Draft, spoken: frozenset[str]) -> Iterator[Issue]:
+    """A critical item without a conversation of its own; both axes of an item may have been told in one."""
+    about: dict[str, int] = {}
+    for place, item in enumerate(draft["items"]):
+        if item.get("significance") != "critical":
+            continue
+        contact, path = item.get("urgentContact", ""), f"items[{place}].urgentContact"
+        if contact not in spoken:
+            said = ("Critical: have the clinician called with $raise-urgent, have the conversation recorded with "
+                    "$record-call, and name that contact here; then sign.")  # fmt: skip
+            yield Issue("error", "business-rule", path, said)
+        elif about.setdefault(contact, item["item"]) != item["item"]:
+            yield Issue("error", "business-rule", path, "That conversation was about another item; each has its own.")
 
 
 def to_fhir(
@@ -195,7 +229,7 @@ def _observation(
         components.append(
             component("significance", valueCodeableConcept=codes.concept(codes.SIGNIFICANCE, item["significance"]))
         )
-    for name, code in (("confidence", "confidence"), ("wouldChange", "would-change"), ("missing", "missing")):
+    for name, code in _WORDS.items():
         if name in item:
             components.append(component(code, valueString=item[name]))
     proposed = item.get("proposed", {})
@@ -362,7 +396,7 @@ def _item(place: int, axis: str, observation: Resource) -> dict[str, Any]:
     }
     if "note" in observation:
         item["basis"] = observation["note"][0]["text"]
-    names = {"confidence": "confidence", "would-change": "wouldChange", "missing": "missing"}
+    names = {code: name for name, code in _WORDS.items()}
     for component in observation.get("component", []):
         code = codes.code_of(component["code"], codes.SECTION) or ""
         if code == "significance":

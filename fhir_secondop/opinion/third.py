@@ -20,7 +20,7 @@ _BLIND = {"url": codes.BLIND_FIRST, "valueBoolean": True}
 
 def suggested(case: Case) -> str:
     """Why a third opinion is suggested, "" when it is not: it may always be asked for."""
-    if case.report is None or case.report["status"] in ("registered", "preliminary", "entered-in-error"):
+    if case.report is None or case.report["status"] == "entered-in-error":
         return ""
     total = case.find("Observation", derived_id(case.id, "overall")) or {}
     if codes.has(total.get("valueCodeableConcept"), codes.OVERALL_CONCORDANCE, "discordant"):

@@ -6,7 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, clocks, codes, eligibility, notices, progress, report, requests, workflow
+from fhir_secondop.opinion import (
+    alignment,
+    clocks,
+    codes,
+    eligibility,
+    notices,
+    progress,
+    proposals,
+    report,
+    requests,
+    urgent,
+    workflow,
+)
 from fhir_secondop.opinion.case import Case, derived_id, reference, versioned
 
 
@@ -40,10 +52,10 @@ def events(case: Case, histories: Iterable[Sequence[Resource]]) -> list[Event]:
 
 
 def _of_notice(notice: Resource) -> Event:
-    """That somebody was told; what they were told is for them, that a date has passed for everybody."""
+    """That somebody was told. What who decides was told is for them; the rest is for everybody of the case."""
     topic = notices.topic_of(notice)
     return Event(notice["sent"], _NOTICES[topic], versioned(notice),
-                 notices.text_of(notice) if topic == notices.OVERDUE else "")  # fmt: skip
+                 notices.text_of(notice) if topic in _SAID else "")  # fmt: skip
 
 
 def _of_task(case: Case, versions: Sequence[Resource]) -> Iterator[Event]:
@@ -61,6 +73,8 @@ def _changes(case: Case, before: Resource, task: Resource) -> Iterator[tuple[str
         yield from _of_coordination(case, before, task)
     elif workflow.is_delivery(task):
         yield from _of_delivery(before, task)
+    elif workflow.is_urgent(task):
+        yield from _of_urgent(before, task)
     elif before["status"] != task["status"]:
         why = progress.why_of(task)
         if workflow.is_review(task):
@@ -76,6 +90,15 @@ def _changes(case: Case, before: Resource, task: Resource) -> Iterator[tuple[str
             said = None
         if said:
             yield said.format(progress.name_of(case, task)), why
+
+
+def _of_urgent(before: Resource, task: Resource) -> Iterator[tuple[str, str]]:
+    if not before["status"]:
+        yield f"Something critical was seen; {progress.owner_of(task)} is to be called", task["description"]
+    elif task["status"] != before["status"]:
+        yield "The urgent conversation was recorded", ""
+    elif urgent.step_of(task) > urgent.step_of(before):
+        yield "Nobody was reached; the urgent contact escalated", f"to be called: {urgent.next_of(task)}"
 
 
 _REVIEWS = {
@@ -94,9 +117,12 @@ _REQUESTS = {
     "requested": "{} was asked for something missing", "completed": "What {} was asked for has come",
     "on-hold": "What {} was asked for needs a look",
 }  # fmt: skip
+_SAID = (notices.OVERDUE, notices.PROPOSAL_ENDED, notices.RESULT)
 _NOTICES = {
     "accepted": "Who decides was told of the acceptance", "overdue": "The due date has passed",
     "due-after-deadline": "Who decides was told that it is due after the deadline",
+    "proposal-ended": "The reviewer was told what became of a proposal",
+    "result-arrived": "The reviewer was told of a result",
 }  # fmt: skip
 _STATES = {
     "records-incomplete": "The record is in, with gaps", "records-complete": "The record is complete",
@@ -165,6 +191,10 @@ def _of_provenance(case: Case) -> Iterator[Event]:
             yield Event(act["recorded"], f"{by} changed how copies of the record are grouped", reference(act), reason)
         elif reason == "a person said who the patient is there":
             yield Event(act["recorded"], f"{by} said who the patient is at a source", reference(act))
+    for one in proposals.of_case(case):
+        person = case.directory.person(one["requester"]["reference"])
+        yield Event(one["authoredOn"], f"{person.name if person else 'The reviewer'} proposed something",
+                    versioned(one), proposals.stated(one)[1])  # fmt: skip
     for plan in case.of_type("CarePlan"):
         if codes.extension_values(plan, codes.CITES_REPORT):
             author = case.directory.person(plan.get("author", {}).get("reference", ""))

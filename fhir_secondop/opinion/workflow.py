@@ -98,6 +98,14 @@ def is_delivery(task: Resource) -> bool:
     return (codes.code_of(task.get("code"), codes.TASK) or "").startswith("deliver-")
 
 
+URGENT = "urgent-contact"
+
+
+def is_urgent(task: Resource) -> bool:
+    """Whether this Task waits for a conversation, which alone closes it."""
+    return codes.has(task.get("code"), codes.TASK, URGENT)
+
+
 _CARRIED = ("gather-records", "check-coverage")
 
 

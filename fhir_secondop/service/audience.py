@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from fhir_secondop.model import RECORD, REPORT
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service.context import draft_case
+from fhir_secondop.service.context import draft_case, preliminary_zone, urgent_zone
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Admission, Transaction
 
@@ -55,6 +55,15 @@ def admit_members(tx: Transaction, case: Case) -> None:
         admit(tx, case.id, {party}, part=part)
 
 
+def admit_clinicians(tx: Transaction, case: Case, opener: str, zone: str) -> None:
+    """Lets the recipients of the report, and the system that asked for the opinion, see that zone of the case.
+
+    Never the patient, who must not read an unsigned finding: not by the system through which a patient asked either.
+    """
+    asked = {opener} if case.requester is not None else set()
+    admit(tx, zone, {*members(case), *asked})
+
+
 def take_away(tx: Transaction, case_id: str, parties: Iterable[str], *, part: str = "") -> None:
     """Takes the case from these parties' view, at once; with `part` only their entries of that part."""
     audience = tables.audience.c
@@ -68,11 +77,12 @@ def take_away(tx: Transaction, case_id: str, parties: Iterable[str], *, part: st
 def dismiss(tx: Transaction, case: Case, identifiers: Iterable[str]) -> None:
     """A reviewer goes, at once: sees no draft any more, and of the case what it sees as a recipient, if it is one."""
     gone = set(identifiers)
-    for case_id in (case.id, draft_case(case.id)):
+    for case_id in (case.id, draft_case(case.id), urgent_zone(case.id), preliminary_zone(case.id)):
         take_away(tx, case_id, gone)
     for party, part in members(case).items():
         if party in gone:
             admit(tx, case.id, {party}, part=part)
+            admit(tx, urgent_zone(case.id), {party})
 
 
 def end_review(tx: Transaction, case: Case, identifiers: Iterable[str], now_ms: int) -> None:
@@ -82,6 +92,8 @@ def end_review(tx: Transaction, case: Case, identifiers: Iterable[str], now_ms: 
     for party in sorted(set(identifiers)):
         if standing.get(party) != RECORD:
             _set(tx, case.id, party, RECORD, until)
+        if party not in standing:
+            _set(tx, urgent_zone(case.id), party, RECORD, until)
         _set(tx, draft_case(case.id), party, RECORD, until)
 
 
@@ -97,5 +109,5 @@ def _set(tx: Transaction, case_id: str, party: str, part: str, until_ms: int | N
 
 def _note(tx: Transaction, interaction: str, case_id: str, party: str, part: str, until_ms: int | None) -> None:
     """For the audit: it is written with what it tells of."""
-    told = "draft" if case_id.endswith(draft_case("")) else part
+    told = case_id.partition("#")[2] or part
     tx.admissions.append(Admission(interaction, case_id, party, told, until_ms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 from urllib.parse import urlencode
 
 from fhir_secondop.access import rights
@@ -10,7 +11,7 @@ from fhir_secondop.errors import Forbidden, NotFound
 from fhir_secondop.model import EVERYTHING, Caller, Resource, Result
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.service import audit_events
-from fhir_secondop.service.context import Context, load
+from fhir_secondop.service.context import Context, load, urgent_zone
 from fhir_secondop.store.audit import trail
 
 DEFAULT_COUNT = 100
@@ -27,7 +28,9 @@ def trail_of(context: Context, caller: Caller, case_id: str, asked: Resource) ->
         context.database.audit.flush()
     count = asked.get("_count", DEFAULT_COUNT)
     with context.database.reading() as connection:
-        page = trail.of_case(connection, case_id, count=count, cursor=asked.get("_cursor", ""))
+        page = trail.of_case(
+            connection, case_id, count=count, cursor=asked.get("_cursor", ""), **_without(caller, case_id)
+        )
     here = f"{context.base_url}/ServiceRequest/{case_id}/$audit-trail"
     links = [{"relation": "self", "url": _url(here, count, asked.get("_cursor", ""))}]
     if page.cursor:
@@ -44,6 +47,13 @@ def trail_of(context: Context, caller: Caller, case_id: str, asked: Resource) ->
         bundle["entry"] = entries
     plain: Resource = {"rows": [audit_events.plain(row) for row in page.rows], "cursor": page.cursor}
     return Result(plain, bundle)
+
+
+def _without(caller: Caller, case_id: str) -> dict[str, Any]:
+    """What of the trail a patient does not read: that something critical was seen is told by a person, then signed."""
+    if caller.roles & {"coordinator", "system", "auditor"}:
+        return {}
+    return {"zone": urgent_zone(case_id), "operations": ("$raise-urgent", "$record-call")}
 
 
 def _url(here: str, count: int, cursor: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Forbidden, Invalid
-from fhir_secondop.model import BLIND, Caller, Resource
+from fhir_secondop.model import BLIND, EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import blinding, codes
 from fhir_secondop.opinion.blinding import Blindness
 from fhir_secondop.opinion.case import Case, derived_id, reference
@@ -34,6 +34,12 @@ def begun(task: Resource) -> Resource:
 def mark(tx: Transaction, case: Case) -> None:
     """Says anew what is withheld; the case must have been loaded with its record, in this transaction."""
     resources.withhold(tx, case.id, blinding.withheld(case))
+
+
+def mark_again(tx: Transaction, case: Case) -> None:
+    """Says anew what is withheld, after something of the case was written, if it is to be read blind."""
+    if is_blind(case):
+        mark(tx, load(tx.connection, EVERYTHING, case.id, gathered=True))
 
 
 def admit(tx: Transaction, case: Case, reviewer: Person) -> None:

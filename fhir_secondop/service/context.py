@@ -56,6 +56,8 @@ class Context:
     now: Callable[[], int]
     checklists: Path | None = None
     contact: str = ""
+    proposal_days: int = 60  # in which a proposal is answered
+    urgent_minutes: tuple[int, ...] = (15, 30, 60)  # after which an urgent contact escalates
     same_organization: str = "warn"  # what independence takes that for
     clocks: Policy = field(default_factory=clock_file.shipped)
 
@@ -93,6 +95,21 @@ def quarantine(case_id: str) -> str:
     return f"{case_id}#quarantine"
 
 
+def urgent_zone(case_id: str) -> str:
+    """What an urgent contact and its conversation belong to: clinicians of the case see it, the patient does not."""
+    return f"{case_id}#urgent"
+
+
+def preliminary_zone(case_id: str) -> str:
+    """What a preliminary report belongs to until it is signed: clinicians of the case see it, the patient does not."""
+    return f"{case_id}#preliminary"
+
+
+def whole_case(zone: str) -> str:
+    """The case that a zone is of."""
+    return zone.partition("#")[0]
+
+
 # What the directory of reviewers belongs to: coordinators see it, no case's audience does.
 DIRECTORY = "#directory"
 
@@ -102,6 +119,8 @@ def load(
     files: bool = False,
 ) -> Case:  # fmt: skip
     """The case with its own resources, with the pulled ones when `gathered`, with an unsigned draft when `drafts`.
+
+    Its urgent contacts and a preliminary report are there for who stands in their audience.
 
     Large files inside the pulled ones are left out, unless `files`: their size and hash stand for them. Raises
     NotFound, and Forbidden when `gathered` is asked for by somebody who sees the case without its record: what is
@@ -114,8 +133,10 @@ def load(
     if gathered and not whole:
         raise Forbidden("The record gathered for this case is for its requester, its reviewer and the coordinator.")
     wanted = [case_id, draft_case(case_id)] if drafts else [case_id]
+    zones = [urgent_zone(case_id), preliminary_zone(case_id)]
+    others = sa.and_(tables.resource.c.case_id.in_(zones), resources.admitted(visibility))
     query = resources.rows(visibility).where(
-        tables.resource.c.case_id.in_(wanted),
+        sa.or_(tables.resource.c.case_id.in_(wanted), others),
         tables.resource.c.deleted.is_(False),
         sa.not_(resources.hidden(visibility)),
     )
@@ -162,7 +183,7 @@ def case_of_task(connection: SqlConnection, visibility: Visibility, task_id: str
     task = resources.read(connection, visibility, "Task", task_id)
     if task.case_id is None:
         raise NotFound(f"Task/{task_id} belongs to no case.")
-    return task.case_id, task
+    return whole_case(task.case_id), task
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +221,10 @@ def put(
 
 
 def drop_draft(tx: Transaction, case_id: str) -> None:
-    """Deletes an unsigned draft: it was signed, or its reviewer left and the next one begins anew."""
-    for stored in resources.in_case(tx.connection, draft_case(case_id)):
-        resources.delete(tx, stored)
+    """Deletes what is unsigned: it was signed, or its reviewer left and the next one begins anew."""
+    for zone in (draft_case(case_id), preliminary_zone(case_id)):
+        for stored in resources.in_case(tx.connection, zone):
+            resources.delete(tx, stored)
 
 
 def put_all(tx: Transaction, context: Context, case_id: str, composed: Iterable[Resource]) -> None:

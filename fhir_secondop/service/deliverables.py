@@ -32,6 +32,8 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
         return _notice(context, case, task, person)
     kind, resource_id, _, version = task["focus"]["reference"].split("/")
     number = alignment.version_of(task)
+    if kind == "ServiceRequest":
+        return _proposal(context, case, task, person)
     signed: Sealed | None = None
     if kind == "DiagnosticReport":
         # Out of the signed bytes: what leaves can't be anything else than what was signed.
@@ -86,6 +88,32 @@ def deliverable(context: Context, case: Case, task: Resource, person: Person) ->
         pdf=forms["application/pdf"],
         text=forms["text/plain"].decode(),
         **common,
+    )
+
+
+def _proposal(context: Context, case: Case, task: Resource, person: Person) -> Deliverable:
+    """A test or change that the reviewer proposes; its second version says that it was taken back."""
+    kind, resource_id, _, version = task["focus"]["reference"].split("/")
+    with context.database.reading() as connection:
+        focus = resources.history(connection, EVERYTHING, kind, resource_id, version=int(version))[0].resource
+    number = alignment.version_of(task)
+    said = facts.of_proposal(case, focus, number, task["authoredOn"])
+    return Deliverable(
+        title=_title(f"Proposal {said['number']}", case, number, "withdrawn" if said["withdrawn"] else ""),
+        set_id=said["setId"],
+        version_id=said["versionId"],
+        version=number,
+        previous_version_id=facts.proposal_version_id(case, focus, number - 1) if number > 1 else "",
+        issued=task["authoredOn"],
+        doc_status="final" if number == 1 else "amended",
+        type=PLAN_TYPE,
+        author=_contained(case, focus["requester"]["reference"]),
+        pdf=render.pdf("proposal", said),
+        text=render.proposal_text(said),
+        placer=_placer(case),
+        clinicians=frozenset(person.identifiers) | (case.requester.identifiers if case.requester else frozenset()),
+        period=_period(case),
+        labels=tuple(records.labels(case)),
     )
 
 

@@ -40,13 +40,16 @@ _LINK = "link"
 def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int, focus: str) -> None:
     """A delivery Task and a workflow for everybody who must have this version, in the same transaction.
 
-    `kind` is "report" or "plan"; `focus` the versioned reference. An amendment also goes to every place that has, or
-    may have, any version; older deliveries that have not begun are cancelled.
+    `kind` is "report", "plan" or "proposal"; `focus` the versioned reference. An amendment also goes to every
+    place that has, or may have, any version; older deliveries that have not begun are cancelled.
     """
     now = context.instant()
     code = f"deliver-{kind}"
     people = {member.person.reference: member.person for member in case.audience}
+    thing = alignment.thing_of({"code": codes.concept(codes.TASK, code), "focus": {"reference": focus}})
     for task in case.tasks_of(code):
+        if alignment.thing_of(task) != thing:
+            continue
         recipient = case.directory.person(task["owner"].get("reference", ""))
         if recipient is not None and alignment.held(task).sent in ("accepted", "unknown"):
             people.setdefault(recipient.reference, recipient)
@@ -56,7 +59,7 @@ def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int,
     owners = {person.key: {"reference": person.reference, "display": person.name} for person in people.values()}
     owners |= {connection.name: repository.owner(connection) for connection in repository.all_of(context)}
     for key, owner in owners.items():
-        task_id = derived_id(case.id, code, version, key)
+        task_id = derived_id(case.id, *filter(None, thing), version, key)
         task = _task(case, task_id, codes.concept(codes.TASK, code), version, focus, owner, now)
         put(tx, context, case.id, task)
         enqueue(tx, context, case, task)
@@ -232,10 +235,10 @@ def _is_outdated(context: Context, job: _Job) -> bool:
 
     A repository gets every version, as long as the newer one is not there yet: it must be the last to arrive.
     """
-    version, code = alignment.version_of(job.task), job.task["code"]
+    version, thing = alignment.version_of(job.task), alignment.thing_of(job.task)
     keeps_all = repository.of_task(context, job.task) is not None
     return any(
-        other["code"] == code
+        alignment.thing_of(other) == thing
         and other["owner"] == job.task["owner"]
         and alignment.version_of(other) > version
         and (not keeps_all or other["status"] == "completed")
@@ -261,7 +264,7 @@ def _older_under_way(context: Context, job: _Job, connection: Connection) -> flo
     earlier_ones = (
         other
         for other in job.case.deliveries
-        if other["code"] == job.task["code"]
+        if alignment.thing_of(other) == alignment.thing_of(job.task)
         and other["status"] in begun
         and alignment.version_of(other) < alignment.version_of(job.task)
         and connection_of(context, job.case, other) == connection
@@ -393,7 +396,8 @@ def _withhold(context: Context, job: _Job, why: str) -> str:
         (
             alignment.version_of(other)
             for other in job.case.deliveries
-            if other["code"] == code and other["owner"] == job.task["owner"] and alignment.version_of(other) < version
+            if alignment.thing_of(other) == alignment.thing_of(job.task) and other["owner"] == job.task["owner"]
+            and alignment.version_of(other) < version
             and alignment.held(other).sent in ("accepted", "unknown")
         ),
         default=0,

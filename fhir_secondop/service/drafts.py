@@ -11,7 +11,7 @@ from typing import Any
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Conflict, Forbidden, Invalid, Issue, NotFound
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.opinion import checklist, codes, facts, render, report
+from fhir_secondop.opinion import checklist, codes, facts, render, report, urgent
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.service import gather
@@ -51,7 +51,7 @@ def as_reviewer(case: Case, caller: Caller) -> Person:
 
 def is_signed(case: Case) -> bool:
     """Whether a version of the report was signed."""
-    return case.report is not None and case.report["status"] not in ("registered", "preliminary")
+    return case.report is not None
 
 
 def of_case(case: Case) -> Resource | None:
@@ -132,7 +132,7 @@ def _loaded(context: Context, caller: Caller, case_id: str) -> Case:
 
 def _to_do(case: Case, draft: report.Draft, gaps: list[str], kind: str) -> tuple[Issue, ...]:
     try:
-        report.check_signable(case, draft, gaps, kind)
+        report.check_signable(case, draft, gaps, kind, spoken=urgent.spoken(case))
     except Invalid as error:
         return error.issues
     return ()

@@ -73,15 +73,21 @@ def resume(context: Context, caller: Caller, case_id: str, _: Plain) -> Resource
         task = case.coordination
         if not both.pause_of(task):
             raise Conflict(f"The case is not on hold; it is {task['status']}.")
-        review = review_of(case, task.get("owner", {}).get("reference", ""))
-        if review is not None and review["status"] == "on-hold":
-            put(tx, context, case_id, _back(tx, review, context.instant()))
-        after = _back(tx, task, context.instant())
-        put(tx, context, case_id, after)
-        # What came of the record meanwhile stood behind the hold.
-        gather.settle(tx, context, case_id)
-        clocks.attend(tx, context, case_id)
-        return resources.read(tx.connection, EVERYTHING, "Task", task["id"]).resource
+        return go_on(tx, context, case)
+
+
+def go_on(tx: Transaction, context: Context, case: Case) -> Resource:
+    """A case on hold goes on where it was; the coordination Task."""
+    task = case.coordination
+    review = review_of(case, task.get("owner", {}).get("reference", ""))
+    if review is not None and review["status"] == "on-hold":
+        put(tx, context, case.id, _back(tx, review, context.instant()))
+    after = _back(tx, task, context.instant())
+    put(tx, context, case.id, after)
+    # What came of the record meanwhile stood behind the hold.
+    gather.settle(tx, context, case.id)
+    clocks.attend(tx, context, case.id)
+    return resources.read(tx.connection, EVERYTHING, "Task", task["id"]).resource
 
 
 def _back(tx: Transaction, task: Resource, now: str) -> Resource:
@@ -94,6 +100,11 @@ def _back(tx: Transaction, task: Resource, now: str) -> Resource:
         stood = (workflow.business_status(v.resource) for v in versions)
         before = next((business for business in stood if business not in both.AWAITING), "records-requested")
     return workflow.moved(task, status, now, business=before, held_from=held_from)
+
+
+def awaits_tests(case: Case) -> bool:
+    """Whether the case waits for a test."""
+    return workflow.business_status(case.coordination) == "awaiting-tests" and bool(both.pause_of(case.coordination))
 
 
 def is_held_before_it_began(tx: Transaction, case: Case) -> bool:

@@ -14,7 +14,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.opinion import intake, workflow
 from fhir_secondop.opinion.intake import Sent
 from fhir_secondop.service import audience, clocks, review
-from fhir_secondop.service.context import Context, load
+from fhir_secondop.service.context import Context, load, whole_case
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
 from fhir_secondop.store.bundles import Entry
@@ -70,10 +70,10 @@ def transaction_response(opened: Opened) -> Resource:
 
 def _check(context: Context, tx: Transaction, change: Change) -> None:
     versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
-    case_id = versions[0].case_id
-    if case_id is None:
+    if versions[0].case_id is None:
         _outside(context, tx, versions[0])
         return
+    case_id = whole_case(versions[0].case_id)
     if change.interaction == "delete":
         raise Forbidden(f"{change.type}/{change.id} belongs to a case; nothing of a case is deleted.")
     if change.type == "Consent":
@@ -85,6 +85,10 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
         raise Forbidden(f"A {change.type} of a case is changed by the operations of the case only.")
     before, after = versions[1].resource, versions[0].resource
     _check_owner(tx, case_id, before)
+    if workflow.is_urgent(before) and before["status"] != after["status"]:
+        raise Forbidden(
+            "An urgent contact is closed by a recorded conversation only: $record-call.", path="Task.status"
+        )
     held_from = review.held_from_of(versions)
     workflow.check_move(before, after, held_from=held_from)
     _check_kept(before, after)

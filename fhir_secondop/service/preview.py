@@ -34,9 +34,9 @@ def preview(context: Context, caller: Caller, case_id: str, plain: Plain) -> Pla
 
 def _newest(case: Case) -> list[Resource]:
     """The newest version of each thing for each recipient."""
-    found: dict[tuple[str, str], Resource] = {}
+    found: dict[tuple[str, ...], Resource] = {}
     for task in case.deliveries:
-        key = (codes.code_of(task["code"], codes.TASK) or "", str(task["owner"]))
+        key = (*alignment.thing_of(task), str(task["owner"]))
         if key not in found or alignment.version_of(task) > alignment.version_of(found[key]):
             found[key] = task
     return list(found.values())

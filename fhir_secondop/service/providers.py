@@ -259,8 +259,10 @@ def open_link(context: Context, token: str) -> tuple[Case, Resource, str]:
         raise Gone("This link was called back; ask the sender.")
     if context.now() > times.interval(task["authoredOn"]).low + LINK_DAYS * _DAY_MS:
         raise Gone("This link has expired; ask the sender for a new one.")
-    kind = (codes.code_of(task["code"], codes.TASK) or "").removeprefix("deliver-")
-    newest = max(alignment.version_of(t) for t in case.tasks_of(f"deliver-{kind}") if t["owner"] == task["owner"])
+    newest = max(
+        alignment.version_of(t) for t in case.deliveries
+        if alignment.thing_of(t) == alignment.thing_of(task) and t["owner"] == task["owner"]
+    )  # fmt: skip
     if alignment.evidence(task).get("ack"):
         return case, task, "used"
     if newest != alignment.version_of(task):

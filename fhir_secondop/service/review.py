@@ -25,6 +25,7 @@ from fhir_secondop.service.context import (
     load,
     put,
     put_all,
+    urgent_zone,
     who,
 )
 from fhir_secondop.store import resources
@@ -186,7 +187,7 @@ def take(
             lost = case.directory.person(other["owner"]["reference"])
             audience.dismiss(tx, case, lost.identifiers if lost else frozenset())
     put(tx, context, case.id, {**case.encounter, "participant": _participants(case, person)})
-    for part in (case.id, draft_case(case.id)):  # no longer until a time limit only
+    for part in (case.id, draft_case(case.id), urgent_zone(case.id)):  # no longer until a time limit only
         audience.admit(tx, part, person.identifiers)
     clocks.accepted(tx, context, case.id, person.name)
     return accepted
@@ -251,6 +252,8 @@ def open_again(tx: Transaction, context: Context, case: Case, task: Resource, pl
     if blinding.is_blind(case):
         opened = blinding.begun(opened)
     put_all(tx, context, case.id, [*failed, opened])
+    if blinding.is_blind(case):  # what was said by phone in the round that ends is not for who reads blind next
+        blinding.mark(tx, load(tx.connection, EVERYTHING, case.id, gathered=True))
     audience.dismiss(tx, case, _identifiers(case, task))
     drop_draft(tx, case.id)
     return failed[0]
@@ -276,6 +279,8 @@ def _may_cancel(caller: Caller, case: Case, task: Resource) -> None:
     is_placer = requester is not None and rights.acts_as(caller, requester.identifiers)
     if not (workflow.is_coordination(task) and is_placer):
         rights.require_role(caller)
+    if workflow.is_urgent(task):
+        raise Conflict("An urgent contact is closed by a recorded conversation only: use record-call.")
     if workflow.is_carried(task):
         raise Conflict("Its workflow carries this Task on; it is not cancelled by hand.")
 

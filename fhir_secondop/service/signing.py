@@ -9,7 +9,7 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import blinding as blindness
-from fhir_secondop.opinion import codes, consultation, document, records, render, report, sections, workflow
+from fhir_secondop.opinion import codes, consultation, document, records, render, report, sections, urgent, workflow
 from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, reference, versioned
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
@@ -22,11 +22,12 @@ from fhir_secondop.service import (
     drafts,
     gather,
     holds,
+    proposing,
     review,
     scheduling,
     sealing,
 )
-from fhir_secondop.service.context import Context, draft_case, drop_draft, load, put, put_all, who
+from fhir_secondop.service.context import Context, draft_case, drop_draft, load, preliminary_zone, put, put_all, who
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
@@ -74,7 +75,14 @@ def _stored(tx: Transaction, composed: Resource) -> Resource:
 
 def _replace(tx: Transaction, context: Context, case: Case, composed: list[Resource], stage: str = "") -> None:
     """Puts a draft, or without `stage` the signed report, in the place of an earlier one; what it lacks now goes."""
-    put_all(tx, context, draft_case(case.id) if stage else case.id, composed)
+    replace_parts(tx, context, case, composed, draft_case(case.id) if stage else case.id, stage)
+
+
+def replace_parts(
+    tx: Transaction, context: Context, case: Case, composed: list[Resource], zone: str, stage: str = ""
+) -> None:  # fmt: skip
+    """The same, into that zone of the case."""
+    put_all(tx, context, zone, composed)
     kept = {reference(r) for r in composed}
     staged = [stage] if stage else []
     for place in range(len(case.items)):
@@ -115,17 +123,23 @@ def amend(
         drafts.check_version(case, expected)
         draft = {**({} if whole else report.from_fhir(case)), **plain.get("changes", {})}
         report.check_draft(case, draft)
-        version = report.version_of(signed) + 1
-        now = context.instant()
-        composed = report.to_fhir(
-            case, draft, status="registered", version=version, reviewer=person.reference, now=now, stage=DRAFT
-        )
-        composed[-1]["extension"] += [
-            {"url": codes.AMENDMENT_KIND, "valueCode": plain["kind"]},
-            {"url": codes.AMENDMENT_REASON, "valueString": plain["reason"]},
-        ]
-        _replace(tx, context, case, composed, DRAFT)
-        return _stored(tx, composed[-1])
+        return stage(tx, context, case, person, plain["kind"], plain["reason"], draft)
+
+
+def stage(
+    tx: Transaction, context: Context, case: Case, person: Person, kind: str, reason: str, draft: report.Draft
+) -> Resource:  # fmt: skip
+    """Drafts the next version of the signed report of a case; it becomes current when its author signs it."""
+    version = report.version_of(case.report or {}) + 1
+    composed = report.to_fhir(
+        case, draft, status="registered", version=version, reviewer=person.reference, now=context.instant(), stage=DRAFT
+    )
+    composed[-1]["extension"] += [
+        {"url": codes.AMENDMENT_KIND, "valueCode": kind},
+        {"url": codes.AMENDMENT_REASON, "valueString": reason},
+    ]
+    _replace(tx, context, case, composed, DRAFT)
+    return _stored(tx, composed[-1])
 
 
 def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expected: int | None = None) -> Resource:
@@ -151,7 +165,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
     drafts.check_version(case, expected)
     items = gather.items(context, case)
     draft = report.from_fhir(case, DRAFT)
-    report.check_signable(case, draft, gather.named_gaps(case, items), drafts.kind_of(proposal))
+    report.check_signable(case, draft, gather.named_gaps(case, items), drafts.kind_of(proposal),
+                          spoken=urgent.spoken(case))  # fmt: skip
     now = context.instant()
     said = drafts.facts_of(case, proposal, draft, person, items, now)
     status, version, reason = drafts.kind_of(proposal), report.version_of(proposal), drafts.reason_of(proposal)
@@ -177,6 +192,8 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
         )  # fmt: skip
         composed = [records.labelled(case, r) for r in composed]
         _check_invariants(case, composed)
+        # What was shown as preliminary becomes part of the case, and this its next version.
+        resources.move_all(tx, preliminary_zone(case_id), case_id)
         _replace(tx, context, case, composed)
         blinding.publish(tx, case_id)
         drop_draft(tx, case_id)
@@ -200,6 +217,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
         )  # fmt: skip
         case = load(tx.connection, EVERYTHING, case_id)
         delivery.plan(tx, context, case, "report", version, stored.versioned)
+        proposing.signed(tx, context, case, draft, person, kind=status)
         audience.end_review(tx, case, person.identifiers, context.now())
         return {**signed_report, "meta": stored.meta}
 

@@ -16,7 +16,7 @@ from dbos._client import EnqueueOptions
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import candidates, clocks, coverage, delivery, gather
+from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.store.audit import origin
@@ -28,6 +28,7 @@ APPLICATION = "fhir-secondop"
 VERSION = "1"
 GATHER_RETRIES = 4
 LOOKS_AT_ONCE = 2  # each holds the one write lock
+ESCALATE_TRIES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
             candidates.WORKFLOW: 1,
             coverage.WORKFLOW: 1,
             clocks.WORKFLOW: LOOKS_AT_ONCE,
+            proposing.WORKFLOW: 1,
+            urgent.WORKFLOW: 1,
         }
         for name, at_once in limits.items():
             DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
@@ -147,7 +150,6 @@ def _register(context: Context) -> None:
         return "gathered"
 
     attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
-
     give_up = step("deliver.give_up", lambda task, why: delivery.give_up(context, task, why))
 
     @DBOS.workflow(name=delivery.WORKFLOW)
@@ -181,11 +183,32 @@ def _register(context: Context) -> None:
     def answer_by(task_id: str, number: int) -> str:
         return str(expire(task_id, number))
 
+    age_out = step("proposal.age", lambda proposal, number: proposing.age_out(context, proposal, number))
+
+    @DBOS.workflow(name=proposing.WORKFLOW)
+    def age_proposal(proposal_id: str, number: int) -> str:
+        return str(age_out(proposal_id, number))
+
     look = step("clocks.look", lambda case_id, number: clocks.look(context, case_id, number))
 
     @DBOS.workflow(name=clocks.WORKFLOW)
     def look_at_clocks(case_id: str, number: int) -> str:
         return str(look(case_id, number))
+
+    further = step(
+        "escalate.step", lambda task, at, number: urgent.escalate(context, task, at, number),
+        retries_allowed=True, max_attempts=ESCALATE_TRIES, interval_seconds=0.5, backoff_rate=2.0,
+    )  # fmt: skip
+    escalate_again = step("escalate.again", lambda task, at, number: urgent.again(context, task, at, number))
+
+    @DBOS.workflow(name=urgent.WORKFLOW)
+    def escalate(task_id: str, at: int, number: int) -> str:
+        try:
+            return str(further(task_id, at, number))
+        except Exception as error:
+            # Nobody may wait for a call that is never asked for: it comes again until it is done.
+            log.error("escalating %s failed: %s", task_id, type(error).__name__)
+            return str(escalate_again(task_id, at, number))
 
 
 def _given_up(error: Exception) -> str:

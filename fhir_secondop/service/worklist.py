@@ -13,7 +13,7 @@ from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import Clocks
 from fhir_secondop.service import clocks, delivery, gather, patients
-from fhir_secondop.service.context import Context, quarantine
+from fhir_secondop.service.context import Context, quarantine, urgent_zone, whole_case
 from fhir_secondop.store import resources, tables
 
 # What says where a case stands; the pulled record, its groups and every act's Provenance stay where they are.
@@ -87,8 +87,10 @@ def cases(
     """These cases, which may be seen, with their own resources of these types, and nothing of the pulled record."""
     by_case: dict[str, list[tuple[int, Resource]]] = {case_id: [] for case_id in ids}
     for some in _lots(ids):
+        zones = tables.resource.c.case_id.in_([urgent_zone(case_id) for case_id in some])
+        urgent = sa.and_(zones, resources.admitted(visibility))
         query = resources.rows(visibility).where(
-            tables.resource.c.case_id.in_(some),
+            sa.or_(tables.resource.c.case_id.in_(some), urgent),
             sa.not_(resources.hidden(visibility)),
             tables.resource.c.type.in_(types),
             tables.resource.c.deleted.is_(False),
@@ -96,7 +98,7 @@ def cases(
         )
         for row in connection.execute(query):
             stored = resources.stored(row, visibility)
-            by_case[str(stored.case_id)].append((stored.rid, stored.resource))
+            by_case[whole_case(str(stored.case_id))].append((stored.rid, stored.resource))
     return [Case(key, (r for _, r in sorted(rows, key=lambda row: row[0]))) for key, rows in by_case.items()]
 
 

@@ -149,7 +149,15 @@ def hidden(visibility: Visibility) -> ColumnElement[bool]:
     """The SQL condition on `tables.resource` for what is withheld from a blind reader."""
     if visibility.everything:
         return sa.false()
-    return sa.and_(tables.resource.c.rid.in_(sa.select(tables.withheld.c.rid)), _is_blind(visibility))
+    withheld = tables.withheld.c
+    return tables.resource.c.rid.in_(sa.select(withheld.rid).where(withheld.case_id.in_(_cases(visibility, BLIND))))
+
+
+def admitted(visibility: Visibility) -> ColumnElement[bool]:
+    """The SQL condition on `tables.resource` for what belongs to a case, or a zone of one, that is seen in full."""
+    if visibility.everything:
+        return sa.true()
+    return sa.func.coalesce(tables.resource.c.case_id.in_(_cases(visibility, RECORD)), sa.false())
 
 
 def found_by(visibility: Visibility, resource_type: str, code: str) -> ColumnElement[bool]:
@@ -173,14 +181,15 @@ def is_blind(connection: Connection, visibility: Visibility, case_id: str) -> bo
 
 
 def withhold(tx: Transaction, case_id: str, references: Iterable[str]) -> None:
-    """Says anew which resources ("Type/id") of a case a blind reader does not see."""
+    """Says anew which resources ("Type/id") of a case and its zones ("case#…") a blind reader does not see."""
     wanted = sorted(set(references))
     resource = tables.resource.c
     tx.connection.execute(sa.delete(tables.withheld).where(tables.withheld.c.case_id == case_id))
     for start in range(0, len(wanted), _AT_ONCE):
         pairs = [tuple(one.split("/", 1)) for one in wanted[start : start + _AT_ONCE]]
         named = sa.select(resource.rid, sa.literal(case_id)).where(
-            resource.case_id == case_id, sa.tuple_(resource.type, resource.id).in_(pairs)
+            sa.or_(resource.case_id == case_id, resource.case_id.startswith(f"{case_id}#")),
+            sa.tuple_(resource.type, resource.id).in_(pairs),
         )
         tx.connection.execute(sa.insert(tables.withheld).from_select(["rid", "case_id"], named))
 
@@ -365,6 +374,11 @@ def move(tx: Transaction, stored_: Stored, case_id: str) -> None:
     """Makes a resource part of another case, or of another zone of it; its versions go along."""
     where = sa.update(tables.resource).where(tables.resource.c.rid == stored_.rid)
     tx.connection.execute(where.values(case_id=case_id))
+
+
+def move_all(tx: Transaction, zone: str, case_id: str) -> None:
+    """Makes everything of a zone part of the case, also what was deleted there: written again it is the case's."""
+    tx.connection.execute(sa.update(tables.resource).where(tables.resource.c.case_id == zone).values(case_id=case_id))
 
 
 def adopt(tx: Transaction, stored_: Stored, case_id: str) -> None:

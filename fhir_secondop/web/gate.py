@@ -6,6 +6,7 @@ What is shed was not begun, so nothing of it is stored, and the caller may send 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass
 
 from fhir_secondop.errors import Unavailable
@@ -37,6 +38,40 @@ def class_of(method: str, path: str, length: int) -> str:
     if length > LARGE_BYTES:
         return "large"
     return "read" if method in ("GET", "HEAD", "OPTIONS") or path.endswith("/_search") else "write"
+
+
+class Arrived:
+    """The requests that are here and not answered yet: whether one more would find its room full.
+
+    Asked before anything is read of the request. An address may have half a room: one that floods shuts out none but
+    itself, and half a room is more than is worked on at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: Counter[str | tuple[str, str]] = Counter()  # of a class, and of a class from an address
+
+    def enter(self, kind: str, address: str) -> None:
+        """One came."""
+        with self._lock:
+            self._held[kind] += 1
+            self._held[kind, address] += 1
+
+    def leave(self, kind: str, address: str) -> None:
+        """It was answered."""
+        with self._lock:
+            for key in (kind, (kind, address)):
+                self._held[key] -= 1
+                if not self._held[key]:
+                    del self._held[key]  # bounded by what is here, not by who has ever been
+
+    def is_full(self, kind: str, address: str, *, alone: bool) -> bool:
+        """Whether there is no place for another; with `alone` the address may have them all, as a proxy's."""
+        room = ROOMS.get(kind)
+        if room is None:
+            return False
+        places = room.at_once + room.waiting
+        return self._held[kind] >= places or (not alone and self._held[kind, address] >= places // 2)
 
 
 class Gate:

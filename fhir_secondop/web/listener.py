@@ -4,14 +4,22 @@ waitress 3 closes a connection only after silence (`channel_timeout`): a byte no
 sender likes, and at `connection_limit` of these nobody else gets in. So a request has a time by which it must have
 arrived, and one address a share of the connections. Its task queue holds at most one request of each connection, since
 nothing is read from one before its request is answered (`channel_request_lookahead` 0): `connection_limit` bounds it.
+
+A request for which there is no place is answered 503 by the thread that takes connections, with bytes made before, as
+soon as its first line is there. Refusing it in a thread of its own would cost as much as a small answer.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import socket
 import time
+from collections import Counter
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
@@ -22,12 +30,13 @@ from waitress.utilities import Error
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import HeadersTooLarge, Malformed, SecondOpError, TooLarge, TooSlow, Unavailable, Unsupported
 from fhir_secondop.rest.app import MAX_BODY_BYTES
-from fhir_secondop.web import inbound
-from fhir_secondop.web.gate import THREADS
+from fhir_secondop.web import connection, inbound
+from fhir_secondop.web.gate import THREADS, Arrived, class_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+log = logging.getLogger(__name__)
 HEADER_S = 10.0  # until the headers are there, from the first byte or the connection
 BODY_S = 30.0  # until the body is there, and a second more for each of
 BODY_BYTES_PER_S = 16 * 1024
@@ -38,6 +47,10 @@ IDLE_S = 75.0  # between requests; longer than the 60 s for which the usual prox
 IDLE_WHEN_FULL_S = 5.0
 UNTAKEN_S = 30.0  # without a byte of an answer taken; what is streamed holds a thread meanwhile
 CONNECTIONS_OF_ONE = 128  # of one address; the trusted proxy's are as many as there are
+TAKEN_AT_ONCE = 128  # connections, before what is under way has its turn again
+PARTING = 64  # refused, but still sending: a reset would take the refusal from them
+PARTING_S = 2.0
+PARTING_BYTES = 1024 * 1024
 
 OPTIONS: dict[str, Any] = {
     "threads": THREADS,
@@ -45,7 +58,7 @@ OPTIONS: dict[str, Any] = {
     "max_request_body_size": MAX_BODY_BYTES + 1,
     "max_request_header_size": HEADER_BYTES,
     "connection_limit": CONNECTIONS,
-    "backlog": 256,
+    "backlog": 1024,  # what comes while a round lasts
     "cleanup_interval": 1,
     "asyncore_use_poll": True,  # select can't see file numbers from 1024 on
     "clear_untrusted_proxy_headers": False,  # inbound.behind does
@@ -123,27 +136,120 @@ class _Task(WSGITask):  # type: ignore[misc]
         return environ
 
 
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+
+
+@cache
+def busy(*, body: bool = True) -> bytes:
+    """The whole answer to a request for which there is no place; the answer to HEAD has no body."""
+    answer = inbound.refusal(Unavailable("Too much is asked at once; nothing was read of it. Send it again later."))
+    answer.headers["Connection"] = "close"
+    head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.to_wsgi_list())
+    said: bytes = answer.get_data() if body else b""
+    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode("latin-1") + said
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether these bytes are all of a request, so that nothing more of it will come."""
+    head, ended, body = data.partition(b"\r\n\r\n")
+    if not ended or b"\r\ntransfer-encoding:" in head.lower():
+        return False
+    length = _LENGTH.search(head + b"\r\n")
+    return len(body) >= (int(length[1]) if length else 0)
+
+
+def _class_of(request: Any) -> str:
+    """The class of a request that has arrived; one that can't be read has none."""
+    return "" if request.error else class_of(request.command, request.path, request.arriving_bytes)
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
     task_class = _Task
     error_task_class = _Refusal
     served = False
+    parting_until = 0.0
+    discarded_bytes = 0
     request: _Parser | None
     will_close: bool
 
     def service(self) -> None:
         self.served = True
-        super().service()
+        kind = _class_of(self.requests[0])
+        try:
+            super().service()
+        finally:
+            self.server.arrived.leave(kind, self.addr[0])
+
+    def handle_read(self) -> None:
+        """Reads what there is; waitress's would close a connection of which nothing has come yet."""
+        try:
+            data = self.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        if data:
+            self.last_activity = time.time()
+            self.received(data)
+
+    def del_channel(self, map: Any = None) -> None:
+        """See wasyncore.dispatcher; the address has one less."""
+        if self._fileno is not None:
+            self.server.gone(self.addr[0])
+        super().del_channel(map)
+
+    @property
+    def is_parting(self) -> bool:
+        """Whether it was refused, and what still comes is thrown away."""
+        return self.parting_until > 0
 
     def received(self, data: bytes) -> bool:
+        if self.is_parting:
+            self.discarded_bytes += len(data)
+            if self.discarded_bytes > PARTING_BYTES:
+                self.handle_close()
+            return False
+        if self.request is None and not self.requests and self.server.has_no_place(data, self.addr[0]):
+            self._refuse(data)
+            return False
         first = self.request is None or not self.request.headers_finished
         taken: bool = super().received(data)
         if first and self.request is not None and self.request.content_length and self.server.is_full():
             self._end(_Busy(""))
         return taken
 
+    def hang_up(self) -> None:
+        """Refuses whatever it would ask."""
+        try:
+            data = self.recv(self.adj.recv_bytes)  # closing over what was not read would be a reset
+        except BlockingIOError:
+            data = b""
+        if self.socket is not None:
+            self.server.refused += 1
+            self.send(busy(body=not data.startswith(b"HEAD ")))
+            self.handle_close()
+
+    def _refuse(self, data: bytes) -> None:
+        """Answers at once what begins with these bytes, and hangs up when there is nothing more to come."""
+        self.server.refused += 1
+        sent = self.send(busy(body=not data.startswith(b"HEAD ")))
+        if not sent or _is_whole(data) or not self.server.may_part():
+            self.handle_close()
+            return
+        self.parting_until = time.time() + PARTING_S
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:  # it hung up already
+            self.handle_close()
+
     def expire(self, now: float, idle_s: float) -> None:
         """Ends the wait for a request that is late, for the next one, or for an answer to be taken."""
+        if self.is_parting:
+            if now > self.parting_until:
+                self.handle_close()
+            return
         if self.total_outbufs_len and now > self.last_activity + UNTAKEN_S:
             self.handle_close()  # will_close would wait until it can be written to
         if self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed:
@@ -173,6 +279,36 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel
     trusted_proxy = ""
 
+    def __init__(self, *given: Any, arrived: Arrived, **named: Any) -> None:
+        self.arrived = arrived
+        self.refused = 0  # since it was last said
+        self._of: Counter[str] = Counter()  # connections of an address
+        super().__init__(*given, **named)
+
+    def add_task(self, task: _Channel) -> None:
+        """Queues the request that has arrived on a connection."""
+        self.arrived.enter(_class_of(task.requests[0]), task.addr[0])
+        super().add_task(task)
+
+    def has_no_place(self, data: bytes, address: str) -> bool:
+        """Whether the request that begins with these bytes must be refused; of less than a line nobody knows."""
+        line, ended, _ = data.partition(b"\r\n")
+        if not ended:
+            return False
+        method, _, target = line.decode("latin-1").partition(" ")
+        kind = class_of(method, target.partition(" ")[0].partition("?")[0], 0)
+        return self.arrived.is_full(kind, address, alone=inbound.is_trusted(address, self.trusted_proxy))
+
+    def may_part(self) -> bool:
+        """Whether one more may go on sending after it was refused."""
+        return sum(1 for channel in self.active_channels.values() if channel.is_parting) < PARTING
+
+    def gone(self, address: str) -> None:
+        """A connection of this address was closed."""
+        self._of[address] -= 1
+        if not self._of[address]:
+            del self._of[address]
+
     def is_full(self) -> bool:
         """Whether the bodies that are here or announced are more than we keep at once."""
         held = (request for c in list(self.active_channels.values()) for request in (c.request, *c.requests) if request)
@@ -184,17 +320,33 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         idle_s = IDLE_WHEN_FULL_S if self.in_connection_overflow else IDLE_S
         for channel in list(self.active_channels.values()):
             channel.expire(now, idle_s)
+        if self.refused:
+            log.warning("%d requests were refused unread: too much is asked at once.", self.refused)
+            self.refused = 0
 
     def handle_accept(self) -> None:
-        """Takes a connection, and closes it at once when its address has its share already."""
-        before = set(self.active_channels)
-        super().handle_accept()
-        for number in set(self.active_channels) - before:
-            taken = self.active_channels[number]
-            address = taken.addr[0]
-            held = sum(channel.addr[0] == address for channel in self.active_channels.values())
-            if held > CONNECTIONS_OF_ONE and not inbound.is_trusted(address, self.trusted_proxy):
-                taken.handle_close()
+        """Takes the connections that wait, as many as there is room for, and reads what came with them."""
+        for _ in range(TAKEN_AT_ONCE):
+            if len(self._map) >= self.adj.connection_limit:
+                return
+            try:
+                taken = connection.accept(self.socket)
+            except OSError as error:
+                log.warning("A connection could not be taken: %s", error.strerror)
+                return
+            if taken is None:
+                return
+            self._take(*taken)
+
+    def _take(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
+        """Looks after a connection, or refuses it when its address has its share already."""
+        self.set_socket_options(sock)
+        self._of[address[0]] += 1
+        channel = self.channel_class(self, sock, address, self.adj, map=self._map)
+        if self._of[address[0]] > CONNECTIONS_OF_ONE and not inbound.is_trusted(address[0], self.trusted_proxy):
+            channel.hang_up()
+        else:
+            wasyncore.read(channel)
 
 
 def listening(app: WSGIApplication, settings: Settings) -> Listener | MultiSocketServer:
@@ -206,8 +358,9 @@ def listening(app: WSGIApplication, settings: Settings) -> Listener | MultiSocke
     dispatcher.set_thread_count(adjustments.threads)
     sockets: dict[int, Any] = {}
     servers = []
+    arrived = Arrived()
     for place in adjustments.listen:  # "localhost" is two
-        server = Listener(app, sockets, dispatcher=dispatcher, adj=adjustments, sockinfo=place)
+        server = Listener(app, sockets, dispatcher=dispatcher, adj=adjustments, sockinfo=place, arrived=arrived)
         server.trusted_proxy = settings.trusted_proxy
         servers.append(server)
     if len(servers) == 1:

@@ -45,12 +45,16 @@ OPERATIONS: dict[str, str] = {
     "revoke-invite": "intake", "blind-first": "desk", "first-read": "reviewer", "break-blind": "reviewer",
     "compare": "sees", "third-opinion": "asker", "ask-follow-up": "asker",
     "clocks": "sees", "pause": "staff", "resume": "staff", "schedule": "staff",
+    "show-preliminary": "reviewer",
+    "propose": "reviewer", "withdraw-proposal": "reviewer", "answer-proposal": "recipient", "proposal-result": "staff",
+    "raise-urgent": "reviewer", "record-call": "called",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
     "placer": {"desk", "pcp"}, "asker": {"desk", "clinic", "pcp", "surgeon", "patient"},
+    "called": {"desk", "clinic", "reviewer", "pcp", "surgeon"},
     "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
 _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
@@ -67,6 +71,10 @@ BODIES: dict[str, Plain] = {
     "blind-first": {"on": True}, "first-read": {"assessment": "x"}, "break-blind": {"reason": "x"},
     "third-opinion": {"reason": "x"}, "ask-follow-up": {"text": "x"},
     "pause": {"reason": "awaiting-tests"}, "schedule": {"mode": "record-only"},
+    "propose": {"kind": "test", "text": "x"}, "withdraw-proposal": {"proposal": 1, "reason": "x"},
+    "answer-proposal": {"proposal": 1, "outcome": "accepted"},
+    "proposal-result": {"proposal": 1, "result": "Observation/x"},
+    "raise-urgent": {"finding": "x"}, "record-call": {"with": "x", "readBack": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 

@@ -61,6 +61,8 @@ SEES: dict[str, set[str]] = {
     "alpha": {"desk", "clinic", "reviewer", "pcp", "surgeon", "patient", "only-tasks", "only-laboratory"},
     "alpha.record": {"desk", "clinic", "reviewer", "pcp", "only-laboratory"},  # the primary care physician is who asked
     "alpha.draft": {"desk", "reviewer"},
+    # What was seen and is not signed yet is for clinicians; never for the patient.
+    "alpha.urgent": {"desk", "clinic", "reviewer", "pcp", "surgeon", "only-tasks", "only-laboratory"},
     "alpha.quarantine": {"desk"},
     "beta": {"desk", "clinic2", "reviewer2", "pcp2", "surgeon2"},
     "beta.record": {"desk", "clinic2", "reviewer2", "pcp2"},
@@ -159,6 +161,7 @@ def build(world: World) -> Stage:
     world.start()
     stage.words = {"alpha": "zqownalpha", "beta": "zqownbeta", "alpha.record": "zqrecordalpha",
                    "alpha.draft": "zqdraftalpha", "beta.draft": "zqdraftbeta", "alpha.quarantine": "zqtwinalpha",
+                   "alpha.urgent": "zqurgentalpha",
                    "directory": "zqdirectory",
                    "loose.clinic": "zqlooseone", "loose.clinic2": "zqloosetwo"}  # fmt: skip
     alpha = _alpha(world)
@@ -203,6 +206,10 @@ def _alpha(world: World) -> str:
             world.post(alpha, "accept", {"declaration": {"interests": "none"}}, who)
             world.post(alpha, "withdraw", {"reason": "no-capacity"}, who)
     world.post(alpha, "accept", {"declaration": {"interests": "none"}}, "reviewer")
+    for n in (1, 2):  # one was spoken about, one is open
+        world.post(alpha, "raise-urgent", {"finding": f"zqurgentalpha {n}"}, "reviewer")
+        if n == 1:
+            world.post(alpha, "record-call", {"with": "x", "readBack": "zqurgentalpha is understood"}, "surgeon")
     gaps = world.get(alpha, "completeness")["gaps"]
     world.post(alpha, "submit-report", _draft("a first opinion", gaps), "reviewer")
     world.post(alpha, "sign", {}, "reviewer")

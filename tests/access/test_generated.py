@@ -101,8 +101,13 @@ def total_of_all(patch: PATCH) -> None:
     patch.setattr(search, "Found", lambda found, page, total: real(found, page, total and total + 1))
 
 
+def urgent_to_the_patient(patch: PATCH) -> None:
+    patch.setattr(resources, "admitted", lambda visibility: sa.true())
+
+
 BREAKS: list[Callable[[PATCH], None]] = [
     everybody, for_ever, whole_record, operators_too, any_scope, any_restriction, every_reference, total_of_all,
+    urgent_to_the_patient,
 ]  # fmt: skip
 
 

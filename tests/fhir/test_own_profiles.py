@@ -14,7 +14,7 @@ import pytest
 
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.fhir.validate import validate
-from fhir_secondop.opinion import checklist, codes, concordance, independence, records
+from fhir_secondop.opinion import checklist, codes, concordance, independence, proposals, records
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "profiles"
@@ -44,6 +44,13 @@ def independent(result: str = "pass", **more: str) -> Json:
 def blindness(state: str, **more: str) -> Json:
     parts = [{"url": "state", "valueCode": state}, {"url": "at", "valueInstant": NOW}]
     return {"url": codes.BLINDNESS, "extension": parts + [{"url": u, "valueString": v} for u, v in more.items()]}
+
+
+def ended(outcome: str, **more: str) -> Json:
+    parts = [{"url": "outcome", "valueCode": outcome}, {"url": "at", "valueInstant": NOW},
+             {"url": "by", "valueString": "Dr. Example"}]  # fmt: skip
+    parts += [{"url": url, "valueString": value} for url, value in more.items()]
+    return {"url": codes.PROPOSAL_OUTCOME, "extension": parts}
 
 
 VERSION = {"url": codes.REPORT_VERSION, "valuePositiveInt": 1}
@@ -112,6 +119,18 @@ NOTICE: Json = {
     "about": [{"reference": "Task/1"}],
     "sent": NOW,
     "payload": [{"contentString": "A reviewer has accepted."}],
+}
+PROPOSAL: Json = {
+    "resourceType": "ServiceRequest",
+    "identifier": [{"system": proposals.SYSTEM, "value": "1/1"}],
+    "basedOn": [{"reference": "ServiceRequest/1"}],
+    "status": "active",
+    "intent": "proposal",
+    "code": codes.concept(codes.system("recommendation"), "test", text="MRI of the breast"),
+    "subject": PATIENT,
+    "occurrencePeriod": {"end": "2027-01-31"},
+    "authoredOn": NOW,
+    "requester": REVIEWER,
 }
 ENCOUNTER: Json = {
     "resourceType": "Encounter",
@@ -236,6 +255,18 @@ EXAMPLES: dict[str, list[Json]] = {
     "gather-task": [GATHERING],
     "consultation-encounter": [ENCOUNTER, without({**ENCOUNTER, "status": "planned"}, "period")],
     "case-notice": [NOTICE],
+    "proposal": [
+        PROPOSAL,
+        {**PROPOSAL, "status": "revoked", "extension": [ended("declined", reason="not fit for it")]},
+        {
+            **PROPOSAL,
+            "status": "completed",
+            "extension": [
+                ended("accepted"),
+                {"url": codes.PROPOSAL_RESULT, "valueReference": {"reference": "Observation/1"}},
+            ],
+        },
+    ],
     "second-opinion-report": [
         REPORT,
         AMENDED,
@@ -280,6 +311,12 @@ INVARIANTS: dict[str, tuple[str, Json, Json, str]] = {
     "so-rep-1": ("second-opinion-report", REPORT, without(REPORT, "basedOn"), "DiagnosticReport"),
     "so-rep-2": ("second-opinion-report", AMENDED, {**REPORT, "status": "corrected"}, "DiagnosticReport"),
     "so-rep-3": ("second-opinion-report", REPORT, own_report(), "DiagnosticReport"),
+    "so-pro-1": (
+        "proposal",
+        {**PROPOSAL, "extension": [ended("declined", reason="not fit for it")]},
+        {**PROPOSAL, "extension": [ended("declined")]},
+        "ServiceRequest.extension[0]",
+    ),
     "so-bli-1": (
         "coordination-task",
         {**COORDINATION, "extension": [blindness("opened-early", reason="the patient bleeds")]},
@@ -395,6 +432,8 @@ REFUSED: dict[str, tuple[str, Json, str]] = {
         {**ENCOUNTER, "class": codes.coding(codes.ACT_CODE, "IMP")},
         "Encounter.class",
     ),
+    "proposal that is an order": ("proposal", {**PROPOSAL, "intent": "order"}, "ServiceRequest.intent"),
+    "proposal without end": ("proposal", without(PROPOSAL, "occurrencePeriod"), "ServiceRequest.occurrence"),
     "report without version": (
         "second-opinion-report",
         {**REPORT, "extension": [independent()]},
@@ -505,7 +544,8 @@ def test_next_version_cites_the_one_before_by_its_version(
 )
 def test_constraint_gives_true_or_false_whatever_is_there(profile: str, definition: Json, constraint: Json) -> None:
     of_extension = definition["type"] == "Extension"
-    users = {"case-task": "coordination-task", "independence": "review-task", "blindness": "coordination-task"}
+    users = {"case-task": "coordination-task", "independence": "review-task", "blindness": "coordination-task",
+             "proposal-outcome": "proposal"}  # fmt: skip
     # It runs on what R4 finds sound, so a status is there.
     bare = {"resourceType": definition["type"], "status": "final"}
     for resource in (*EXAMPLES[users.get(profile, profile)], bare):
@@ -555,6 +595,7 @@ LISTED = {
     codes.DECISION: codes.DECISIONS,
     codes.STATUS_REASON: codes.STATUS_REASONS,
     codes.NOTICE: codes.NOTICES,
+    codes.system("proposal-outcome"): proposals.OUTCOMES,
     codes.system("independence-result"): independence.ORDER,
 }
 

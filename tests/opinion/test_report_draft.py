@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
-from fhir_secondop.errors import Invalid
+from fhir_secondop.errors import Invalid, Issue
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import codes, narrative, report
@@ -349,6 +349,42 @@ def test_everything_that_stands_between_a_draft_and_its_signature_is_named(
     missing: list[str], changes: dict[str, Any], expected: list[str]
 ) -> None:
     assert to_do(missing, **changes) == expected
+
+
+def critical(item: int, axis: str = "diagnosis", contact: str = "") -> dict[str, Any]:
+    told = {"urgentContact": contact} if contact else {}
+    return {**judged(item, axis), "significance": "critical", **told}
+
+
+@pytest.mark.parametrize(
+    ("items", "spoken", "kind", "expected"),
+    [
+        ([critical(0)], "", "final", ["items[0].urgentContact"]),
+        ([critical(0)], "a", "final", ["items[0].urgentContact"]),  # an earlier call about something else
+        ([critical(0, contact="a")], "", "final", ["items[0].urgentContact"]),  # nobody has spoken yet
+        ([critical(0, contact="a")], "b", "final", ["items[0].urgentContact"]),
+        ([critical(0, contact="a")], "a", "final", []),
+        ([critical(0, contact="a"), critical(1, contact="a")], "ab", "final", ["items[1].urgentContact"]),
+        ([critical(0, contact="a"), critical(1, contact="b")], "ab", "final", []),
+        ([critical(0, contact="a"), critical(0, "treatment", "a")], "a", "final", []),  # one finding, both axes
+        ([critical(0)], "", "amended", ["items[0].urgentContact"]),
+        ([critical(0)], "", "entered-in-error", []),
+    ],
+)
+def test_each_critical_item_is_signed_with_a_recorded_conversation_of_its_own(
+    items: list[dict[str, Any]], spoken: str, kind: str, expected: list[str]
+) -> None:
+    found: list[Issue] = []
+    try:
+        report.check_signable(CASE, {**cases.draft_of(SPINE), "items": items}, [], kind, spoken=frozenset(spoken))
+    except Invalid as error:
+        found = list(error.issues)
+    assert [issue.expression for issue in found] == expected
+
+
+def test_the_contact_in_which_an_item_was_told_is_kept() -> None:
+    draft = read_back({**cases.draft_of(SPINE), "items": [critical(0, contact="some-task")]})
+    assert draft["items"][0]["urgentContact"] == "some-task"
 
 
 def test_a_draft_with_several_confirmed_gaps_can_be_signed_after_it_was_stored() -> None:

@@ -239,3 +239,35 @@ def test_a_report_on_the_wrong_patient_is_taken_back_from_everywhere(world: Worl
         page = world.client.get(f"/ack/{tokens.make(world.context, tokens.ACKNOWLEDGE, link['task'])}")
         assert "replaced" in page.get_data(as_text=True)
     world.post(case_id, "amend-report", {"kind": "amended", "reason": "x", "changes": {}}, "second", 409)
+
+
+def test_critical_before_signing_is_called_first_and_signed_then(world: World) -> None:
+    request = cast(world, "spine-surgery")
+    case_id = begin(world, request)
+    review = read("spine-surgery", "review.json")
+    owner = f"p-{request['decision']['owner']}"
+    world.post(case_id, "ask-reviewer", {"reviewer": review["reviewer"]})
+    world.post(case_id, "accept", {"declaration": {"interests": "none"}, "attestation": "None."}, "second")
+    draft = copy.deepcopy({**review["draft"], "gapsConfirmed": world.get(case_id, "completeness")["gaps"]})
+    draft["items"][0]["significance"] = "critical"
+    world.post(case_id, "submit-report", draft, "second")
+    refused = world.post(case_id, "sign", who="second", status=422)
+    assert "$raise-urgent" in str(refused)
+    assert "items[0].urgentContact" in str(refused)
+    assert world.get(case_id)["report"] is None
+
+    world.post(case_id, "raise-urgent", {"finding": "Cauda equina is compressed."}, "second")
+    world.clock.forward(16 * 60)
+    world.work()
+    (one,) = world.get(case_id)["urgent"]["calls"]
+    assert (one["open"], one["step"], one["callNext"]) == (True, "deputy", one["deputy"])
+    draft["items"][0]["urgentContact"] = one["task"]
+    world.post(case_id, "submit-report", draft, "second")
+    world.post(case_id, "sign", who="second", status=422)  # nobody has spoken yet
+    world.post(case_id, "record-call", {"with": one["to"], "readBack": "MRI today, then theatre."}, owner)
+    world.post(case_id, "sign", who="second")
+    world.work(60)
+    assert statuses(world, case_id) == (["completed"], ["completed"])
+    assert world.get(case_id)["urgent"]["open"] is False
+    world.post(case_id, "raise-urgent", {"finding": "And a mass beside it."}, "second")  # after signing, too
+    assert world.get(case_id)["urgent"]["open"] is True

@@ -222,3 +222,64 @@ def test_only_the_reviewer_opens_and_only_before_anybody_was_asked_it_is_switche
         world.post(case_id, code, body, "desk", 403)
     world.post(case_id, "blind-first", {"on": False}, "reviewer", 403)
     world.post(case_id, "blind-first", {"on": False}, status=409)
+
+
+def test_an_urgent_call_tells_a_blind_reviewer_nothing_of_the_first_opinion(world: World) -> None:
+    case_id = accepted(world)
+    answer = world.post(case_id, "raise-urgent", {"finding": "zq-seen: the spine is compressed."}, "reviewer")
+    task = answer["resource"]
+    assert PLANTED not in str(answer)
+    for body in ({"to": "nobody"}, {"to": "9000000112", "deputy": "9000000112"}):
+        refused = world.post(case_id, "raise-urgent", {"finding": "x", **body}, "reviewer", 422)
+        assert PLANTED not in str(refused)
+    said = {"with": "Dr. Harlan Mockridge", "readBack": f"We stop {PLANTED} and operate today."}
+    closed = world.post(case_id, "record-call", said, "surgeon")
+    assert closed["status"] == "completed"
+    shown = readable(world, case_id, "reviewer")
+    assert "zq-seen" in shown
+    assert PLANTED not in shown
+    assert world.get(case_id, who="reviewer")["urgent"]["calls"][0]["conversation"] is None
+    assert not [c for c in world.package(case_id, "Communication", who="reviewer") if "partOf" in c]
+    assert "We stop" in readable(world, case_id, "surgeon")
+    world.post(case_id, "gather", {"full": True}, "reviewer")  # what is withheld is said anew
+    world.work()
+    assert PLANTED not in readable(world, case_id, "reviewer")
+
+    world.post(case_id, "first-read", READ, "reviewer")
+    assert "We stop" in readable(world, case_id, "reviewer")
+    world.post(case_id, "raise-urgent", {"finding": f"zq-later: {PLANTED} would kill."}, "reviewer")
+    world.post(case_id, "withdraw", {"reason": "reviewer-unavailable"}, "reviewer")
+    world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    world.post(case_id, "accept", {"declaration": {"interests": "none"}, "attestation": "None known."}, "reviewer")
+    shown = readable(world, case_id, "reviewer")  # who reads blind next
+    assert [word for word in (PLANTED, "zq-seen", "zq-later", task) if word in shown] == []
+    assert "zq-later" in readable(world, case_id, "surgeon")
+    world.post(case_id, "first-read", READ, "reviewer")
+    assert "zq-later" in readable(world, case_id, "reviewer")
+
+
+def test_why_a_proposal_ended_and_what_was_proposed_before_tell_a_blind_reviewer_nothing(world: World) -> None:
+    case_id = accepted(world)
+    world.post(case_id, "propose", {"kind": "test", "text": "zq-first", "why": "zq-why"}, "reviewer")
+    declined = {"proposal": 1, "outcome": "declined", "reason": f"We do {PLANTED} anyway."}
+    world.post(case_id, "answer-proposal", declined, "surgeon")
+    shown = readable(world, case_id, "reviewer")
+    assert [word for word in ("zq-first", "zq-why") if word not in shown] == []  # the reviewer's own words
+    assert PLANTED not in shown
+    (one,) = world.get(case_id, who="reviewer")["proposals"]
+    assert (one["outcome"]["outcome"], one["outcome"].get("reason")) == ("declined", None)
+    world.post(case_id, "gather", {"full": True}, "reviewer")
+    world.work()
+    assert PLANTED not in readable(world, case_id, "reviewer")
+
+    world.post(case_id, "first-read", READ, "reviewer")
+    assert "anyway" in readable(world, case_id, "reviewer")
+    world.post(case_id, "propose", {"kind": "plan", "text": f"zq-second, no {PLANTED}"}, "reviewer")
+    world.post(case_id, "withdraw", {"reason": "reviewer-unavailable"}, "reviewer")
+    world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    world.post(case_id, "accept", {"declaration": {"interests": "none"}, "attestation": "None known."}, "reviewer")
+    shown = readable(world, case_id, "reviewer")
+    assert [word for word in (PLANTED, "zq-first", "zq-second") if word in shown] == []
+    world.post(case_id, "propose", {"kind": "test", "text": "zq-third"}, "reviewer")
+    assert [p["number"] for p in world.get(case_id)["proposals"]] == [1, 2, 3]
+    assert "zq-second" in readable(world, case_id, "surgeon")

@@ -14,6 +14,8 @@ from fhir_secondop.errors import Invalid
 WRONG = {
     'consent_policy = "explict"': "consent_policy",
     'same_organization = "pass"': "same_organization",
+    'urgent_minutes = "15,30"': "urgent_minutes",
+    'urgent_minutes = "15,60,30"': "urgent_minutes",
     'log_level = "LOUD"': "log_level",
     "port = 70000": "port",
     "polling_s = -1": "polling_s",

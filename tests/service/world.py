@@ -32,7 +32,7 @@ from fhir_secondop.rest.transaction import entries_of
 from fhir_secondop.sandbox import ehr as ehrs
 from fhir_secondop.sandbox.signin import VISITOR
 from fhir_secondop.sandbox.traffic import Asked, hang_up
-from fhir_secondop.service import clocks, workflows
+from fhir_secondop.service import clocks, proposing, workflows
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.database import Database, now_ms
 from fhir_secondop.web.app import create
@@ -288,8 +288,8 @@ class World:
 
     @property
     def outgoing(self) -> list[Job]:
-        """The jobs that wait and would ask an EHR for something; a look at the clocks asks nobody."""
-        return [job for job in self.jobs if job.workflow != clocks.WORKFLOW]
+        """The jobs that wait and would ask an EHR for something; a look at clocks or dates asks nobody."""
+        return [job for job in self.jobs if job.workflow not in (clocks.WORKFLOW, proposing.WORKFLOW)]
 
     # ---- the parts
 

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from fhir_secondop.model import Operation
 from fhir_secondop.service.context import Context
-from fhir_secondop.service.operations import case, delivery, finding, insurance, opening, record, review
+from fhir_secondop.service.operations import (
+    case,
+    delivery,
+    finding,
+    insurance,
+    opening,
+    proposing,
+    record,
+    review,
+    urgent,
+)
 
-_TOPICS = (opening, record, finding, insurance, review, delivery, case)
+_TOPICS = (opening, record, finding, insurance, review, urgent, proposing, delivery, case)
 
 
 def table(context: Context) -> tuple[Operation, ...]:

@@ -13,15 +13,17 @@ from fhir_secondop.opinion import (
     eligibility,
     facts,
     invitation,
+    proposals,
     records,
     report,
+    urgent,
     workflow,
 )
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.clocks import AWAITING
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.third import suggested
-from fhir_secondop.service import audit, clocks, follow_up, holds, invitations, scheduling, third
+from fhir_secondop.service import audit, clocks, follow_up, holds, invitations, preliminary, scheduling, third
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.service.operations.shapes import TEXT, Handler, Plain, obj, telling, with_case
 from fhir_secondop.store import resources
@@ -110,9 +112,12 @@ def case_summary(case: Case) -> Plain:
                         for n, i in enumerate(case.items)],
         "questions": case.questions,
         "followUps": follow_up.about(case),
+        "preliminary": preliminary.told(case),
+        "proposals": proposals.told(case),
         "gathering": [{"task": reference(t), "source": t["owner"].get("display", ""), "status": t["status"],
                        "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
         "thirdOpinion": {"suggested": bool(suggested(case)), "why": suggested(case)},
+        **({"urgent": urgent.told(case)} if urgent.of_case(case) else {}),
         "insurance": eligibility.told(case),
         "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
         "deliveries": [

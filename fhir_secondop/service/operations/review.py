@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from fhir_secondop.model import Operation
-from fhir_secondop.service import blinding, comparing, review, sealing, signing
+from fhir_secondop.service import blinding, comparing, preliminary, review, sealing, signing
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.operations.shapes import (
     REASON,
@@ -50,6 +50,9 @@ def rows(context: Context) -> list[Operation]:
         Operation("compare", "ServiceRequest", "The original and the second opinion side by side, item by item.",
                   partial(telling, context)(comparing.side_by_side), reads=True, shows=("*",)),
         Operation("submit-report", "ServiceRequest", "Stores the reviewer's draft.", act(signing.submit), draft),
+        Operation("show-preliminary", "ServiceRequest",
+                  "Shows the draft to the clinicians of the case before it is signed; it is not delivered.",
+                  act(preliminary.show)),
         Operation("sign", "ServiceRequest", "The only way to final: report, document and deliveries.",
                   act(signing.sign)),
         Operation("verify", "ServiceRequest", "Whether signature and bytes of a signed version hold, and who signed.",

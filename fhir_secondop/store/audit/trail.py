@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,26 @@ class Page:
     cursor: str
 
 
-def of_case(connection: Connection, case_id: str, *, count: int, cursor: str = "") -> Page:
-    """The newest rows of a case, or those after a cursor. Raises Invalid when the cursor is none of ours."""
+def of_case(
+    connection: Connection,
+    case_id: str,
+    *,
+    count: int,
+    cursor: str = "",
+    zone: str = "",
+    operations: Sequence[str] = (),
+) -> Page:
+    """The newest rows of a case, or those after a cursor. Raises Invalid when the cursor is none of ours.
+
+    Without those that name one of `operations` or a resource of that `zone` of the case, and without what else their
+    requests did.
+    """
     query = sa.select(tables.audit).where(_AUDIT.case_id == case_id)
+    if zone:
+        ids = sa.select(tables.resource.c.id).where(tables.resource.c.case_id == zone)
+        named = sa.or_(_AUDIT.id.in_(ids), _AUDIT.operation.in_(operations))
+        requests = sa.select(_AUDIT.request).where(_AUDIT.case_id == case_id, _AUDIT.request != "", named)
+        query = query.where(sa.not_(named), _AUDIT.request.not_in(requests))
     if cursor:
         place = _PLACE.fullmatch(cursor)
         if place is None:

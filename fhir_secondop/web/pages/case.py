@@ -9,7 +9,7 @@ from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
-from fhir_secondop.opinion import codes, consultation, facts, progress, workflow
+from fhir_secondop.opinion import codes, consultation, facts, progress, urgent, workflow
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import AWAITING
 from fhir_secondop.opinion.people import display_name
@@ -93,6 +93,7 @@ def _page(frame: Frame, case_id: str) -> Response:
         needs=progress.needs(case, candidates) if able.coordinates else [],
         board=frame.run("alignment", case_id),
         summary=summary,
+        urgent=urgent.told(case),
         deliveries=summary["deliveries"],
         manifest=frame.run("manifest", case_id),
         complete=frame.run("completeness", case_id) if frame.sees_record(case_id) else None,

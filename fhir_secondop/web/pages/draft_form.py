@@ -14,12 +14,13 @@ from fhir_secondop.web.pages.forms import tidy
 
 PROSE = ("history", "findings", "assessment")
 AXES = {"diagnosis": codes.DIAGNOSIS_CODES, "treatment": codes.TREATMENT_CODES}
-_MORE = ("significance", "confidence", "basis", "wouldChange", "missing")
+_MORE = ("significance", "confidence", "basis", "wouldChange", "missing", "urgentContact")
 MAX_RECOMMENDATIONS = 50
 LABELS = {
     "conclusion": "Conclusion", "history": "History", "findings": "Findings", "assessment": "Assessment",
     "basis": "Basis", "wouldChange": "What would change it", "missing": "What is missing",
     "significance": "Significance", "confidence": "Confidence", "concordance": "Concordance",
+    "urgentContact": "Told in the urgent call",
 }  # fmt: skip
 
 

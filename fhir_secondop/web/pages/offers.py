@@ -8,9 +8,10 @@ from fhir_secondop.access import rights
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case, Member
-from fhir_secondop.service import review
+from fhir_secondop.service import proposing, review
 from fhir_secondop.service.drafts import is_signed
 from fhir_secondop.service.third import may_ask
+from fhir_secondop.service.urgent import may_record
 
 # A case that came to one of these takes no reviewer, no record and no report any more.
 _ENDED = ("completed", "rejected", "failed", "cancelled")
@@ -32,8 +33,11 @@ class Offers:
     cancels: bool
     seeks_third: bool
     follows_up: bool
+    shows_draft: bool  # to the other clinicians, before it is signed
+    proposes: bool  # something, before the report
     schedules: bool  # may record what was booked elsewhere
     holds: bool  # may put the case on hold, and let it go on
+    records_call: bool  # that closes an urgent contact
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
@@ -58,6 +62,9 @@ def of_case(case: Case, caller: Caller) -> Offers:
         reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
         seeks_third=asks_about,
         follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",
+        shows_draft=reviews and task["status"] == "in-progress",
+        proposes=reviews and task["status"] in proposing.TAKES,
+        records_call=desk or reviews or "requester" in caller.roles or may_record(case, caller),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
         schedules=task["status"] in ("accepted", "ready", "in-progress", "completed") and (desk or reviews),
         holds=is_open and (desk or reviews),

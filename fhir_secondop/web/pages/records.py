@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from fhir_secondop.opinion import lines
+from fhir_secondop.opinion import lines, proposals
+from fhir_secondop.service.arrivals import is_result
 from fhir_secondop.web.pages import offers
 from fhir_secondop.web.pages.frame import Frame
 
@@ -22,6 +23,10 @@ def add(routes: Blueprint, frame: Frame) -> None:
             merged=frame.run("merged-record", case_id),
             manifest=frame.run("manifest", case_id),
             able=offers.of_case(case, frame.caller),
+            proposals=[
+                p for p in proposals.told(case) if p["outcome"] is None or p["outcome"]["outcome"] == "accepted"
+            ],
+            results=[line for entry in lines.of_case(case) for line in entry.copies if is_result(line.reference)],
         )
 
 

@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from fhir_secondop.errors import Conflict, Invalid
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import facts, lines
+from fhir_secondop.opinion import facts, lines, urgent
 from fhir_secondop.opinion.report import Draft
 from fhir_secondop.rest.operations import check
 from fhir_secondop.service import drafts, gather, signing
@@ -114,6 +114,7 @@ def _editor(frame: Frame, opened: drafts.Opened) -> Response:
         chapters=by_chapter(lines.of_case(case)),
         gap_titles={i.code: i.title for i in opened.items},
         merged=frame.run("merged-record", case.id),
+        urgent=urgent.told(case),
     )
 
 

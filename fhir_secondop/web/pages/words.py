@@ -77,7 +77,18 @@ COVERED = {"covered": "covered", "not-covered": "not covered", "unknown": "not k
 COVERED_MARKS = {"covered": "ok", "not-covered": "bad", "unknown": "warn", "asking": "wait"}
 AUTHORIZATION = {"required": "required", "not-required": "not required", "unknown": "not stated"}
 PRIORITIES = {"routine": "routine", "urgent": "urgent", "asap": "as soon as possible", "stat": "at once"}
-NOTICES = {"accepted": "accepted", "due-after-deadline": "due after the deadline", "overdue": "overdue"}
+PROPOSALS = {"test": "a test", "plan": "a change of the plan"}
+PROPOSAL_ENDS = {
+    "accepted": "taken up", "declined": "not taken up", "aged-out": "nobody answered", "withdrawn": "taken back",
+}  # fmt: skip
+PROPOSAL_MARKS = {"accepted": "ok", "declined": "warn", "aged-out": "warn", "withdrawn": "plain"}
+NOTICES = {
+    "proposal-ended": "what became of a proposal",
+    "result-arrived": "a result",
+    "accepted": "accepted",
+    "due-after-deadline": "due after the deadline",
+    "overdue": "overdue",
+}
 CLOCKS = notices.CLOCKS
 MEASURES = {
     "concordance": "Concordance", "since-request": "Since the request",
@@ -105,7 +116,13 @@ BOOKINGS = {
     "booked": "booked", "fulfilled": "took place", "noshow": "the patient did not come", "cancelled": "called off",
 }  # fmt: skip
 BOOKING_MARKS = {"booked": "wait", "fulfilled": "ok", "noshow": "warn", "cancelled": "plain"}
+URGENT = {
+    "raised": "call now", "deputy": "not reached: call the deputy", "coordinator": "not reached: the coordinator calls",
+    "unreached": "nobody reached: call everybody again",
+}  # fmt: skip
 DONE = {
+    "raise-urgent": "It is raised; it stays open until a conversation is recorded.",
+    "record-call": "The conversation is recorded.",
     "gather": "The record is being gathered again.", "request-item": "It was asked for.",
     "ask-reviewer": "The reviewer was asked.", "reassign": "The case is open for the next reviewer.",
     "check-coverage": "The payer is being asked.", "accept": "You have taken the case.",
@@ -115,6 +132,10 @@ DONE = {
     "replay": "The delivery is tried again.", "confirm-patient": "It is recorded who the patient is there.",
     "cancel": "It was called off.", "saved": "The draft is saved.", "unlink": "The group was taken apart.",
     "link": "The copies were linked.", "first-read": "Your first read is locked; the first opinion is open.",
+    "show-preliminary": "The clinicians of the case can read it; it is marked as preliminary.",
+    "propose": "It is on its way to every recipient.", "answer-proposal": "The reviewer is told.",
+    "withdraw-proposal": "It was taken back; every recipient is told.",
+    "proposal-result": "It is recorded, and the reviewer is told.",
     "ask-follow-up": "Your question is with the reviewer.",
     "third-opinion": "A case for a third opinion was opened; it is on the work list.",
     "break-blind": "The first opinion is open; the report will say so.",

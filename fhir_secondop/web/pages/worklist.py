@@ -76,7 +76,7 @@ def needing(rows: list[Row]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
 
 
 def row_of(one: Listed, roles: frozenset[str]) -> Row:
-    """A listed case as a row; what needs a person is the coordinator's."""
+    """A listed case as a row; what needs a person is the coordinator's, a call everybody's whom it may reach."""
     case, decision = one.case, facts.decision(one.case)
     return Row(
         id=case.id,
@@ -89,5 +89,5 @@ def row_of(one: Listed, roles: frozenset[str]) -> Row:
         stage=one.stage,
         waiting=progress.waiting_for(case),
         clocks=one.clocks,
-        needs=tuple(progress.needs(case, one.candidates)) if "coordinator" in roles else (),
+        needs=tuple(progress.needs(case, one.candidates) if "coordinator" in roles else progress.urgent_needs(case)),
     )

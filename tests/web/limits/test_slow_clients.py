@@ -159,12 +159,13 @@ def test_a_large_body_that_comes_steadily_has_its_time(start: Start) -> None:
 
 
 def test_slow_clients_of_one_address_leave_room_for_others(start: Start) -> None:
-    """All that one address may hold, and more: what is over is closed at once, what is left is served."""
+    """All that one address may hold, and more: what is over is refused at once, what is left is served."""
     dial = start(CONNECTIONS_OF_ONE=10, HEADER_S=60)
     held = [dial() for _ in range(10)]
     for wire in held:
         wire.send(b"GET / HTTP/1.1\r\n")
     over = dial()
+    assert over.answer().status == 503
     assert over.answer().status == 0
     held[0].send(b"\r\n")
     assert held[0].answer().status == 200

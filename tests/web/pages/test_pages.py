@@ -117,10 +117,32 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
     world.post(case_id, "sign", who="reviewer")
     world.work(60)
     assert {who: offered(who) for who in OFFERED} == {
-        "desk": {"schedule", "third-opinion", "ask-follow-up"}, "reviewer": {"schedule"},
-        "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up"},
-        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up"},
+        "desk": {"schedule", "third-opinion", "ask-follow-up"}, "reviewer": {"schedule", "raise-urgent"},
+        "pcp": {"acknowledge", "decide", "third-opinion", "ask-follow-up", "answer-proposal"},
+        "surgeon": {"acknowledge", "decide", "plan-of-record", "third-opinion", "ask-follow-up", "answer-proposal"},
     }  # fmt: skip
+
+
+def test_a_proposal_is_made_answered_and_gets_its_result_by_forms(clinic: Clinic) -> None:
+    case_id = clinic.world.gathered()
+    clinic.world.accept(case_id)
+    case = f"/cases/{case_id}"
+    form = {"kind": "test", "text": "MRI <b>of</b> the breast", "why": "the margin", "until": ""}
+    assert clinic.send(case, f"{case}/do/propose", "reviewer", **form).status_code == 303
+    assert f"{case}/do/propose" not in clinic.forms(case, "desk")
+    assert "MRI <b>of</b> the breast" in clinic.text(case, "surgeon")
+    refused = clinic.send(case, f"{case}/do/answer-proposal", "pcp", proposal="1", outcome="declined", reason="")
+    assert "Say why it is not taken up" in refused.get_data(as_text=True)
+    assert clinic.send(case, f"{case}/do/answer-proposal", "pcp", proposal="1", outcome="accepted").status_code == 303
+    assert f"{case}/do/answer-proposal" not in clinic.forms(case, "pcp")
+    assert "taken up" in clinic.text(case, "reviewer")
+    results = clinic.forms(f"{case}/records", "desk")
+    assert f"{case}/do/proposal-result" in results
+    record = clinic.world.package(case_id, "Observation")
+    cited = next(f"Observation/{r['id']}" for r in record if "source" in r.get("meta", {}))
+    sent = clinic.send(f"{case}/records", f"{case}/do/proposal-result", "desk", proposal="1", result=cited)
+    assert sent.status_code == 303
+    assert cited in clinic.text(case, "reviewer")
 
 
 def test_the_clocks_stand_on_the_case_with_the_notices_to_its_reader(clinic: Clinic) -> None:
@@ -250,6 +272,61 @@ def test_a_patient_asks_about_the_report_on_its_own_page(clinic: Clinic) -> None
         assert "zq-may I travel?" in shown, path
         assert "not answered yet" in shown, path
     assert "See the questions" in clinic.get(f"/cases/{case_id}", "desk").get_data(as_text=True)
+
+
+def test_an_urgent_contact_is_first_on_the_list_and_the_call_is_recorded_on_the_case(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.gathered()
+    world.accept(case_id)
+    raising, recording = f"/cases/{case_id}/do/raise-urgent", f"/cases/{case_id}/do/record-call"
+    assert raising in clinic.forms(f"/cases/{case_id}", "reviewer")
+    assert "zq-cord" not in clinic.get(f"/cases/{case_id}", "desk").get_data(as_text=True)
+    clinic.admit(case_id, PATIENT)
+    before = clinic.text(f"/my/{case_id}", "maren")
+    assert clinic.post(raising, {"finding": " "}, "reviewer").status_code == 422
+    assert clinic.post(raising, {"finding": "zq-cord is compressed", "to": ""}, "reviewer").status_code == 303
+    assert clinic.text(f"/my/{case_id}", "maren") == before
+    listed = clinic.get("/", "desk").get_data(as_text=True)
+    assert listed.index("Somebody must be called now") < listed.index(f"/cases/{case_id}#urgent")
+    for who in ("surgeon", "pcp", "reviewer"):
+        assert "Somebody must be called now" in clinic.text("/", who), who
+    shown = clinic.get(f"/cases/{case_id}", "surgeon").get_data(as_text=True)
+    assert "zq-cord is compressed" in shown
+    assert "To be called now: Dr. Harlan Mockridge" in shown
+    assert shown.index('id="urgent"') < shown.index('id="asked"')
+    for who in ("desk", "reviewer", "surgeon", "pcp"):
+        assert recording in clinic.forms(f"/cases/{case_id}", who), who
+    fields = {"with": "Dr. Harlan Mockridge", "readBack": "zq-today", "by": "", "at": ""}
+    assert clinic.post(recording, fields, "surgeon").status_code == 303
+    after = clinic.text(f"/my/{case_id}", "maren")
+    ends = after.index("Who saw"), before.index("Who saw")  # there stands who opened the case's page meanwhile
+    assert after[: ends[0]] == before[: ends[1]]
+    assert set(re.findall(r"\((.*?)\)", after[ends[0] :])) <= set(re.findall(r"\((.*?)\)", before[ends[1] :]))
+    shown = clinic.get(f"/cases/{case_id}", "desk").get_data(as_text=True)
+    assert "Dr. Harlan Mockridge spoke with Dr. Harlan Mockridge" in shown
+    assert "Read back: zq-today" in shown
+    assert "spoken about" in shown
+    assert recording not in clinic.forms(f"/cases/{case_id}", "desk")
+    assert "Somebody must be called now" not in clinic.get("/", "desk").get_data(as_text=True)
+
+
+def test_a_critical_item_names_its_call_in_the_editor(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.gathered()
+    world.accept(case_id)
+    editor = f"/cases/{case_id}/review"
+    judged = {**ANSWERS, "item.0.diagnosis.concordance": "confirmed", "item.0.diagnosis.significance": "critical",
+              "gap": gaps_of(clinic, case_id)}  # fmt: skip
+    assert written(clinic, case_id, **judged).status_code == 303
+    assert "have somebody called now" in clinic.text(editor, "reviewer")
+    contact = world.post(case_id, "raise-urgent", {"finding": "zq-cord"}, "reviewer")["resource"].partition("/")[2]
+    assert "no conversation yet" in clinic.text(editor, "reviewer")
+    assert "item.1.treatment.urgentContact" in clinic.forms(editor, "reviewer")[editor]
+    world.post(case_id, "record-call", {"with": "Dr. Harlan Mockridge", "readBack": "Understood."}, "surgeon")
+    world.post(case_id, "sign", who="reviewer", status=422)
+    assert written(clinic, case_id, **judged, **{"item.0.diagnosis.urgentContact": contact}).status_code == 303
+    assert clinic.forms(editor, "reviewer")[editor]["item.0.diagnosis.urgentContact"] == contact
+    world.post(case_id, "sign", who="reviewer")
 
 
 def test_no_page_runs_or_loads_anything_but_our_own_files_and_none_is_kept(clinic: Clinic) -> None:
