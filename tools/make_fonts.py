@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fontTools import subset
 from fontTools.ttLib import TTCollection, TTFont
+from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
 
 FONTS = Path(__file__).parent.parent / "fhir_secondop" / "opinion" / "fonts"
 SCRIPTS = (
@@ -51,6 +52,12 @@ def smaller(font: TTFont, points: list[int], features: list[str]) -> TTFont:
     cutter = subset.Subsetter(subset.Options(hinting=False, layout_features=features, name_IDs=["*"]))
     cutter.populate(unicodes=points)
     cutter.subset(font)
+    # One table of 32 bits: in the 16-bit one that fontTools writes typst doesn't find some thirty characters of the
+    # Chinese font, "博" and "？" among them.
+    whole = CmapSubtable.newSubtable(12)
+    whole.platformID, whole.platEncID, whole.language = 3, 10, 0
+    whole.cmap = dict(font.getBestCmap())
+    font["cmap"].tables = [whole]
     return font
 
 

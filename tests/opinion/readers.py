@@ -256,12 +256,13 @@ _HEADINGS = (
 def of_pdf(pdf: bytes) -> Facts:
     """The facts of the PDF: its text as a reader would select and copy it, page by page."""
     lines: list[str] = []
-    for page in pypdfium2.PdfDocument(pdf):
+    document = pypdfium2.PdfDocument(pdf)
+    for number, page in enumerate(document, 1):
         text = page.get_textpage().get_text_range().replace("\r\n", "\n").replace("\r", "\n")
         text = text.replace("\ufffe", "-\n")  # PDFium's way of saying that a line ends in a hyphen
         text = "\n".join(map(_left_to_right, text.split("\n")))
         body, _, footer = text.rpartition("\nCase ")
-        assert " page " in footer, text
+        assert footer.endswith(f" page {number} / {len(document)}"), text
         lines += body.split("\n")
     parts: dict[str, list[str]] = {"": []}
     title = ""
