@@ -155,18 +155,18 @@ def plan_text(facts: Facts) -> str:
 
 def proposal_text(facts: Facts) -> str:
     """A proposal as plain text."""
-    withdrawn = [f"WITHDRAWN. {facts['withdrawn']}", ""] if facts["withdrawn"] else []
+    withdrawn = [*_wrap(f"WITHDRAWN. {facts['withdrawn']}"), ""] if facts["withdrawn"] else []
     return "\n".join(
         [
             *_head("PROPOSAL, NOT AN ORDER", facts),
-            *_field("Proposed by", facts["author"]),
+            *_field("Author", facts["author"]),
             *_field("Kind", facts["kind"]),
             *_field("Answer by", facts["until"]),
             "",
             *withdrawn,
             *_block("PROPOSED", facts["text"]),
             *(_block("WHY", facts["why"]) if facts["why"] else []),
-            _PROPOSAL,
+            *_wrap(_PROPOSAL),
             "",
             *_foot(facts),
         ]
