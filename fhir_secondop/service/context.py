@@ -169,9 +169,24 @@ def require_hand(tx: Transaction, context: Context, case: Case) -> None:
     """
     if rights.has_role(tx.caller, "requester"):
         require_record(tx, context, case.id)
+        if was_only_asked(case, tx.caller):
+            raise Forbidden("You were asked to review this case; accept it first.")
         return
     if case.reviewer is None or not rights.acts_as(tx.caller, case.reviewer.identifiers):
         raise Forbidden("This is for the requester of the case, the reviewer who has accepted it, and the coordinator.")
+
+
+def was_only_asked(case: Case, caller: Caller) -> bool:
+    """Whether the caller was asked to review the case, has not answered, and is nothing else to it.
+
+    Who asks for opinions elsewhere does not ask for this one by that.
+    """
+    asked = (t["owner"]["reference"] for t in case.reviews if t["status"] in ("requested", "received"))
+    people = [person for ref in asked if (person := case.directory.person(ref)) is not None]
+    mine = any(rights.acts_as(caller, person.identifiers) for person in people)
+    return mine and not (
+        rights.has_role(caller) or any(rights.acts_as(caller, m.person.identifiers) for m in case.audience)
+    )
 
 
 def _is_large(stored: Stored) -> bool:

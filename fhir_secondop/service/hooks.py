@@ -14,7 +14,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.opinion import intake, workflow
 from fhir_secondop.opinion.intake import Sent
 from fhir_secondop.service import audience, clocks, holds, review
-from fhir_secondop.service.context import Context, load, whole_case
+from fhir_secondop.service.context import Context, load, was_only_asked, whole_case
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
 from fhir_secondop.store.bundles import Entry
@@ -108,7 +108,9 @@ def _check(context: Context, tx: Transaction, change: Change) -> None:
 def _asks_for_patient(context: Context, tx: Transaction, case_id: str) -> bool:
     """Whether the caller may say what the patient wants: it coordinates, or requests and sees this case's record."""
     has_part = resources.sees_record(tx.connection, context.visibility(tx.caller), case_id)
-    return has_part and rights.has_role(tx.caller, "requester")
+    if not has_part or not rights.has_role(tx.caller, "requester"):
+        return False
+    return not was_only_asked(load(tx.connection, EVERYTHING, case_id), tx.caller)
 
 
 def _outside(context: Context, tx: Transaction, stored: Stored) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from fhir_secondop.opinion import intake_json, workflow
 from tests.service.conftest import TOKENS, Bench
+from tests.service.test_consent import consent, patient_of
 from tests.service.test_review import accepted, asked, coordination, example, operate, operate_get, resources
 from tests.service.world import World, opened
 
@@ -31,6 +32,23 @@ def test_a_reviewer_who_was_asked_does_nothing_to_the_record_before_accepting(be
     assert operate(bench, case_id, code, body, "reviewer").status_code == 403
     operate(bench, case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
     assert operate(bench, case_id, code, body, "reviewer").status_code in (200, 201, 202)
+
+
+def test_who_asks_for_opinions_elsewhere_does_nothing_to_a_case_it_was_only_asked_to_review(world: World) -> None:
+    both = TOKENS.replace('roles = ["reviewer"]', 'roles = ["reviewer", "requester"]')
+    assert both != TOKENS
+    (world.folder / "tokens.toml").write_text(both)
+    world.start()
+    case_id = world.gathered(sources=[])
+    world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    world.post(case_id, "gather", {}, "reviewer", 403)
+    given = consent(patient_of(world, case_id))
+    assert world.call("POST", "/fhir/Consent", given, "reviewer").status_code == 403
+    made = world.call("POST", "/fhir/Consent", given).get_json()
+    path = f"/fhir/Consent/{made['id']}"
+    assert world.call("PUT", path, {**made, "status": "inactive"}, "reviewer").status_code == 403
+    world.post(case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
+    world.post(case_id, "gather", {}, "reviewer")
 
 
 @pytest.mark.parametrize("who", ["reviewer", "desk"])
