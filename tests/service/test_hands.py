@@ -41,14 +41,14 @@ def test_who_asks_for_opinions_elsewhere_does_nothing_to_a_case_it_was_only_aske
     world.start()
     case_id = world.gathered(sources=[])
     world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
-    world.post(case_id, "gather", {}, "reviewer", 403)
+    world.post(case_id, "pause", {"reason": "awaiting-tests"}, "reviewer", 403)
     given = consent(patient_of(world, case_id))
     assert world.call("POST", "/fhir/Consent", given, "reviewer").status_code == 403
     made = world.call("POST", "/fhir/Consent", given).get_json()
     path = f"/fhir/Consent/{made['id']}"
     assert world.call("PUT", path, {**made, "status": "inactive"}, "reviewer").status_code == 403
     world.post(case_id, "accept", {"declaration": {"interests": "none"}}, "reviewer")
-    world.post(case_id, "gather", {}, "reviewer")
+    world.post(case_id, "pause", {"reason": "awaiting-tests"}, "reviewer")
 
 
 @pytest.mark.parametrize("who", ["reviewer", "desk"])
