@@ -9,7 +9,7 @@ from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
-from fhir_secondop.opinion import codes, consultation, facts, progress, urgent, workflow
+from fhir_secondop.opinion import blinding, codes, consultation, facts, progress, urgent, workflow
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import AWAITING
 from fhir_secondop.opinion.people import display_name
@@ -106,6 +106,7 @@ def _page(frame: Frame, case_id: str) -> Response:
         events=history.events(frame.context, frame.caller, case_id),
         able=able,
         blind=frame.is_blind(case_id),
+        blindness=blinding.of_case(case),
         third=summary["thirdOpinion"],
         thirds=frame.third_opinions(case_id),
         compared=frame.run("compare", case_id) if drafts.is_signed(case) else None,
@@ -125,10 +126,11 @@ def _plan_version(summary: Plain) -> int:
 
 
 def _mine(able: offers.Offers, summary: Plain) -> dict[str, Plain]:
-    """The newest delivery of report and plan to the reader, by what it carries."""
+    """The newest delivery of report and plan to the reader, by what it carries. A proposal is answered elsewhere."""
     found: dict[str, Plain] = {}
     for one in summary["deliveries"]:
         is_mine = able.member is not None and one["to"] == able.member.person.name and one["status"] != "cancelled"
+        is_mine = is_mine and one["what"] in ("report", "plan")
         if is_mine and one["version"] >= found.get(one["what"], {"version": 0})["version"]:
             found[one["what"]] = one
     return found
