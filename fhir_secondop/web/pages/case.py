@@ -94,6 +94,7 @@ def _page(frame: Frame, case_id: str) -> Response:
         board=frame.run("alignment", case_id),
         summary=summary,
         urgent=urgent.told(case),
+        clinicians=case.audience,
         deliveries=summary["deliveries"],
         manifest=frame.run("manifest", case_id),
         complete=frame.run("completeness", case_id) if frame.sees_record(case_id) else None,

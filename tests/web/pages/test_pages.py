@@ -280,11 +280,12 @@ def test_an_urgent_contact_is_first_on_the_list_and_the_call_is_recorded_on_the_
     world.accept(case_id)
     raising, recording = f"/cases/{case_id}/do/raise-urgent", f"/cases/{case_id}/do/record-call"
     assert raising in clinic.forms(f"/cases/{case_id}", "reviewer")
+    named = re.findall(r'value="(\w+/[^"]+)">Dr. Ines Placeholder', clinic.get(f"/cases/{case_id}", "reviewer").text)
     assert "zq-cord" not in clinic.get(f"/cases/{case_id}", "desk").get_data(as_text=True)
     clinic.admit(case_id, PATIENT)
     before = clinic.text(f"/my/{case_id}", "maren")
     assert clinic.post(raising, {"finding": " "}, "reviewer").status_code == 422
-    assert clinic.post(raising, {"finding": "zq-cord is compressed", "to": ""}, "reviewer").status_code == 303
+    assert clinic.post(raising, {"finding": "zq-cord is compressed", "deputy": named[1]}, "reviewer").status_code == 303
     assert clinic.text(f"/my/{case_id}", "maren") == before
     listed = clinic.get("/", "desk").get_data(as_text=True)
     assert listed.index("Somebody must be called now") < listed.index(f"/cases/{case_id}#urgent")
@@ -293,6 +294,7 @@ def test_an_urgent_contact_is_first_on_the_list_and_the_call_is_recorded_on_the_
     shown = clinic.get(f"/cases/{case_id}", "surgeon").get_data(as_text=True)
     assert "zq-cord is compressed" in shown
     assert "To be called now: Dr. Harlan Mockridge" in shown
+    assert "deputy Dr. Ines Placeholder" in shown
     assert shown.index('id="urgent"') < shown.index('id="asked"')
     for who in ("desk", "reviewer", "surgeon", "pcp"):
         assert recording in clinic.forms(f"/cases/{case_id}", who), who
