@@ -102,7 +102,7 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
         return {code for code in found if not code.startswith("/sign-out")}
 
     called_off = f"{case}/tasks/{coordination(clinic, case_id)}/cancel"
-    assert offered("desk") == {"ask-reviewer", "gather", "check-coverage", "pause", called_off}
+    assert offered("desk") == {"ask-reviewer", "blind-first", "gather", "check-coverage", "pause", called_off}
     assert offered("pcp") == {f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
     assert offered("surgeon") == set()
     world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
@@ -142,7 +142,9 @@ def test_a_proposal_is_made_answered_and_gets_its_result_by_forms(clinic: Clinic
     cited = next(f"Observation/{r['id']}" for r in record if "source" in r.get("meta", {}))
     sent = clinic.send(f"{case}/records", f"{case}/do/proposal-result", "desk", proposal="1", result=cited)
     assert sent.status_code == 303
-    assert cited in clinic.text(case, "reviewer")
+    name = next(r["code"]["text"] for r in record if cited.endswith(r["id"]))
+    assert f"Result: {name}" in clinic.text(case, "reviewer")
+    assert f"Result: {cited}" in clinic.text(case, "surgeon")  # who does not see the record
 
 
 def test_the_clocks_stand_on_the_case_with_the_notices_to_its_reader(clinic: Clinic) -> None:
