@@ -6,17 +6,20 @@ On other days nothing passes: a business day from Friday 15:00 ends on Monday at
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from zoneinfo import ZoneInfo
 
+from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import times
 
 DAY_MS = 86_400_000
 _MONDAY = date(1970, 1, 5).toordinal()
 _LAST = date(9999, 12, 30).toordinal()
+_ZONED = re.compile(r".+T.+(Z|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,20 @@ class Calendar:
     def midnight(self, day: date) -> int:
         """When that day begins at the site; where the clock skips midnight, when the day's first hour does."""
         return times.milliseconds(datetime(day.year, day.month, day.day, tzinfo=self.zone))
+
+    def instant(self, text: str, path: str) -> str:
+        """A time that somebody wrote as a FHIR instant; without a zone it is the site's. Raises Invalid at `path`."""
+        try:
+            if _ZONED.fullmatch(text):
+                return times.instant(times.interval(text).low)
+            local = datetime.fromisoformat(text).replace(tzinfo=self.zone)
+            if "T" in text:
+                return times.instant(times.milliseconds(local))
+        except (ValueError, Invalid):
+            pass
+        raise Invalid(
+            'Write a day and a time: "2026-11-23T09:30:00Z", or without Z in the time of the site.', path=path
+        )
 
     def local(self, ms: int) -> str:
         """An instant as the site's clock shows it: "2026-12-11 15:00 Europe/Berlin"."""

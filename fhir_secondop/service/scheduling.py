@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
 from typing import Any
 
 from fhir_secondop.errors import Conflict, Invalid
@@ -22,7 +20,6 @@ _BUSINESS = {"booked": "visit-scheduled", "fulfilled": "visit-complete", "noshow
 _WHY_NOT = {
     "on-hold": "resume it first", "requested": "nobody has accepted it yet", "received": "nobody has accepted it yet",
 }  # fmt: skip
-_ZONED = re.compile(r".+T.+(Z|[+-]\d\d:\d\d)")
 
 
 def schedule(context: Context, caller: Caller, case_id: str, plain: Plain) -> Plain:
@@ -100,7 +97,7 @@ def _booking(
     if missing:
         raise Invalid("Say how it takes place, and from when to when.", path=missing[0])
     for name in ("start", "end"):
-        whole[name] = _instant(context, whole[name], name)
+        whole[name] = context.clocks.calendar.instant(whole[name], name)
     if times.interval(whole["end"]).low <= times.interval(whole["start"]).low:
         raise Invalid("It ends before it begins.", path="end")
     if status in ("fulfilled", "noshow") and times.interval(whole["start"]).low > context.now():
@@ -118,19 +115,6 @@ def _kept(named: Resource) -> Plain:
     reason = named.get("cancelationReason", {}).get("text", "")
     found = {"booking": _booked_as(named), "place": place, "reason": reason}
     return {name: value for name, value in found.items() if value}
-
-
-def _instant(context: Context, text: str, name: str) -> str:
-    """A time as a FHIR instant; without a zone it is the site's."""
-    try:
-        if _ZONED.fullmatch(text):
-            return times.instant(times.interval(text).low)
-        local = datetime.fromisoformat(text).replace(tzinfo=context.clocks.calendar.zone)
-        if "T" in text:
-            return times.instant(times.milliseconds(local))
-    except (ValueError, Invalid):
-        pass
-    raise Invalid('Write a day and a time: "2026-11-23T09:30:00Z", or without Z in the time of the site.', path=name)
 
 
 def _same(known: Resource, booked: Resource) -> bool:

@@ -148,9 +148,15 @@ def _meant(contacts: list[Resource], task_id: str) -> Resource:
 
 
 def _checked_time(context: Context, contact: Resource, at: str) -> str:
+    raised = times.interval(contact["authoredOn"])
+    if len(at) == len("2026-11-23T09:30"):
+        at = context.clocks.calendar.instant(at, "at")
+        begins = times.interval(at).low
+        # It names a minute: of the one in which it was raised, what is left of it.
+        at = contact["authoredOn"] if begins <= raised.low < begins + _MINUTE_MS else at
     spoken = times.interval(at)
     if spoken.low > context.now():
         raise Invalid("The conversation would be in the future.", path="at")
-    if spoken.high <= times.interval(contact["authoredOn"]).low:
+    if spoken.high <= raised.low:
         raise Invalid("An earlier conversation does not count: this is before it was raised.", path="at")
     return at

@@ -3,108 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-from waitress.server import create_server
 
-from tests.conftest import free_port
-from tests.service.world import EXAMPLES, opened
-from tests.web.pages.conftest import PATIENT, Clinic
+from tests.interop.browser import Browser, press, saved
+from tests.service.world import EXAMPLES
+from tests.web.pages.conftest import PATIENT
 
 pytestmark = pytest.mark.shared
-WIDTHS = (1280, 390, 360)
-GRAVE = ("serious", "critical")
-SHOTS = os.environ.get("PAGES_SHOTS", "")  # a folder: every page that is looked at is drawn there
-
-
-@dataclass
-class Browser:
-    """A Chromium, and the pages served to it."""
-
-    clinic: Clinic
-    chromium: Any
-    base: str
-    looked: int = 0
-    bad: list[str] = field(default_factory=list)
-
-    def visit(self, who: str, path: str = "/", *, width: int = 1280, script: bool = True, calm: bool = False) -> Any:
-        """A page opened by somebody; whatever the browser complains about fails the test, unless `calm`."""
-        context = self.chromium.new_context(viewport={"width": width, "height": 900}, java_script_enabled=script)
-        context.set_default_timeout(15_000)
-        page = context.new_page()
-        page.on(
-            "console",
-            lambda m: self.bad.append(f"{path}: {m.text}") if m.type in ("error", "warning") and not calm else None,
-        )
-        page.on("pageerror", lambda error: self.bad.append(f"{path}: {error}"))
-        page.on("request", lambda r: None if r.url.startswith((self.base, "data:")) else self.bad.append(r.url))
-        if who:
-            context.add_cookies([{"name": "visitor", "value": who, "url": self.base}])
-        page.goto(self.base + path)
-        return page
-
-    def look(self, who: str, path: str, name: str) -> None:
-        """A page at every width."""
-        for width in WIDTHS:
-            page = self.visit(who, path, width=width)
-            self.check(page, f"{name}-{width}")
-            page.context.close()
-
-    def check(self, page: Any, name: str) -> None:
-        """axe finds nothing grave on what is shown, and nothing reaches beyond the window."""
-        from axe_playwright_python.sync_playwright import Axe
-
-        found = Axe().run(page).response["violations"]
-        assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found if v["impact"] in GRAVE] == [], name
-        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0, name
-        self.looked += 1
-        if SHOTS:
-            page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
-            page.screenshot(path=str(Path(SHOTS) / f"{name}-full.png"), full_page=True)
-
-
-@pytest.fixture
-def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    # Asked for inside the fixture: a skip at collection would show in the first suite, which skips nothing.
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with opened(tmp_path, f"sqlite:///{tmp_path / 'test.sqlite'}", monkeypatch) as world:
-        for name, shape in (("riverside", "full"), ("lakeside", "full"), ("hillcrest", "read-only")):
-            world.ehr(name, shape)
-        clinic = Clinic(world)
-        port = free_port()
-        server = create_server(clinic.app, host="127.0.0.1", port=port, threads=8)
-        threading.Thread(target=server.run, daemon=True).start()
-        with playwright.sync_playwright() as started:
-            chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-            made = Browser(clinic, chromium, f"http://127.0.0.1:{port}")
-            yield made
-            chromium.close()
-            assert made.bad == []
-        server.close()
-
-
-def press(page: Any, name: str) -> None:
-    """Presses the button of that name and waits for the page that follows."""
-    with page.expect_navigation():
-        page.get_by_role("button", name=name, exact=True).click()
-
-
-def saved(page: Any) -> None:
-    """Waits until the page says that what was typed is stored."""
-    page.locator("#draft-status", has_text=re.compile(r"^Saved \d\d:\d\d")).wait_for()
 
 
 def test_a_case_goes_round_in_a_browser_and_no_page_keeps_anybody_out(browser: Browser) -> None:

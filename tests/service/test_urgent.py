@@ -137,6 +137,17 @@ def test_a_step_runs_twice_late_early_and_after_a_restart_without_harm(world: Wo
     assert call(world, case_id)["step"] == "coordinator"
 
 
+@pytest.mark.parametrize("minutes", [0, 5])
+def test_a_time_to_the_minute_is_of_the_site_and_never_before_it_was_raised(world: World, minutes: int) -> None:
+    case_id = accepted(world)
+    world.post(case_id, "raise-urgent", FINDING, "reviewer")
+    raised = contact(world, case_id)["authoredOn"]
+    world.clock.forward(600)
+    at = times.instant(times.interval(raised).low + minutes * 60_000)[:16]
+    world.post(case_id, "record-call", {**SPOKEN, "at": at})
+    assert call(world, case_id)["conversation"]["at"] == (raised if minutes == 0 else f"{at}:00Z")
+
+
 def test_a_recorded_conversation_alone_closes_it(world: World) -> None:
     case_id = accepted(world)
     world.post(case_id, "record-call", SPOKEN, status=409)  # nothing was raised
@@ -159,6 +170,10 @@ def test_a_recorded_conversation_alone_closes_it(world: World) -> None:
     for at, status in ((raised - 1000, 422), (raised - 60_000, 422)):  # it is about this one: nobody knew it before
         refused = world.post(case_id, "record-call", {**SPOKEN, "at": times.instant(at)}, status=status)
         assert "'at'" in str(refused)
+    for at in (raised - 60_000, raised + 120_000):  # to the minute, as a form gives it
+        refused = world.post(case_id, "record-call", {**SPOKEN, "at": times.instant(at)[:16]}, status=422)
+        assert "'at'" in str(refused)
+    world.post(case_id, "record-call", {**SPOKEN, "at": "2026-02-30T09:30"}, status=422)
     world.post(case_id, "record-call", SPOKEN, "stranger", 404)
     assert call(world, case_id)["open"]
 

@@ -14,8 +14,8 @@ _NAME = {"type": "string", "pattern": r"\S", "maxLength": 200}
 _MEMBER = {**_NAME, "description": "NPI, key or reference of a member of the audience"}
 _INSTANT = {
     "type": "string",
-    "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$",
-    "description": "with seconds and time zone",
+    "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d))?$",
+    "description": "with seconds and time zone, or to the minute by the clock of the site",
 }
 
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.errors import NotFound
-from fhir_secondop.opinion import codes, consultation, facts, progress, urgent, workflow
+from fhir_secondop.opinion import blinding, codes, consultation, facts, lines, progress, urgent, workflow
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import AWAITING
 from fhir_secondop.opinion.people import display_name
@@ -93,7 +93,9 @@ def _page(frame: Frame, case_id: str) -> Response:
         needs=progress.needs(case, candidates) if able.coordinates else [],
         board=frame.run("alignment", case_id),
         summary=summary,
+        results=_results(frame, case_id, summary),
         urgent=urgent.told(case),
+        clinicians=case.audience,
         deliveries=summary["deliveries"],
         manifest=frame.run("manifest", case_id),
         complete=frame.run("completeness", case_id) if frame.sees_record(case_id) else None,
@@ -106,6 +108,7 @@ def _page(frame: Frame, case_id: str) -> Response:
         events=history.events(frame.context, frame.caller, case_id),
         able=able,
         blind=frame.is_blind(case_id),
+        blindness=blinding.of_case(case),
         third=summary["thirdOpinion"],
         thirds=frame.third_opinions(case_id),
         compared=frame.run("compare", case_id) if drafts.is_signed(case) else None,
@@ -124,11 +127,23 @@ def _plan_version(summary: Plain) -> int:
     return max((d["version"] for d in summary["deliveries"] if d["what"] == "plan"), default=0)
 
 
+def _results(frame: Frame, case_id: str, summary: Plain) -> dict[str, str]:
+    """What came of proposals, as the record names it, by reference; nothing for who does not see the record."""
+    cited = {result for one in summary.get("proposals", []) for result in one["results"]}
+    if not cited or not frame.sees_record(case_id):
+        return {}
+    copies = [copy for entry in lines.of_case(frame.find(case_id, gathered=True)) for copy in entry.copies]
+    return {
+        c.reference: f"{c.about}{f', {c.date}' if c.date else ''}, {c.source}" for c in copies if c.reference in cited
+    }
+
+
 def _mine(able: offers.Offers, summary: Plain) -> dict[str, Plain]:
-    """The newest delivery of report and plan to the reader, by what it carries."""
+    """The newest delivery of report and plan to the reader, by what it carries. A proposal is answered elsewhere."""
     found: dict[str, Plain] = {}
     for one in summary["deliveries"]:
         is_mine = able.member is not None and one["to"] == able.member.person.name and one["status"] != "cancelled"
+        is_mine = is_mine and one["what"] in ("report", "plan")
         if is_mine and one["version"] >= found.get(one["what"], {"version": 0})["version"]:
             found[one["what"]] = one
     return found

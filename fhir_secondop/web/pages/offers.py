@@ -29,6 +29,7 @@ class Offers:
     member: Member | None
     decides: bool  # is the decision owner
     names_reviewer: bool
+    sets_blind: bool  # says, before anybody is asked, whether the case is read blind first
     reassigns: bool
     cancels: bool
     seeks_third: bool
@@ -59,6 +60,8 @@ def of_case(case: Case, caller: Caller) -> Offers:
         member=next((m for m in case.audience if rights.acts_as(caller, m.person.identifiers)), None),
         decides=decision_owner is not None and rights.acts_as(caller, decision_owner.identifiers),
         names_reviewer=desk and progress.stage(case) in ("gathering", "to-assign", "asked"),
+        # A third opinion is blind to the two before it: that is no choice.
+        sets_blind=desk and task["status"] == "requested" and not case.reviews and "basedOn" not in case.request,
         reassigns=desk and any(review.has_case(case, one) for one in case.reviews),
         seeks_third=asks_about,
         follows_up=asks_about and case.report is not None and case.report["status"] != "entered-in-error",

@@ -23,6 +23,7 @@ STATES = {
 MARKS = {
     "aligned": "ok", "informed": "info", "behind": "warn", "unknown": "wait", "blocked": "bad", "to-check": "bad",
 }  # fmt: skip
+NEED_MARKS = {"urgent": "bad", "overdue": "bad", "request": "wait"}  # the others: "warn"
 STAGE_MARKS = {
     "gathering": "wait", "to-assign": "warn", "asked": "wait", "review": "info", "delivering": "wait",
     "responses": "wait", "aligned": "ok", "closed": "plain",
@@ -138,6 +139,7 @@ DONE = {
     "proposal-result": "It is recorded, and the reviewer is told.",
     "ask-follow-up": "Your question is with the reviewer.",
     "third-opinion": "A case for a third opinion was opened; it is on the work list.",
+    "blind-first": "It is recorded how the case is read.",
     "break-blind": "The first opinion is open; the report will say so.",
     "pause": "The case is on hold.", "resume": "The case goes on.",
     "schedule": "It is recorded.",

@@ -128,3 +128,19 @@ def test_a_reviewer_reads_blind_and_locks_by_forms_alone(clinic: Clinic) -> None
         "Ductal carcinoma", "Lobular carcinoma"]  # fmt: skip
     assert clinic.get(f"{case}/first-read", "reviewer").status_code == 303
     assert workflow.business_status(next(t for t in world.package(case_id, "Task") if workflow.is_coordination(t)))
+
+
+def test_the_coordinator_switches_it_on_and_off_by_forms_until_somebody_is_asked(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.gathered(sources=["lakeside"])
+    case, do = f"/cases/{case_id}", f"/cases/{case_id}/do/blind-first"
+    assert clinic.send(case, do, "desk").status_code == 303
+    assert "It is read blind first" in clinic.text(case)
+    assert do not in clinic.forms(case, "surgeon")
+    assert clinic.send(case, do, "desk").status_code == 303
+    assert "Have it read blind first" in clinic.text(case)
+    clinic.send(case, do, "desk")
+    world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    assert do not in clinic.forms(case)
+    assert "withheld until the first read is locked" in clinic.text(case, "reviewer")
+    assert "withheld until the first read is locked" not in clinic.text(case)

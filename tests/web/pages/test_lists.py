@@ -280,3 +280,31 @@ def test_the_connections_show_queues_and_what_an_ehr_allows_and_nothing_of_a_pat
         for name in ("Sampleton", "Maren", case_id, "RS-2026-0117"):
             assert name not in text
     assert clinic.post("/connections/nowhere", {}, "operator").status_code == 404
+
+
+def test_a_follow_up_question_on_the_work_list_leads_to_the_questions(clinic: Clinic) -> None:
+    case_id = clinic.world.signed()
+    clinic.world.post(case_id, "ask-follow-up", {"text": "Does the dose change?"}, "pcp")
+    assert "A follow-up question is open" in clinic.text("/")
+    assert f'href="/cases/{case_id}#follow-ups"' in clinic.get("/").get_data(as_text=True)
+
+
+def test_a_case_on_hold_says_so_beside_its_state(bare: Clinic) -> None:
+    case_id = bare.world.gathered(sources=[])
+    bare.world.accept(case_id)
+    bare.world.post(case_id, "pause", {"reason": "insufficient-records", "text": "The slides are on their way."})
+    assert "Under review on hold" in bare.text("/")
+    shown = bare.text(f"/cases/{case_id}")
+    assert "Under review on hold" in shown
+    assert "The slides are on their way. Both clocks stand still." in shown
+
+
+def test_who_gets_a_proposal_is_asked_to_answer_it_and_not_to_acknowledge_a_report(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.gathered()
+    world.accept(case_id)
+    world.post(case_id, "propose", {"kind": "test", "text": "MRI of the breast"}, "reviewer")
+    world.work(60)
+    offered = clinic.forms(f"/cases/{case_id}", "surgeon")
+    assert f"/cases/{case_id}/do/answer-proposal" in offered
+    assert f"/cases/{case_id}/do/acknowledge" not in offered

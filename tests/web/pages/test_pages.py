@@ -102,7 +102,7 @@ def test_a_case_offers_each_role_what_it_may_do_and_nothing_else(clinic: Clinic)
         return {code for code in found if not code.startswith("/sign-out")}
 
     called_off = f"{case}/tasks/{coordination(clinic, case_id)}/cancel"
-    assert offered("desk") == {"ask-reviewer", "gather", "check-coverage", "pause", called_off}
+    assert offered("desk") == {"ask-reviewer", "blind-first", "gather", "check-coverage", "pause", called_off}
     assert offered("pcp") == {f"{case}/tasks/{coordination(clinic, case_id)}/cancel"}
     assert offered("surgeon") == set()
     world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
@@ -142,7 +142,9 @@ def test_a_proposal_is_made_answered_and_gets_its_result_by_forms(clinic: Clinic
     cited = next(f"Observation/{r['id']}" for r in record if "source" in r.get("meta", {}))
     sent = clinic.send(f"{case}/records", f"{case}/do/proposal-result", "desk", proposal="1", result=cited)
     assert sent.status_code == 303
-    assert cited in clinic.text(case, "reviewer")
+    name = next(r["code"]["text"] for r in record if cited.endswith(r["id"]))
+    assert f"Result: {name}" in clinic.text(case, "reviewer")
+    assert f"Result: {cited}" in clinic.text(case, "surgeon")  # who does not see the record
 
 
 def test_the_clocks_stand_on_the_case_with_the_notices_to_its_reader(clinic: Clinic) -> None:
@@ -280,11 +282,12 @@ def test_an_urgent_contact_is_first_on_the_list_and_the_call_is_recorded_on_the_
     world.accept(case_id)
     raising, recording = f"/cases/{case_id}/do/raise-urgent", f"/cases/{case_id}/do/record-call"
     assert raising in clinic.forms(f"/cases/{case_id}", "reviewer")
+    named = re.findall(r'value="(\w+/[^"]+)">Dr. Ines Placeholder', clinic.get(f"/cases/{case_id}", "reviewer").text)
     assert "zq-cord" not in clinic.get(f"/cases/{case_id}", "desk").get_data(as_text=True)
     clinic.admit(case_id, PATIENT)
     before = clinic.text(f"/my/{case_id}", "maren")
     assert clinic.post(raising, {"finding": " "}, "reviewer").status_code == 422
-    assert clinic.post(raising, {"finding": "zq-cord is compressed", "to": ""}, "reviewer").status_code == 303
+    assert clinic.post(raising, {"finding": "zq-cord is compressed", "deputy": named[1]}, "reviewer").status_code == 303
     assert clinic.text(f"/my/{case_id}", "maren") == before
     listed = clinic.get("/", "desk").get_data(as_text=True)
     assert listed.index("Somebody must be called now") < listed.index(f"/cases/{case_id}#urgent")
@@ -293,6 +296,7 @@ def test_an_urgent_contact_is_first_on_the_list_and_the_call_is_recorded_on_the_
     shown = clinic.get(f"/cases/{case_id}", "surgeon").get_data(as_text=True)
     assert "zq-cord is compressed" in shown
     assert "To be called now: Dr. Harlan Mockridge" in shown
+    assert "deputy Dr. Ines Placeholder" in shown
     assert shown.index('id="urgent"') < shown.index('id="asked"')
     for who in ("desk", "reviewer", "surgeon", "pcp"):
         assert recording in clinic.forms(f"/cases/{case_id}", who), who
