@@ -12,6 +12,7 @@ from tests.web.pages.conftest import Clinic
 
 WIDTHS = (1280, 390, 360)
 GRAVE = ("serious", "critical")
+CONTROLS = "a[href], button, input:not([type=hidden]), select, textarea, summary"
 SHOTS = os.environ.get("PAGES_SHOTS", "")  # a folder: every page that is looked at is drawn there
 
 
@@ -42,14 +43,39 @@ class Browser:
         return page
 
     def look(self, who: str, path: str, name: str, *, unfolded: bool = False) -> None:
-        """A page at every width; `unfolded` with every part opened that a click opens."""
+        """A page at every width; `unfolded` with every part opened that a click opens, and gone through by Tab."""
         page = self.visit(who, path)
         if unfolded:
             page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
             self.check(page, f"{name}-{width}")
+        if unfolded:
+            self.tab_through(page, name)
         page.context.close()
+
+    def tab_through(self, page: Any, name: str) -> None:
+        """The Tab key alone reaches every control that is shown, and the page shows where it is."""
+        shown = page.evaluate(
+            "(controls) => (window.shown = [...document.querySelectorAll(controls)]"
+            ".filter((one) => one.checkVisibility())).length",
+            CONTROLS,
+        )
+        reached = set()
+        for _ in range(4 * shown):  # a date is several stops
+            page.keyboard.press("Tab")
+            place, outline = page.evaluate(
+                "[window.shown.indexOf(document.activeElement), getComputedStyle(document.activeElement).outlineStyle]"
+            )
+            assert outline != "none" or place < 0, f"{name}: control {place} of {shown} shows no focus"
+            reached.add(place)
+            if len(reached - {-1}) == shown:
+                return
+        missed = page.evaluate(
+            "(reached) => window.shown.filter((one, place) => !reached.includes(place)).map((one) => one.outerHTML)",
+            list(reached),
+        )
+        raise AssertionError(f"{name}: not reached {missed}")
 
     def check(self, page: Any, name: str) -> None:
         """axe finds nothing grave on what is shown, and nothing reaches beyond the window."""
