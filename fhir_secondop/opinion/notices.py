@@ -46,7 +46,7 @@ def overdue(case: Case, name: str, clock: Clock, calendar: Calendar, now: str) -
 def proposal_ended(case: Case, proposal: Resource, now: str) -> Resource:
     """To the reviewer: what became of what was proposed."""
     found = proposals.outcome(proposal)
-    said = f"Proposed: {proposals.stated(proposal)[1]} What became of it: {found['outcome']}, by {found['by']}."
+    said = f"“{proposals.stated(proposal)[1]}”: {found['outcome']}, by {found['by']}."
     said += f" Reason: {found['reason']}" if "reason" in found else ""
     # A later word of whoever decides is news again.
     key = derived_id(case.id, "notice", PROPOSAL_ENDED, proposal["id"], found["at"])
@@ -55,7 +55,7 @@ def proposal_ended(case: Case, proposal: Resource, now: str) -> Resource:
 
 def result_arrived(case: Case, proposal: Resource, cited: str, now: str) -> Resource:
     """To the reviewer: a result of what was proposed is in the record."""
-    said = f"Proposed: {proposals.stated(proposal)[1]} A result is in the record: {cited}."
+    said = f"“{proposals.stated(proposal)[1]}”: a result is in the record, {cited}."
     key = derived_id(case.id, "notice", RESULT, proposal["id"], cited)
     return _notice(case, RESULT, said, now, key, [proposal["requester"]])
 
