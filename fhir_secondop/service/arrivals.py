@@ -60,7 +60,7 @@ def _carry_on(tx: Transaction, context: Context, case: Case, proposal: Resource)
     if holds.awaits_tests(case):
         holds.go_on(tx, context, case)
         return "resumed"
-    standing = case.report is not None and case.report["status"] != "entered-in-error" and drafts.is_signed(case)
+    standing = case.report is not None and case.report["status"] != "entered-in-error"
     if standing and case.reviewer is not None and drafts.of_case(case) is None:
         reason = f"A result arrived for: {proposals.stated(proposal)[1]}"[:_REASON_CHARACTERS]
         signing.stage(tx, context, case, case.reviewer, "appended", reason, report.from_fhir(case))

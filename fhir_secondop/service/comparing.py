@@ -29,7 +29,7 @@ def side_by_side(context: Context, caller: Caller, case_id: str, _: Plain) -> Pl
     drafted = drafts.of_case(case)
     if drafted is not None and _is_reviewer(case, caller):
         draft, version = report.from_fhir(case, drafts.DRAFT), report.version_of(drafted)
-    elif case.report is not None and drafts.is_signed(case):
+    elif case.report is not None:
         drafted, draft, version = None, report.from_fhir(case), report.version_of(case.report)
     else:
         raise NotFound("There is no second opinion to compare with yet.")

@@ -9,7 +9,6 @@ from fhir_secondop.errors import Conflict, Forbidden
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.opinion import follow_up
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import drafts
 from fhir_secondop.service.context import Context, load, put, who
 from fhir_secondop.service.third import may_ask
 
@@ -22,7 +21,7 @@ def ask(context: Context, caller: Caller, case_id: str, plain: Plain) -> Resourc
         case = load(tx.connection, context.visibility(caller), case_id)
         if not may_ask(case, caller):
             raise Forbidden("It is asked by the requester, the decision owner, the PCP or the patient.")
-        if case.report is None or not drafts.is_signed(case):
+        if case.report is None:
             raise Conflict("There is no signed report yet; follow-up questions are asked about a signed one.")
         if case.report["status"] == "entered-in-error":
             raise Conflict("The report was retracted; nothing is added to it any more.")

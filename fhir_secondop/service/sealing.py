@@ -21,7 +21,6 @@ from fhir_secondop.opinion import records, report, signature
 from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.signature import Finding
-from fhir_secondop.service import drafts
 from fhir_secondop.service.context import Context, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -91,7 +90,7 @@ def examine(context: Context, connection: SqlConnection, case: Case, version: in
 
     Raises NotFound when the report has no such version.
     """
-    if not (drafts.is_signed(case) and case.report is not None and 1 <= version <= report.version_of(case.report)):
+    if not (case.report is not None and 1 <= version <= report.version_of(case.report)):
         raise NotFound(f"There is no signed version {version} of the report.")
 
     def kept(kind: str, resource_id: str) -> Stored | None:
@@ -168,7 +167,7 @@ def read(context: Context, caller: Caller, case_id: str, version: int = 0) -> tu
     """The case and the signed document of a version (0: the current one), for somebody who may see the case."""
     with context.database.reading() as connection:
         case = load(connection, context.visibility(caller), case_id)
-        current = report.version_of(case.report) if case.report is not None and drafts.is_signed(case) else 0
+        current = report.version_of(case.report) if case.report is not None else 0
         if not current:
             raise NotFound("There is no signed report yet.")
         return case, examine(context, connection, case, version or current)

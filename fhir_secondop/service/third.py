@@ -12,7 +12,7 @@ from fhir_secondop.errors import Conflict, Forbidden
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.opinion import third
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import drafts, intake
+from fhir_secondop.service import intake
 from fhir_secondop.service.context import Context, load
 from fhir_secondop.store import resources, tables
 
@@ -26,7 +26,7 @@ def ask(context: Context, caller: Caller, case_id: str, plain: Plain) -> Plain:
         case = load(connection, context.visibility(caller), case_id)
         if not may_ask(case, caller):
             raise Forbidden("It is asked for by the requester, the decision owner, the PCP or the patient.")
-        if case.report is None or not drafts.is_signed(case):
+        if case.report is None:
             raise Conflict("There is no second opinion yet; a third one is asked for when it is signed.")
         # What the asker sees of it and what it is made of are two things: the request goes along whole.
         whole = load(connection, EVERYTHING, case_id)

@@ -16,17 +16,18 @@ def add(routes: Blueprint, frame: Frame) -> None:
     @routes.get("/cases/<case_id>/records")
     def record(case_id: str) -> Response:
         case = frame.find(case_id, gathered=True)
+        entries = lines.of_case(case)
         return frame.page(
             "records",
             case_id=case_id,
-            chapters=by_chapter(lines.of_case(case)),
+            chapters=by_chapter(entries),
             merged=frame.run("merged-record", case_id),
             manifest=frame.run("manifest", case_id),
             able=offers.of_case(case, frame.caller),
             proposals=[
                 p for p in proposals.told(case) if p["outcome"] is None or p["outcome"]["outcome"] == "accepted"
             ],
-            results=[line for entry in lines.of_case(case) for line in entry.copies if is_result(line.reference)],
+            results=[line for entry in entries for line in entry.copies if is_result(line.reference)],
         )
 
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from fhir_secondop.errors import NotFound
 from fhir_secondop.opinion import report
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import drafts, sealing
+from fhir_secondop.service import sealing
 from fhir_secondop.web import headers
 from fhir_secondop.web.pages.frame import Frame
 
@@ -34,5 +34,5 @@ def add(routes: Blueprint, frame: Frame) -> None:
 
 def of_case(frame: Frame, case: Case) -> list[dict[str, Any]]:
     """What `$verify` says of each signed version, newest first."""
-    current = report.version_of(case.report) if case.report is not None and drafts.is_signed(case) else 0
+    current = report.version_of(case.report) if case.report is not None else 0
     return [frame.run("verify", case.id, {"version": version}) for version in range(current, 0, -1)]
