@@ -14,7 +14,7 @@ from itertools import pairwise
 _TITLE = re.compile(r"[A-Z][A-Z ]+( \([^()]*\))?")
 # What an own line of the copy begins with; our notices begin with the same.
 _STARS = "***"
-_FIRST = ("RECOMMENDATIONS", "ITEM BY ITEM")
+_FIRST = ("RECOMMENDATIONS", "ITEM BY ITEM", "OPTIONS")
 """What goes in before the rest, after the head and the first section."""
 
 

@@ -46,6 +46,7 @@ TREATMENT_CONCORDANCE = system("treatment-concordance")
 OVERALL_CONCORDANCE = system("overall-concordance")
 SIGNIFICANCE = system("significance")
 SECTION = system("section")
+OPTION_PREFERENCE = system("option-preference")
 EVIDENCE = system("delivery-evidence")
 RECORD_ITEM = system("record-item")
 NOTICE = system("notice")
@@ -61,6 +62,7 @@ TREATMENT_CODES = (
 )  # fmt: skip
 SIGNIFICANCES = ("none", "minor", "major", "critical")
 DECISIONS = ("adopt", "adopt-in-part", "keep-current", "seek-third-opinion", "patient-declined")
+OPTION_PREFERENCES = ("preferred", "acceptable", "not-advised")
 STATUS_REASONS = (
     "conflict-of-interest", "wrong-specialty", "no-capacity", "reviewer-unavailable", "insufficient-records",
     "coverage-denied", "consent-withheld", "patient-withdrew", "patient-deceased", "superseded-by-event",
@@ -79,6 +81,7 @@ ITEM_UNDER_REVIEW = extension("item-under-review")
 INDEPENDENCE = extension("independence")
 BLIND_FIRST = extension("blind-first")
 BLINDNESS = extension("blindness")
+OPTION = extension("option")
 PROPOSAL_OUTCOME = extension("proposal-outcome")
 PROPOSAL_RESULT = extension("proposal-result")
 EARLIER = extension("earlier-reviewer")

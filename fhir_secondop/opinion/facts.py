@@ -55,6 +55,10 @@ def of_report(
         "significance": concordance.highest_significance(judgements),
         "items": [_item(case, item) for item in draft["items"]],
         "answers": [_answer(case, answer) for answer in sorted(draft.get("answers", []), key=lambda a: a["question"])],
+        "options": [
+            {name: one.get(name, "") for name in ("text", "preference", *report.OPTION_PARTS)}
+            for one in draft.get("options", [])
+        ],
         "recommendations": [
             {"text": r["text"], "strength": r.get("strength", ""), "kind": r.get("kind", "")}
             for r in draft.get("recommendations", [])

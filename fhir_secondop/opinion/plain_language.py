@@ -46,6 +46,11 @@ STRENGTH = {
     "strong": "The second doctor is sure of this.",
     "conditional": "This depends on you. Talk about it.",
 }
+PREFERENCE = {
+    "preferred": "The second doctor would choose this for you.",
+    "acceptable": "This is a good way too. It depends on what matters to you.",
+    "not-advised": "The second doctor would not choose this for you.",
+}
 WITHDRAWN = "This report was taken back. Do not rely on it. Ask your doctor what happened."
 NEWER = "This report was changed. It takes the place of the one before."
 ASK = (
@@ -78,6 +83,7 @@ def of_facts(facts: Facts) -> dict[str, Any]:
         "answers": [
             {"question": a["question"], "text": a["text"], "cannot": a["cannotAnswer"]} for a in facts["answers"]
         ],
+        "options": [{**one, "says": PREFERENCE[one["preference"]]} for one in facts["options"]],
         "suggested": [{"text": r["text"], "says": STRENGTH[r["strength"]]} for r in facts["recommendations"]],
         "ask": [*ASK, *(ASK_IF_DIFFERENT if differs else ())],
         "decision": facts["decision"],

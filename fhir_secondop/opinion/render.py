@@ -117,6 +117,7 @@ def report_text(facts: Facts) -> str:
         out += _title("ITEM BY ITEM")
         out += [line for number, item in enumerate(facts["items"], 1) for line in _item(number, item)]
     out += _answers(facts["answers"])
+    out += _options(facts["options"])
     if facts["recommendations"]:
         out += _title("RECOMMENDATIONS (proposals; the treating team decides)")
         out += _bullets(
@@ -224,6 +225,17 @@ def _item(number: int, item: Facts) -> list[str]:
     ):
         if item[name]:
             out += _wrap(f"  {label}: {item[name]}", "  ")
+    return [*out, ""]
+
+
+def _options(options: list[Facts]) -> list[str]:
+    if not options:
+        return []
+    out = _title("OPTIONS (weighed by the reviewer; patient and treating team decide)")
+    for number, one in enumerate(options, 1):
+        out += _wrap(f"{number}. {one['text']} [{one['preference']}]", "   ")
+        for label, name in (("For whom", "forWhom"), ("For it", "advantages"), ("Against it", "disadvantages")):
+            out += _block_of(label, one[name]) if one[name] else []
     return [*out, ""]
 
 

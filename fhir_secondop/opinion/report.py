@@ -23,6 +23,8 @@ UNWRITTEN = "(not written yet)"
 """What stands in the place of a draft's conclusion until there is one; it is never signed."""
 
 PLAN_OF_CARE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
+OPTION_PARTS = {"forWhom": "for-whom", "advantages": "advantages", "disadvantages": "disadvantages"}
+"""What is said of an option: name in the draft → part of the extension."""
 _AXIS_CODE = {"diagnosis": "diagnosis-concordance", "treatment": "treatment-concordance"}
 _AXIS_SYSTEM = {"diagnosis": codes.DIAGNOSIS_CONCORDANCE, "treatment": codes.TREATMENT_CONCORDANCE}
 _WORDS = {"confidence": "confidence", "wouldChange": "would-change", "missing": "missing",
@@ -103,6 +105,10 @@ def check_signable(
     for place, item in enumerate(draft["items"]):
         if item["concordance"] == "indeterminate" and not item.get("missing"):
             issues.append(Issue("error", "required", f"items[{place}].missing", "Indeterminate: name what is missing."))
+    preferred = [place for place, one in enumerate(draft.get("options", [])) if one["preference"] == "preferred"]
+    for place in preferred[1:]:
+        said = "Another option is preferred already; where either would do, both are acceptable."
+        issues.append(Issue("error", "business-rule", f"options[{place}].preference", said))
     if kind != "entered-in-error":
         issues += _untold(draft, spoken)
     for code in missing:
@@ -174,8 +180,9 @@ def to_fhir(
         )  # fmt: skip
     answers = _answers(named("answers"), case, draft, subject, reviewer, now) if draft.get("answers") else None
     proposals = _proposals(named("proposals"), draft, base, reviewer, now) if draft.get("recommendations") else None
+    options = _options(named("options"), draft, base, reviewer, now) if draft.get("options") else None
     composition = _composition(
-        named("composition"), case, draft, base, reviewer, now, status, observations, answers, proposals, extra
+        named("composition"), case, draft, base, reviewer, now, status, observations, answers, options, proposals, extra
     )
     if replaces:
         earlier = f"Composition/{named('composition')}/_history/{composition_version}"
@@ -204,7 +211,7 @@ def to_fhir(
         presentedForm=list(presented),
         **base,
     )
-    return [r for r in (*observations, answers, proposals, composition, report) if r is not None]
+    return [r for r in (*observations, answers, options, proposals, composition, report) if r is not None]
 
 
 def _identifier(case: Case, role: str) -> Resource:
@@ -274,6 +281,26 @@ def _answers(answer_id: str, case: Case, draft: Draft, subject: Resource, review
     )  # fmt: skip
 
 
+def _options(plan_id: str, draft: Draft, base: Resource, reviewer: str, now: str) -> Resource:
+    """What was weighed: a CarePlan of intent option, among whose activities one may be chosen."""
+    return compose(
+        "CarePlan", id=plan_id, status="draft", intent="option", title="Options weighed in the second opinion",
+        created=now, author={"reference": reviewer}, activity=[_option(one) for one in draft["options"]], **base,
+    )  # fmt: skip
+
+
+def _option(option: dict[str, str]) -> Resource:
+    parts = [{"url": url, "valueString": option[name]} for name, url in OPTION_PARTS.items() if name in option]
+    return {
+        **({"extension": [{"url": codes.OPTION, "extension": parts}]} if parts else {}),
+        "detail": {
+            "status": "not-started",
+            "code": codes.concept(codes.OPTION_PREFERENCE, option["preference"]),
+            "description": option["text"],
+        },
+    }
+
+
 def _proposals(plan_id: str, draft: Draft, base: Resource, reviewer: str, now: str) -> Resource:
     """The recommendations: a CarePlan of intent proposal, never an order."""
     activities = []
@@ -300,7 +327,8 @@ def _proposals(plan_id: str, draft: Draft, base: Resource, reviewer: str, now: s
 
 def _composition(
     composition_id: str, case: Case, draft: Draft, base: Resource, reviewer: str, now: str, status: str,
-    observations: list[Resource], answers: Resource | None, proposals: Resource | None, extra: tuple[Resource, ...],
+    observations: list[Resource], answers: Resource | None, options: Resource | None, proposals: Resource | None,
+    extra: tuple[Resource, ...],
 ) -> Resource:  # fmt: skip
     conclusion = narrative.div(draft.get("conclusion") or UNWRITTEN)
     sections = [
@@ -317,12 +345,13 @@ def _composition(
             narrative.section("Questions and answers", codes.concept(codes.SECTION, "questions-and-answers"),
                               narrative.bullets(lines), [reference(answers)])
         )  # fmt: skip
-    if proposals is not None:
-        lines = [a["detail"]["description"] for a in proposals["activity"]]
-        sections.append(
-            narrative.section("Recommendations", PLAN_OF_CARE,
-                              narrative.bullets(lines), [reference(proposals)])
-        )  # fmt: skip
+    for title, section_code, plan in (
+        ("Options", codes.concept(codes.SECTION, "options"), options),
+        ("Recommendations", PLAN_OF_CARE, proposals),
+    ):
+        if plan is not None:
+            lines = [a["detail"]["description"] for a in plan["activity"]]
+            sections.append(narrative.section(title, section_code, narrative.bullets(lines), [reference(plan)]))
     sections += [
         narrative.section(title, code, narrative.div(draft[name])) for name, title, code in PROSE if name in draft
     ]
@@ -375,6 +404,9 @@ def from_fhir(case: Case, stage: str = "") -> Draft:
             kind, _, number = item["linkId"].rpartition("answer-")
             name = "cannotAnswer" if kind == "cannot-" else "text"
             draft["answers"].append({"question": int(number) - 1, name: item["answer"][0]["valueString"]})
+    options = by_id.get(named("options"))
+    if options is not None and options["status"] == "draft":
+        draft["options"] = [_weighed(activity) for activity in options["activity"]]
     proposals = by_id.get(named("proposals"))
     if proposals is not None and proposals["status"] == "draft":
         draft["recommendations"] = [_recommendation(a["detail"]) for a in proposals["activity"]]
@@ -410,6 +442,16 @@ def _item(place: int, axis: str, observation: Resource) -> dict[str, Any]:
         elif code == "proposed-site":
             item["proposed"]["site"] = component["valueCodeableConcept"]["coding"][0]
     return item
+
+
+def _weighed(activity: Resource) -> dict[str, Any]:
+    detail = activity["detail"]
+    said = {part["url"]: part["valueString"] for whole in activity.get("extension", []) for part in whole["extension"]}
+    return {
+        "text": detail["description"],
+        "preference": codes.code_of(detail["code"], codes.OPTION_PREFERENCE),
+        **{name: said[url] for name, url in OPTION_PARTS.items() if url in said},
+    }
 
 
 def _recommendation(detail: Resource) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def of_facts(facts: Facts, first_reads: Iterable[str] = ()) -> tuple[Resource, .
         ("Amendment", _own("amendment"), narrative.bullets(_amendment(facts))),
         ("Conclusion", _own("conclusion"), narrative.div(facts["conclusion"])),
         ("Concordance", _own("concordance"), narrative.bullets(_concordance(facts))),
+        ("Options", _own("options"), narrative.bullets(_options(facts))),
         ("Recommendations", report.PLAN_OF_CARE, narrative.bullets(_recommendations(facts))),
         ("Questions and answers", _own("questions-and-answers"), narrative.bullets(_answers(facts))),
         *((part["title"], prose[part["title"]], narrative.div(part["text"])) for part in facts["prose"]),
@@ -60,6 +61,17 @@ def _concordance(facts: Facts) -> list[str]:
         said = [f"{number}. {item['title']}", f"On the {item['axis']}: {item['concordance']}"]
         lines.append("\n".join([*said, *(f"{label}: {item[name]}" for label, name in labels if item[name])]))
     return lines
+
+
+def _options(facts: Facts) -> list[str]:
+    labels = (("For whom", "forWhom"), ("For it", "advantages"), ("Against it", "disadvantages"))
+    return [
+        "\n".join(
+            [f"{number}. {one['text']}", f"Opinion: {one['preference']}",
+             *(f"{label}: {one[name]}" for label, name in labels if one[name])]
+        )
+        for number, one in enumerate(facts["options"], 1)
+    ]  # fmt: skip
 
 
 def _recommendations(facts: Facts) -> list[str]:

@@ -112,6 +112,16 @@ def _judged(body: Any, facts: Facts) -> None:
             if answer["cannotAnswer"]:
                 _add(point, "p", "Cannot be answered:", class_="note")
             _paragraphs(point, answer["text"] or answer["cannotAnswer"])
+    if facts["options"]:
+        box = _section(body, "options", "Options")
+        _add(box, "p", "Weighed by the reviewer; patient and treating team decide.", class_="note")
+        for one in facts["options"]:
+            _add(box, "h3", one["text"], dir="auto")
+            said = (
+                ("Opinion", one["preference"]), ("For whom", one["forWhom"]), ("For it", one["advantages"]),
+                ("Against it", one["disadvantages"]),
+            )  # fmt: skip
+            _pairs(box, [(label, value) for label, value in said if value], "item")
     if facts["recommendations"]:
         box = _section(body, "recommendations", "Recommendations")
         _add(box, "p", "Proposals; the treating team decides.", class_="note")

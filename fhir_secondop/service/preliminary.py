@@ -65,5 +65,6 @@ def told(case: Case) -> Plain | None:
         "conclusion": draft["conclusion"],
         "overall": total.code if total else "",
         "items": [{name: item[name] for name in ("item", "axis", "concordance")} for item in draft["items"]],
+        "options": [{name: one[name] for name in ("text", "preference")} for one in draft.get("options", [])],
         "recommendations": [r["text"] for r in draft.get("recommendations", [])],
     }

@@ -88,7 +88,10 @@ def replace_parts(
     for place in range(len(case.items)):
         for axis in ("diagnosis", "treatment"):
             _withdraw(tx, context, case, kept, "Observation", "concordance", place, axis, *staged)
-    for kind, name in (("Observation", "overall"), ("QuestionnaireResponse", "answers"), ("CarePlan", "proposals")):
+    for kind, name in (
+        ("Observation", "overall"), ("QuestionnaireResponse", "answers"), ("CarePlan", "options"),
+        ("CarePlan", "proposals"),
+    ):  # fmt: skip
         _withdraw(tx, context, case, kept, kind, name, *staged)
 
 

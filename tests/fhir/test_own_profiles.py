@@ -593,6 +593,7 @@ LISTED = {
     codes.TREATMENT_CONCORDANCE: codes.TREATMENT_CODES,
     codes.SIGNIFICANCE: codes.SIGNIFICANCES,
     codes.DECISION: codes.DECISIONS,
+    codes.OPTION_PREFERENCE: codes.OPTION_PREFERENCES,
     codes.STATUS_REASON: codes.STATUS_REASONS,
     codes.NOTICE: codes.NOTICES,
     codes.system("proposal-outcome"): proposals.OUTCOMES,
@@ -629,12 +630,13 @@ def test_every_system_and_extension_that_the_program_names_is_defined() -> None:
 def test_schemas_allow_exactly_the_codes_of_the_code_systems() -> None:
     draft = json.loads((PROFILES / "schemas/report-draft.json").read_text("utf-8"))["properties"]
     request = json.loads((PROFILES / "schemas/second-opinion-request.json").read_text("utf-8"))["properties"]
-    item, advice = (draft[name]["items"]["properties"] for name in ("items", "recommendations"))
+    item, option, advice = (draft[name]["items"]["properties"] for name in ("items", "options", "recommendations"))
     axes = draft["items"]["items"]["allOf"][0]
     allowed = {
         codes.SIGNIFICANCE: item["significance"],
         codes.DIAGNOSIS_CONCORDANCE: axes["then"]["properties"]["concordance"],
         codes.TREATMENT_CONCORDANCE: axes["else"]["properties"]["concordance"],
+        codes.OPTION_PREFERENCE: option["preference"],
         codes.system("strength"): advice["strength"],
         codes.system("recommendation"): advice["kind"],
         codes.REASON: request["reasons"]["items"]["properties"]["code"],

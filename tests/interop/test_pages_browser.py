@@ -119,7 +119,7 @@ def _write(browser: Browser, page: Any, case_id: str) -> None:
     page.locator("select[name='item.0.diagnosis.concordance']").select_option("confirmed")
     page.locator("select[name='item.1.treatment.concordance']").select_option("agreed-modified")
     page.locator("select[name='item.1.treatment.significance']").select_option("major")
-    page.get_by_role("button", name="One more").click()
+    page.locator("[data-add=recommendations]").click()
     page.locator("textarea[name='recommendation.2.text']").fill("Core biopsy of the second lesion.")
     for box in page.locator("input[name=gap]").all():
         box.check()

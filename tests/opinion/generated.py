@@ -186,6 +186,13 @@ def _draft(dice: _Dice, case: Case) -> report.Draft:
         {"question": number, "text" if dice.often() else "cannotAnswer": dice.text(40)}
         for number in range(len(case.questions))
     ]
+    draft["options"] = [
+        {
+            "text": dice.words(20), "preference": dice.random.choice(codes.OPTION_PREFERENCES),
+            **{name: dice.words(30) for name in report.OPTION_PARTS if dice.often()},
+        }
+        for _ in dice.some(4)
+    ]  # fmt: skip
     draft["recommendations"] = [
         {
             "text": dice.words(30),

@@ -21,6 +21,7 @@ ITEM_LABELS = {
     "Instead": "proposed", "Basis": "basis", "Would change it": "wouldChange", "Missing": "missing",
     "Significance": "significance", "Confidence": "confidence",
 }  # fmt: skip
+OPTION_LABELS = {"For whom": "forWhom", "For it": "advantages", "Against it": "disadvantages"}
 DECISION_LABELS = {"Decision in question": "text", "To be decided by": "owner", "Until": "deadline"}
 STANDING_LABELS = {"Result": "result", "Attestation": "attestation", "Override": "override"}
 GENDER = "(male|female|other|unknown)"
@@ -92,6 +93,14 @@ def _recommendation(text: str) -> Facts:
     }
 
 
+def _option(text: str) -> Facts:
+    """ "What [preference]", and what stands behind each label."""
+    first, labelled = _labelled(text.split("\n"), OPTION_LABELS)
+    found = re.fullmatch(r"(.*)\[(preferred|acceptable|notadvised|not-advised)\]", squeezed("".join(first)))
+    assert found, text
+    return {"text": found[1], "preference": found[2].replace("notadvised", "not-advised"), **labelled}
+
+
 def _answer(text: str) -> Facts:
     question, label, said = re.split(r"\s(Answer|Cannot be answered):", text, maxsplit=1)
     answer = {"question": question, "text": "", "cannotAnswer": ""}
@@ -149,7 +158,7 @@ def of_text(text: str) -> Facts:
             and re.fullmatch("-+", lines[place + 1])
             and len(lines[place + 1]) == len(line)
         ):
-            title = line.partition(" (proposals")[0]
+            title = re.sub(r" \((proposals|weighed).*", "", line)
             parts[title] = []
         elif not (re.fullmatch("-+", line) and not parts[title]):
             parts[title].append(line)
@@ -211,6 +220,7 @@ def _text_said(parts: dict[str, list[str]]) -> Facts:
         "decision": _labelled(rest, DECISION_LABELS)[1],
         "reasons": list(_marked(parts.get("WHY IT WAS ASKED", []), "- ")),
         "answers": [_answer(one) for one in _marked(parts.get("QUESTIONS AND ANSWERS", []), r"\d+\. ")],
+        "options": [_option(one) for one in _marked(parts.get("OPTIONS", []), r"\d+\. ")],
         "recommendations": [_recommendation(one) for one in _marked(parts.get("RECOMMENDATIONS", []), "- ")],
         "prose": [{"title": t, "text": "\n".join(parts[t.upper()])} for t in PROSE if t.upper() in parts],
     }  # fmt: skip
@@ -248,8 +258,8 @@ def _bulleted(lines: list[str], mark: str) -> list[str]:
 # --- PDF --------------------------------------------------------------------------------------------------------
 
 _HEADINGS = (
-    "The decision in question", "What was reviewed", "Recommendations", "Item by item", "Questions and answers", *PROSE,
-    "Why it was asked", "Records reviewed", "Independence", "Blindness", "Sent to",
+    "The decision in question", "What was reviewed", "What was weighed", "Recommendations", "Options", "Item by item",
+    "Questions and answers", *PROSE, "Why it was asked", "Records reviewed", "Independence", "Blindness", "Sent to",
 )  # fmt: skip
 
 
@@ -371,6 +381,7 @@ def _pdf_said(parts: dict[str, list[str]]) -> Facts:
         "items": items, "decision": {**decision, "text": "\n".join(first)},
         "reasons": list(_marked(parts.get("Why it was asked", []), "• ?")),
         "answers": [_answer(one) for one in _marked(parts.get("Questions and answers", []), r"\d+\. ")],
+        "options": [_option(one) for one in _marked(parts.get("Options", []), r"\d+\. ")],
         "recommendations": [_recommendation(one) for one in _marked(parts.get("Recommendations", []), r"\d+\. ")],
         "prose": [{"title": title, "text": "\n".join(parts[title])} for title in PROSE if title in parts],
     }  # fmt: skip
@@ -432,6 +443,7 @@ def of_xhtml(page: str) -> Facts:
                      "deadline": decision.get("Until", "")},
         "reasons": [_said(li) for li in root.iterfind(".//x:section[@id='reasons']//x:li", _X)],
         "items": list(_xhtml_items(root)), "answers": list(_xhtml_answers(root)),
+        "options": list(_xhtml_options(root)),
         "recommendations": [
             dict(zip(("text", "strength", "kind"), row, strict=True)) for row in _rows(root, "recommendations")
         ],
@@ -481,6 +493,13 @@ def _xhtml_items(root: Any) -> Iterator[Facts]:
     for heading in root.iterfind(".//x:section[@id='items']/x:h3", _X):
         said = {names[label]: values[0] for label, values in _pairs(heading.getnext()).items()}
         yield {**dict.fromkeys(names.values(), ""), "title": _said(heading), **said}
+
+
+def _xhtml_options(root: Any) -> Iterator[Facts]:
+    names = {**OPTION_LABELS, "Opinion": "preference"}
+    for heading in root.iterfind(".//x:section[@id='options']/x:h3", _X):
+        said = {names[label]: values[0] for label, values in _pairs(heading.getnext()).items()}
+        yield {**dict.fromkeys(names.values(), ""), "text": _said(heading), **said}
 
 
 def _xhtml_answers(root: Any) -> Iterator[Facts]:
@@ -626,6 +645,11 @@ def _sections(told: dict[str, list[list[str]]]) -> Facts:
         "conclusion": "".join(line for lines in told["Conclusion"] for line in lines),
         "overall": _by_label(told["Concordance"])["Overall concordance"][0],
         "significance": _by_label(told["Concordance"])["Significance"][0], "items": judged,
+        "options": [
+            {"text": lines[0].split(". ", 1)[1], "preference": lines[1].removeprefix("Opinion: "),
+             **_labelled(lines[2:], OPTION_LABELS)[1]}
+            for lines in told.get("Options", [])
+        ],
         "recommendations": [_recommendation("".join(lines)) for lines in told.get("Recommendations", [])],
         "answers": [_answer("\n".join(lines).split(". ", 1)[1]) for lines in told.get("Questions and answers", [])],
         "prose": [{"title": t, "text": "".join(x for lines in told[t] for x in lines)} for t in PROSE if t in told],

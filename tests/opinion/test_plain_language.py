@@ -65,6 +65,9 @@ def test_the_plain_words_say_what_the_facts_say(seed: int) -> None:
     assert [a["text"] or a["cannot"] for a in told["answers"]] == [
         a["text"] or a["cannotAnswer"] for a in said["answers"]
     ]
+    assert [(o["text"], o["says"]) for o in told["options"]] == [
+        (o["text"], plain_language.PREFERENCE[o["preference"]]) for o in said["options"]
+    ]
     assert [s["text"] for s in told["suggested"]] == [r["text"] for r in said["recommendations"]]
     overall = next(code for code, words_ in plain_language.OVERALL.items() if words_ == told["overall"])
     assert said["overall"].startswith(overall)

@@ -185,6 +185,7 @@ def test_the_narrative_says_conclusion_answers_recommendations_prose_and_gaps(na
 
     parts = {name: said[name] for name in ("conclusion", "answers", "prose", "missing", "consultation")}
     parts["recommendations"] = [r["text"] for r in said["recommendations"]]
+    parts["options"] = said["options"]
     parts["gaps"] = [gap for source in said["records"] for gap in source["gaps"]]
     parts["concordance"] = [item["concordance"] for item in said["items"]]
     parts["prose"] = [part["text"] for part in said["prose"]]

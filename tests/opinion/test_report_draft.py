@@ -77,10 +77,18 @@ RECOMMENDATIONS = st.lists(
     ),
     min_size=1, max_size=3,
 )  # fmt: skip
+OPTIONS = st.lists(
+    st.fixed_dictionaries(
+        {"text": TEXTS.map(lambda text: text[:2000]), "preference": st.sampled_from(codes.OPTION_PREFERENCES)},
+        optional={"forWhom": TEXTS, "advantages": TEXTS, "disadvantages": TEXTS},
+    ),
+    min_size=1, max_size=3,
+)  # fmt: skip
 DRAFTS = st.fixed_dictionaries(
     {"conclusion": TEXTS, "items": items(), "answers": answers()},
     optional={
         "history": TEXTS, "findings": TEXTS, "assessment": TEXTS, "recommendations": RECOMMENDATIONS,
+        "options": OPTIONS,
         "gapsConfirmed": st.lists(st.sampled_from(GAPS), min_size=1, unique=True),
     },
 )  # fmt: skip
@@ -235,11 +243,25 @@ def test_the_report_says_what_the_design_asks_of_it() -> None:
     assert not {"composition", "relatesTo", "note"} & set(made)
 
 
+def test_options_say_for_whom_and_what_speaks_for_and_against_and_which_is_preferred() -> None:
+    option, _ = of_kind(composed(cases.draft_of(SPINE), status="final"), "CarePlan")
+
+    first, *others = option["activity"]
+    assert (option["intent"], len(others)) == ("option", 2)
+    assert codes.code_of(first["detail"]["code"], codes.OPTION_PREFERENCE) == "preferred"
+    assert [part["url"] for part in first["extension"][0]["extension"]] == ["for-whom", "advantages", "disadvantages"]
+    assert {codes.code_of(a["detail"]["code"], codes.OPTION_PREFERENCE) for a in others} == {
+        "acceptable", "not-advised",
+    }  # fmt: skip
+    sections = {s["title"]: s for s in composed(cases.draft_of(SPINE))[-2]["section"]}
+    assert sections["Options"]["entry"] == [{"reference": reference(option)}]
+
+
 def test_recommendations_leave_as_a_proposal_and_never_as_an_order() -> None:
     resources = composed(cases.draft_of(SPINE), status="final")
 
     plans = of_kind(resources, "CarePlan")
-    assert [(p["intent"], p["status"]) for p in plans] == [("proposal", "draft")]
+    assert [(p["intent"], p["status"]) for p in plans] == [("option", "draft"), ("proposal", "draft")]
     assert not of_kind(resources, "ServiceRequest") + of_kind(resources, "MedicationRequest")
 
 
@@ -323,6 +345,10 @@ def to_do(missing: list[str] | None = None, **changes: Any) -> list[str]:
     return []
 
 
+def weighed(preference: str) -> dict[str, str]:
+    return {"text": "Surgery", "preference": preference}
+
+
 ANSWERED = cases.draft_of(SPINE)["answers"]
 
 
@@ -342,6 +368,13 @@ ANSWERED = cases.draft_of(SPINE)["answers"]
         (["images"], {"gapsConfirmed": ["notes"]}, ["gapsConfirmed"]),
         (["images", "notes"], {"gapsConfirmed": ["notes"]}, ["gapsConfirmed"]),
         (["images", "notes"], {"gapsConfirmed": ["notes", "images"]}, []),
+        ([], {"options": [weighed("acceptable")]}, []),
+        ([], {"options": [weighed("preferred"), weighed("not-advised"), weighed("acceptable")]}, []),
+        (
+            [],
+            {"options": [weighed("preferred"), weighed("acceptable"), weighed("preferred")]},
+            ["options[2].preference"],
+        ),
         (["images"], {"items": [], "answers": ANSWERED[1:]}, ["items", "answers[question=0]", "gapsConfirmed"]),
     ],
 )

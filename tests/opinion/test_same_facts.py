@@ -45,7 +45,17 @@ def test_the_codes_of_the_report_say_what_its_words_say(seed: int) -> None:
 def test_the_reports_have_each_part_and_lack_each_part_that_may_be_lacking() -> None:
     said = [generated.generate(seed).said for seed in SEEDS]
 
-    for part in ("answers", "recommendations", "prose", "records", "missing", "conflicts", "notices", "amendment"):
+    for part in (
+        "answers",
+        "options",
+        "recommendations",
+        "prose",
+        "records",
+        "missing",
+        "conflicts",
+        "notices",
+        "amendment",
+    ):
         assert 1 < sum(bool(one[part]) for one in said) < len(said) - 1, part
     assert {one["status"] for one in said} == {"final", "amended", "corrected", "appended", "entered-in-error"}
     assert {len(one["blindness"]["reads"]) for one in said} == {0, 1, 2}

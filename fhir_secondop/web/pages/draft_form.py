@@ -15,12 +15,16 @@ from fhir_secondop.web.pages.forms import tidy
 PROSE = ("history", "findings", "assessment")
 AXES = {"diagnosis": codes.DIAGNOSIS_CODES, "treatment": codes.TREATMENT_CODES}
 _MORE = ("significance", "confidence", "basis", "wouldChange", "missing", "urgentContact")
+_OPTION = ("preference", "forWhom", "advantages", "disadvantages")
 MAX_RECOMMENDATIONS = 50
+MAX_OPTIONS = 20
 LABELS = {
     "conclusion": "Conclusion", "history": "History", "findings": "Findings", "assessment": "Assessment",
     "basis": "Basis", "wouldChange": "What would change it", "missing": "What is missing",
     "significance": "Significance", "confidence": "Confidence", "concordance": "Concordance",
     "urgentContact": "Told in the urgent call",
+    "text": "what", "preference": "opinion", "forWhom": "for whom", "advantages": "for it",
+    "disadvantages": "against it",
 }  # fmt: skip
 
 
@@ -29,6 +33,9 @@ def draft_of(form: MultiDict[str, str], case: Case) -> Draft:
     typed = {name: tidy(text) for name, text in form.items()}
     draft: Draft = {"items": _items(typed, case), "answers": _answers(typed, case)}
     draft |= {name: typed[name] for name in ("conclusion", *PROSE) if typed.get(name)}
+    options = list(filter(None, (_option(typed, n) for n in range(MAX_OPTIONS))))
+    if options:
+        draft["options"] = options
     recommendations = list(filter(None, (_recommendation(typed, n) for n in range(MAX_RECOMMENDATIONS))))
     if recommendations:
         draft["recommendations"] = recommendations
@@ -69,6 +76,15 @@ def _answers(typed: dict[str, str], case: Case) -> list[dict[str, Any]]:
     return found
 
 
+def _option(typed: dict[str, str], number: int) -> dict[str, str] | None:
+    """Nothing typed is dropped: what has no name yet, or no preference, gets one that says so."""
+    said = {name: typed.get(f"option.{number}.{name}", "") for name in ("text", *_OPTION)}
+    if not any(said.values()):
+        return None
+    kept = {name: value for name, value in said.items() if value}
+    return {"text": f"Option {number + 1}", "preference": "acceptable", **kept}
+
+
 def _recommendation(typed: dict[str, str], number: int) -> dict[str, str] | None:
     text = typed.get(f"recommendation.{number}.text", "")
     if not text:
@@ -89,6 +105,9 @@ def fields(draft: Draft) -> dict[str, str]:
     for answer in draft["answers"]:
         found[f"answer.{answer['question']}.text"] = answer.get("text") or answer["cannotAnswer"]
         found[f"answer.{answer['question']}.cannot"] = "yes" if "cannotAnswer" in answer else ""
+    for number, one in enumerate(draft.get("options", [])):
+        for name in ("text", *_OPTION):
+            found[f"option.{number}.{name}"] = one.get(name, "")
     for number, one in enumerate(draft.get("recommendations", [])):
         for name in ("text", "strength", "kind"):
             found[f"recommendation.{number}.{name}"] = one.get(name, "")
@@ -116,6 +135,10 @@ def _labelled(draft: Draft, case: Case) -> dict[str, str]:
         cannot = "cannotAnswer" in answer
         text = f"Can't be answered: {answer['cannotAnswer']}" if cannot else answer["text"]
         found[f"Answer to question {answer['question'] + 1}"] = text
+    for number, one in enumerate(draft.get("options", []), 1):
+        for name in ("text", *_OPTION):
+            if name in one:
+                found[f"Option {number}: {LABELS.get(name, name)}"] = words.of(words.PREFERENCE, one[name])
     for number, one in enumerate(draft.get("recommendations", []), 1):
         more = ", ".join(one[name] for name in ("strength", "kind") if name in one)
         found[f"Recommendation {number}"] = one["text"] + (f" ({more})" if more else "")

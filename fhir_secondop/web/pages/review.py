@@ -20,7 +20,7 @@ from fhir_secondop.web.pages.frame import Frame, by_script, seen
 from fhir_secondop.web.pages.records import by_chapter
 
 KINDS = ("amended", "corrected", "appended", "entered-in-error")
-EMPTY_ROWS = 2  # of recommendations, for those without a script
+EMPTY_ROWS = 2  # of options and of recommendations, for those without a script
 
 
 def add(routes: Blueprint, frame: Frame) -> None:
@@ -97,6 +97,7 @@ def _store(frame: Frame, case_id: str, draft: Draft, expected: int, *, signed: b
 
 def _editor(frame: Frame, opened: drafts.Opened) -> Response:
     case = opened.case
+    weighed = len(opened.draft.get("options", []))
     written = len(opened.draft.get("recommendations", []))
     return frame.page(
         "review",
@@ -106,6 +107,7 @@ def _editor(frame: Frame, opened: drafts.Opened) -> Response:
         items=case.items,
         titles=[facts.item_title(item) for item in case.items],
         questions=case.questions,
+        option_rows=min(weighed + EMPTY_ROWS, draft_form.MAX_OPTIONS),
         rows=min(written + EMPTY_ROWS, draft_form.MAX_RECOMMENDATIONS),
         axes=draft_form.AXES,
         kinds=KINDS,

@@ -55,6 +55,7 @@ DELIVERY_MARKS = {
     "unverifiable": "warn", "failed": "bad",
 }  # fmt: skip
 VERDICTS = {"same": "the same", "refined": "refined", "different": "different", "needs-judgement": "needs judgement"}
+PREFERENCE = {"preferred": "preferred", "acceptable": "acceptable as well", "not-advised": "not advised"}
 CONCORDANCE = {
     "confirmed": "confirmed", "refined": "refined", "additional": "additional to it", "changed": "changed",
     "refuted": "refuted", "indeterminate": "indeterminate", "not-assessed": "not assessed", "agreed": "agreed",

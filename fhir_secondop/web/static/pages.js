@@ -94,18 +94,17 @@ if (form) {
   // Back from a later page, a browser may show this one as it was left, with a version that is no longer the stored one.
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
-  const add = document.getElementById("add-recommendation");
-  const rows = document.getElementById("recommendations");
-  if (add) {
+  for (const add of form.querySelectorAll("[data-add]")) {
+    const rows = document.getElementById(add.dataset.add);
     add.hidden = false;
     add.addEventListener("click", () => {
       const number = rows.children.length;
       const row = rows.lastElementChild.cloneNode(true);
-      row.innerHTML = row.innerHTML.replaceAll(`recommendation.${number - 1}.`, `recommendation.${number}.`);
-      row.querySelector("legend").textContent = `Recommendation ${number + 1}`;
-      for (const field of row.querySelectorAll("textarea, select")) field.value = "";
+      row.innerHTML = row.innerHTML.replaceAll(`${add.dataset.row}.${number - 1}.`, `${add.dataset.row}.${number}.`);
+      row.querySelector("legend").textContent = `${add.dataset.title} ${number + 1}`;
+      for (const field of row.querySelectorAll("input, textarea, select")) field.value = "";
       rows.append(row);
-      row.querySelector("textarea").focus();
+      row.querySelector("input, textarea").focus();
       add.hidden = rows.children.length >= Number(add.dataset.most);
     });
   }

@@ -410,7 +410,8 @@ def test_hostile_names_and_texts_are_shown_as_they_are_written_and_never_run(cli
     clinic = Clinic(clinic.world)
     case_id = clinic.world.gathered(**sent)
     clinic.world.accept(case_id)
-    hostile = dict.fromkeys(("conclusion", "answer.0.text", "history", "recommendation.0.text"), HOSTILE)
+    named = ("conclusion", "answer.0.text", "history", "recommendation.0.text", "option.0.text", "option.0.forWhom")
+    hostile = dict.fromkeys(named, HOSTILE)
     assert written(clinic, case_id, **{**ANSWERS, **hostile}).status_code == 303
     clinic.post(f"/cases/{case_id}/review", {**ANSWERS, **hostile, "version": "1", "gap": gaps_of(clinic, case_id)},
                 "reviewer")  # fmt: skip
