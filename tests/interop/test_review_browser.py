@@ -128,6 +128,19 @@ def test_what_is_proposed_and_urgent_reaches_a_person_and_ends(browser: Browser)
     press(desk, "Record the conversation")
     assert desk.get_by_text("spoken about").is_visible()
 
+    reviewer.goto(f"{browser.base}{case}/review")
+    item = reviewer.get_by_role("group", name="(diagnosis)").first
+    item.get_by_label("Significance").select_option("critical")
+    item.get_by_label("Told in the urgent call").select_option(index=1)
+    option = reviewer.get_by_role("group", name="Option 1", exact=True)
+    option.get_by_label("What", exact=True).fill("Surgery this week")
+    option.get_by_label("Your opinion").select_option("preferred")
+    option.get_by_label("What speaks for it").fill("The deficit is new.")
+    press(reviewer, "Save")
+    chosen = reviewer.get_by_label("Told in the urgent call").first.locator("option:checked").inner_text()
+    assert chosen == "Cord compression on the new images (spoken about)"
+    browser.look("reviewer", f"{case}/review", "editor-critical", unfolded=True)
+
     surgeon = browser.visit("surgeon", case)
     form = unfold(surgeon, "Answer a proposal")
     form.get_by_label("Your answer").select_option("accepted")
