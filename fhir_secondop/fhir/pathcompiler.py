@@ -32,8 +32,10 @@ def compile_node(node: Node, context: Types) -> Compiled:
         kind = {bool: "boolean", int: "integer", str: "string"}[type(node.value)]
         result = [(kind, node.value)]
         return (lambda _: result), frozenset({kind})
+    if node.kind == "variable":
+        return OPERATORS["%"](node, context)
     if node.kind == "operator":
-        return _operators[node.value](node, context)
+        return OPERATORS[node.value](node, context)
     assert node.base is not None
     if node.kind == "member":
         return _member(node, context)
@@ -41,9 +43,9 @@ def compile_node(node: Node, context: Types) -> Compiled:
         base, types = compile_node(node.base, context)
         at = node.value
         return (lambda nodes: base(nodes)[at : at + 1]), types
-    if node.value not in _functions:
-        raise Unsupported(f"FHIRPath's {node.value}() can't be used in a search parameter here")
-    return _functions[node.value](node, context)
+    if node.value not in FUNCTIONS:
+        raise Unsupported(f"FHIRPath's {node.value}() is not known here")
+    return FUNCTIONS[node.value](node, context)
 
 
 def _same(nodes: list[Typed]) -> list[Typed]:
@@ -69,7 +71,7 @@ def _member(node: Node, context: Types, *, companion: bool = False) -> Compiled:
     else:
         base, types = compile_node(node.base, context)
     table = {t: _lookup(t, name, companion) for t in types}
-    found = frozenset("Element" if companion else of_type for rows in table.values() for _, of_type in rows)
+    found = frozenset(of_type for rows in table.values() for _, of_type, _ in rows)
     if not found and types and not types & {"Resource", "DomainResource"}:
         raise Unsupported(f"{' and '.join(sorted(types))}: R4 has no element {name[:64]} there")
     if types & {"Resource", "DomainResource"}:
@@ -80,15 +82,22 @@ def _member(node: Node, context: Types, *, companion: bool = False) -> Compiled:
     return (lambda nodes: [hit for node in base(nodes) for hit in _children(node, table)]), found
 
 
-Rows = tuple[tuple[str, str], ...]
+Rows = tuple[tuple[str, str, str], ...]
 
 
 def _lookup(type_name: str, name: str, companion: bool = False) -> Rows:
-    """(JSON key, type) of an element; several for a choice."""
-    element = definitions.structure(type_name).elements.get(name)
+    """(JSON key, type, where a primitive's extensions are) of an element; several for a choice."""
+    element = definitions.structure(type_name).elements.get(name) if type_name else None
     if element is None:
         return ()
-    return tuple(("_" + key, "Element") if companion else (key, of_type) for key, of_type in element.members())
+    return tuple(
+        ("_" + key, "Element", "") if companion else (key, of_type, "_" + key if _is_primitive(of_type) else "")
+        for key, of_type in element.members()
+    )
+
+
+def _is_primitive(type_name: str) -> bool:
+    return definitions.structure(type_name).kind == "primitive-type"
 
 
 class _Lookups(dict[str, Rows]):
@@ -104,22 +113,34 @@ class _Lookups(dict[str, Rows]):
 
 
 def _children(node: Typed, table: Mapping[str, Rows]) -> list[Typed]:
+    """A primitive of which there are extensions alone is there, and has the value None."""
     type_name, value = node
-    for key, of_type in table[type_name]:
+    for key, of_type, companion in table[type_name]:
         child = value.get(key)
         if child is None:
+            if companion and (extended := value.get(companion)) is not None:
+                return [(of_type, None)] * (len(extended) if type(extended) is list else 1)
             continue
         many = child if type(child) is list else (child,)
         if of_type == "Resource":
             return [(each["resourceType"], each) for each in many]
-        return [(of_type, each) for each in many if each is not None]
+        return [(of_type, each) for each in many]
     return []
+
+
+def children_of(node: Typed) -> list[Typed]:
+    """All that stands directly below a value, in the order of the tables."""
+    type_name, value = node
+    if type(value) is not dict:
+        return []
+    names = definitions.structure(type_name).elements
+    return [child for name in names for child in _children(node, {type_name: _lookup(type_name, name)})]
 
 
 def _with_extensions(base: Node, context: Types) -> Compiled:
     """The base, where a primitive is replaced by the object that holds its extensions."""
     found = compile_node(base, context)
-    primitive = all(definitions.structure(t).kind == "primitive-type" for t in found[1])
+    primitive = all(map(_is_primitive, found[1]))
     return _member(base, context, companion=True) if primitive and base.kind == "member" else found
 
 
@@ -134,7 +155,8 @@ def _type_named(node: Node) -> str:
     """The type that an argument names: Quantity, FHIR.Quantity."""
     if node.kind != "member":
         raise Unsupported("a FHIRPath type test needs the name of a type")
-    name = {"DateTime": "dateTime"}.get(node.value, str(node.value))  # HL7's code-value-date writes System's name
+    # HL7's own expressions write System's names here and there.
+    name = {"DateTime": "dateTime", "Boolean": "boolean"}.get(node.value, str(node.value))
     definitions.structure(name)
     return name
 
@@ -178,11 +200,12 @@ def _union(node: Node, context: Types) -> Compiled:
     return (lambda nodes: [*first(nodes), *second(nodes)]), types
 
 
-def _truth(nodes: list[Typed]) -> bool | None:
+def truth(nodes: list[Typed]) -> bool | None:
     """FHIRPath's singleton as a condition: one value that is no boolean counts as true; none is unknown."""
     if not nodes:
         return None
-    return nodes[0][1] if nodes[0][0] == "boolean" else True
+    found: bool | None = nodes[0][1] if nodes[0][0] == "boolean" else True
+    return found
 
 
 def _logic(node: Node, context: Types) -> Compiled:
@@ -190,7 +213,7 @@ def _logic(node: Node, context: Types) -> Compiled:
     decided = FALSE if node.value == "and" else TRUE  # on one side, this settles it even if the other is unknown
 
     def logic(nodes: list[Typed]) -> list[Typed]:
-        a, b = _truth(left(nodes)), _truth(right(nodes))
+        a, b = truth(left(nodes)), truth(right(nodes))
         if decided[0][1] in (a, b):
             return decided
         return [] if a is None or b is None else [("boolean", not decided[0][1])]
@@ -212,7 +235,7 @@ def _equality(node: Node, context: Types) -> Compiled:
     return equal, BOOLEAN
 
 
-_operators: dict[str, Callable[[Node, Types], Compiled]] = {
+OPERATORS: dict[str, Callable[[Node, Types], Compiled]] = {
     "|": _union,
     "and": _logic,
     "or": _logic,
@@ -226,42 +249,43 @@ _operators: dict[str, Callable[[Node, Types], Compiled]] = {
 # Functions ----------------------------------------------------------------------------------------------------------
 
 
-def _base(node: Node, context: Types, arguments: int) -> Compiled:
+def base_of(node: Node, context: Types, arguments: int) -> Compiled:
+    """What a function stands behind; it must have that many arguments."""
     if node.base is None or len(node.arguments) != arguments:
         raise Unsupported(f"FHIRPath's {node.value}() takes {arguments} argument(s) here")
     return compile_node(node.base, context)
 
 
 def _where(node: Node, context: Types) -> Compiled:
-    base, types = _base(node, context, 1)
+    base, types = base_of(node, context, 1)
     if not types:
         return _nothing, types
     criterion = compile_node(node.arguments[0], types)[0]
-    return (lambda nodes: [each for each in base(nodes) if _truth(criterion([each]))]), types
+    return (lambda nodes: [each for each in base(nodes) if truth(criterion([each]))]), types
 
 
 def _exists(node: Node, context: Types) -> Compiled:
-    base = (_where if node.arguments else lambda n, c: _base(n, c, 0))(node, context)[0]
+    base = (_where if node.arguments else lambda n, c: base_of(n, c, 0))(node, context)[0]
     return (lambda nodes: TRUE if base(nodes) else FALSE), BOOLEAN
 
 
 def _empty(node: Node, context: Types) -> Compiled:
-    base = _base(node, context, 0)[0]
+    base = base_of(node, context, 0)[0]
     return (lambda nodes: FALSE if base(nodes) else TRUE), BOOLEAN
 
 
 def _not(node: Node, context: Types) -> Compiled:
-    base = _base(node, context, 0)[0]
+    base = base_of(node, context, 0)[0]
 
     def negate(nodes: list[Typed]) -> list[Typed]:
-        truth = _truth(base(nodes))
-        return [] if truth is None else [("boolean", not truth)]
+        found = truth(base(nodes))
+        return [] if found is None else FALSE if found else TRUE
 
     return negate, BOOLEAN
 
 
 def _first(node: Node, context: Types) -> Compiled:
-    base, types = _base(node, context, 0)
+    base, types = base_of(node, context, 0)
     return (lambda nodes: base(nodes)[:1]), types
 
 
@@ -273,14 +297,14 @@ def _extension(node: Node, context: Types) -> Compiled:
     return (lambda nodes: [each for each in base(nodes) if each[1].get("url") == url]), types
 
 
-_functions: dict[str, Callable[[Node, Types], Compiled]] = {
+FUNCTIONS: dict[str, Callable[[Node, Types], Compiled]] = {
     "where": _where,
     "exists": _exists,
     "empty": _empty,
     "not": _not,
     "first": _first,
     "extension": _extension,
-    "as": lambda node, context: _as(_base(node, context, 1), _type_named(node.arguments[0])),
-    "ofType": lambda node, context: _as(_base(node, context, 1), _type_named(node.arguments[0])),
+    "as": lambda node, context: _as(base_of(node, context, 1), _type_named(node.arguments[0])),
+    "ofType": lambda node, context: _as(base_of(node, context, 1), _type_named(node.arguments[0])),
     "is": lambda node, context: _is(node.base or Node("context"), _type_named(node.arguments[0]), context),
 }

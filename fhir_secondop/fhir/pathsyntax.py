@@ -1,4 +1,4 @@
-"""Reads the part of FHIRPath's grammar that search parameters use into a tree of `Node`s.
+"""Reads the part of FHIRPath's grammar that search parameters and R4's invariants use into a tree of `Node`s.
 
 Source: http://hl7.org/fhirpath/N1/grammar.html
 """
@@ -12,16 +12,19 @@ from typing import Any
 from fhir_secondop.errors import Unsupported
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z_]\w*)|`(?P<quoted>[^`]+)`|(?P<string>'(?:[^'\\]|\\.)*')|(?P<number>\d+(?:\.\d+)?)"
-    r"|(?P<sign>!=|<=|>=|[.()\[\],|=<>$]))"
+    r"\s*(?:(?P<name>[A-Za-z_]\w*)|`(?P<quoted>[^`]+)`|%(?P<variable>[A-Za-z]\w*)|(?P<string>'(?:[^'\\]|\\.)*')"
+    r"|(?P<number>\d+(?:\.\d+)?)|(?P<sign>!=|<=|>=|[.()\[\],|=<>$+&]))"
 )
 # Loosest first, as in the grammar's list of precedence.
-LEVELS = (("or",), ("and",), ("=", "!="), ("|",), ("is", "as"))
+LEVELS = (
+    ("implies",), ("or", "xor"), ("and",), ("in", "contains"), ("=", "!="), ("<", "<=", ">", ">="), ("|",),
+    ("is", "as"), ("+", "&"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`kind`: context, member, call, index, literal or operator. `base` is what stands before the dot.
+    """`kind`: context, member, call, index, literal, variable or operator. `base` is what stands before the dot.
 
     `value` is the name, the number or the literal; `arguments` the operands of an operator or call.
     """
@@ -56,7 +59,7 @@ class _Parser:
             end = match.end()
 
     def unreadable(self) -> Unsupported:
-        return Unsupported(f"not a FHIRPath expression of the kind that search parameters use: {self.expression}")
+        return Unsupported(f"not a FHIRPath expression of the kind that FHIR R4's own are: {self.expression}")
 
     def peek(self) -> tuple[str, str]:
         return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
@@ -110,6 +113,9 @@ class _Parser:
             if self.take() != ("name", "this"):
                 raise self.unreadable()
             return Node("context")
+        if kind == "variable":
+            self.take()
+            return Node("variable", text)
         if kind == "string":
             self.take()
             return Node("literal", re.sub(r"\\(.)", r"\1", text[1:-1]))

@@ -7,12 +7,12 @@ Source: https://hl7.org/fhir/R4/json.html
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
-from fhir_secondop.fhir import definitions, primitives, rules
+from fhir_secondop.fhir import definitions, invariants, primitives, rules
 from fhir_secondop.fhir.definitions import Element
-from fhir_secondop.fhir.faults import Place, Walk, child
+from fhir_secondop.fhir.faults import MAX_FAULTS, Place, Walk, child
 
 MAX_DEPTH = 100  # the same as the codec's
 
@@ -36,7 +36,7 @@ class Shape(dict[str, Field]):
         if key == "resourceType" and self.is_resource:
             field: Field = _pass
         elif key in self.type.fields:
-            field = _field(*self.type.fields[key])
+            field = self.field(*self.type.fields[key])
         elif key[:1] == "_" and _is_primitive(self.type.fields.get(key[1:])):
             field = _companion(key[1:], self.type.fields[key[1:]][0])
         else:
@@ -45,6 +45,13 @@ class Shape(dict[str, Field]):
         self[key] = field
         return field
 
+    def field(self, element: Element, type_name: str) -> Field:
+        """The check of an element, with the invariants that are written at it."""
+        at = f"{self.type.name}.{element.name}{'[x]' if element.is_choice else ''}"
+        field = _field(element, type_name)
+        written = invariants.of_element(at, type_name)
+        return _with_invariants(field, element.name, type_name, written) if written else field
+
     def check(self, value: Any, place: Place, walk: Walk) -> None:
         """Adds the faults of an object of this type to the walk."""
         if type(value) is not dict:
@@ -52,6 +59,7 @@ class Shape(dict[str, Field]):
             return
         if len(value) < 2 and (not value or "id" in value) and not self.is_resource:
             walk.fault("structure", place, "must have a value or children; leave the element out instead")
+        before = len(walk.issues)
         if place[3] > MAX_DEPTH:
             walk.fault("too-costly", place, f"is nested deeper than {MAX_DEPTH} levels")
             return
@@ -67,6 +75,14 @@ class Shape(dict[str, Field]):
                 walk.fault("structure", child(place, name), "may be of one type only; there are several")
         if self.rule is not None:
             self.rule(value, place, walk)
+        # Of what is malformed an expression says nothing that helps.
+        if self.own and len(walk.issues) == before < MAX_FAULTS:
+            invariants.check(self.own, self.type.name, value, place, walk)
+
+    @cached_property
+    def own(self) -> tuple[invariants.Invariant, ...]:
+        """R4's own; compiled when the first value comes, since types refer to each other in circles."""
+        return invariants.of_type(self.type.name)
 
 
 @cache
@@ -85,7 +101,8 @@ def check_resource(value: Any, place: Place, walk: Walk) -> None:
     """A resource, alone or in another: its own contained resources, and no others, answer its #id references."""
     if resource_type := known_type(value):
         contained = value.get("contained")
-        inner = Walk(walk.issues, _contained(contained, place, walk) if isinstance(contained, list) else {})
+        inside = _contained(contained, place, walk) if isinstance(contained, list) else {}
+        inner = Walk(walk.issues, inside, value)
         shape(resource_type).check(value, place, inner)
     elif isinstance(value, dict) and isinstance(value.get("resourceType"), str):
         walk.fault("not-supported", place, "is of a resource type that FHIR R4 (4.0.1) does not have")
@@ -104,7 +121,7 @@ def _check_contained(value: Any, place: Place, walk: Walk) -> None:
     for name in ("versionId", "lastUpdated", "security"):
         if isinstance(meta, dict) and name in meta:
             walk.fault("structure", child(child(place, "meta"), name), "may not stand in a contained resource")
-    shape(resource_type).check(value, place, walk)
+    shape(resource_type).check(value, place, Walk(walk.issues, walk.contained, value, walk.root))
 
 
 def _contained(resources: list[Any], place: Place, walk: Walk) -> dict[str, str]:
@@ -150,6 +167,19 @@ def _field(element: Element, type_name: str) -> Field:
                 check(item, (place, name, index, depth), walk)
 
     return each
+
+
+def _with_invariants(field: Field, name: str, type_name: str, written: tuple[invariants.Invariant, ...]) -> Field:
+    def run(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+        before = len(walk.issues)
+        field(parent, value, place, walk)
+        if len(walk.issues) == before < MAX_FAULTS:
+            many = value if type(value) is list else [value]
+            for index, item in enumerate(many):
+                here = child(place, name, index if many is value else None)
+                invariants.check(written, type_name, item, here, walk)
+
+    return run
 
 
 def _check(element: Element, type_name: str) -> Check:

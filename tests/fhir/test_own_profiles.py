@@ -300,12 +300,6 @@ INVARIANTS: dict[str, tuple[str, Json, Json, str]] = {
         {**COORDINATION, "status": "on-hold"},
         "Task",
     ),
-    "so-task-3": (
-        "coordination-task",
-        {**COORDINATION, "authoredOn": "2026-11-20T15:00:00+05:00", "lastModified": NOW},
-        {**COORDINATION, "authoredOn": "2026-11-20T15:00:01+05:00", "lastModified": NOW},
-        "Task",
-    ),
     "so-del-1": ("delivery-task", DELIVERY, {**DELIVERY, "focus": {"reference": "DiagnosticReport/1"}}, "Task"),
     "so-enc-1": ("consultation-encounter", ENCOUNTER, {**ENCOUNTER, "period": {"start": NOW}}, "Encounter"),
     "so-rep-1": ("second-opinion-report", REPORT, without(REPORT, "basedOn"), "DiagnosticReport"),

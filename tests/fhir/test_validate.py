@@ -56,7 +56,10 @@ def faults(resource: Any, **options: Any) -> list[tuple[str, str]]:
         observation(_status={"extension": ABSENT}) | {"status": "final"},
         {"resourceType": "Observation", "_status": {"extension": ABSENT}, "code": {"text": "x"}},
         patient(name=[{"given": ["A", None], "_given": [None, {"extension": ABSENT}]}]),
-        patient(contained=[{"resourceType": "Organization", "id": "o"}], managingOrganization={"reference": "#o"}),
+        patient(
+            contained=[{"resourceType": "Organization", "id": "o", "name": "x"}],
+            managingOrganization={"reference": "#o"},
+        ),
         patient(managingOrganization={"reference": "http://example.org/fhir/Organization/1"}),
         patient(managingOrganization={"reference": "urn:uuid:1dd6e4c5-0f1b-4c6b-8d4a-6d5b1d7f3a10"}),
         patient(managingOrganization={"reference": "Organization?identifier=x|y"}),
@@ -98,7 +101,7 @@ def test_valid_resource_has_no_faults(resource: dict[str, Any]) -> None:
         (patient(_name=[{"id": "x"}]), "structure", "Patient._name"),
         (patient(fhir_comments=["x"]), "structure", "Patient.fhir_comments"),
         (patient(name=[{"family": "Ek", "first": "x"}]), "structure", "Patient.name[0].first"),
-        (patient(contact=[{"gender": "male"}, {"name": {"x": 1}}]), "structure", "Patient.contact[1].name.x"),
+        (patient(contact=[{"name": {"text": "Ek"}}, {"name": {"x": 1}}]), "structure", "Patient.contact[1].name.x"),
         (patient(deceased=True), "structure", "Patient.deceased"),
         # counts and JSON types
         ({"resourceType": "Observation", "status": "final"}, "required", "Observation.code"),
@@ -207,7 +210,7 @@ def test_valid_resource_has_no_faults(resource: dict[str, Any]) -> None:
             "Patient.managingOrganization.reference",
         ),
         # contained resources
-        (patient(contained=[{"resourceType": "Organization"}]), "required", "Patient.contained[0].id"),
+        (patient(contained=[{"resourceType": "Basic", "code": {"text": "x"}}]), "required", "Patient.contained[0].id"),
         (patient(contained=[PATIENT | {"id": "a"}, PATIENT | {"id": "a"}]), "duplicate", "Patient.contained[1].id"),
         (patient(contained=[{"resourceType": "Citation", "id": "a"}]), "not-supported", "Patient.contained[0]"),
         (patient(contained=[{"resourceType": [], "id": "a"}]), "structure", "Patient.contained[0]"),

@@ -428,7 +428,7 @@ def test_a_linkage_without_a_reason_or_with_a_winner_is_refused() -> None:
 
     assert [i.expression for i in validate({**link, "extension": []})] != []
     assert [i.expression for i in validate(winner)] == ["Linkage.item[0].type"]
-    assert [i.expression for i in validate({**link, "item": link["item"][:1]})] == ["Linkage.item"]
+    assert [i.expression for i in validate({**link, "item": link["item"][:1]})] == ["Linkage"]
 
 
 def test_an_undone_group_stays_undone_when_a_third_source_would_bring_it_back() -> None:
