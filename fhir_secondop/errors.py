@@ -14,13 +14,16 @@ from dataclasses import dataclass
 class Issue:
     """One fault in what was sent: where it stands (a FHIRPath expression) and what to do about it.
 
-    `code` is from http://hl7.org/fhir/issue-type; `severity` is fatal, error, warning or information.
+    `code` is from http://hl7.org/fhir/issue-type; `severity` is fatal, error, warning or information. `line` and
+    `column` are from 1, in the text that was sent; 0 where they are not known.
     """
 
     severity: str
     code: str
     expression: str
     diagnostics: str
+    line: int = 0
+    column: int = 0
 
 
 class SecondOpError(Exception):

@@ -221,7 +221,7 @@ def bundled(text: str) -> list[tuple[str, Resource]]:
 def _entries(text: str) -> list[tuple[str, Resource] | None]:
     """The resource of each entry, as text and parsed."""
     found: list[tuple[str, Resource] | None] = []
-    at = next((at for key, at in _keys(text, 0) if key == "entry"), None)
+    at = next((at for key, at in keys(text, 0) if key == "entry"), None)
     if at is None or text[at] != "[":
         return found
     at = _skip(text, at + 1)
@@ -240,6 +240,16 @@ def _entries(text: str) -> list[tuple[str, Resource] | None]:
     return found
 
 
+def items(text: str, at: int) -> Iterator[int]:
+    """Where the values of the JSON array that begins at `at` start. `text` must have been parsed before."""
+    at = _skip(text, at + 1)
+    while text[at] != "]":
+        yield at
+        at = _skip(text, _scan(text, at)[1])
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Member:
     key: str
@@ -250,7 +260,7 @@ class _Member:
     following: int | None  # where the next key starts
 
 
-def _keys(text: str, at: int) -> Iterator[tuple[str, int]]:
+def keys(text: str, at: int) -> Iterator[tuple[str, int]]:
     """The keys of the JSON object that begins at `at` (or after space), and where their values start.
 
     What follows a value is looked for only when the next key is asked for.

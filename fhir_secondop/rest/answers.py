@@ -10,6 +10,7 @@ from flask import Response, request
 from fhir_secondop.errors import Invalid, Malformed, NotAcceptable, TooLarge, Unsupported, UnsupportedMedia
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.fhir.codec import Body
+from fhir_secondop.fhir.locations import located
 from fhir_secondop.model import Resource
 from fhir_secondop.rest import outcome
 from fhir_secondop.rest.endpoint import Endpoint
@@ -75,11 +76,11 @@ def check_no_search() -> None:
         raise Unsupported("Parameters on a write are not offered; criteria of a create go into If-None-Exist.")
 
 
-def valid(resource: Resource) -> None:
-    """Raises Invalid with every fault of a resource, each with its place."""
+def valid(resource: Resource, text: str = "") -> None:
+    """Raises Invalid with every fault of a resource, each with its place, and with line and column of the text."""
     faults = [issue for issue in validate.validate(resource) if issue.severity in ("error", "fatal")]
     if faults:
-        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=faults)
+        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=located(text, faults) if text else faults)
 
 
 def check_members(data: bytes) -> None:
@@ -100,10 +101,11 @@ def check_entries(resource: Resource, limit: int) -> None:
 
 def resource_body(resource_type: str) -> tuple[Body, Resource]:
     """The valid resource of that type in the request's body: its text and its members."""
-    body, resource = codec.split(json_body())
+    text = json_body()
+    body, resource = codec.split(text)
     if resource["resourceType"] != resource_type:
         raise Invalid(f"The body is not a {resource_type}, as the address says.", path="resourceType")
-    valid(resource)
+    valid(resource, text)
     return body, resource
 
 

@@ -76,9 +76,10 @@ def _input(row: Operation, max_entries: int) -> Resource:
     if request.method != "POST" or not request.get_data():
         sent = of_query(row)
     else:
-        resource = codec.parse(answers.json_body())
+        text = answers.json_body()
+        resource = codec.parse(text)
         answers.check_entries(resource, max_entries)
-        answers.valid(resource)
+        answers.valid(resource, text)
         if row.raw:
             # The text goes along: an intake keeps what was sent byte for byte.
             return {"resource": resource, "text": codec.text_of(request.get_data()),

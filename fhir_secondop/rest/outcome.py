@@ -28,6 +28,7 @@ def outcome(issues: Iterable[Issue]) -> Resource:
         "resourceType": "OperationOutcome",
         "issue": [
             {
+                **({"extension": _position(issue)} if issue.line else {}),
                 "severity": issue.severity,
                 "code": issue.code,
                 "diagnostics": _text(issue.diagnostics),
@@ -36,6 +37,12 @@ def outcome(issues: Iterable[Issue]) -> Resource:
             for issue in issues
         ],
     }
+
+
+def _position(issue: Issue) -> list[Resource]:
+    """Where it stands in the text, as HL7's own validator says it."""
+    url = "http://hl7.org/fhir/StructureDefinition/operationoutcome-issue-"
+    return [{"url": f"{url}line", "valueInteger": issue.line}, {"url": f"{url}col", "valueInteger": issue.column}]
 
 
 def of_error(error: SecondOpError) -> Resource:

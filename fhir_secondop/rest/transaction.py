@@ -33,7 +33,7 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
     if bundle.get("type") != "transaction":
         raise Unsupported("Only Bundles of type transaction are offered.", path="Bundle.type")
     answers.check_entries(bundle, endpoint.max_entries)
-    answers.valid(bundle)
+    answers.valid(bundle, text)
     entries = entries_of(bundle, text)
     for entry in entries:
         if _INTERACTION[entry.method] not in endpoint.offered(entry.type):
