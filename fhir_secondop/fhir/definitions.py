@@ -204,6 +204,67 @@ def profiles() -> Mapping[str, Mapping[str, Any]]:
     return MappingProxyType(_own("structures"))
 
 
+@cache
+def extension(url: str) -> Mapping[str, Any] | None:
+    """What an extension may have and where it may stand, as `extension_row` says; None when nobody here defines it."""
+    own = _own("structures").get(url)
+    if own is not None:
+        return extension_row(own) if own["type"] == "Extension" else None
+    found: Mapping[str, Any] | None = _table("extensions").get(url)
+    return found
+
+
+def extension_row(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition in short: max, isModifier and context of the whole; of it and each part the types of its value
+    ("Reference(Patient|Group)"; absent where it may have none), the value set of a required binding, and its parts by
+    url, with min and max.
+    """
+    tree: dict[str, Any] = {}
+    for element in definition["differential"]["element"]:
+        at = tree
+        for part in element["id"].split(".")[1:]:
+            at = at.setdefault("below", {}).setdefault(part, {})
+        at["element"] = element
+    root = tree["element"]
+    contexts = [each["expression"] for each in definition.get("context", ()) if each["type"] == "element"]
+    return {
+        **({"max": root["max"]} if root.get("max", "*") != "*" else {}),
+        **({"isModifier": True} if root.get("isModifier") else {}),
+        **({"context": contexts} if contexts else {}),
+        **_extension_body(tree),
+    }
+
+
+def _extension_body(tree: Mapping[str, Any]) -> dict[str, Any]:
+    below = tree.get("below", {})
+    value = below.get("value[x]", {}).get("element", {})
+    slices = {key.partition(":")[2]: part for key, part in below.items() if key.startswith("extension:")}
+    parts = {
+        part.get("below", {}).get("url", {}).get("element", {}).get("fixedUri", name): {
+            **({"min": low} if (low := part["element"].get("min", 0)) else {}),
+            **({"max": high} if (high := part["element"].get("max", "*")) != "1" else {}),
+            **_extension_body(part),
+        }
+        for name, part in slices.items()
+    }
+    types = [_type_name(each) for each in value.get("type", ())]
+    binding = value.get("binding", {})
+    required = binding.get("strength") == "required" and "valueSet" in binding
+    return {
+        **({"value": types} if value.get("max") != "0" else {}),
+        **({"binding": binding["valueSet"].partition("|")[0]} if required else {}),
+        **({"parts": parts} if parts else {}),
+    }
+
+
+def _type_name(each: Mapping[str, Any]) -> str:
+    """`Reference(Patient|Group)`: a target that is a profile counts by its type where it is one of ours."""
+    targets = [
+        _own("structures").get(url, {}).get("type", url.rsplit("/", 1)[1]) for url in each.get("targetProfile", ())
+    ]
+    return f"{each['code']}({'|'.join(targets)})" if targets and "Resource" not in targets else str(each["code"])
+
+
 def code_system(url: str) -> Mapping[str, Any] | None:
     """Our CodeSystem with that URL."""
     return _own("codesystems").get(url)

@@ -18,11 +18,11 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class Walk:
-    """The faults found so far, and what a resource's parts need to know of it: contained id → type, itself, and what
-    it is contained in (or itself again).
+    """The faults found so far, and what a resource's parts need to know of it: contained id → type, itself, what it
+    is contained in (or itself again), and its place.
     """
 
-    __slots__ = ("contained", "issues", "resource", "root")
+    __slots__ = ("contained", "ids", "issues", "place", "resource", "root")
 
     def __init__(
         self,
@@ -30,10 +30,13 @@ class Walk:
         contained: Mapping[str, str],
         resource: Mapping[str, Any] = MappingProxyType({}),
         root: Mapping[str, Any] | None = None,
+        place: Place = (None, "", None, 0),
     ) -> None:
         self.issues = issues
+        self.ids: set[str] = set()
         self.contained = contained
         self.resource = resource
+        self.place = place
         self.root = resource if root is None else root
 
     def fault(self, code: str, place: Place, diagnostics: str, *, severity: str = "error") -> None:
@@ -46,6 +49,16 @@ class Walk:
         elif len(self.issues) == MAX_FAULTS:
             said = f"There are more faults than these {MAX_FAULTS}; they are not named."
             self.issues.append(Issue("error", "too-costly", "", said))
+
+    def element_id(self, found: Any, place: Place) -> None:
+        """Each element's id stands once in a resource.
+
+        Source: https://hl7.org/fhir/R4/element.html#id
+        """
+        if isinstance(found, str):
+            if found in self.ids:
+                self.fault("duplicate", child(place, "id"), "is the id of another element of this resource too")
+            self.ids.add(found)
 
     def unknown(self, key: str, place: Place, type_name: str) -> None:
         if _NAME.fullmatch(key):
@@ -60,6 +73,15 @@ def root(name: str) -> Place:
 
 def child(place: Place, name: str, index: int | None = None) -> Place:
     return (place, name, index, place[3] + 1)
+
+
+def names_below(above: Place, place: Place) -> tuple[str, ...]:
+    """The elements on the way from one place down to another."""
+    names: list[str] = []
+    while place[3] > above[3]:
+        names.append(place[1])
+        place = place[0]
+    return tuple(reversed(names))
 
 
 def expression(place: Place) -> str:

@@ -1,8 +1,8 @@
 """R4's written invariants, each compiled to a function when its type is first met.
 
 They come from profiles/r4/constraints.json. Not in here are those that `walk` and `rules` check themselves, with a
-better place than the element that holds them all; dom-6, which asks for a narrative and is no fault; and ctm-1, which
-asks what is at the other end of a reference.
+better place than the element that holds them all; dom-6, which asks for a narrative and is no fault; ctm-1, which asks
+what is at the other end of a reference; and cid-0, which asks for an element that its type does not have.
 Source: https://hl7.org/fhir/R4/conformance-rules.html#constraints
 """
 
@@ -16,15 +16,15 @@ from typing import Any
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.fhir.faults import Place, Walk
 from fhir_secondop.fhir.pathcompiler import Step
-from fhir_secondop.fhir.pathfunctions import SCOPE
+from fhir_secondop.fhir.pathfunctions import SCOPE, Incomparable
 
 ELSEWHERE = frozenset(
-    {"ctm-1", "dom-2", "dom-3", "dom-4", "dom-5", "dom-6", "ref-1", "txt-1", "txt-2",
+    {"cid-0", "ctm-1", "dom-2", "dom-3", "dom-4", "dom-5", "dom-6", "ref-1", "txt-1", "txt-2",
      "bdl-3", "bdl-4", "bdl-5", "bdl-7", "bdl-11", "bdl-12"}
 )  # fmt: skip
 
-WITHOUT_SENSE = frozenset({("cid-0", "ChargeItemDefinition"), ("ras-1", "decimal")})
-"""Of an element that the type does not have: nothing can be said."""
+OF_ONE_TYPE = {"ras-1": "Range", "sqty-1": "Quantity", "mqty-1": "Quantity"}
+"""Written at a choice, and meant for one of its types."""
 
 _NAME = "name.exists() implies name.matches('[A-Z]([A-Za-z0-9_]){0,254}')"
 CORRECTED = {
@@ -49,6 +49,9 @@ CORRECTED = {
         "category.coding.where(code = 'problem-list-item').empty()",
 }  # fmt: skip
 """What R4 wrote → what it meant, and says in words or in R5: HL7's own validator reads these in another way, too."""
+
+
+_NONE: Mapping[str, Any] = {"differential": {"element": [{}]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,26 @@ def of_element(at: str, type_name: str) -> tuple[Invariant, ...]:
     return () if at == type_name else tuple(_compiled(at, type_name))
 
 
+@cache
+def of_extension(url: str) -> tuple[Invariant, ...]:
+    """Those that an extension of ours has."""
+    return of_element_definition(
+        next(iter((definitions.profile(url) or _NONE)["differential"]["element"])), "Extension"
+    )
+
+
+def of_element_definition(element: Mapping[str, Any], type_name: str) -> tuple[Invariant, ...]:
+    """Those that a profile writes at an element, for a value of that type; of severity error alone."""
+    return tuple(
+        Invariant(c["key"], "error", c["human"], path.invariant(c["expression"], type_name), "%" in c["expression"])
+        for c in element.get("constraint", ())
+        if c["severity"] == "error" and "expression" in c
+    )
+
+
 def _compiled(at: str, type_name: str) -> Iterable[Invariant]:
     for key, severity, human, expression in written(at):
-        if (key, type_name) not in WITHOUT_SENSE:
+        if OF_ONE_TYPE.get(key, type_name) == type_name:
             yield Invariant(key, severity, human, path.invariant(expression, type_name), "%" in expression)
 
 
@@ -94,7 +114,10 @@ def check(invariants: tuple[Invariant, ...], type_name: str, value: Any, place: 
         if each.needs_scope:
             SCOPE.resource, SCOPE.root = _typed(walk.resource), _typed(walk.root)
             SCOPE.context, SCOPE.kept = nodes[0], {}
-        found = each.run(nodes)
+        try:
+            found = each.run(nodes)
+        except Incomparable:
+            continue  # 2015-01 and 2015-01-10, mg and g: nothing can be held against the sender
         if not found or found[0][1] is False:
             walk.fault("invariant", place, f"{each.key}: {each.human}", severity=each.severity)
 

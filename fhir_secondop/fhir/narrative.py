@@ -1,22 +1,21 @@
 """Is the XHTML of a narrative well-formed and harmless?
 
-Only formatting, links and images; no script, form, frame, object, event handler or foreign style. An allow-list: what
-is not named here is refused. An empty div is let pass, against invariant txt-2: it harms nobody, and HL7's own examples
-have it.
+Only formatting, links and images; nothing deprecated (u, s, font), no script, form, frame, object, event handler or
+foreign style. An allow-list: what is not named here is refused. There is some text, or an image (invariant txt-2).
 Source: https://hl7.org/fhir/R4/narrative.html#xhtml
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from lxml import etree
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
 _ELEMENTS = (
     "a abbr acronym address area b bdo big blockquote br caption cite code col colgroup dd dfn div dl dt em h1 h2 h3 h4"
-    " h5 h6 hr i img kbd li map ol p pre q s samp small span strike strong sub sup table tbody td tfoot th thead tr tt"
-    " u ul var"
+    " h5 h6 hr i img kbd li map ol p pre q samp small span strong sub sup table tbody td tfoot th thead tr tt ul var"
 )
 ELEMENTS = frozenset(_ELEMENTS.split())
 _ATTRIBUTES = (
@@ -40,8 +39,8 @@ _BAD_STYLE = re.compile(
 )
 
 
-def fault(div: str) -> str:
-    """What is wrong with a Narrative.div, or "" if nothing is."""
+def fault(div: str, contained: Container[str]) -> str:
+    """What is wrong with a Narrative.div, or "" if nothing is; `contained` are the ids that an image may show."""
     if "<!DOCTYPE" in div or "<!ENTITY" in div:
         return "must not have a DOCTYPE"
     try:
@@ -59,6 +58,11 @@ def fault(div: str) -> str:
             return "must not have processing instructions or entities"
         if reason := _element_fault(element.tag, {str(key): str(value) for key, value in element.items()}):
             return reason
+        shown = element.get("src", "") if element.tag == XHTML + "img" else ""
+        if shown.startswith("#") and shown[1:] not in contained:
+            return "has an image of a contained resource that is not there"
+    if root.find(f".//{XHTML}img") is None and not "".join(map(str, root.itertext(XHTML + "*"))).strip():
+        return "must have some text, or an image"
     return ""
 
 

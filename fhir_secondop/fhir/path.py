@@ -43,6 +43,7 @@ def compiled(expression: str, type_name: str) -> Step:
     return compile_node(node, frozenset({type_name}))[0]
 
 
+@lru_cache(maxsize=4096)
 def invariant(expression: str, type_name: str) -> Step:
     """The same for a rule, which may name variables: whoever runs it sets `pathfunctions.SCOPE`. Raises Unsupported."""
     return compile_node(parse(expression), frozenset({type_name}))[0]

@@ -1,7 +1,7 @@
 """What R4's invariants use of FHIRPath beyond what search parameters do: variables, sets, text, order, arithmetic.
 
-Added to the compiler's tables where `path` imports this. One departure, so that nobody is refused by mistake: what
-can't be compared (2015-01 with 2015-01-10, mg with g) counts as holding.
+Added to the compiler's tables where `path` imports this. One departure: what can't be compared (2015-01 with
+2015-01-10, mg with g) raises Incomparable instead of giving nothing, which a rule would take for not holding.
 Source: http://hl7.org/fhirpath/N1/
 """
 
@@ -37,6 +37,10 @@ INTEGER = frozenset({"integer"})
 STRING = frozenset({"string"})
 UCUM: list[Typed] = [("string", "http://unitsofmeasure.org")]
 ANY = frozenset({"Resource"})  # looked up by each value's own type, when it comes
+
+
+class Incomparable(Exception):
+    """Two values of which it can't be said which is more."""
 
 
 class Scope(local):
@@ -142,7 +146,9 @@ def _comparison(node: Node, context: Types) -> Compiled:
         if not a or not b:
             return []
         order = _order(a[0], b[0])
-        return TRUE if order is None or holds(order) else FALSE
+        if order is None:
+            raise Incomparable
+        return TRUE if holds(order) else FALSE
 
     return compare, BOOLEAN
 
@@ -351,6 +357,11 @@ def _to_string(node: Node, context: Types) -> Compiled:
     return (lambda nodes: [("string", str(v)) for _, v in base(nodes) if v is not None]), STRING
 
 
+def _to_date_time(node: Node, context: Types) -> Compiled:
+    """The same text: dates of either kind are compared as what they are."""
+    return base_of(node, context, 0)
+
+
 def _iif(node: Node, context: Types) -> Compiled:
     """Only what is chosen is evaluated; without a third argument the other way gives nothing."""
     base, types = compile_node(node.base or Node("context"), context)
@@ -389,5 +400,5 @@ FUNCTIONS.update(
      "intersect": _intersect, "children": _children, "descendants": _descendants, "hasValue": _has_value,
      "matches": _of_text(_matches), "startsWith": _of_text(_starts), "contains": _of_text(_holds),
      "replaceMatches": _replace_matches, "toInteger": _to_integer, "toString": _to_string, "iif": _iif,
-     "memberOf": _member_of, "trace": _trace}
+     "memberOf": _member_of, "toDateTime": _to_date_time, "trace": _trace}
 )  # fmt: skip

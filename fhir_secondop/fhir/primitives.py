@@ -23,6 +23,12 @@ MAX_DECIMAL = 400  # digits, or powers of ten: far beyond R4's 18 digits, near e
 _TOO_LARGE = 10**MAX_DECIMAL
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]").search
 _URI = re.compile("[^\\s\x00-\x1f\ud800-\udfff\ufffe\uffff]+").fullmatch
+_CODE = re.compile(r"[^\s\x00-\x1f\ud800-\udfff\ufffe\uffff]+(?: [^\s\x00-\x1f\ud800-\udfff\ufffe\uffff]+)*+").fullmatch
+_OF_ANYTHING = re.compile(r"#|[A-Za-z][A-Za-z0-9+.\-]*:").match
+_URN = {
+    "urn:oid": re.compile(r"urn:oid:[0-2](?:\.(?:0|[1-9][0-9]*))+").fullmatch,
+    "urn:uuid": re.compile(r"urn:uuid:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
+}
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}+\s*+").fullmatch
 
 EXPECTED = {
@@ -42,7 +48,7 @@ EXPECTED = {
     "string": "text that is not empty, at most 1 MB, without control characters",
     "time": "a time: hh:mm:ss",
     "unsignedInt": "a whole JSON number from 0 to 2147483647",
-    "uri": "a URI without spaces",
+    "uri": "a URI without spaces; of urn:oid: and urn:uuid: a sound one, in lower case",
     "url": "a URL without spaces",
     "uuid": "urn:uuid: and a UUID in lower case",
     "xhtml": "text",
@@ -75,7 +81,21 @@ def _is_xhtml(value: Any) -> bool:
 
 
 def _is_uri(value: Any) -> bool:
-    return type(value) is str and _URI(value) is not None
+    if type(value) is not str or _URI(value) is None:
+        return False
+    if not value.startswith("urn:"):
+        return True
+    syntax = _URN.get(value[: value.find(":", 4)])
+    return syntax is None or syntax(value) is not None
+
+
+def _is_canonical(value: Any) -> bool:
+    """R4: it "SHALL be an absolute URI"; or the resource is contained."""
+    return _is_uri(value) and _OF_ANYTHING(value) is not None
+
+
+def _is_code(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_STRING and _CODE(value) is not None
 
 
 def _is_base64(value: Any) -> bool:
@@ -103,7 +123,8 @@ def _is_decimal(value: Any) -> bool:
 _TESTS: dict[str, Test] = {
     "base64Binary": _is_base64,
     "boolean": _is_boolean,
-    "canonical": _is_uri,
+    "canonical": _is_canonical,
+    "code": _is_code,
     "decimal": _is_decimal,
     "integer": _whole(-(2**31)),
     "markdown": _is_string,

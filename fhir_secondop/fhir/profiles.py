@@ -14,9 +14,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from fhir_secondop.errors import Unsupported
-from fhir_secondop.fhir import definitions, path, rules
-from fhir_secondop.fhir.faults import Place, Walk, child, expression
+from fhir_secondop.fhir import definitions, invariants, rules
+from fhir_secondop.fhir.faults import Place, Walk, child
 
 Typed = tuple[str, Any, Place]
 
@@ -28,6 +27,14 @@ class Rule:
     element: Mapping[str, Any] = field(default_factory=dict)
     children: dict[str, Rule] = field(default_factory=dict)
 
+    compiled: dict[str, tuple[invariants.Invariant, ...]] = field(default_factory=dict)
+
+    def invariants(self, type_name: str) -> tuple[invariants.Invariant, ...]:
+        """The constraints of severity error, compiled for a value of that type."""
+        if type_name not in self.compiled:
+            self.compiled[type_name] = invariants.of_element_definition(self.element, type_name)
+        return self.compiled[type_name]
+
     def value(self, prefix: str) -> Any:
         """The fixed[x] or pattern[x], whichever type it has; None if there is none."""
         return next((value for key, value in self.element.items() if key.startswith(prefix)), None)
@@ -38,7 +45,7 @@ def check(url: str, resource: Mapping[str, Any], place: Place, walk: Walk, *, ru
 
     `run_constraints` only where R4 itself holds: an expression may stumble over what is malformed.
     """
-    checker = _Checker(walk, resource, place, run_constraints)
+    checker = _Checker(walk, run_constraints)
     for definition in _lineage(url):
         if definition["type"] != resource.get("resourceType"):
             walk.fault("structure", place, f"must be a {definition['type']} to conform to {definition['url']}")
@@ -68,10 +75,8 @@ def _tree(url: str) -> Rule:
 
 
 class _Checker:
-    def __init__(self, walk: Walk, resource: Mapping[str, Any], root: Place, run_constraints: bool) -> None:
+    def __init__(self, walk: Walk, run_constraints: bool) -> None:
         self.walk = walk
-        self.resource = resource
-        self.root = root
         self.run_constraints = run_constraints
 
     def apply(self, rule: Rule, node: Typed) -> None:
@@ -83,7 +88,7 @@ class _Checker:
         if (pattern := rule.value("pattern")) is not None and not _fits(value, pattern):
             self.walk.fault("value", place, "must have what the profile's pattern has")
         if self.run_constraints:
-            self.check_constraints(rule.element, place)
+            invariants.check(rule.invariants(type_name), type_name, value, place, self.walk)
         if isinstance(value, Mapping):
             for key, part in rule.children.items():
                 name, _, slice_name = key.partition(":")
@@ -110,10 +115,6 @@ class _Checker:
         if selected is None:
             return
         self.apply_all(rule, selected, place)
-        for url in _extension_profiles(rule):
-            for definition in _lineage(url):
-                for node in selected:
-                    self.apply(_tree(definition["url"]), node)
 
     def check_value(self, element: Mapping[str, Any], type_name: str, value: Any, place: Place) -> None:
         allowed = {each["code"] for each in element.get("type", ())}
@@ -126,26 +127,6 @@ class _Checker:
         binding = element.get("binding", {})
         if binding.get("strength") == "required" and (codes := definitions.value_set(binding.get("valueSet", ""))):
             rules.check_codes(value, type_name, codes, binding["valueSet"], place, self.walk)
-
-    def check_constraints(self, element: Mapping[str, Any], place: Place) -> None:
-        for constraint in element.get("constraint", ()):
-            if constraint["severity"] != "error" or "expression" not in constraint:
-                continue
-            text = constraint["expression"]
-            if place != self.root:
-                text = f"{_below(place, self.root)}.all({text})"
-            try:
-                holds = path.evaluate(text, self.resource)
-            except Unsupported:
-                # A value that the evaluator can't take (a leap second, say) is a fault at its place, not an abort.
-                holds = []
-            if not holds or holds[0] is False:
-                self.walk.fault("invariant", place, f"{constraint['key']}: {constraint['human']}")
-
-
-def _below(place: Place, root: Place) -> str:
-    """The expression of a place from its resource on, which may itself stand in a Bundle."""
-    return expression(place)[len(expression(root)) + 1 :]
 
 
 def children(type_name: str, value: Mapping[str, Any], place: Place, name: str) -> Iterator[Typed]:

@@ -1,7 +1,4 @@
-"""What R4 demands beyond elements, counts and types: references, extensions, narratives, required codes, Bundles.
-
-Of R4's written invariants only those that these functions check; the others are not evaluated here.
-"""
+"""What R4 demands beyond elements, counts and types: references, extensions, narratives, required codes."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fhir_secondop.fhir import definitions, narrative
+from fhir_secondop.fhir import bundles, definitions, narrative
 from fhir_secondop.fhir.definitions import Element
 from fhir_secondop.fhir.faults import Place, Walk, child
 
@@ -18,13 +15,8 @@ Rule = Callable[[dict[str, Any], Place, Walk], None]
 _RELATIVE = re.compile(r"([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?\S+")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _LITERAL_URL = re.compile(r"https?://\S+/([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
-
-
-def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
-    has_value = any(key.startswith(("value", "_value")) for key in value)
-    if has_value == ("extension" in value):
-        walk.fault("extension", place, "must have either a value or extensions")
 
 
 def of_modifier_extension(value: Any, place: Place, walk: Walk) -> None:
@@ -32,7 +24,11 @@ def of_modifier_extension(value: Any, place: Place, walk: Walk) -> None:
 
     Source: https://hl7.org/fhir/R4/extensibility.html#modifierExtension
     """
-    if not isinstance(value, dict) or not isinstance(url := value.get("url"), str) or not definitions.profile(url):
+    if (
+        not isinstance(value, dict)
+        or not isinstance(url := value.get("url"), str)
+        or definitions.extension(url) is None
+    ):
         walk.fault("extension", place, "is a modifier extension that is not known here, so the rest can't be trusted")
 
 
@@ -41,55 +37,58 @@ def of_reference(value: dict[str, Any], place: Place, walk: Walk) -> None:
     if type(text) is not str:
         return
     here = child(place, "reference")
-    if text.startswith("#"):
-        if text != "#" and text[1:] not in walk.contained:
+    if text == "#":
+        if walk.root is walk.resource:
+            walk.fault("not-found", here, "names what contains this resource, and nothing does")
+    elif text.startswith("#"):
+        if text[1:] not in walk.contained:
             walk.fault("not-found", here, "names a contained resource that is not there")
     elif found := _RELATIVE.fullmatch(text) or _CONDITIONAL.fullmatch(text):
         if found[1] not in definitions.resource_types():
             walk.fault("value", here, "names a resource type that R4 (4.0.1) does not have")
     elif _ABSOLUTE.fullmatch(text) is None:
         walk.fault("value", here, "must be Type/id, an absolute URL, a urn:, or #id of a contained resource")
+    if (stated := stated_type(value)) and (pointed := _pointed_type(text, walk)) and pointed != stated:
+        walk.fault("value", child(place, "type"), f"says {stated}, and the reference says {pointed}")
+
+
+def stated_type(reference: Mapping[str, Any]) -> str:
+    """The resource type of R4 that Reference.type names; "" if it names none."""
+    name = reference.get("type")
+    name = name.removeprefix("http://hl7.org/fhir/StructureDefinition/") if isinstance(name, str) else ""
+    return name if name in definitions.resource_types() else ""
+
+
+def _pointed_type(text: str, walk: Walk) -> str:
+    """The type that the text of a reference names, or that the contained resource has; "" if it can't be told."""
+    if text == "#":
+        found = str(walk.root.get("resourceType"))
+    elif text.startswith("#"):
+        found = walk.contained.get(text[1:], "")
+    else:
+        match = _RELATIVE.fullmatch(text) or _CONDITIONAL.fullmatch(text) or _LITERAL_URL.fullmatch(text)
+        found = match[1] if match else ""
+    return found if found in definitions.resource_types() else ""
 
 
 def of_narrative(value: dict[str, Any], place: Place, walk: Walk) -> None:
     div = value.get("div")
-    if type(div) is str and div and (reason := narrative.fault(div)):
+    if type(div) is str and div and (reason := narrative.fault(div, walk.contained)):
         walk.fault("invalid", child(place, "div"), reason)
 
 
-def of_bundle(value: dict[str, Any], place: Place, walk: Walk) -> None:
-    """The invariants bdl-3, 4, 5, 7, 11 and 12."""
-    entries = value.get("entry")
-    if not isinstance(entries, list):
-        return
-    kind, seen = value.get("type"), set()
-    for index, entry in enumerate(e if isinstance(e, dict) else {} for e in entries):
-        here = child(place, "entry", index)
-        if kind in ("transaction", "batch") and "request" not in entry:
-            walk.fault("required", child(here, "request"), f"is required in a {kind}")
-        if kind in ("transaction-response", "batch-response") and "response" not in entry:
-            walk.fault("required", child(here, "response"), f"is required in a {kind}")
-        if not entry.keys() & {"resource", "request", "response"}:
-            walk.fault("required", child(here, "resource"), "is required where there is no request or response")
-        if kind != "history" and isinstance(url := entry.get("fullUrl"), str):
-            version = _version(entry.get("resource"))
-            if (url, version) in seen:
-                walk.fault("invariant", child(here, "fullUrl"), "stands in the Bundle twice")
-            seen.add((url, version))
-    if first := {"document": "Composition", "message": "MessageHeader"}.get(str(kind)):
-        resource = entries[0].get("resource") if entries and isinstance(entries[0], dict) else None
-        if not isinstance(resource, dict) or resource.get("resourceType") != first:
-            walk.fault("invariant", child(child(place, "entry", 0), "resource"), f"of a {kind} must be a {first}")
-
-
-def _version(resource: Any) -> str:
-    meta = resource.get("meta") if isinstance(resource, dict) else None
-    return str(meta.get("versionId", "")) if isinstance(meta, dict) else ""
+def of_system(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """Source: https://hl7.org/fhir/R4/datatypes.html#Coding and #Identifier: the system is an absolute URI."""
+    system = value.get("system")
+    if type(system) is str and _SCHEME.match(system) is None:
+        walk.fault("value", child(place, "system"), "must be an absolute URI, such as http://… or urn:oid:…")
 
 
 OF_TYPE: dict[str, Rule] = {
-    "Bundle": of_bundle,
-    "Extension": of_extension,
+    "Coding": of_system,
+    "Identifier": of_system,
+    "Quantity": of_system,
+    "Bundle": bundles.of_bundle,
     "Narrative": of_narrative,
     "Reference": of_reference,
 }
@@ -105,17 +104,13 @@ def of_targets(element: Element) -> Rule | None:
 
 def check_target(value: Any, targets: frozenset[str], place: Place, walk: Walk) -> None:
     """A fault if the reference says which type it points to and that type is not among the targets."""
-    text = value.get("reference") if isinstance(value, dict) else None
-    if type(text) is not str:
+    if not isinstance(value, dict):
         return
-    if text.startswith("#"):
-        found = walk.contained.get(text[1:], "")
-    else:
-        match = _RELATIVE.fullmatch(text) or _CONDITIONAL.fullmatch(text) or _LITERAL_URL.fullmatch(text)
-        found = match[1] if match else ""
-    if found in definitions.resource_types() and found not in targets:
-        allowed = ", ".join(sorted(targets))
-        walk.fault("value", child(place, "reference"), f"may point to {allowed}, not to {found}")
+    text = value.get("reference")
+    pointed = _pointed_type(text, walk) if type(text) is str else ""
+    for name, found in (("reference", pointed), ("type", "" if pointed else stated_type(value))):
+        if found and found not in targets:
+            walk.fault("value", child(place, name), f"may point to {', '.join(sorted(targets))}, not to {found}")
 
 
 Codes = Mapping[str, frozenset[str]]

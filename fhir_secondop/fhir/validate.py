@@ -33,7 +33,7 @@ def validate(resource: dict[str, Any], *, profiles: Iterable[str] = ()) -> list[
         for part, here in _resources(resource, place):
             urls = dict.fromkeys((*_claimed(part), *(demanded if part is resource else ())))
             for url in urls:
-                own.check(url, part, here, Walk(issues, _contained(part)), run_constraints=sound)
+                own.check(url, part, here, Walk(issues, _contained(part), part, None, here), run_constraints=sound)
     return issues
 
 

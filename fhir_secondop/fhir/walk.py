@@ -6,11 +6,11 @@ Source: https://hl7.org/fhir/R4/json.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from typing import Any
 
-from fhir_secondop.fhir import definitions, invariants, primitives, rules
+from fhir_secondop.fhir import definitions, extensions, invariants, primitives, rules
 from fhir_secondop.fhir.definitions import Element
 from fhir_secondop.fhir.faults import MAX_FAULTS, Place, Walk, child
 
@@ -26,7 +26,7 @@ class Shape(dict[str, Field]):
     def __init__(self, type_name: str) -> None:
         super().__init__()
         self.type = definitions.structure(type_name)
-        self.rule = rules.OF_TYPE.get(type_name)
+        self.rule = extensions.of_extension if type_name == "Extension" else rules.OF_TYPE.get(type_name)
         self.is_resource = self.type.kind == "resource"
         elements = self.type.elements.values()
         self.required = [(e.name, frozenset(_keys(e)), e.min) for e in elements if e.min]
@@ -59,6 +59,8 @@ class Shape(dict[str, Field]):
             return
         if len(value) < 2 and (not value or "id" in value) and not self.is_resource:
             walk.fault("structure", place, "must have a value or children; leave the element out instead")
+        if not self.is_resource and "id" in value:
+            walk.element_id(value["id"], place)
         before = len(walk.issues)
         if place[3] > MAX_DEPTH:
             walk.fault("too-costly", place, f"is nested deeper than {MAX_DEPTH} levels")
@@ -102,8 +104,10 @@ def check_resource(value: Any, place: Place, walk: Walk) -> None:
     if resource_type := known_type(value):
         contained = value.get("contained")
         inside = _contained(contained, place, walk) if isinstance(contained, list) else {}
-        inner = Walk(walk.issues, inside, value)
+        inner = Walk(walk.issues, inside, value, None, place)
         shape(resource_type).check(value, place, inner)
+        if inside:
+            _check_referred(value, place, walk)
     elif isinstance(value, dict) and isinstance(value.get("resourceType"), str):
         walk.fault("not-supported", place, "is of a resource type that FHIR R4 (4.0.1) does not have")
     else:
@@ -121,7 +125,30 @@ def _check_contained(value: Any, place: Place, walk: Walk) -> None:
     for name in ("versionId", "lastUpdated", "security"):
         if isinstance(meta, dict) and name in meta:
             walk.fault("structure", child(child(place, "meta"), name), "may not stand in a contained resource")
-    shape(resource_type).check(value, place, Walk(walk.issues, walk.contained, value, walk.root))
+    shape(resource_type).check(value, place, Walk(walk.issues, walk.contained, value, walk.root, place))
+
+
+def _check_referred(resource: dict[str, Any], place: Place, walk: Walk) -> None:
+    """dom-3: what is contained is referred to from the rest, or refers to what contains it."""
+    named = set(_fragments(resource))
+    for index, inner in enumerate(resource["contained"]):
+        key = inner.get("id") if isinstance(inner, dict) else None
+        if isinstance(key, str) and f"#{key}" not in named and "#" not in _fragments(inner):
+            here = child(place, "contained", index)
+            walk.fault("invariant", here, "dom-3: nothing refers to it, and it does not refer to what contains it")
+
+
+def _fragments(value: Any) -> Iterator[str]:
+    ahead = [value]
+    while ahead:
+        each = ahead.pop()
+        if isinstance(each, str):
+            if each.startswith("#"):
+                yield each
+        elif isinstance(each, dict):
+            ahead += each.values()
+        elif isinstance(each, list):
+            ahead += each
 
 
 def _contained(resources: list[Any], place: Place, walk: Walk) -> dict[str, str]:
@@ -160,11 +187,15 @@ def _field(element: Element, type_name: str) -> Field:
     if not many:
         return lambda parent, value, place, walk: check(value, (place, name, None, place[3] + 1), walk)
 
+    of_extensions = type_name == "Extension"
+
     def each(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
         if _is_list(value, element, place, walk):
             depth = place[3] + 1
             for index, item in enumerate(value):
                 check(item, (place, name, index, depth), walk)
+            if of_extensions:
+                extensions.check_counts(value, place, name, walk)
 
     return each
 
@@ -270,14 +301,17 @@ def _companion(key: str, element: Element) -> Field:
     """
     name, check = element.name, shape("Element").check
 
-    def one(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
-        here = child(place, name)
-        if type(value) is dict and key in parent and value.keys() == {"id"}:
-            here = child(here, "id")
-            if not primitives.test("string")(value["id"]):
-                walk.fault("value", here, f"must be {primitives.EXPECTED['string']}")
-        else:
+    def of_value(value: Any, here: Place, walk: Walk) -> None:
+        """Beside a value, an id alone is something."""
+        if type(value) is not dict or value.keys() != {"id"}:
             check(value, here, walk)
+        elif primitives.test("string")(value["id"]):
+            walk.element_id(value["id"], here)
+        else:
+            walk.fault("value", child(here, "id"), f"must be {primitives.EXPECTED['string']}")
+
+    def one(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
+        (of_value if key in parent else check)(value, child(place, name), walk)
 
     def many(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
         if not _is_list(value, element, place, walk):
@@ -287,7 +321,7 @@ def _companion(key: str, element: Element) -> Field:
             walk.fault("structure", child(place, name), f"{key} and _{key} must be arrays of the same length")
         for index, item in enumerate(value):
             if item is not None:
-                check(item, child(place, name, index), walk)
+                (of_value if _at(values, index) else check)(item, child(place, name, index), walk)
             elif not _at(values, index):
                 walk.fault("structure", child(place, name, index), "must not be null in both arrays")
 

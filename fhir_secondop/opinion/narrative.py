@@ -73,7 +73,9 @@ def _all_text(element: Any) -> str:
 
 
 def section(title: str, code: Resource, body: str, entries: Iterable[str] = ()) -> Resource:
-    """A Composition section; `body` is a div, `entries` are references."""
+    """A Composition section; `body` is a div, `entries` are references. Raises Invalid when there is no text."""
+    if not text(body).strip():
+        raise Invalid(f"{title}: there is nothing but space; write something, or leave it out.")
     listed = [{"reference": entry} for entry in entries]
     return {
         "title": title,

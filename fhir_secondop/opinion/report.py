@@ -335,7 +335,7 @@ def _composition(
         narrative.section("Conclusion", codes.concept(codes.SECTION, "conclusion"), conclusion),
         narrative.section(
             "Concordance", codes.concept(codes.SECTION, "concordance"),
-            narrative.bullets(f"{i['axis']}: {i['concordance']}" for i in draft["items"]),
+            narrative.bullets([f"{i['axis']}: {i['concordance']}" for i in draft["items"]] or ["(nothing judged yet)"]),
             map(reference, observations),
         ),
     ]  # fmt: skip

@@ -220,7 +220,8 @@ def document(**changed: Json) -> Json:
     """The document Bundle, some of its entries replaced: by type, in lower case."""
     parts = {
         "composition": COMPOSITION, "patient": {"resourceType": "Patient", "id": "1"}, "encounter": ENCOUNTER,
-        "condition": CONDITION, "observation": DIAGNOSIS, "report": REPORT, **changed,
+        "condition": CONDITION, "observation": DIAGNOSIS, "report": REPORT,
+        "role": {"resourceType": "PractitionerRole", "id": "reviewer"}, **changed,
     }  # fmt: skip
     return {
         "resourceType": "Bundle",
@@ -244,7 +245,7 @@ NOT_ASSESSED = {**DIAGNOSIS, "valueCodeableConcept": codes.concept(codes.DIAGNOS
 OF_ANOTHER = {**ENCOUNTER, "subject": {"reference": "Patient/2"}}
 
 EXAMPLES: dict[str, list[Json]] = {
-    "second-opinion-request": [REQUEST, {**REQUEST, "reasonCode": [{"text": "in words"}], "extension": [VERSION]}],
+    "second-opinion-request": [REQUEST, {**without(REQUEST, "extension"), "reasonCode": [{"text": "in words"}]}],
     "coordination-task": [
         COORDINATION,
         COMPLETED,

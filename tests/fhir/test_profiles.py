@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fhir_secondop.fhir import definitions, profiles
+from fhir_secondop.fhir import definitions, invariants, profiles
 from fhir_secondop.fhir.validate import validate
 
 BASE = "http://example.org/StructureDefinition/"
@@ -25,6 +25,11 @@ EXTENSION: dict[str, Any] = {
             },
         ]
     },
+}
+MODIFIER: dict[str, Any] = {
+    "url": BASE + "refuted",
+    "type": "Extension",
+    "differential": {"element": [{"id": "Extension", "path": "Extension", "isModifier": True}]},
 }
 REQUEST: dict[str, Any] = {
     "url": BASE + "request",
@@ -128,10 +133,10 @@ GOOD: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def own_profiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     own: dict[str, dict[str, Any]] = {
-        "structures": {each["url"]: each for each in (EXTENSION, REQUEST, ANY_REQUEST)},
+        "structures": {each["url"]: each for each in (EXTENSION, MODIFIER, REQUEST, ANY_REQUEST)},
         "valuesets": {"http://example.org/ValueSet/urgency": URGENCIES},
     }
-    caches = (definitions.value_set, profiles._tree)
+    caches = (definitions.value_set, definitions.extension, invariants.of_extension, profiles._tree)
     monkeypatch.setattr(definitions, "_own", lambda folder: own.get(folder, {}))
     for cache in caches:
         cache.cache_clear()
@@ -164,7 +169,7 @@ def test_claim_of_an_unknown_profile_demands_nothing() -> None:
         ),
         (
             {"extension": [{"url": BASE + "urgency", "valueBoolean": True}]},
-            "structure",
+            "extension",
             "ServiceRequest.extension[0].value",
         ),
         ({"identifier": [{"system": "http://example.org/case"}]}, "required", "ServiceRequest.identifier[0].value"),
@@ -203,7 +208,9 @@ def test_profile_of_another_type_is_not_met() -> None:
 
 def test_resource_in_a_bundle_answers_for_the_profiles_it_claims() -> None:
     bad = {key: value for key, value in GOOD.items() if key not in ("reasonCode", "extension")}
-    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": GOOD}, {"resource": bad}]}
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [
+        {"fullUrl": "urn:x:1", "resource": GOOD}, {"fullUrl": "urn:x:2", "resource": bad},
+    ]}  # fmt: skip
     assert faults(bundle) == [
         ("invariant", "Bundle.entry[1].resource"),
         ("required", "Bundle.entry[1].resource.extension"),
@@ -219,5 +226,6 @@ def test_malformed_resource_gives_both_kinds_of_faults_and_no_exception() -> Non
 
 
 def test_modifier_extension_that_a_profile_defines_is_known() -> None:
-    known = {"url": BASE + "urgency", "valueCode": "soon"}
+    known = {"url": BASE + "refuted", "valueBoolean": True}
     assert faults({"resourceType": "Patient", "modifierExtension": [known]}) == []
+    assert faults({"resourceType": "Patient", "extension": [known]}) == [("extension", "Patient.extension[0]")]

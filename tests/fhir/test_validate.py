@@ -26,13 +26,22 @@ def observation(**elements: Any) -> dict[str, Any]:
 
 
 def bundle(kind: str, *entries: Any) -> dict[str, Any]:
-    return {"resourceType": "Bundle", "type": kind, "entry": list(entries)}
+    named = [
+        {"fullUrl": f"urn:uuid:00000000-0000-0000-0000-{n:012}", **e} if "resource" in e else e
+        for n, e in enumerate(entries)
+    ]
+    return {"resourceType": "Bundle", "type": kind, "entry": named}
+
+
+def holding(*contained: Any) -> dict[str, Any]:
+    """A Patient that contains these, and refers to #a."""
+    return patient(contained=list(contained), link=[{"other": {"reference": "#a"}, "type": "refer"}])
 
 
 def nested(levels: int) -> dict[str, Any]:
-    extension: dict[str, Any] = {"url": "u", "valueString": "x"}
+    extension: dict[str, Any] = {"url": "http://example.org/u", "valueString": "x"}
     for _ in range(levels):
-        extension = {"url": "u", "extension": [extension]}
+        extension = {"url": "http://example.org/u", "extension": [extension]}
     return extension
 
 
@@ -154,8 +163,16 @@ def test_valid_resource_has_no_faults(resource: dict[str, Any]) -> None:
         (patient(photo=[{"data": " " * 50_000 + "!"}]), "value", "Patient.photo[0].data"),
         (patient(photo=[{"size": -1}]), "value", "Patient.photo[0].size"),
         (observation(valueTime="24:00:00"), "value", "Observation.value"),
-        (patient(extension=[{"url": "u", "valueOid": "urn:oid:9.1"}]), "value", "Patient.extension[0].value"),
-        (patient(extension=[{"url": "u", "valueUuid": "urn:uuid:1"}]), "value", "Patient.extension[0].value"),
+        (
+            patient(extension=[{"url": "http://example.org/u", "valueOid": "urn:oid:9.1"}]),
+            "value",
+            "Patient.extension[0].value",
+        ),
+        (
+            patient(extension=[{"url": "http://example.org/u", "valueUuid": "urn:uuid:1"}]),
+            "value",
+            "Patient.extension[0].value",
+        ),
         # primitives with extensions
         (patient(_birthDate={}), "structure", "Patient.birthDate"),
         (patient(_birthDate={"id": "only"}), "structure", "Patient.birthDate"),
@@ -211,17 +228,17 @@ def test_valid_resource_has_no_faults(resource: dict[str, Any]) -> None:
         ),
         # contained resources
         (patient(contained=[{"resourceType": "Basic", "code": {"text": "x"}}]), "required", "Patient.contained[0].id"),
-        (patient(contained=[PATIENT | {"id": "a"}, PATIENT | {"id": "a"}]), "duplicate", "Patient.contained[1].id"),
-        (patient(contained=[{"resourceType": "Citation", "id": "a"}]), "not-supported", "Patient.contained[0]"),
-        (patient(contained=[{"resourceType": [], "id": "a"}]), "structure", "Patient.contained[0]"),
-        (patient(contained=[PATIENT | {"id": "a", "sex": 1}]), "structure", "Patient.contained[0].sex"),
+        (holding(PATIENT | {"id": "a"}, PATIENT | {"id": "a"}), "duplicate", "Patient.contained[1].id"),
+        (holding({"resourceType": "Citation", "id": "a"}), "not-supported", "Patient.contained[0]"),
+        (holding({"resourceType": [], "id": "a"}), "structure", "Patient.contained[0]"),
+        (holding(PATIENT | {"id": "a", "sex": 1}), "structure", "Patient.contained[0].sex"),
         (
-            patient(contained=[PATIENT | {"id": "a", "meta": {"versionId": "1"}}]),
+            holding(PATIENT | {"id": "a", "meta": {"versionId": "1"}}),
             "structure",
             "Patient.contained[0].meta.versionId",
         ),
         # extensions
-        (patient(extension=[{"url": "u"}]), "extension", "Patient.extension[0]"),
+        (patient(extension=[{"url": "http://example.org/u"}]), "extension", "Patient.extension[0]"),
         (patient(extension=[{"valueCode": "x"}]), "required", "Patient.extension[0].url"),
         (patient(extension=[nested(0) | {"extension": [nested(0)]}]), "extension", "Patient.extension[0]"),
         (patient(modifierExtension=[nested(0)]), "extension", "Patient.modifierExtension[0]"),
