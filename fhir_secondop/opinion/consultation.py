@@ -57,9 +57,9 @@ def appointment(case: Case, number: int, plain: dict[str, Any], mode: str, statu
         id=derived_id(case.id, "appointment", purpose, number),
         identifier=[{"value": plain["booking"]}] if "booking" in plain else None,
         status=status,
-        cancelationReason={"text": plain["reason"]}
-        if "reason" in plain and status in ("cancelled", "noshow")
-        else None,
+        # R4's app-4 writes "no-show" where the code is "noshow", so that one may have no cancelationReason.
+        cancelationReason={"text": plain["reason"]} if "reason" in plain and status == "cancelled" else None,
+        comment=plain.get("reason") if status == "noshow" else None,
         serviceType=[codes.concept(codes.ENCOUNTER_TYPE, kind)],
         description=_WORDS[mode],
         start=plain["start"],
@@ -67,6 +67,11 @@ def appointment(case: Case, number: int, plain: dict[str, Any], mode: str, statu
         basedOn=[{"reference": reference(case.request)}],
         participant=[{**one, "status": "accepted"} for one in who],
     )
+
+
+def why_not(booked: Resource) -> str:
+    """Why an appointment did not take place, or ""."""
+    return str(booked.get("cancelationReason", {}).get("text") or booked.get("comment", ""))
 
 
 def appointments(case: Case, purpose: str) -> list[Resource]:

@@ -112,8 +112,7 @@ def _booked_as(appointment: Resource) -> str:
 def _kept(named: Resource) -> Plain:
     """What a later word on the same appointment need not say again."""
     place = next((d for p in named["participant"] if (d := p["actor"].get("display"))), "")
-    reason = named.get("cancelationReason", {}).get("text", "")
-    found = {"booking": _booked_as(named), "place": place, "reason": reason}
+    found = {"booking": _booked_as(named), "place": place, "reason": consultation.why_not(named)}
     return {name: value for name, value in found.items() if value}
 
 

@@ -29,7 +29,7 @@ def test_the_document_and_each_form_of_a_signed_report_say_the_same(world: World
     told = readers.squeezed(readers.of_pdf(pdf))
 
     assert (told["status"], told["version"]) == ("corrected", 2)
-    assert len(told) == 27
+    assert len(told) == 28
     assert readers.squeezed(readers.of_text(text.decode())) == told
     assert readers.squeezed(readers.of_xhtml(page.decode())) == told
     assert readers.squeezed(readers.of_bundle(bundles[told["versionId"]])) == told

@@ -98,7 +98,7 @@ def test_who_does_not_come_is_reported_and_the_record_is_what_remains(world: Wor
     at(world, "2027-03-03T12:00:00Z")
     missed = world.post(case_id, "schedule", {"status": "noshow", "reason": "no answer"})
     assert missed["businessStatus"] == "visit-unattended"
-    assert one(world, case_id, "Appointment")["cancelationReason"] == {"text": "no answer"}
+    assert one(world, case_id, "Appointment")["comment"] == "no answer"
     refused = world.post(case_id, "schedule", {"status": "fulfilled"}, status=409)
     assert "can't go from noshow to fulfilled" in str(refused)
     again = book(world, case_id, mode="visit", **FRIDAY)
