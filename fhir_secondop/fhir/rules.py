@@ -62,7 +62,7 @@ def stated_type(reference: Mapping[str, Any]) -> str:
 def _pointed_type(text: str, walk: Walk) -> str:
     """The type that the text of a reference names, or that the contained resource has; "" if it can't be told."""
     if text == "#":
-        found = str(walk.root.get("resourceType"))
+        found = "" if walk.root is walk.resource else str(walk.root.get("resourceType"))
     elif text.startswith("#"):
         found = walk.contained.get(text[1:], "")
     else:

@@ -357,3 +357,43 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 @given(st.sampled_from(["Patient", "Bundle", "Parameters"]), st.dictionaries(st.sampled_from(NAMES), JSON, max_size=3))
 def test_no_json_makes_the_validator_fail(resource_type: str, elements: dict[str, Any]) -> None:
     validate(elements | {"resourceType": resource_type})
+
+
+@pytest.mark.parametrize(
+    ("resource", "fault"),
+    [
+        (patient(name=[{"id": "x", "text": "A"}, {"id": "x", "text": "B"}]), ("duplicate", "Patient.name[1].id")),
+        (patient(name=[{"id": "x", "family": "Ek"}], birthDate="1970", _birthDate={"id": "x"}),
+         ("duplicate", "Patient.birthDate.id")),
+        (patient(contained=[{**PATIENT, "id": "a"}]), ("invariant", "Patient.contained[0]")),
+        (patient(managingOrganization={"reference": "#"}), ("not-found", "Patient.managingOrganization.reference")),
+        (patient(managingOrganization={"reference": "Organization/1", "type": "Patient"}),
+         ("value", "Patient.managingOrganization.type")),
+        (patient(managingOrganization={"type": "Patient", "display": "x"}),
+         ("value", "Patient.managingOrganization.type")),
+        (patient(meta={"profile": ["Patient/1"]}), ("value", "Patient.meta.profile[0]")),
+        (patient(identifier=[{"system": "MRN", "value": "1"}]), ("value", "Patient.identifier[0].system")),
+        (patient(identifier=[{"system": "urn:oid:MRN", "value": "1"}]), ("value", "Patient.identifier[0].system")),
+        (patient(implicitRules="urn:uuid:6F9A0C8E-1F5C-4B5E-9D5C-0F6F5D1C2B3B"), ("value", "Patient.implicitRules")),
+        (patient(meta={"tag": [{"system": "urn:x:y", "code": "a\tb"}]}), ("value", "Patient.meta.tag[0].code")),
+        (patient(text={"status": "empty", "div": DIV % " &#160; "}), ("invalid", "Patient.text.div")),
+        (patient(text={"status": "empty", "div": DIV % '<img src="#x" alt="x"/>'}), ("invalid", "Patient.text.div")),
+        (patient(text={"status": "empty", "div": DIV % "<u>x</u>"}), ("invalid", "Patient.text.div")),
+        ({"resourceType": "Basic", "code": {"text": "x"}, "extension": [
+            {"url": "http://example.org/r", "valueRange": {"low": {"value": 1, "comparator": "<"}}}]},
+         ("invariant", "Basic.extension[0].value.low")),
+    ],
+)  # fmt: skip
+def test_what_r4_says_in_words_is_looked_at_too(resource: dict[str, Any], fault: tuple[str, str]) -> None:
+    assert faults(resource) == [fault]
+
+
+def test_what_is_contained_is_referred_to_or_refers_to_what_contains_it() -> None:
+    inner = {"resourceType": "Provenance", "id": "p", "target": [{"reference": "#"}],
+             "recorded": "2026-11-23T09:30:00Z", "agent": [{"who": {"reference": "Practitioner/1"}}]}  # fmt: skip
+    assert faults(patient(contained=[inner])) == []
+    assert faults(holding({**PATIENT, "id": "a"})) == []
+    canonical = {"resourceType": "Questionnaire", "status": "draft", "contained": [
+        {"resourceType": "ValueSet", "id": "v", "status": "draft"}],
+        "item": [{"linkId": "1", "type": "choice", "answerValueSet": "#v"}]}  # fmt: skip
+    assert faults(canonical) == []
