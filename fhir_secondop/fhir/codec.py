@@ -36,6 +36,12 @@ class Body:
     cut: int
 
 
+class Number(str):
+    """A number of a JSON text, as it is written there: 1.10, 1e2, -0."""
+
+    __slots__ = ()
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -50,6 +56,7 @@ def _no_constant(name: str) -> Any:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=Decimal, parse_constant=_no_constant)
+_exact = json.JSONDecoder(object_pairs_hook=_unique, parse_float=Number, parse_int=Number, parse_constant=_no_constant)
 # Without the checks, and in C alone: for what was parsed before.
 _trusting = json.JSONDecoder(parse_float=Decimal)
 _scan: Any = _trusting.scan_once  # type: ignore[attr-defined]
@@ -74,12 +81,23 @@ def parse(data: bytes | str) -> Resource:
     Raises Malformed on anything that is not one JSON object, on a key that stands twice, on nesting deeper than
     100, on NUL and on half of a surrogate pair.
     """
+    return _parse(data, _decoder)
+
+
+def parse_exact(data: bytes | str) -> Resource:
+    """The resource in a JSON body, every number a `Number`: its text. Raises Malformed as `parse` does."""
+    return _parse(data, _exact)
+
+
+def _parse(data: bytes | str, decoder: json.JSONDecoder) -> Resource:
     text = text_of(data) if isinstance(data, bytes) else data
     _check_depth(text)
     try:
-        value = _decoder.decode(text)
+        value = decoder.decode(text)
     except json.JSONDecodeError as error:
         raise Malformed(f"Not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from error
+    except ArithmeticError as error:  # of Decimal, whose message says nothing
+        raise Malformed("Not readable as JSON: a number has an exponent that is far too large.") from error
     except ValueError as error:
         raise Malformed(f"Not readable as JSON: {error}") from error
     if not isinstance(value, dict):

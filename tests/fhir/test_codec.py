@@ -180,6 +180,19 @@ def test_a_decimal_keeps_its_digits_through_parsing_and_writing(number: str) -> 
     assert codec.parse(codec.dumps({"a": value}))["a"].as_tuple() == value.as_tuple()
 
 
+@pytest.mark.parametrize("number", ["1.10", "1e2", "1E+02", "-0", "-0.0", "7", "1234567890123456789012345"])
+def test_a_number_is_kept_as_it_is_written_where_that_is_asked_for(number: str) -> None:
+    value = codec.parse_exact(f'{{"a":[{number}]}}')["a"][0]
+    assert type(value) is codec.Number
+    assert value == number
+
+
+@pytest.mark.parametrize("number", ["1e9999999999999999999", "-1.5e-9999999999999999999"])
+def test_an_exponent_beyond_what_can_be_counted_is_refused(number: str) -> None:
+    with pytest.raises(Malformed, match="exponent"):
+        codec.parse(f'{{"a":{number}}}')
+
+
 @pytest.mark.parametrize("number", ["7", "-0", "1234567890123456789012345"])
 def test_a_whole_number_of_any_length_is_read_and_written(number: str) -> None:
     assert codec.dumps(codec.parse(f'{{"a":{number}}}')) == f'{{"a":{int(number)}}}'

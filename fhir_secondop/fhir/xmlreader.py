@@ -1,0 +1,309 @@
+"""XML → JSON.
+
+Read by expat, which says at which byte, line and column it stands: a fault has its place, and a narrative is cut out
+as it was sent. The JSON is written while reading; no tree of either is made.
+Source: https://hl7.org/fhir/R4/xml.html
+"""
+
+from __future__ import annotations
+
+import re
+from json.encoder import encode_basestring as _quoted
+from typing import Any, NoReturn
+from xml.parsers import expat
+
+from fhir_secondop.errors import Malformed
+from fhir_secondop.fhir import codec
+from fhir_secondop.fhir.faults import Place, expression, root
+from fhir_secondop.fhir.xmlnarrative import MAX_NAMESPACE, Div, Unfit, doctype_at, standalone
+from fhir_secondop.fhir.xmlplan import FHIR, NUMBER, OBJECT, RESOURCE, STRING, XHTML_DIV, Field, Plan, plan, resources
+
+MAX_DECLARED = 50  # namespaces outside of narratives: one is needed
+_SCHEMA_LOCATION = "http://www.w3.org/2001/XMLSchema-instance schemaLocation"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+_UTF16 = (b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")
+
+
+def from_xml(data: bytes) -> str:
+    """The JSON text of a resource in XML: numbers, narratives and the order of what repeats as they were sent.
+
+    Comments outside of narratives, and xsi:schemaLocation at the top, are left out: JSON has no place for them.
+    Whether the resource is valid is not asked.
+    Raises Malformed, with line, column and FHIR path, on anything that is not one resource in well-formed XML 1.0
+    in UTF-8; on a DOCTYPE, processing instructions, text outside of narratives, other namespaces, elements and
+    attributes that R4 does not have there, another order than R4's, values that are no JSON number or boolean where
+    there must be one, and nesting deeper than 100.
+    Source: https://hl7.org/fhir/R4/xml.html, https://hl7.org/fhir/R4/json.html
+    """
+    if data[:2] in _UTF16:
+        raise Malformed("The body is UTF-16; FHIR XML is always UTF-8.")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if (at := doctype_at(data)) >= 0:
+        before = data[:at].decode("utf-8", "replace")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise Malformed(f"Line {line}, column {column}: must not have a DOCTYPE.")
+    return _Reader(data).read()
+
+
+class _Frame:
+    """An element that is open, and what was written of it.
+
+    `kind` RESOURCE holds a resource and nothing else; a primitive holds extensions. `depth` is of brackets in the JSON.
+    """
+
+    __slots__ = ("companions", "count", "depth", "elements", "field", "kind", "last", "out", "parent", "place",
+                 "type", "value", "values")  # fmt: skip
+
+    def __init__(self, kind: int, of: Plan | None, field: Any, parent: Any, place: Place, out: list[str]) -> None:
+        self.kind = kind
+        self.elements: dict[str, Field] = _NOTHING if of is None else of.elements
+        self.type = "" if of is None else of.name
+        self.field: Field = field
+        self.parent: _Frame = parent
+        self.place = place
+        self.depth = place[3]
+        self.out = out
+        self.last: Field | None = None
+        """The field of the child read last; `count` is how many of the same stood before it."""
+        self.count = 0
+        self.value = ""
+        self.values: list[str] = []
+        """Those of the children, where they repeat and are primitives; beside them their ids and extensions."""
+        self.companions: list[str] = []
+
+
+_NOTHING: dict[str, Field] = {}
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._out: list[str] = []
+        self._frame = _Frame(RESOURCE, None, None, None, (None, "", None, 0), self._out)
+        self._div: Div | None = None
+        self._scope: dict[str, str] = {}
+        self._parser = parser = expat.ParserCreate("utf-8", " ")
+        parser.buffer_text = True
+        parser.XmlDeclHandler = self._declaration
+        parser.StartDoctypeDeclHandler = lambda *_: self._fault("must not have a DOCTYPE")
+        parser.ProcessingInstructionHandler = lambda *_: self._fault("must not have processing instructions")
+        parser.StartNamespaceDeclHandler = self._namespace
+        self._outside_of_narratives()
+
+    def _outside_of_narratives(self) -> None:
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+
+    def read(self) -> str:
+        try:
+            self._parser.Parse(self._data, True)
+        except expat.ExpatError as error:
+            where = f"line {error.lineno}, column {error.offset + 1}"
+            said = expat.ErrorString(error.code)
+            raise Malformed(f"Not XML at {where}: {said}.", path=expression(self._frame.place).lstrip(".")) from error
+        return "".join(self._out)
+
+    def _fault(self, message: str, place: Place | None = None) -> NoReturn:
+        path = expression(place or self._frame.place).lstrip(".")
+        where = f"Line {self._parser.CurrentLineNumber}, column {self._parser.CurrentColumnNumber + 1}"
+        raise Malformed(f"{where}: {path + ' ' if path else ''}{message}.", path=path)
+
+    def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
+        if version != "1.0":
+            self._fault("must be XML 1.0")
+        if encoding is not None and encoding.upper() != "UTF-8":
+            self._fault("declares another encoding than UTF-8; FHIR XML is always UTF-8")
+
+    def _namespace(self, prefix: str | None, uri: str | None) -> None:
+        if len(uri or "") > MAX_NAMESPACE:
+            self._fault(f"may not declare a namespace of more than {MAX_NAMESPACE} characters")
+        if self._div is None:
+            self._scope[prefix or ""] = uri or ""
+            if len(self._scope) > MAX_DECLARED:
+                self._fault(f"may not declare more than {MAX_DECLARED} namespaces")
+
+    def _text(self, text: str) -> None:
+        if text.strip(" \t\r\n"):
+            self._fault("may not have text: values stand in attributes")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        frame = self._frame
+        field = frame.elements.get(name)
+        if field is None:
+            self._resource(name, attributes)
+            return
+        last = frame.last
+        if field is last:
+            if not field.is_many:
+                self._fault("may not repeat", (frame.place, field.name, None, 0))
+            frame.count += 1
+        else:
+            if last is not None:
+                if field.ordinal <= last.ordinal:
+                    self._misplaced(field, last)
+                if last.is_many:
+                    _close(frame, last)
+            frame.last = field
+            frame.count = 0
+        is_many, kind = field.is_many, field.kind
+        place = (frame.place, field.name, frame.count if is_many else None, frame.depth + 1 + is_many)
+        if kind < XHTML_DIV:
+            self._primitive(field, attributes, place)
+        elif kind == XHTML_DIV:
+            self._narrative(name, attributes)
+        else:
+            if frame.count:
+                frame.out.append(",")
+            else:
+                _put(frame.out, field.member + "[" if is_many else field.member)
+            if kind == OBJECT:
+                self._object(plan(field.type), field, attributes, place, "{")
+            else:
+                if attributes:
+                    self._stray_attribute(attributes, place)
+                self._frame = _Frame(RESOURCE, None, field, frame, (*place[:3], place[3] - 1), frame.out)
+
+    def _object(self, of: Plan, field: Any, attributes: dict[str, str], place: Place, bracket: str) -> None:
+        if place[3] > codec.MAX_DEPTH:
+            self._fault(f"is nested deeper than {codec.MAX_DEPTH} levels", place)
+        out = self._frame.out
+        self._frame = _Frame(OBJECT, of, field, self._frame, place, out)
+        out.append(bracket)
+        for key, text in attributes.items():
+            if key not in of.attributes:
+                self._stray_attribute({key: text}, place)
+            _put(out, f'"{key}":{_quoted(text)}')
+
+    def _resource(self, name: str, attributes: dict[str, str]) -> None:
+        """The resource in a document, contained, or in another; anything else there may be is a fault."""
+        frame = self._frame
+        if frame.kind != RESOURCE:
+            self._stray(name)
+        if (type_name := resources().get(name)) is None:
+            self._fault(_not_a_resource(name))
+        if frame.count:
+            self._fault("may hold one resource only")
+        frame.count = 1
+        place = frame.place
+        if frame.parent is None:
+            place = root(type_name)
+            attributes.pop(_SCHEMA_LOCATION, None)
+        place = (*place[:3], frame.depth + 1)
+        self._object(plan(type_name), None, attributes, place, f'{{"resourceType":"{type_name}"')
+
+    def _primitive(self, field: Field, attributes: dict[str, str], place: Place) -> None:
+        value, id_ = attributes.get("value"), attributes.get("id")
+        if len(attributes) != (value is not None) + (id_ is not None):
+            self._stray_attribute({k: v for k, v in attributes.items() if k not in ("value", "id")}, place)
+        if place[3] - (id_ is None) > codec.MAX_DEPTH:
+            self._fault(f"is nested deeper than {codec.MAX_DEPTH} levels", place)
+        if value is None:
+            text = "null"
+        elif field.kind == STRING:
+            text = _quoted(value)
+        elif field.kind == NUMBER:
+            text = value if _NUMBER(value) else self._fault("must be a number", place)
+        else:
+            text = value if value in ("true", "false") else self._fault("must be true or false", place)
+        out = [] if id_ is None else [f'"id":{_quoted(id_)}']
+        frame = _Frame(field.kind, plan("Element"), field, self._frame, place, out)
+        frame.value = text
+        self._frame = frame
+
+    def _end(self, name: str) -> None:
+        frame = self._frame
+        last = frame.last
+        if last is not None and last.is_many:
+            _close(frame, last)
+        parent, field = frame.parent, frame.field
+        if frame.kind == OBJECT:
+            frame.out.append("}")
+        elif frame.kind == RESOURCE:
+            if not frame.count:
+                self._fault("must hold a resource")
+        else:
+            text = frame.value
+            companion = "{" + "".join(frame.out) + "}" if frame.out else "null"
+            if text == companion:
+                self._fault("must have a value, an id or extensions")
+            if field.is_many:
+                parent.values.append(text)
+                parent.companions.append(companion)
+            else:
+                if text != "null":
+                    _put(parent.out, field.member + text)
+                if companion != "null":
+                    _put(parent.out, field.companion + companion)
+        self._frame = parent
+
+    def _narrative(self, name: str, attributes: dict[str, str]) -> None:
+        self._div = Div(self._parser, self._data)
+        self._parser.StartElementHandler = self._in_narrative
+        self._parser.EndElementHandler = self._end_in_narrative
+        self._parser.CharacterDataHandler = None
+        self._in_narrative(name, attributes)
+
+    def _in_narrative(self, name: str, attributes: dict[str, str]) -> None:
+        assert self._div is not None
+        try:
+            self._div.start(name, attributes)
+        except Unfit as unfit:
+            self._fault(str(unfit))
+
+    def _end_in_narrative(self, name: str) -> None:
+        assert self._div is not None
+        if self._div.end(name):
+            try:
+                text = standalone(self._div.text(), self._scope)
+            except Unfit as unfit:
+                self._fault(str(unfit))
+            _put(self._frame.out, f'"div":{_quoted(text)}')
+            self._div = None
+            self._outside_of_narratives()
+
+    def _misplaced(self, field: Field, last: Field) -> NoReturn:
+        place = (self._frame.place, field.name, None, 0)
+        if field.ordinal == last.ordinal:
+            self._fault("may be of one type only; there are several", place)
+        self._fault(f"must stand before {last.key}", place)
+
+    def _stray(self, name: str) -> NoReturn:
+        namespace, _, local = name.rpartition(" ")
+        if namespace != FHIR:
+            self._fault("has an element in a namespace that is not that of FHIR, or that may not stand there")
+        if self._frame.kind < XHTML_DIV:
+            self._fault("may have extensions only")
+        of = self._frame.type
+        if _NAME.fullmatch(local):
+            self._fault(f"has an element {local}, which R4 (4.0.1) does not have in {of}")
+        self._fault(f"has an element whose name can't be that of an element of {of}")
+
+    def _stray_attribute(self, attributes: dict[str, str], place: Place) -> NoReturn:
+        key = next(iter(attributes))
+        said = f"an attribute {key}" if _NAME.fullmatch(key) else "an attribute"
+        self._fault(f"may not have {said}", place)
+
+
+def _not_a_resource(name: str) -> str:
+    namespace, _, _ = name.rpartition(" ")
+    if namespace != FHIR:
+        return f"must be a resource in the namespace {FHIR}"
+    return "must be of a resource type that FHIR R4 (4.0.1) has"
+
+
+def _put(out: list[str], member: str) -> None:
+    """A member of the object that is being written."""
+    out.append("," + member if out and out[-1] != "{" else member)
+
+
+def _close(frame: _Frame, last: Field) -> None:
+    """The end of what repeats: an array, or two where there are ids or extensions of primitives."""
+    if last.kind >= XHTML_DIV:
+        frame.out.append("]")
+        return
+    for member, items in ((last.member, frame.values), (last.companion, frame.companions)):
+        if any(item != "null" for item in items):
+            _put(frame.out, f"{member}[{','.join(items)}]")
+    frame.values, frame.companions = [], []
