@@ -184,6 +184,17 @@ def compartment(name: str) -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType({key: tuple(codes) for key, codes in rows.items()})
 
 
+def bases() -> Mapping[str, Any]:
+    """R4's own snapshots of the types that our profiles constrain; their constraints by name, under "constraints"."""
+    return _table("bases")
+
+
+def conformance() -> Iterator[Mapping[str, Any]]:
+    """All that we define, as it stands in profiles/: structures, value sets, code systems, maps, search parameters."""
+    for folder in ("structures", "valuesets", "codesystems", "conceptmaps", "searchparameters"):
+        yield from _own(folder).values()
+
+
 def profile(url: str) -> Mapping[str, Any] | None:
     """Our StructureDefinition with that URL, as it stands in profiles/structures/."""
     return _own("structures").get(url)
