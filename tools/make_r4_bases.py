@@ -22,7 +22,7 @@ from make_r4_tables import SHA256, STRUCTURES, Table, write
 
 PROFILES = Path(__file__).parent.parent / "profiles"
 # Said at length for readers, in HL7's pages; no software asks for it in a snapshot.
-LEFT_OUT = {"mapping", "comment", "requirements", "alias", "example", "isModifierReason"}
+LEFT_OUT = {"mapping", "comment", "requirements", "alias", "example"}
 
 
 def main(wheel: str, target: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fhir.resources.R4B import get_fhir_model_class
 
 from fhir_secondop.cli import main
 from fhir_secondop.cli import package as command
@@ -125,3 +126,12 @@ def test_two_resources_of_one_name_are_refused() -> None:
     twice = [{"resourceType": "ValueSet", "id": "x"}] * 2
     with pytest.raises(Invalid, match="Two resources of the package are ValueSet/x"):
         packages.build(manifest, twice, [])
+
+
+def test_another_library_parses_each_resource(files: dict[str, Json]) -> None:
+    resources = [each for each in files.values() if "resourceType" in each]
+    assert len(resources) > 150
+    for resource in resources:
+        parsed = get_fhir_model_class(resource["resourceType"]).model_validate(resource)
+        # It gives back what it read.
+        assert set(json.loads(parsed.model_dump_json())) == set(resource)

@@ -404,6 +404,7 @@ def test_shipped_definition_is_valid_and_stands_under_its_name(file: Path) -> No
     assert validate(resource) == []
     assert resource["id"] == file.stem
     assert resource["url"] == f"{codes.CANONICAL}/{resource['resourceType']}/{file.stem}"
+    assert resource.get("count", 0) == len(resource.get("concept", ()))
 
 
 def test_every_definition_that_a_profile_names_is_there() -> None:
