@@ -15,7 +15,7 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, clients, connections, corpus, directory, keys
+from fhir_secondop.cli import audit, clients, connections, corpus, directory, keys, package
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
@@ -464,6 +464,7 @@ for command in (
     corpus.corpus,
     audit.audit,
     directory.directory,
+    package.package,
     verify,
 ):
     main.add_command(command)

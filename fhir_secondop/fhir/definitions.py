@@ -194,6 +194,17 @@ def compartment(name: str) -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType({key: tuple(codes) for key, codes in rows.items()})
 
 
+def bases() -> Mapping[str, Any]:
+    """R4's own snapshots of the types that our profiles constrain; their constraints by name, under "constraints"."""
+    return _table("bases")
+
+
+def conformance() -> Iterator[Mapping[str, Any]]:
+    """All that we define, as it stands in profiles/: structures, value sets, code systems, maps, search parameters."""
+    for folder in ("structures", "valuesets", "codesystems", "conceptmaps", "searchparameters"):
+        yield from _own(folder).values()
+
+
 def profile(url: str) -> Mapping[str, Any] | None:
     """Our StructureDefinition with that URL, as it stands in profiles/structures/."""
     return _own("structures").get(url)
@@ -216,8 +227,8 @@ def extension(url: str) -> Mapping[str, Any] | None:
 
 def extension_row(definition: Mapping[str, Any]) -> dict[str, Any]:
     """A definition in short: max, isModifier and context of the whole; of it and each part the types of its value
-    ("Reference(Patient|Group)"; absent where it may have none), the value set of a required binding, and its parts by
-    url, with min and max.
+    ("Reference(Patient|Group)"; absent where it may have none) and whether it isNeeded, the value set of a required
+    binding, and its parts by url, with min and max.
     """
     tree: dict[str, Any] = {}
     for element in definition["differential"]["element"]:
@@ -252,6 +263,7 @@ def _extension_body(tree: Mapping[str, Any]) -> dict[str, Any]:
     required = binding.get("strength") == "required" and "valueSet" in binding
     return {
         **({"value": types} if value.get("max") != "0" else {}),
+        **({"isNeeded": True} if value.get("min") else {}),
         **({"binding": binding["valueSet"].partition("|")[0]} if required else {}),
         **({"parts": parts} if parts else {}),
     }

@@ -19,7 +19,8 @@ _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
 _LISTS = ("extension", "modifierExtension")
 
 Row = Mapping[str, Any]
-"""What definitions.extension gives: value (types), parts by url with min and max, binding, context, max, isModifier."""
+"""What definitions.extension gives: value (types), isNeeded, parts by url with min and max, binding, context, max,
+isModifier."""
 
 
 def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
@@ -60,10 +61,14 @@ def _check_body(row: Row, value: Mapping[str, Any], place: Place, walk: Walk) ->
         walk.fault("extension", child(place, "value"), "may not be there: this extension has parts")
     elif key:
         _check_value(row, key, value[key], child(place, "value"), walk)
-    elif allowed and not parts and "extension" in value:
-        walk.fault("extension", place, "must have a value and no extensions, by its definition")
+    elif row.get("isNeeded"):
+        walk.fault("required", child(place, "value"), "is required, by the definition of this extension")
     if not parts:
+        if allowed and "extension" in value:
+            walk.fault("structure", child(place, "extension"), "may not be there: this extension has a value")
         return
+    if not allowed and "extension" not in value:
+        walk.fault("required", child(place, "extension"), f"needs at least one part of {', '.join(parts)}")
     counts: Counter[str] = Counter()
     for index, inner in enumerate(_dicts(value.get("extension"))):
         here, url = child(place, "extension", index), str(inner.get("url"))

@@ -6,11 +6,13 @@ Compiled once and kept: a search parameter then takes one to two microseconds, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
 import fhirpathpy
+from fhirpathpy.engine.invocations import equality
+from fhirpathpy.engine.nodes import FP_DateTime
 from fhirpathpy.models import models
 
 from fhir_secondop.errors import Unsupported
@@ -62,15 +64,35 @@ def evaluate(expression: str, resource: Mapping[str, Any], **variables: Any) -> 
     return result
 
 
+def _ordered(compare: Callable[..., Any], left: list[Any], right: list[Any]) -> Any:
+    """Two values by time where they are times: fhirpathpy compares those of a resource as text, whatever their zone.
+
+    The left ones come without their type, so the right one says what they are.
+    """
+    described = getattr(right[0], "get_type_info", None)
+    if described and described().name in _TIMES and isinstance(left[0], str):
+        left, right = [_TIME(left[0])], [_TIME(right[0].data)]
+    return compare(None, left, right)
+
+
+_TIME: Callable[[str], Any] = FP_DateTime
+_TIMES = frozenset({"date", "dateTime", "instant"})
+_COMPARISONS = {
+    sign: {"fn": partial(_ordered, compare), "arity": {2: ["Any", "Any"]}, "nullable": True}
+    for sign, compare in (("<", equality.lt), (">", equality.gt), ("<=", equality.lte), (">=", equality.gte))
+}
+
+
 def _silent(*_: Any) -> None:
     """For trace(), which fhirpathpy prints to standard output: it may hold what a patient's record says."""
 
 
+_OPTIONS = {"traceFn": _silent, "userInvocationTable": _COMPARISONS}
 _reading = Lock()  # the ANTLR parser fills tables that all threads share
 
 
 @lru_cache(maxsize=1024)
 def _evaluator(expression: str) -> Callable[[Mapping[str, Any], dict[str, Any]], list[Any]]:
     with _reading:
-        compiled: Callable[..., list[Any]] = fhirpathpy.compile(expression, models["r4"], {"traceFn": _silent})
+        compiled: Callable[..., list[Any]] = fhirpathpy.compile(expression, models["r4"], _OPTIONS)
     return compiled

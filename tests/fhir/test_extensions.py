@@ -68,7 +68,7 @@ def test_an_extension_as_it_is_defined_is_let_through(resource: Json) -> None:
         (patient(extension=[{"url": BIRTH_PLACE["url"], "valueString": "x"}]),
          ("e", "extension", "Patient.extension[0].value")),
         (patient(extension=[{"url": BIRTH_PLACE["url"], "extension": [ABSENT]}]),
-         ("e", "extension", "Patient.extension[0]")),
+         ("e", "required", "Patient.extension[0].value")),
         (patient(contact=[{"name": {"text": "x"}, "extension": [BIRTH_PLACE]}]),
          ("e", "extension", "Patient.contact[0].extension[0]")),
         (patient(extension=[{**NATIONALITY, "extension": [{"url": "nobody", "valueString": "x"}]}]),
@@ -95,7 +95,7 @@ def test_an_extension_as_it_is_defined_is_let_through(resource: Json) -> None:
 def test_an_extension_that_is_not_as_defined_is_named_with_its_place(
     resource: Json, fault: tuple[str, str, str]
 ) -> None:
-    assert faults(resource)[0] == fault
+    assert fault in faults(resource)
 
 
 def test_each_extension_of_ours_says_where_it_may_stand() -> None:

@@ -25,8 +25,8 @@ FILES = sorted(
 )
 Json = dict[str, Any]
 
+BASE = "https://clinic.example/fhir"
 NOW, LATER = "2026-11-20T10:00:00.000Z", "2026-11-20T12:00:00.000Z"
-PATIENT = {"reference": "Patient/1"}
 REVIEWER = {"reference": "PractitionerRole/reviewer"}
 BEFORE = {"url": codes.SUPERSEDES, "valueReference": {"reference": "DiagnosticReport/1/_history/2"}}
 TEXT = {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml"><p>x</p></div>'}
@@ -53,244 +53,85 @@ def ended(outcome: str, **more: str) -> Json:
     return {"url": codes.PROPOSAL_OUTCOME, "extension": parts}
 
 
-VERSION = {"url": codes.REPORT_VERSION, "valuePositiveInt": 1}
-REQUEST: Json = {
-    "resourceType": "ServiceRequest",
-    "extension": [
-        {"url": codes.PATHWAY_EXTENSION, "valueCodeableConcept": codes.concept(codes.PATHWAY, "self")},
-        {"url": codes.DECISION_UNDER_REVIEW, "valueReference": {"reference": "ServiceRequest/surgery"}},
-        {"url": codes.DECISION_DEADLINE, "valueDate": "2026-12-15"},
-        {"url": codes.DECISION_OWNER, "valueReference": {"reference": "PractitionerRole/surgeon"}},
-        {"url": codes.RECORD_SOURCE, "valueReference": {"reference": "Organization/1"}},
-        {"url": codes.RECORD_SOURCE, "valueReference": {"reference": "Organization/2"}},
-        {"url": codes.INFORM, "valueReference": {"reference": "PractitionerRole/other"}},
-    ],
-    "status": "active",
-    "intent": "order",
-    "code": codes.concept(codes.SNOMED, "11429006"),
-    "orderDetail": [codes.concept(codes.V2_DISPOSITION, "SO")],
-    "subject": PATIENT,
-    "requester": PATIENT,
-    "reasonCode": [codes.concept(codes.REASON, "pre-procedure"), {"text": "in words alone"}],
-}
-COORDINATION: Json = {
-    "resourceType": "Task",
-    "identifier": [
-        {"type": codes.concept(codes.V2_IDENTIFIER_TYPE, "FILL"), "system": "https://x.example", "value": "1"}
-    ],
-    "status": "requested",
-    "businessStatus": codes.concept(codes.BUSINESS_STATUS, "records-requested"),
-    "intent": "order",
-    "code": codes.concept(codes.TASK_CODE, "fulfill"),
-    "focus": {"reference": "ServiceRequest/1"},
-    "for": PATIENT,
-    "authoredOn": NOW,
-    "lastModified": LATER,
-    "requester": {"display": "Second opinion platform"},
-}
-OUTPUT = [{"type": codes.concept(codes.EVIDENCE, "report"), "valueReference": {"reference": "DiagnosticReport/1"}}]
-COMPLETED = {**COORDINATION, "status": "completed", "output": OUTPUT}
-PART = {k: v for k, v in COORDINATION.items() if k not in ("identifier", "businessStatus")} | {
-    "partOf": [{"reference": "Task/1"}],
-    "owner": REVIEWER,
-}
-REVIEW: Json = {**PART, "status": "accepted", "extension": [independent()]}
-DELIVERY: Json = {
-    **PART,
-    "identifier": [{"system": "https://x.example/delivery", "value": "1"}],
-    "status": "accepted",
-    "businessStatus": codes.concept(codes.DELIVERY_STATUS, "planned"),
-    "code": codes.concept(codes.TASK, "deliver-report"),
-    "focus": {"reference": "DiagnosticReport/1/_history/3"},
-    "input": [{"type": codes.concept(codes.EVIDENCE, "version"), "valuePositiveInt": 1}],
-}
-GATHERING: Json = {
-    **PART,
-    "code": codes.concept(codes.TASK, "gather-records"),
-    "owner": {"reference": "Organization/1"},
-    "input": [{"type": codes.concept(codes.EVIDENCE, "connection"), "valueString": "none"}],
-}
-NOTICE: Json = {
-    "resourceType": "Communication",
-    "basedOn": [{"reference": "ServiceRequest/1"}],
-    "status": "completed",
-    "topic": codes.concept(codes.NOTICE, "accepted"),
-    "subject": PATIENT,
-    "about": [{"reference": "Task/1"}],
-    "sent": NOW,
-    "payload": [{"contentString": "A reviewer has accepted."}],
-}
-PROPOSAL: Json = {
-    "resourceType": "ServiceRequest",
-    "identifier": [{"system": proposals.SYSTEM, "value": "1/1"}],
-    "basedOn": [{"reference": "ServiceRequest/1"}],
-    "status": "active",
-    "intent": "proposal",
-    "code": codes.concept(codes.system("recommendation"), "test", text="MRI of the breast"),
-    "subject": PATIENT,
-    "occurrencePeriod": {"end": "2027-01-31"},
-    "authoredOn": NOW,
-    "requester": REVIEWER,
-}
-ENCOUNTER: Json = {
-    "resourceType": "Encounter",
-    "id": "1",
-    "status": "finished",
-    "class": codes.coding(codes.ACT_CODE, "VR"),
-    "type": [{"coding": [codes.coding(codes.SNOMED, "11429006"), codes.coding(codes.ENCOUNTER_TYPE, "record-review")]}],
-    "subject": PATIENT,
-    "basedOn": [{"reference": "ServiceRequest/1"}],
-    "period": {"start": NOW, "end": LATER},
-}
-REPORT: Json = {
-    "resourceType": "DiagnosticReport",
-    "id": "1",
-    "extension": [VERSION, independent()],
-    "identifier": [{"system": f"{codes.CANONICAL}/set", "value": "urn:uuid:6f9a0c8e-1f5c-4b5e-9d5c-0f6f5d1c2b3a"}],
-    "basedOn": [{"reference": "ServiceRequest/1"}],
-    "status": "final",
-    "category": [codes.concept(codes.V2_DIAGNOSTIC_SERVICE, "PHY")],
-    "code": REPORT_CODE,
-    "subject": PATIENT,
-    "encounter": {"reference": "Encounter/1"},
-    "issued": LATER,
-    "performer": [REVIEWER],
-    "conclusion": "x",
-}
-AMENDED = {**REPORT, "status": "corrected", "extension": [VERSION, BEFORE, independent()]}
-COMPOSITION: Json = {
-    "resourceType": "Composition",
-    "id": "1",
-    "identifier": {"system": "https://x.example", "value": "1"},
-    "status": "final",
-    "type": REPORT_CODE,
-    "subject": PATIENT,
-    "encounter": {"reference": "Encounter/1"},
-    "date": LATER,
-    "author": [REVIEWER],
-    "title": "Second opinion",
-    "section": [
-        {"title": "x", "code": codes.concept(codes.SECTION, "conclusion"), "text": TEXT},
-        {"title": "x", "code": codes.concept(codes.SECTION, "concordance"), "text": TEXT},
-    ],
-}
-REPLACING = {
-    **COMPOSITION,
-    "status": "amended",
-    "relatesTo": [{"code": "replaces", "targetReference": {"reference": "Composition/1/_history/2"}}],
-}
-DIAGNOSIS: Json = {
-    "resourceType": "Observation",
-    "id": "1",
-    "basedOn": [{"reference": "ServiceRequest/1"}],
-    "status": "final",
-    "code": codes.concept(codes.SECTION, "diagnosis-concordance"),
-    "subject": PATIENT,
-    "focus": [{"reference": "Condition/1"}],
-    "performer": [REVIEWER],
-    "valueCodeableConcept": codes.concept(codes.DIAGNOSIS_CONCORDANCE, "refined"),
-    "component": [
-        {
-            "code": codes.concept(codes.SECTION, "significance"),
-            "valueCodeableConcept": codes.concept(codes.SIGNIFICANCE, "major"),
-        }
-    ],
-}
-OVERALL = {
-    **{k: v for k, v in DIAGNOSIS.items() if k not in ("focus", "component")},
-    "code": codes.concept(codes.SECTION, "overall-concordance"),
-    "valueCodeableConcept": codes.concept(codes.OVERALL_CONCORDANCE, "partial"),
-}
-INDETERMINATE = {
-    **DIAGNOSIS,
-    "valueCodeableConcept": codes.concept(codes.DIAGNOSIS_CONCORDANCE, "indeterminate"),
-    "component": [{"code": codes.concept(codes.SECTION, "missing"), "valueString": "the biopsy"}],
-}
-CONDITION: Json = {
-    "resourceType": "Condition",
-    "id": "1",
-    "clinicalStatus": codes.concept("http://terminology.hl7.org/CodeSystem/condition-clinical", "active"),
-    "subject": PATIENT,
-    "recorder": {"reference": "PractitionerRole/first"},
-}
-BASE = "https://x.example/fhir"
-
-
-def document(**changed: Json) -> Json:
-    """The document Bundle, some of its entries replaced: by type, in lower case."""
-    parts = {
-        "composition": COMPOSITION, "patient": {"resourceType": "Patient", "id": "1"}, "encounter": ENCOUNTER,
-        "condition": CONDITION, "observation": DIAGNOSIS, "report": REPORT,
-        "role": {"resourceType": "PractitionerRole", "id": "reviewer"}, **changed,
-    }  # fmt: skip
-    return {
-        "resourceType": "Bundle",
-        "identifier": {"system": "urn:ietf:rfc3986", "value": "urn:uuid:6f9a0c8e-1f5c-4b5e-9d5c-0f6f5d1c2b3b"},
-        "type": "document",
-        "timestamp": LATER,
-        "entry": [{"fullUrl": f"{BASE}/{r['resourceType']}/{r['id']}", "resource": r} for r in parts.values()],
-    }
-
-
-def own_report(*extensions: Json, **elements: Any) -> Json:
-    return {**REPORT, "extension": [VERSION, *extensions], **elements}
+def example(name: str) -> Json:
+    """One of profiles/examples/, without the claim that it conforms."""
+    resource: Json = json.loads((PROFILES / "examples" / f"{name}.json").read_text("utf-8"))
+    return without(resource, "meta")
 
 
 def without(resource: Json, *names: str) -> Json:
     return {name: value for name, value in resource.items() if name not in names}
 
 
+VERSION = {"url": codes.REPORT_VERSION, "valuePositiveInt": 1}
+REQUEST = example("second-opinion-request")
+COORDINATION = example("coordination-task")
+COMPLETED = example("coordination-task-completed")
+REVIEW = example("review-task")
+DELIVERY = example("delivery-task")
+GATHERING = example("gather-task")
+NOTICE = example("case-notice")
+PROPOSAL = example("proposal")
+ENCOUNTER = example("consultation-encounter")
+REPORT = example("second-opinion-report")
+AMENDED = example("second-opinion-report-corrected")
+COMPOSITION = example("second-opinion-composition")
+REPLACING = example("second-opinion-composition-amended")
+DIAGNOSIS = example("concordance-observation")
+OVERALL = example("concordance-observation-overall")
+INDETERMINATE = example("concordance-observation-indeterminate")
+CONDITION = example("condition")
+DOCUMENT = example("second-opinion-document")
+
+
+def document(**changed: Json) -> Json:
+    """The document Bundle, some of its entries replaced: by type, in lower case."""
+    types = {"observation": "Observation", "report": "DiagnosticReport", "composition": "Composition",
+             "encounter": "Encounter", "condition": "Condition"}  # fmt: skip
+    instead = {types[name]: resource for name, resource in changed.items()}
+    entries = [instead.get(entry["resource"]["resourceType"], entry["resource"]) for entry in DOCUMENT["entry"]]
+    found = [{"fullUrl": f"{BASE}/{each['resourceType']}/{each['id']}", "resource": each} for each in entries]
+    return {**DOCUMENT, "entry": found}
+
+
+def own_report(*extensions: Json, **elements: Any) -> Json:
+    return {**REPORT, "extension": [VERSION, *extensions], **elements}
+
+
 AS_AUTHOR = {**CONDITION, "recorder": REVIEWER}
 NOT_ASSESSED = {**DIAGNOSIS, "valueCodeableConcept": codes.concept(codes.DIAGNOSIS_CONCORDANCE, "not-assessed")}
 OF_ANOTHER = {**ENCOUNTER, "subject": {"reference": "Patient/2"}}
 
-EXAMPLES: dict[str, list[Json]] = {
-    "second-opinion-request": [REQUEST, {**without(REQUEST, "extension"), "reasonCode": [{"text": "in words"}]}],
-    "coordination-task": [
-        COORDINATION,
-        COMPLETED,
-        {**COORDINATION, "extension": [blindness("locked"), independent()], "owner": REVIEWER},
-    ],
-    "review-task": [REVIEW],
-    "delivery-task": [DELIVERY],
-    "gather-task": [GATHERING],
-    "consultation-encounter": [ENCOUNTER, without({**ENCOUNTER, "status": "planned"}, "period")],
-    "case-notice": [NOTICE],
-    "proposal": [
-        PROPOSAL,
-        {**PROPOSAL, "status": "revoked", "extension": [ended("declined", reason="not fit for it")]},
-        {
-            **PROPOSAL,
-            "status": "completed",
-            "extension": [
-                ended("accepted"),
-                {"url": codes.PROPOSAL_RESULT, "valueReference": {"reference": "Observation/1"}},
-            ],
-        },
-    ],
-    "second-opinion-report": [
-        REPORT,
-        AMENDED,
-        own_report(
-            {"url": codes.AMENDMENT_KIND, "valueCode": "corrected"},
-            {"url": codes.AMENDMENT_REASON, "valueString": "a wrong dose"},
-            status="registered",
-        ),
-        {**AMENDED, "status": "entered-in-error"},
-    ],
-    "second-opinion-composition": [COMPOSITION, REPLACING],
-    "concordance-observation": [DIAGNOSIS, OVERALL, INDETERMINATE],
-    "second-opinion-document": [
-        document(),
+
+def claimed() -> Iterator[tuple[str, Json]]:
+    """(profile, resource) of each of profiles/examples/ that claims one of ours."""
+    for file in sorted((PROFILES / "examples").glob("*.json")):
+        for url in json.loads(file.read_text("utf-8")).get("meta", {}).get("profile", ()):
+            yield url.removeprefix(codes.extension("")), example(file.stem)
+
+
+# Beside those of profiles/examples/: what holds though it looks as if it did not.
+MORE: list[tuple[str, Json]] = [
+    (
+        "second-opinion-document",
         document(condition=AS_AUTHOR, report=own_report(independent("fail", override="nobody else knows this"))),
-        # It names who made it, but is not under review.
-        document(condition={**AS_AUTHOR, "id": "2"}),
-        document(report={**AMENDED, "subject": {"reference": f"{BASE}/Patient/1"}}, composition=REPLACING),
-        document(observation=NOT_ASSESSED, report={**REPORT, "status": "registered"}),
-        # The same moment, though as text it is later.
+    ),
+    # It names who made it, but is not under review.
+    ("second-opinion-document", document(condition={**AS_AUTHOR, "id": "2"})),
+    ("second-opinion-document", document(observation=NOT_ASSESSED, report={**REPORT, "status": "registered"})),
+    (
+        "second-opinion-document",
+        document(report={**REPORT, "subject": {"reference": f"{BASE}/Patient/patient"}}),
+    ),
+    # The same moment, though as text it is later.
+    (
+        "second-opinion-document",
         document(encounter={**ENCOUNTER, "period": {"start": "2026-11-20T17:00:00+05:00", "end": LATER}}),
-    ],
-}
+    ),
+]
+EXAMPLES: dict[str, list[Json]] = {}
+for _profile, _resource in (*claimed(), *MORE):
+    EXAMPLES.setdefault(_profile, []).append(_resource)
 
 # key → profile, the example that holds, the one that fails for that reason only, the place
 INVARIANTS: dict[str, tuple[str, Json, Json, str]] = {
@@ -557,6 +398,7 @@ def test_shipped_definition_is_valid_and_stands_under_its_name(file: Path) -> No
     assert validate(resource) == []
     assert resource["id"] == file.stem
     assert resource["url"] == f"{codes.CANONICAL}/{resource['resourceType']}/{file.stem}"
+    assert resource.get("count", 0) == len(resource.get("concept", ()))
 
 
 def test_every_definition_that_a_profile_names_is_there() -> None:

@@ -143,3 +143,13 @@ def test_invariant_that_can_not_be_read_is_unsupported() -> None:
 def test_trace_in_an_invariant_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert path.evaluate("status.trace('secret').exists()", OBSERVATION) == [True]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [("2026-11-20T10:00:00.000Z", [True]), ("2026-11-20T09:59:59Z", [False]), ("2026-11-21", [True])],
+)
+def test_times_are_compared_by_time_whatever_their_zone(later: str, expected: list[bool]) -> None:
+    task = {"resourceType": "Task", "authoredOn": "2026-11-20T15:00:00+05:00", "lastModified": later}
+    assert path.evaluate("authoredOn <= lastModified", task) == expected
+    assert path.evaluate("lastModified < authoredOn", task) == [not expected[0]]

@@ -15,28 +15,29 @@ import requests
 from tests.conftest import free_port, wait_for
 
 PROJECT = Path(__file__).parent / "hapi"
-CLASSPATH = PROJECT / "target/classpath"
+JARS = "target/classpath"
 MAIN = "secondop.interop.HapiServer"
 # It starts once and serves little: the quick compiler and the small collector halve its memory.
 JVM = ("-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
-def classpath() -> str:
-    """What java needs to start the server; built when it was never, or from older sources, or from jars now gone."""
-    if not built():
+def classpath(project: Path) -> str:
+    """What java needs to run it; built when it was never, or from older sources, or from jars now gone."""
+    if not built(project):
         command = ["mvn", "-q", "-B", "compile"]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, f"{' '.join(command)} in {PROJECT}:\n{(done.stdout + done.stderr)[-4000:]}"
-    return f"{PROJECT / 'target/classes'}{os.pathsep}{CLASSPATH.read_text()}"
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{' '.join(command)} in {project}:\n{(done.stdout + done.stderr)[-4000:]}"
+    return f"{project / 'target/classes'}{os.pathsep}{(project / JARS).read_text()}"
 
 
-def built() -> bool:
-    if not CLASSPATH.exists():
+def built(project: Path) -> bool:
+    jars = project / JARS
+    if not jars.exists():
         return False
-    sources = [PROJECT / "pom.xml", *(p for p in (PROJECT / "src").rglob("*") if p.is_file())]
-    if max(p.stat().st_mtime for p in sources) > CLASSPATH.stat().st_mtime:
+    sources = [project / "pom.xml", *(p for p in (project / "src").rglob("*") if p.is_file())]
+    if max(p.stat().st_mtime for p in sources) > jars.stat().st_mtime:
         return False
-    return all(Path(jar).exists() for jar in CLASSPATH.read_text().split(os.pathsep))
+    return all(Path(jar).exists() for jar in jars.read_text().split(os.pathsep))
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def hapi_server(folder: Path) -> Iterator[str]:
             pytest.skip(f"{tool} absent; HAPI needs Java 17 and Maven")
     port = free_port()
     base = f"http://127.0.0.1:{port}/fhir"
-    command = ["java", *JVM, "-cp", classpath(), MAIN, str(port)]
+    command = ["java", *JVM, "-cp", classpath(PROJECT), MAIN, str(port)]
     with open(folder / "hapi.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:

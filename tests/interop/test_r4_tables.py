@@ -128,3 +128,15 @@ def test_search_parameters_find_what_fhirpathpy_finds_in_the_examples(shared_dat
             found = [value for _, value in path.select(parameter, resource)]
             once = [value for index, value in enumerate(found) if value not in found[:index]]
             assert once == path.evaluate(parameter.expression, resource), parameter.url
+
+
+def test_bases_are_the_snapshots_of_hl7(shared_data: Path) -> None:
+    kept = ("id", "path", "short", "definition", "min", "max", "base", "type", "binding", "contentReference")
+    wanted = {d["id"]: d for d in read(shared_data / "r4-definitions" / "structuredefinitions-4.0.1.json.xz")}
+    table = dict(definitions.bases())
+    constraints = table.pop("constraints")
+    assert len(table) > 10
+    for name, elements in table.items():
+        for found, element in zip(elements, wanted[name]["snapshot"]["element"], strict=True):
+            assert {key: found.get(key) for key in kept} == {key: element.get(key) for key in kept}
+            assert [constraints[key] for key in found.get("constraint", ())] == element.get("constraint", [])
