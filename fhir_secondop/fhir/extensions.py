@@ -18,6 +18,10 @@ from fhir_secondop.fhir.faults import Place, Walk, child, names_below
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
 _LISTS = ("extension", "modifierExtension")
 
+_HL7 = "http://hl7.org/fhir/StructureDefinition/structuredefinition-"
+ALSO_AT = {f"{_HL7}fhir-type": {"ElementDefinition.type"}, f"{_HL7}normative-version": {"ElementDefinition"}}
+"""Where R4's own StructureDefinitions have an extension, against the context that its definition gives."""
+
 Row = Mapping[str, Any]
 """What definitions.extension gives: value (types), isNeeded, parts by url with min and max, binding, context, max,
 isModifier."""
@@ -35,7 +39,7 @@ def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
         walk.fault("extension", child(place, "url"), "must be an absolute URI: it says who defines the extension")
     elif (row := definitions.extension(url)) is not None:
         before = len(walk.issues)
-        _check_place(row, place, walk)
+        _check_place(url, row, place, walk)
         _check_body(row, value, place, walk)
         if len(walk.issues) == before:
             invariants.check(invariants.of_extension(url), "Extension", value, place, walk)
@@ -108,14 +112,14 @@ def _dicts(values: Any) -> Iterator[dict[str, Any]]:
 # Where it stands ----------------------------------------------------------------------------------------------------
 
 
-def _check_place(row: Row, place: Place, walk: Walk) -> None:
+def _check_place(url: str, row: Row, place: Place, walk: Walk) -> None:
     is_modifier = place[1] == "modifierExtension"
     if is_modifier is not row.get("isModifier", False):
         wanted = "modifierExtension" if row.get("isModifier", False) else "extension"
         walk.fault("extension", place, f"must stand in {wanted}, by its definition")
-    contexts = row.get("context", ())
-    if contexts and not _stands(walk.resource.get("resourceType", ""), names_below(walk.place, place[0])) & {*contexts}:
-        walk.fault("extension", place, f"may stand at {', '.join(contexts)} only")
+    contexts = {*row.get("context", ()), *ALSO_AT.get(url, ())}
+    if contexts and not _stands(walk.resource.get("resourceType", ""), names_below(walk.place, place[0])) & contexts:
+        walk.fault("extension", place, f"may stand at {', '.join(sorted(contexts))} only")
 
 
 @lru_cache(maxsize=4096)

@@ -28,6 +28,8 @@ class Shape(dict[str, Field]):
         self.type = definitions.structure(type_name)
         self.rule = extensions.of_extension if type_name == "Extension" else rules.OF_TYPE.get(type_name)
         self.is_resource = self.type.kind == "resource"
+        # A snapshot repeats the ids of its differential; sdf-16 and sdf-17 say what of these must be unique.
+        self.has_own_id = not self.is_resource and type_name != "ElementDefinition"
         elements = self.type.elements.values()
         self.required = [(e.name, frozenset(_keys(e)), e.min) for e in elements if e.min]
         self.choices = [(e.name, frozenset(_keys(e))) for e in elements if e.is_choice]
@@ -59,7 +61,7 @@ class Shape(dict[str, Field]):
             return
         if len(value) < 2 and (not value or "id" in value) and not self.is_resource:
             walk.fault("structure", place, "must have a value or children; leave the element out instead")
-        if not self.is_resource and "id" in value:
+        if self.has_own_id and "id" in value:
             walk.element_id(value["id"], place)
         before = len(walk.issues)
         if place[3] > MAX_DEPTH:
