@@ -15,7 +15,7 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, clients, connections, corpus, directory, keys, package
+from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, keys, package
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
@@ -390,38 +390,6 @@ def _show_preview(plain: Plain) -> None:
 
 
 @main.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@json_option
-def check(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Validates FHIR R4 resources (JSON files or folders), line by line with paths.
-
-    Example: fhir-secondop check examples/breast-treatment-plan/records
-    """
-    from fhir_secondop.fhir import codec, validate
-
-    files = [f for p in paths for f in (sorted(p.rglob("*.json")) if p.is_dir() else [p])]
-    found: list[Plain] = []
-    for file in files:
-        try:
-            issues = validate.validate(codec.parse(file.read_bytes()))
-        except SecondOpError as error:
-            issues = list(error.issues)
-        found += [
-            {"file": str(file), "severity": i.severity, "code": i.code, "path": i.expression, "message": i.diagnostics}
-            for i in issues
-        ]
-    bad = [f for f in found if f["severity"] in ("error", "fatal")]
-
-    def show(plain: Plain) -> None:
-        for issue in plain["issues"]:
-            click.echo(f"{issue['file']}: {issue['severity']}: {issue['path']}: {issue['message']}")
-        click.echo(f"{len(files)} file(s), {len(bad)} error(s)")
-
-    print_({"files": len(files), "errors": len(bad), "issues": found}, as_json, show)
-    sys.exit(1 if bad else 0)
-
-
-@main.command()
 @click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
 @json_option
 def config(config_file: str, as_json: bool) -> None:
@@ -465,6 +433,7 @@ for command in (
     audit.audit,
     directory.directory,
     package.package,
+    checking.check,
     verify,
 ):
     main.add_command(command)

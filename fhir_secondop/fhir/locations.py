@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lxml import etree
+
 from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import codec
 
@@ -90,3 +92,25 @@ def _all(wanted: _Wanted) -> Iterator[Any]:
     yield from wanted.issues
     for below in wanted.below.values():
         yield from _all(below)
+
+
+def located_xml(data: bytes, issues: Iterable[Issue]) -> list[Issue]:
+    """The same for XML: the line of the element; of what is missing, of the element that lacks it. No column.
+
+    `data` has been read by `xml.from_xml` before.
+    """
+    root = etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False))
+    return [replace(issue, line=int(_element_at(root, issue.expression).sourceline or 0)) for issue in issues]
+
+
+def _element_at(root: Any, expression: str) -> Any:
+    found = root
+    for name, index in _STEP.findall(expression.partition(".")[2]):
+        named = [c for c in found if isinstance(c.tag, str) and _element(etree.QName(c).localname, (name,))]
+        place = int(index or 0)
+        if place >= len(named):
+            break
+        found = named[place]
+        if name in ("resource", "contained") and len(found) == 1:
+            found = found[0]  # the element that has the name of its type
+    return found
