@@ -1,4 +1,4 @@
-"""Resources as models of fhir.resources, for programs that want attributes. Imported only when asked for: it takes long."""
+"""Resources as models of fhir.resources, for programs that want attributes. Imported when asked for: it takes long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def typed(resource: Resource) -> Any:
         raise Unsupported("FHIR R4 (4.0.1) has no such resource type.")
     try:
         model = get_fhir_model_class(name)
-    except (KeyError, LookupError):
+    except ValueError:
         raise Unsupported(f"fhir.resources has no R4 model of {name}: R4B left it out.") from None
     try:
         return model.model_validate_json(codec.dumps(resource))

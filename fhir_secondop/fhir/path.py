@@ -10,10 +10,8 @@ from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
-import fhirpathpy
 from fhirpathpy.engine.invocations import equality
 from fhirpathpy.engine.nodes import FP_DateTime
-from fhirpathpy.models import models
 
 from fhir_secondop.errors import Unsupported
 from fhir_secondop.fhir import definitions
@@ -93,6 +91,9 @@ _reading = Lock()  # the ANTLR parser fills tables that all threads share
 
 @lru_cache(maxsize=1024)
 def _evaluator(expression: str) -> Callable[[Mapping[str, Any], dict[str, Any]], list[Any]]:
+    import fhirpathpy  # 0.2 s; only where an expression is somebody else's
+    from fhirpathpy.models import models
+
     with _reading:
         compiled: Callable[..., list[Any]] = fhirpathpy.compile(expression, models["r4"], _OPTIONS)
     return compiled
