@@ -1,17 +1,15 @@
-"""FHIRPath: search parameters as compiled closures that know the type of each value, invariants by fhirpathpy.
+"""FHIRPath: search parameters and invariants as compiled closures that know the type of each value; what else somebody
+writes (a checklist, say) by fhirpathpy.
 
-Compiled once and kept: a search parameter then takes one to two microseconds, an invariant 10 to 40.
+Compiled once and kept: a search parameter or an invariant then takes one to two microseconds, the other 10 to 40.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from threading import Lock
 from typing import Any
-
-from fhirpathpy.engine.invocations import equality
-from fhirpathpy.engine.nodes import FP_DateTime
 
 from fhir_secondop.errors import Unsupported
 from fhir_secondop.fhir import definitions
@@ -62,30 +60,34 @@ def evaluate(expression: str, resource: Mapping[str, Any], **variables: Any) -> 
     return result
 
 
-def _ordered(compare: Callable[..., Any], left: list[Any], right: list[Any]) -> Any:
-    """Two values by time where they are times: fhirpathpy compares those of a resource as text, whatever their zone.
-
-    The left ones come without their type, so the right one says what they are.
-    """
-    described = getattr(right[0], "get_type_info", None)
-    if described and described().name in _TIMES and isinstance(left[0], str):
-        left, right = [_TIME(left[0])], [_TIME(right[0].data)]
-    return compare(None, left, right)
-
-
-_TIME: Callable[[str], Any] = FP_DateTime
-_TIMES = frozenset({"date", "dateTime", "instant"})
-_COMPARISONS = {
-    sign: {"fn": partial(_ordered, compare), "arity": {2: ["Any", "Any"]}, "nullable": True}
-    for sign, compare in (("<", equality.lt), (">", equality.gt), ("<=", equality.lte), (">=", equality.gte))
-}
-
-
 def _silent(*_: Any) -> None:
     """For trace(), which fhirpathpy prints to standard output: it may hold what a patient's record says."""
 
 
-_OPTIONS = {"traceFn": _silent, "userInvocationTable": _COMPARISONS}
+@cache
+def _options() -> dict[str, Any]:
+    """Values are compared by time where they are times: fhirpathpy compares those of a resource as text, whatever their
+    zone. The left ones come without their type, so the right one says what they are.
+    """
+    from fhirpathpy.engine.invocations import equality
+    from fhirpathpy.engine.nodes import FP_DateTime
+
+    time: Callable[[str], Any] = FP_DateTime
+
+    def ordered(compare: Callable[..., Any], left: list[Any], right: list[Any]) -> Any:
+        described = getattr(right[0], "get_type_info", None)
+        if described and described().name in ("date", "dateTime", "instant") and isinstance(left[0], str):
+            left, right = [time(left[0])], [time(right[0].data)]
+        return compare(None, left, right)
+
+    signs = {"<": equality.lt, ">": equality.gt, "<=": equality.lte, ">=": equality.gte}
+    table = {
+        sign: {"fn": partial(ordered, compare), "arity": {2: ["Any", "Any"]}, "nullable": True}
+        for sign, compare in signs.items()
+    }
+    return {"traceFn": _silent, "userInvocationTable": table}
+
+
 _reading = Lock()  # the ANTLR parser fills tables that all threads share
 
 
@@ -95,5 +97,5 @@ def _evaluator(expression: str) -> Callable[[Mapping[str, Any], dict[str, Any]],
     from fhirpathpy.models import models
 
     with _reading:
-        compiled: Callable[..., list[Any]] = fhirpathpy.compile(expression, models["r4"], _OPTIONS)
+        compiled: Callable[..., list[Any]] = fhirpathpy.compile(expression, models["r4"], _options())
     return compiled
