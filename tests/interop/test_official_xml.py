@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -88,6 +89,16 @@ def test_official_json_becomes_schema_valid_xml_and_the_same_json_again(
         there = to_xml(text)
         assert faults(schema, there) == [], path.name
         assert codec.parse_exact(from_xml(there)) == codec.parse_exact(text), path.name
+
+
+def test_records_of_synthea_come_back_the_same(shared_data: Path, schema: etree.XMLSchema) -> None:
+    paths = sorted((shared_data / "synthea-r4-bundles").glob("*.json.gz"))
+    assert len(paths) > 15
+    for path in paths:
+        text = gzip.decompress(path.read_bytes())
+        there = to_xml(text)
+        assert codec.parse_exact(from_xml(there)) == codec.parse_exact(text), path.name
+        assert faults(schema, there) == [], path.name
 
 
 def test_official_xml_becomes_json_and_the_same_xml_again(shared_data: Path, schema: etree.XMLSchema) -> None:
