@@ -20,3 +20,24 @@ def test_deliveries_are_measured_against_their_own_requests() -> None:
     # The same requests, but for the CapabilityStatement that a new client fetches.
     assert 0 <= said["threads"]["requests"] - said["bare"]["requests"] <= 2
     assert said["threads/bare"] > 0
+
+
+def test_the_format_is_measured_against_fhir_resources() -> None:
+    command = [
+        sys.executable,
+        str(FOLDER / "format.py"),
+        "--rounds",
+        "1",
+        "--seconds",
+        "0",
+        "--entries",
+        "20",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert said.keys() == {"json-xml", "xml-json", "validate", "tables"}
+    # Far from what the benchmark shows, and still enough to see a way that has become slow.
+    assert said["json-xml"]["Bundle"]["fhir.resources"]["times_ours"] > 5
+    assert said["tables"]["tables_mb"] < 40

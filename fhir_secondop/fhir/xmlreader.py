@@ -82,13 +82,19 @@ class _Reader:
         self._out: list[str] = []
         self._frame = _Frame(RESOURCE, None, None, None, (None, "", None, 0), self._out)
         self._div: Div | None = None
-        self._scope: dict[str, str] = {}
+        self._scope: dict[str, list[str]] = {}
+        """Prefix ("" is the default) → namespaces, the innermost last, of what is declared outside of narratives."""
+        self._leaf: Field | None = None
+        """The primitive that is open and had no children yet: most never have one, and need no frame."""
+        self._value = "null"
+        self._id: str | None = None
         self._parser = parser = expat.ParserCreate("utf-8", " ")
         parser.buffer_text = True
         parser.XmlDeclHandler = self._declaration
         parser.StartDoctypeDeclHandler = lambda *_: self._fault("must not have a DOCTYPE")
         parser.ProcessingInstructionHandler = lambda *_: self._fault("must not have processing instructions")
         parser.StartNamespaceDeclHandler = self._namespace
+        parser.EndNamespaceDeclHandler = self._end_of_namespace
         self._outside_of_narratives()
 
     def _outside_of_narratives(self) -> None:
@@ -102,11 +108,19 @@ class _Reader:
         except expat.ExpatError as error:
             where = f"line {error.lineno}, column {error.offset + 1}"
             said = expat.ErrorString(error.code)
-            raise Malformed(f"Not XML at {where}: {said}.", path=expression(self._frame.place).lstrip(".")) from error
+            raise Malformed(f"Not XML at {where}: {said}.", path=expression(self._place()).lstrip(".")) from error
         return "".join(self._out)
 
+    def _place(self) -> Place:
+        return self._frame.place if self._leaf is None else self._child(self._leaf)
+
+    def _child(self, field: Field) -> Place:
+        """The place of the child of the open element that began last."""
+        frame, is_many = self._frame, field.is_many
+        return (frame.place, field.name, frame.count if is_many else None, frame.depth + 1 + is_many)
+
     def _fault(self, message: str, place: Place | None = None) -> NoReturn:
-        path = expression(place or self._frame.place).lstrip(".")
+        path = expression(place or self._place()).lstrip(".")
         where = f"Line {self._parser.CurrentLineNumber}, column {self._parser.CurrentColumnNumber + 1}"
         raise Malformed(f"{where}: {path + ' ' if path else ''}{message}.", path=path)
 
@@ -120,15 +134,21 @@ class _Reader:
         if len(uri or "") > MAX_NAMESPACE:
             self._fault(f"may not declare a namespace of more than {MAX_NAMESPACE} characters")
         if self._div is None:
-            self._scope[prefix or ""] = uri or ""
-            if len(self._scope) > MAX_DECLARED:
+            self._scope.setdefault(prefix or "", []).append(uri or "")
+            if sum(map(len, self._scope.values())) > MAX_DECLARED:
                 self._fault(f"may not declare more than {MAX_DECLARED} namespaces")
+
+    def _end_of_namespace(self, prefix: str | None) -> None:
+        if self._div is None:
+            self._scope[prefix or ""].pop()
 
     def _text(self, text: str) -> None:
         if text.strip(" \t\r\n"):
             self._fault("may not have text: values stand in attributes")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
+        if self._leaf is not None:
+            self._open_leaf(self._leaf)
         frame = self._frame
         field = frame.elements.get(name)
         if field is None:
@@ -147,17 +167,17 @@ class _Reader:
                     _close(frame, last)
             frame.last = field
             frame.count = 0
-        is_many, kind = field.is_many, field.kind
-        place = (frame.place, field.name, frame.count if is_many else None, frame.depth + 1 + is_many)
+        kind = field.kind
         if kind < XHTML_DIV:
-            self._primitive(field, attributes, place)
+            self._primitive(field, attributes)
         elif kind == XHTML_DIV:
             self._narrative(name, attributes)
         else:
             if frame.count:
                 frame.out.append(",")
             else:
-                _put(frame.out, field.member + "[" if is_many else field.member)
+                _put(frame.out, field.member + "[" if field.is_many else field.member)
+            place = self._child(field)
             if kind == OBJECT:
                 self._object(plan(field.type), field, attributes, place, "{")
             else:
@@ -193,50 +213,50 @@ class _Reader:
         place = (*place[:3], frame.depth + 1)
         self._object(plan(type_name), None, attributes, place, f'{{"resourceType":"{type_name}"')
 
-    def _primitive(self, field: Field, attributes: dict[str, str], place: Place) -> None:
+    def _primitive(self, field: Field, attributes: dict[str, str]) -> None:
         value, id_ = attributes.get("value"), attributes.get("id")
         if len(attributes) != (value is not None) + (id_ is not None):
-            self._stray_attribute({k: v for k, v in attributes.items() if k not in ("value", "id")}, place)
-        if place[3] - (id_ is None) > codec.MAX_DEPTH:
-            self._fault(f"is nested deeper than {codec.MAX_DEPTH} levels", place)
+            strays = {k: v for k, v in attributes.items() if k not in ("value", "id")}
+            self._stray_attribute(strays, self._child(field))
+        # Brackets around the value, and around its id.
+        if self._frame.depth + field.is_many + (id_ is not None) > codec.MAX_DEPTH:
+            self._fault(f"is nested deeper than {codec.MAX_DEPTH} levels", self._child(field))
+        self._leaf, self._id = field, id_
         if value is None:
-            text = "null"
+            self._value = "null"
         elif field.kind == STRING:
-            text = _quoted(value)
+            self._value = _quoted(value)
         elif field.kind == NUMBER:
-            text = value if _NUMBER(value) else self._fault("must be a number", place)
+            self._value = value if _NUMBER(value) else self._fault("must be a number")
         else:
-            text = value if value in ("true", "false") else self._fault("must be true or false", place)
-        out = [] if id_ is None else [f'"id":{_quoted(id_)}']
-        frame = _Frame(field.kind, plan("Element"), field, self._frame, place, out)
-        frame.value = text
-        self._frame = frame
+            self._value = value if value in ("true", "false") else self._fault("must be true or false")
+
+    def _open_leaf(self, field: Field) -> None:
+        """A frame for a primitive that has children: what they write is its companion's."""
+        out = [] if self._id is None else [f'"id":{_quoted(self._id)}']
+        frame = _Frame(field.kind, plan("Element"), field, self._frame, self._child(field), out)
+        frame.value = self._value
+        self._frame, self._leaf = frame, None
 
     def _end(self, name: str) -> None:
-        frame = self._frame
+        frame, leaf = self._frame, self._leaf
+        if leaf is not None:
+            companion = "null" if self._id is None else f'{{"id":{_quoted(self._id)}}}'
+            if companion == self._value:
+                self._fault("must have a value, an id or extensions")
+            self._leaf = None
+            _write(frame, leaf, self._value, companion)
+            return
         last = frame.last
         if last is not None and last.is_many:
             _close(frame, last)
-        parent, field = frame.parent, frame.field
+        self._frame = frame.parent
         if frame.kind == OBJECT:
             frame.out.append("}")
-        elif frame.kind == RESOURCE:
-            if not frame.count:
-                self._fault("must hold a resource")
-        else:
-            text = frame.value
-            companion = "{" + "".join(frame.out) + "}" if frame.out else "null"
-            if text == companion:
-                self._fault("must have a value, an id or extensions")
-            if field.is_many:
-                parent.values.append(text)
-                parent.companions.append(companion)
-            else:
-                if text != "null":
-                    _put(parent.out, field.member + text)
-                if companion != "null":
-                    _put(parent.out, field.companion + companion)
-        self._frame = parent
+        elif frame.kind < XHTML_DIV:
+            _write(frame.parent, frame.field, frame.value, "{" + "".join(frame.out) + "}")
+        elif not frame.count:
+            self._fault("must hold a resource", frame.place)
 
     def _narrative(self, name: str, attributes: dict[str, str]) -> None:
         self._div = Div(self._parser, self._data)
@@ -256,7 +276,9 @@ class _Reader:
         assert self._div is not None
         if self._div.end(name):
             try:
-                text = standalone(self._div.text(), self._scope)
+                text = self._div.text()
+                if self._scope.keys() != {""}:  # else it declares its namespace itself
+                    text = standalone(text, {prefix: uris[-1] for prefix, uris in self._scope.items() if uris})
             except Unfit as unfit:
                 self._fault(str(unfit))
             _put(self._frame.out, f'"div":{_quoted(text)}')
@@ -296,6 +318,19 @@ def _not_a_resource(name: str) -> str:
 def _put(out: list[str], member: str) -> None:
     """A member of the object that is being written."""
     out.append("," + member if out and out[-1] != "{" else member)
+
+
+def _write(frame: _Frame, field: Field, value: str, companion: str) -> None:
+    """A primitive, and its id and extensions, into the object that it is in."""
+    if field.is_many:
+        frame.values.append(value)
+        frame.companions.append(companion)
+        return
+    out = frame.out
+    if value != "null":
+        out.append(f",{field.member}{value}" if out and out[-1] != "{" else field.member + value)
+    if companion != "null":
+        _put(out, field.companion + companion)
 
 
 def _close(frame: _Frame, last: Field) -> None:

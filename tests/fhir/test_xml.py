@@ -176,6 +176,17 @@ def test_a_div_whose_prefixes_are_declared_outside_is_written_to_stand_alone(roo
     }  # fmt: skip
 
 
+def test_a_prefix_that_means_something_else_for_a_while_means_the_same_again_after_it() -> None:
+    sent = (
+        '<Patient xmlns="http://hl7.org/fhir" xmlns:h="http://www.w3.org/1999/xhtml"><contained><Basic>'
+        '<code xmlns:h="urn:x"/></Basic></contained><contained><Basic><text><h:div><h:p/></h:div></text></Basic>'
+        "</contained></Patient>"
+    )
+    assert exact(from_xml(sent.replace("<text>", "<id value='b'/><text>").encode()))["contained"][1]["text"] == {
+        "div": f"<div {XHTML}><p/></div>"
+    }
+
+
 # --- what JSON says and XML can't -------------------------------------------------------------------------------
 
 ONLY_JSON: dict[str, tuple[dict[str, Any], str]] = {

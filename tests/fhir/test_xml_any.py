@@ -51,6 +51,40 @@ def test_a_bomb_is_refused_in_time_and_space(text: str) -> None:
     assert peak < 60 * len(text) + 1_000_000  # each attribute becomes two strings in a dict
 
 
+DEEPEST = {
+    "an extension": "",
+    "a primitive": "<valueCode value='a'/>",
+    "a primitive with an id": "<valueCode id='i' value='a'/>",
+    "a primitive with an extension":
+        "<valueCode value='a'><extension url='u'><valueCode value='a'/></extension></valueCode>",
+    "what repeats": "<valueHumanName><given value='a'/></valueHumanName>",
+    "what repeats with an id": "<valueHumanName><given id='i' value='a'/></valueHumanName>",
+    "an object": "<valueHumanName><period><start value='2000'/></period></valueHumanName>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("deepest", DEEPEST.values(), ids=DEEPEST)
+def test_what_is_taken_is_as_deep_as_json_may_be_and_no_deeper(deepest: str) -> None:
+    for before, after in (("", ""), ("<contained><Patient>", "</Patient></contained>")):
+        for levels in range(42, 52):
+            sent = [xml(before + "<extension url='u'>" * n + deepest + "</extension>" * n + after) for n in (1, levels)]
+            depth = _depth(from_xml(sent[0].encode())) + 2 * (levels - 1)
+            if depth > codec.MAX_DEPTH:
+                assert "deeper" in refused(from_xml, sent[1].encode()).message
+            else:
+                text = from_xml(sent[1].encode())
+                assert _depth(text) == depth
+                codec.parse(text)
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:  # there is no bracket in a string of these
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def test_a_large_document_takes_time_in_proportion() -> None:
     def took(entries: int) -> float:
         sent = xml(f"<text><div {XHTML}>{'<p>a</p>' * 50}</div></text>{NAME}")
