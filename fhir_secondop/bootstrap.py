@@ -56,6 +56,11 @@ class Service:
 def build(settings: Settings) -> Service:
     """The service of these settings; its tables are brought up to date, nothing is started."""
     log_to_stderr(settings.log_level)
+    return assembled(settings)
+
+
+def assembled(settings: Settings) -> Service:
+    """The same for somebody who only looks at it: what this process logs stays as it is."""
     database = Database(settings.database, now=now_ms)
     database.migrate()
     database.audit = Audit(database, strict=settings.audit == "strict", now=now_ms)

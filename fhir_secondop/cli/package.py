@@ -99,7 +99,7 @@ def _of_the_service() -> Iterator[Resource]:
         settings = Settings(
             database=f"sqlite:///{folder}/package.sqlite", auth="none", link_secret_file=f"{folder}/link-secret"
         )
-        endpoint = bootstrap.build(settings).endpoint
+        endpoint = bootstrap.assembled(settings).endpoint
         said = capability.statement(endpoint, RELEASED)
         endpoint.database.dispose()
     yield from (operation_definitions.definition(row, codes.CANONICAL) for row in endpoint.operations)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import records
 from fhir_secondop.opinion.case import Case, derived_id, profile, reference
@@ -9,6 +12,7 @@ from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 
 _URI = "urn:ietf:rfc3986"
+_VERSION = re.compile(r"[A-Za-z]+/[^/]+/_history/[^/]+")
 
 
 def bundle(case: Case, composed: list[Resource], person: Person, version: int, now: str, base_url: str) -> Resource:
@@ -27,3 +31,18 @@ def bundle(case: Case, composed: list[Resource], person: Person, version: int, n
         entry=[{"fullUrl": f"{base_url}/{reference(r)}", "resource": r} for r in [*cited, *professionals]],
     )
     return records.labelled(case, made)
+
+
+def citing_abroad(value: Any, base_url: str) -> Any:
+    """With references to versions absolute: the version that a report or Composition replaces is not in the document.
+
+    HL7's validator looks for a relative one in there, finds the same resource in another version, and refuses it.
+    """
+    if isinstance(value, list):
+        return [citing_abroad(part, base_url) for part in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: citing_abroad(part, base_url) for key, part in value.items()}
+    if _VERSION.fullmatch(str(made.get("reference", ""))):
+        made["reference"] = f"{base_url}/{made['reference']}"
+    return made

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import codes
-from fhir_secondop.opinion.case import PLATFORM
+from fhir_secondop.opinion.case import PLATFORM, profile
 from fhir_secondop.opinion.compose import compose
 
 _OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
@@ -38,6 +38,7 @@ def provenance(
     made = compose(
         "Provenance",
         id=resource_id,
+        meta=profile("signature") if signature else None,
         target=cited[:1],
         recorded=recorded,
         activity=codes.concept(_OPERATION, activity),

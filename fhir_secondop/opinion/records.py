@@ -14,7 +14,7 @@ from fhir_secondop.fhir import codec, refs, times
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import Answer, Resource
 from fhir_secondop.opinion import codes
-from fhir_secondop.opinion.case import Case, derived_id, reference
+from fhir_secondop.opinion.case import Case, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 
 COVERAGE = codes.extension("coverage")
@@ -197,7 +197,7 @@ def package(
     made = compose(
         "List",
         id=derived_id(case.id, source, "package"),
-        meta={"security": list(marked)} if marked else None,
+        meta={**profile("source-list"), **({"security": list(marked)} if marked else {})},
         status="current",
         mode="snapshot",
         title=title,

@@ -13,7 +13,7 @@ from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import alignment, codes, facts, records, render, report
 from fhir_secondop.opinion.alignment import Board
-from fhir_secondop.opinion.case import Case, Member, derived_id, reference
+from fhir_secondop.opinion.case import Case, Member, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.service import deliverables, delivery, sensitivity, tokens
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
@@ -136,6 +136,7 @@ def _care_plan(context: Context, case: Case, plain: Plain, version: int, current
     return compose(
         "CarePlan",
         id=derived_id(case.id, "plan-of-record", version),
+        meta=profile("plan-of-record"),
         extension=[
             {"url": codes.REPORT_VERSION, "valuePositiveInt": version},
             {"url": codes.CITES_REPORT, "valuePositiveInt": current},

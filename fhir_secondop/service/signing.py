@@ -193,7 +193,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             composition_version=_composition_version(case) if before else "",
             started=case.encounter.get("period", {}).get("start", ""),
         )  # fmt: skip
-        composed = [records.labelled(case, r) for r in composed]
+        composed = [document.citing_abroad(records.labelled(case, r), context.base_url) for r in composed]
         _check_invariants(case, composed)
         # What was shown as preliminary becomes part of the case, and this its next version.
         resources.move_all(tx, preliminary_zone(case_id), case_id)

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from fhir_secondop.errors import Invalid, Issue
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import codes, narrative, report
+from fhir_secondop.opinion import codes, document, narrative, report
 from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.report import Draft
 
@@ -444,3 +444,17 @@ def test_plain_text_survives_the_narrative_as_data(text: str) -> None:
 @settings(max_examples=40, deadline=None)
 def test_the_lines_of_a_list_are_kept_apart(lines: list[str]) -> None:
     assert narrative.text(narrative.bullets(lines)).split("\n") == lines
+
+
+def test_the_document_of_an_amendment_cites_the_version_before_outside_of_itself() -> None:
+    resources = composed(cases.amended_draft_of(SPINE), status="corrected", **AMENDED)
+
+    abroad = [document.citing_abroad(each, "https://secondop.example/fhir") for each in resources]
+
+    assert codes.extension_value(abroad[-1], codes.SUPERSEDES) == {
+        "reference": f"https://secondop.example/fhir/{FIRST}"
+    }
+    cited = abroad[-2]["relatesTo"][0]["targetReference"]["reference"]
+    assert cited.startswith("https://secondop.example/fhir/Composition/")
+    # What is in the document is cited as before.
+    assert [each["subject"] for each in abroad] == [each["subject"] for each in resources]
