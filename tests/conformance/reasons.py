@@ -124,6 +124,36 @@ REASONS = [
         only_theirs("Range#rng-2", made=("harmless: near an invariant / range",)),
     ),
     Reason(
+        "moments of different precision", "ours",
+        f"The end of a Period includes any moment in it: 2024-02 is not before 2024-02-10 ({R4}datatypes.html#Period)."
+        " FHIRPath compares neither, and HL7's validator takes that for a broken rule.",
+        only_theirs("Period#per-1", "Task#inv-1", made=("harmless: near an invariant / period, end less exact",
+                    "harmless: near an invariant / period, start less exact",
+                    "harmless: near an invariant / period, date and time",
+                    "harmless: near an invariant / modified, less exact")),
+    ),
+    Reason(
+        "a narrative whose text is in a CDATA section", "ours",
+        "CDATA is text (XML 1.0, section 2.7); HL7's validator finds the div empty.",
+        only_theirs("Narrative#txt-2", made=("harmless: narrative / cdata",)),
+    ),
+    Reason(
+        "minus zero", "ours",
+        "-0 = 0; HL7's validator compares the texts.",
+        only_theirs("MolecularSequence#msq-3", made=("harmless: other value / integer -0",)),
+    ),
+    Reason(
+        "a resource of nothing but its type in an entry", "ours",
+        "It is there (bdl-5), and by itself HL7's validator finds it valid.",
+        only_theirs("Bundle#bdl-5", made=("harmless: bundle / resource of a type alone",)),
+    ),
+    Reason(
+        "a code that its system does not have, where none is required", "HL7's",
+        f"A code SHALL be one of its system ({R4}datatypes.html#Coding). We look up those of required bindings, and"
+        " systems that are small; v3-orderableDrugForm and its like are not shipped.",
+        only_theirs("Terminology_PassThrough_TX_Message"),
+    ),
+    Reason(
         "two codings, one of which is in the value set", "ours",
         f"One of the codings SHALL be from it ({R4}terminologies.html#required). HAPI refuses the concept when another"
         " coding is of a system that it does not have (LOINC).",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from tests.conformance.agreement import Agreement, Compared, Row, grouped, variants
 from tests.conformance.reasons import REASONS
 
+THEIRS = "HL7's"
 PAGE = Path(__file__).parents[2] / "docs/conformance.md"
 HEAD = "| Kind of case | Cases | Agree | % | Only HL7 refuses | Only ours refuses | Explained |\n" + "|---" * 7 + "|"
 _ROW = re.compile(r"^\| ([^|]+) \| (\d+) \| (\d+) \| ([\d.]+) \|", re.MULTILINE)
@@ -74,9 +75,12 @@ def write(version: str, counted: Agreement) -> None:
     page = PAGE.read_text("utf-8")
     total = counted.total
     open_ones = [each for each in counted.differing if each.reason is None]
+    sides = Counter(each.reason.side for each in counted.differing if each.reason)
     summary = (
         f"{version}: {total.agree} of {total.cases} verdicts agree ({total.share:.1f} %); {total.explained} of the"
-        f" {total.cases - total.agree} others have a reason below. Of {len(counted.broke)} more it says nothing.\n\n"
+        f" {total.cases - total.agree} others have a reason below: in {sides['ours']} we hold our verdict to be right,"
+        f" in {sides[THEIRS]} HL7's. {len(open_ones)} have none yet."
+        f" Of {len(counted.broke)} more cases it says nothing.\n\n"
     )
     page = _between(page, "agreement", summary + table(counted))
     page = _between(page, "reasons", _reasons(counted))
