@@ -1,0 +1,160 @@
+"""Why a verdict of ours differs from HL7's, where that is known and meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fhir_secondop.errors import Issue
+from tests.conformance.cases import Case
+from tests.conformance.verdicts import Verdict
+
+Test = Callable[[Case, Verdict, Sequence[Issue]], bool]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """`side`: whose verdict we hold to be right, "ours" or "HL7's"; `text` says why, with the paragraph."""
+
+    name: str
+    side: str
+    text: str
+    holds: Test
+
+
+def only_ours(said: str, *made: str) -> Test:
+    """We alone refuse it, and each of our issues says so; `made`: how the case is made, if that matters."""
+
+    def holds(case: Case, theirs: Verdict, issues: Sequence[Issue]) -> bool:
+        return (
+            theirs.valid
+            and all(said in issue.diagnostics for issue in issues)
+            and (not made or case.name.startswith(made))
+        )
+
+    return holds
+
+
+def only_theirs(*errors: str, made: tuple[str, ...] = ()) -> Test:
+    """HL7's validator alone refuses it, for no other errors than these."""
+
+    def holds(case: Case, theirs: Verdict, issues: Sequence[Issue]) -> bool:
+        return not issues and set(theirs.errors) <= set(errors) and (not made or case.name.startswith(made))
+
+    return holds
+
+
+R4 = "https://hl7.org/fhir/R4/"
+
+REASONS = [
+    Reason(
+        "a modifier extension that is not known", "ours",
+        f"It may turn the meaning of the rest around, and who doesn't understand it SHALL NOT process the element"
+        f" ({R4}extensibility.html#modifierExtension). HL7's validator can't know what its caller understands.",
+        only_ours("is a modifier extension that is not known here"),
+    ),
+    Reason(
+        "control characters, NUL and half of a surrogate pair in a text", "ours",
+        f"Strings SHALL NOT contain characters below 32 other than tab, line feed and carriage return"
+        f" ({R4}datatypes.html#string); half of a surrogate pair is no Unicode.",
+        only_ours("", "syntax: string", "syntax: markdown"),
+    ),
+    Reason(
+        "a narrative that is not well-formed XML", "ours",
+        f"The div SHALL be valid XHTML ({R4}narrative.html#xhtml). HL7's reader takes text after the div, a second div,"
+        " an attribute twice or without quotes, and control characters.",
+        only_ours("must be well-formed XML", "narrative / "),
+    ),
+    Reason(
+        "a narrative with a DOCTYPE or a processing instruction", "ours",
+        f"XHTML in FHIR has neither ({R4}narrative.html#xhtml); in XML they are how entities are smuggled in.",
+        only_ours("must not have", "narrative / doctype", "narrative / entity",
+                  "harmless: narrative / processing instruction"),
+    ),
+    Reason(
+        "a reference that is neither Type/id nor a URL", "ours",
+        f"Relative references are [type]/[id] or [type]/[id]/_history/[vid] ({R4}references.html#literal)."
+        " HL7's validator warns of some of them, and lets them pass.",
+        only_ours("must be Type/id, an absolute URL"),
+    ),
+    Reason(
+        "a reference to a type that R4 does not have", "ours",
+        f"[type] is the name of a resource type ({R4}references.html#literal).",
+        only_ours("names a resource type that R4 (4.0.1) does not have"),
+    ),
+    Reason(
+        "an empty array of primitives", "ours",
+        f"Arrays can't be empty ({R4}json.html). HL7's validator says so of arrays of objects only.",
+        only_ours("must not be an empty array"),
+    ),
+    Reason(
+        "a line end in a JSON string", "ours",
+        "RFC 8259, section 7: control characters are escaped.",
+        only_ours("Invalid control character", "JSON / line end"),
+    ),
+    Reason(
+        "resourceType twice in one object", "ours",
+        f"Names are unique in an object ({R4}json.html). HL7's validator finds others twice.",
+        only_ours("stands twice in one JSON object"),
+    ),
+    Reason(
+        "a date, code, URI or id of spaces alone", "ours",
+        f"None of these types may be white space ({R4}datatypes.html#primitive); HL7's validator reads it as nothing.",
+        only_ours("must be a", "harmless: other value / spaces"),
+    ),
+    Reason(
+        "a short object identifier", "ours",
+        f"urn:oid:1.2.3 and urn:oid:2.999 have the syntax of R4 ({R4}datatypes.html#oid); HL7's validator wants more.",
+        only_theirs("Type_Specific_Checks_DT_OID_Valid"),
+    ),
+    Reason(
+        "a time with a fraction of a second", "ours",
+        f"R4's syntax has it ({R4}datatypes.html#time); HL7's validator refuses six digits.",
+        only_theirs("Type_Specific_Checks_DT_Time_Valid", made=("harmless: other value / time",)),
+    ),
+    Reason(
+        "base64 with spaces", "ours",
+        f"R4's syntax has white space between the characters ({R4}datatypes.html#base64Binary).",
+        only_theirs("TYPE_SPECIFIC_CHECKS_DT_ATT_B64_DECODE_FAIL"),
+    ),
+    Reason(
+        "a range whose ends have units that can't be compared", "ours",
+        f"rng-2 compares; what it can't compare it can't find wrong ({R4}datatypes.html#Range). HL7's validator throws"
+        " an exception inside, and says that the rule is broken.",
+        only_theirs("Range#rng-2", made=("harmless: near an invariant / range",)),
+    ),
+    Reason(
+        "two codings, one of which is in the value set", "ours",
+        f"One of the codings SHALL be from it ({R4}terminologies.html#required). HAPI refuses the concept when another"
+        " coding is of a system that it does not have (LOINC).",
+        only_theirs("Terminology_TX_NoValid_1_CC", made=("composed by us",)),
+    ),
+    Reason(
+        "vital signs without what their profile wants", "HL7's",
+        f"It applies R4's profile to each Observation with a LOINC code of a vital sign"
+        f" ({R4}observation-vitalsigns.html)."
+        " Ours has our own profiles, and demands one where it is claimed.",
+        only_theirs("vitalsigns#vs-1", "vitalsigns#vs-2", "vitalsigns#vs-3", "Validation_VAL_Profile_Minimum",
+                    "Terminology_TX_NoValid_16", "Terminology_PassThrough_TX_Message",
+                    made=("element left out / optional / observation-example", "harmless: other value / dateTime",
+                          "harmless: near an invariant / component of")),
+    ),
+    Reason(
+        "rules about definitions", "HL7's",
+        "StructureDefinitions, CodeSystems and ValueSets have rules beyond R4's invariants; we read none but our own.",
+        only_theirs("SD_CONSTRAINED_KIND_NO_MATCH", "SD_DERIVATION_KIND_MISMATCH",
+                    "CODESYSTEM_CS_COUNT_SUPPLEMENT_WRONG",
+                    "VALUESET_INCLUDE_SYSTEM_ABSOLUTE_FRAG"),
+    ),
+    Reason(
+        "the hash of an attachment", "HL7's",
+        f"It computes the SHA-1 of the data ({R4}datatypes.html#Attachment); in the one example it is written in"
+        " hexadecimal.",
+        only_theirs("TYPE_SPECIFIC_CHECKS_DT_ATT_HASH_MISMATCH"),
+    ),
+]  # fmt: skip
+
+
+def reason_of(case: Case, theirs: Verdict, issues: Sequence[Issue]) -> Reason | None:
+    """The first reason that holds."""
+    return next((reason for reason in REASONS if reason.holds(case, theirs, issues)), None)
