@@ -125,8 +125,9 @@ def facts(element: Table) -> Table:
     if element["max"] != "1":
         row["max"] = element["max"]
     binding = element.get("binding", {})
-    if binding.get("strength") == "required" and "valueSet" in binding:
-        row["binding"] = binding["valueSet"].partition("|")[0]
+    for strength, name in (("required", "binding"), ("extensible", "extensible")):
+        if binding.get("strength") == strength and "valueSet" in binding:
+            row[name] = binding["valueSet"].partition("|")[0]
     row |= {flag: True for flag in ("isModifier", "isSummary") if element.get(flag)}
     return row | ({"attribute": True} if "xmlAttr" in element.get("representation", ()) else {})
 
@@ -158,8 +159,8 @@ def written(element: Table) -> list[list[str]]:
 
 
 def required_value_sets(structures: Table) -> set[str]:
-    elements = (e for s in structures.values() for part in s.get("elements", {}).values() for e in part.values())
-    return {e["binding"] for e in elements if "binding" in e}
+    elements = [e for s in structures.values() for part in s.get("elements", {}).values() for e in part.values()]
+    return {e[name] for e in elements for name in ("binding", "extensible") if name in e}
 
 
 def bindings(rows: Iterable[Table]) -> Iterable[str]:

@@ -21,8 +21,9 @@ _WIDEST = 256 * 1024 * 1024  # of one file in a package, unpacked
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--profile", "profiles", multiple=True, help="A profile of ours (canonical URL) that each must satisfy.")
+@click.option("--notes", is_flag=True, help="Say what was not checked, too: code lists, profiles, extensions.")
 @json_option
-def check(paths: tuple[Path, ...], profiles: tuple[str, ...], as_json: bool) -> None:
+def check(paths: tuple[Path, ...], profiles: tuple[str, ...], notes: bool, as_json: bool) -> None:
     """Validates FHIR R4 resources: JSON, XML, NDJSON and FHIR packages (.tgz), or folders of them.
 
     Example: fhir-secondop check examples/breast-treatment-plan/records
@@ -31,7 +32,7 @@ def check(paths: tuple[Path, ...], profiles: tuple[str, ...], as_json: bool) -> 
     found: list[Plain] = []
     for name, data in (pair for path in paths for pair in _resources(path)):
         count += 1
-        found += [{"file": name, **_plain(issue)} for issue in fhir.check(data, profiles=profiles)]
+        found += [{"file": name, **_plain(issue)} for issue in fhir.check(data, profiles=profiles, notes=notes)]
     errors = [each for each in found if each["severity"] in ("error", "fatal")]
 
     def show(plain: Plain) -> None:

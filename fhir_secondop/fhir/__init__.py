@@ -41,21 +41,22 @@ def serialise(resource: Resource | str | bytes, *, xml: bool = False) -> bytes:
     return text.encode()
 
 
-def check(data: bytes | str | Resource, *, profiles: Iterable[str] = ()) -> list[Issue]:
-    """Every fault of a resource, in JSON, XML or parsed: severity, code, FHIRPath, what to do; line and column of text.
+def check(data: bytes | str | Resource, *, profiles: Iterable[str] = (), notes: bool = False) -> list[Issue]:
+    """Every fault of a resource in JSON, XML or parsed: severity, code, FHIRPath, what to do; line and column of text.
 
-    `profiles` are canonical URLs of ours that it must satisfy, beside those in its meta.profile. What can't be parsed
-    is one fault; nothing is raised for what somebody sent.
+    `profiles` are canonical URLs of ours that it must satisfy, beside those in its meta.profile. With `notes` what was
+    not checked is named too, as information: code lists, profiles and extensions that are not here. What can't be
+    parsed is one fault; nothing is raised for what somebody sent.
     """
     from fhir_secondop.errors import Malformed
     from fhir_secondop.fhir import codec, locations
     from fhir_secondop.fhir.validate import validate
 
     if isinstance(data, dict):
-        return validate(data, profiles=profiles)
+        return validate(data, profiles=profiles, notes=notes)
     try:
         text = _json_of(data)
-        issues = validate(codec.parse(text), profiles=profiles)
+        issues = validate(codec.parse(text), profiles=profiles, notes=notes)
     except Malformed as error:
         return list(error.issues)
     return locations.located_xml(_bytes(data), issues) if _is_xml(data) else locations.located(text, issues)

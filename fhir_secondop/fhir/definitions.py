@@ -24,7 +24,8 @@ class Element:
     """One element of a type. A choice has several `types` and a `name` without "[x]"; a backbone is named by its path.
 
     `targets`: type (Reference or canonical) → resource types it may point to; {"Resource"} or no entry means any.
-    `max` None is "*". `binding` is the URL of the value set of a required binding.
+    `max` None is "*". `binding` is the URL of the value set of a required binding, `extensible` that of an
+    extensible one.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Element:
     max: int | None
     is_choice: bool
     binding: str
+    extensible: str
     is_modifier: bool
     is_summary: bool
     is_attribute: bool
@@ -129,6 +131,7 @@ def _element(key: str, row: Mapping[str, Any]) -> Element:
         max=None if row.get("max") == "*" else int(row.get("max", 1)),
         is_choice=key.endswith("[x]"),
         binding=row.get("binding", ""),
+        extensible=row.get("extensible", ""),
         is_modifier="isModifier" in row,
         is_summary="isSummary" in row,
         is_attribute="attribute" in row,

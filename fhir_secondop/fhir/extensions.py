@@ -37,11 +37,13 @@ def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
         return  # a part of another, which knows what it may have
     if _ABSOLUTE.fullmatch(url) is None:
         walk.fault("extension", child(place, "url"), "must be an absolute URI: it says who defines the extension")
-    elif (row := definitions.extension(url)) is not None:
-        before = len(walk.issues)
+    elif (row := definitions.extension(url)) is None:
+        walk.note(place, f"The extension {url} is not known here: its value was not checked against a definition.")
+    else:
+        before = walk.errors
         _check_place(url, row, place, walk)
         _check_body(row, value, place, walk)
-        if len(walk.issues) == before:
+        if walk.errors == before:
             invariants.check(invariants.of_extension(url), "Extension", value, place, walk)
 
 

@@ -22,7 +22,7 @@ class Walk:
     is contained in (or itself again), and its place.
     """
 
-    __slots__ = ("contained", "ids", "issues", "place", "resource", "root")
+    __slots__ = ("contained", "errors", "ids", "issues", "notes", "place", "resource", "root")
 
     def __init__(
         self,
@@ -31,12 +31,15 @@ class Walk:
         resource: Mapping[str, Any] = MappingProxyType({}),
         root: Mapping[str, Any] | None = None,
         place: Place = (None, "", None, 0),
+        notes: bool = False,
     ) -> None:
         self.issues = issues
+        self.errors = 0
         self.ids: set[str] = set()
         self.contained = contained
         self.resource = resource
         self.place = place
+        self.notes = notes
         self.root = resource if root is None else root
 
     def fault(self, code: str, place: Place, diagnostics: str, *, severity: str = "error") -> None:
@@ -44,11 +47,18 @@ class Walk:
 
         After MAX_FAULTS one says that there are more: three bytes can be three faults, each a hundred in the answer.
         """
+        if severity == "error":
+            self.errors += 1
         if len(self.issues) < MAX_FAULTS:
             self.issues.append(Issue(severity, code, expression(place), diagnostics))
         elif len(self.issues) == MAX_FAULTS:
             said = f"There are more faults than these {MAX_FAULTS}; they are not named."
             self.issues.append(Issue("error", "too-costly", "", said))
+
+    def note(self, place: Place, diagnostics: str) -> None:
+        """What was not checked, as information, where somebody has asked for it."""
+        if self.notes:
+            self.fault("not-supported", place, diagnostics, severity="information")
 
     def element_id(self, found: Any, place: Place) -> None:
         """Each element's id stands once in a resource.

@@ -1,6 +1,7 @@
-"""FHIRPath of a fault → line and column in the JSON text that has it.
+"""FHIRPath of a fault → line and column in the JSON or XML text that has it.
 
-All faults of a text are found in one way down: only the members that lead to one are gone into, each by the C scanner.
+All faults of a text are found in one way through: of JSON only the members that lead to one are gone into, each by the
+C scanner; XML is read by expat.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-from lxml import etree
+from xml.parsers import expat
 
 from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import codec
+from fhir_secondop.fhir.xmlplan import FHIR, XHTML
 
 _STEP = re.compile(r"([^.\[]+)(?:\[(\d+)\])?")
 
@@ -33,12 +34,7 @@ def located(text: str, issues: Iterable[Issue]) -> list[Issue]:
     `text` has been parsed before. A place that is not in the text (the fault was found on the way to it) has none.
     """
     found = list(issues)
-    root = _Wanted()
-    for number, issue in enumerate(found):
-        wanted = root
-        for name, index in _STEP.findall(issue.expression.partition(".")[2]):
-            wanted = wanted.below.setdefault((name, int(index) if index else None), _Wanted())
-        wanted.issues.append(number)
+    root = _tree(found)
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
     nearest: dict[int, tuple[int, int]] = {}
     for number, depth, at in _places(text, len(text) - len(text.lstrip(" \t\r\n")), root, 0):
@@ -48,6 +44,16 @@ def located(text: str, issues: Iterable[Issue]) -> list[Issue]:
         line = bisect_right(starts, at)
         found[number] = replace(found[number], line=line, column=at - starts[line - 1] + 1)
     return found
+
+
+def _tree(issues: list[Issue]) -> _Wanted:
+    root = _Wanted()
+    for number, issue in enumerate(issues):
+        wanted = root
+        for name, index in _STEP.findall(issue.expression.partition(".")[2]):
+            wanted = wanted.below.setdefault((name, int(index) if index else None), _Wanted())
+        wanted.issues.append(number)
+    return root
 
 
 _Found = Iterator[tuple[int, int, int]]
@@ -95,22 +101,61 @@ def _all(wanted: _Wanted) -> Iterator[Any]:
 
 
 def located_xml(data: bytes, issues: Iterable[Issue]) -> list[Issue]:
-    """The same for XML: the line of the element; of what is missing, of the element that lacks it. No column.
+    """The same for XML: line and column of the element; of what is missing, or an attribute, of the element around it.
 
     `data` has been read by `xml.from_xml` before.
     """
-    root = etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False))
-    return [replace(issue, line=int(_element_at(root, issue.expression).sourceline or 0)) for issue in issues]
+    found = list(issues)
+    parser = expat.ParserCreate("utf-8", " ")
+    open_elements: list[_Open] = [_Open([_tree(found)])]
+    places: dict[int, tuple[int, int]] = {}
+
+    def start(name: str, _: Any) -> None:
+        outer = open_elements[-1]
+        namespace, _, local = name.rpartition(" ")
+        if not outer.wanted or namespace not in (FHIR, XHTML):
+            open_elements.append(_NOTHING)
+        elif namespace == FHIR and local[:1].isupper():  # a resource: its path is that of the element that holds it
+            open_elements.append(_Open(outer.wanted))
+            if len(open_elements) == 2:
+                note(outer.wanted)
+        else:
+            wanted = outer.below(local)
+            note(wanted)
+            open_elements.append(_Open(wanted) if wanted else _NOTHING)
+
+    def note(wanted: list[_Wanted]) -> None:
+        """This element is nearer than those around it."""
+        if wanted:
+            here = parser.CurrentLineNumber, parser.CurrentColumnNumber + 1
+            places.update((number, here) for each in wanted for number in _all(each))
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: open_elements.pop()
+    parser.Parse(data.removeprefix(b"\xef\xbb\xbf"), True)
+    return [
+        replace(issue, line=places[number][0], column=places[number][1]) if number in places else issue
+        for number, issue in enumerate(found)
+    ]
 
 
-def _element_at(root: Any, expression: str) -> Any:
-    found = root
-    for name, index in _STEP.findall(expression.partition(".")[2]):
-        named = [c for c in found if isinstance(c.tag, str) and _element(etree.QName(c).localname, (name,))]
-        place = int(index or 0)
-        if place >= len(named):
-            break
-        found = named[place]
-        if name in ("resource", "contained") and len(found) == 1:
-            found = found[0]  # the element that has the name of its type
-    return found
+class _Open:
+    """An element that is open, with what is looked for in it, and how many of each name it had so far."""
+
+    __slots__ = ("counts", "names", "wanted")
+
+    def __init__(self, wanted: list[_Wanted]) -> None:
+        self.wanted = wanted
+        self.names = {name for each in wanted for name, _ in each.below}
+        self.counts: dict[str, int] = {}
+
+    def below(self, key: str) -> list[_Wanted]:
+        """What is looked for at and below the next child of that name: the one of its number; of all, the first."""
+        if not (name := _element(key, self.names)):
+            return []
+        count = self.counts[name] = self.counts.get(name, -1) + 1
+        keys = ((name, count), (name, None)) if count == 0 else ((name, count),)
+        return [each.below[key] for each in self.wanted for key in keys if key in each.below]
+
+
+_NOTHING = _Open([])

@@ -1,21 +1,20 @@
 """Checks a resource against our own StructureDefinitions (constraints, differential only).
 
 A differential becomes a tree of `Rule`s, applied to typed values: counts, fixed and pattern values, types, reference
-targets, required bindings, and constraints of severity error. Slices: extensions by URL, choices by type, and other
-elements by what the slice fixes at the discriminator's path; a slice that is discriminated otherwise is skipped.
+targets, required bindings, constraints of severity error, and slices (fhir.slicing), open or closed.
 Source: https://hl7.org/fhir/R4/profiling.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from fhir_secondop.fhir import definitions, invariants, rules
+from fhir_secondop.fhir import definitions, invariants, rules, slicing
 from fhir_secondop.fhir.faults import Place, Walk, child
+from fhir_secondop.fhir.walk import known_type
 
 Typed = tuple[str, Any, Place]
 
@@ -83,9 +82,9 @@ class _Checker:
         """The rule itself and all below it, for one value."""
         type_name, value, place = node
         self.check_value(rule.element, type_name, value, place)
-        if (fixed := rule.value("fixed")) is not None and not _same(value, fixed):
+        if (fixed := rule.value("fixed")) is not None and not slicing.same(value, fixed):
             self.walk.fault("value", place, "must have the value that the profile fixes")
-        if (pattern := rule.value("pattern")) is not None and not _fits(value, pattern):
+        if (pattern := rule.value("pattern")) is not None and not slicing.fits(value, pattern):
             self.walk.fault("value", place, "must have what the profile's pattern has")
         if self.run_constraints:
             invariants.check(rule.invariants(type_name), type_name, value, place, self.walk)
@@ -97,6 +96,7 @@ class _Checker:
                     self.apply_slice(rule.children.get(name, Rule()), part, found, child(place, name))
                 else:
                     self.apply_all(part, found, child(place, name))
+                    self.check_closed(rule, name, found)
 
     def apply_all(self, rule: Rule, found: list[Typed], place: Place) -> None:
         """The number of values, and each of them."""
@@ -111,10 +111,37 @@ class _Checker:
             self.apply(rule, node)
 
     def apply_slice(self, sliced: Rule, rule: Rule, found: list[Typed], place: Place) -> None:
-        selected = _slice(sliced, rule, found)
-        if selected is None:
+        """A slice of which the profile does not say by what it is told apart is not looked at."""
+        selected = slicing.members(sliced, rule, found, self.conforms)
+        if selected is not None:
+            self.apply_all(rule, selected, place)
+
+    def check_closed(self, rule: Rule, name: str, found: list[Typed]) -> None:
+        """Where the slices are all that may stand there, each value belongs to one."""
+        sliced = rule.children[name]
+        if sliced.element.get("slicing", {}).get("rules") != "closed":
             return
-        self.apply_all(rule, selected, place)
+        parts = [part for key, part in rule.children.items() if key.startswith(f"{name}:")]
+        chosen = [slicing.members(sliced, part, found, self.conforms) for part in parts]
+        if None not in chosen:
+            known = {node[2] for nodes in chosen for node in nodes or ()}
+            for node in found:
+                if node[2] not in known:
+                    self.walk.fault(
+                        "structure", node[2], "is none of the slices that the profile has, and no other may be"
+                    )
+
+    def conforms(self, url: str, value: Mapping[str, Any], place: Place) -> bool:
+        """Whether a resource or a value satisfies a profile; one that is not known is satisfied by nothing."""
+        definition = definitions.profile(url)
+        if definition is None:
+            return False
+        apart = Walk([], self.walk.contained, self.walk.resource, self.walk.root, self.walk.place)
+        if "resourceType" in value:
+            check(url, value, place, apart, run_constraints=self.run_constraints)
+        else:
+            _Checker(apart, self.run_constraints).apply(_tree(url), (definition["type"], value, place))
+        return not apart.issues
 
     def check_value(self, element: Mapping[str, Any], type_name: str, value: Any, place: Place) -> None:
         allowed = {each["code"] for each in element.get("type", ())}
@@ -138,73 +165,23 @@ def children(type_name: str, value: Mapping[str, Any], place: Place, name: str) 
             values, companions = (each if isinstance(each, list) else [] for each in (found, companion))
             for index in range(max(len(values), len(companions))):
                 item = values[index] if index < len(values) else None
-                typed = ("Element", companions[index]) if item is None and index < len(companions) else (of_type, item)
-                yield (*typed, child(place, name, index))
+                here = child(place, name, index)
+                if item is None and index < len(companions):
+                    yield "Element", companions[index], here
+                else:
+                    yield _type_of(item, of_type), item, here
         elif found is not None:
-            yield of_type, found, child(place, name)
+            yield _type_of(found, of_type), found, child(place, name)
         elif companion is not None:
             yield "Element", companion, child(place, name)
 
 
-def _slice(sliced: Rule, rule: Rule, found: list[Typed]) -> list[Typed] | None:
-    """The values that belong to a slice; None if we can't tell."""
-    urls = list(_extension_profiles(rule))
-    if "url" in rule.children and (fixed := rule.children["url"].value("fixed")) is not None:
-        urls.append(fixed)
-    if urls:
-        return [node for node in found if isinstance(node[1], Mapping) and node[1].get("url") in urls]
-    if str(rule.element.get("path", "")).endswith("[x]"):
-        types = {each["code"] for each in rule.element.get("type", ())}
-        return [node for node in found if node[0] in types] if types else None
-    paths = [each["path"] for each in sliced.element.get("slicing", {}).get("discriminator", ())]
-    wanted = [(each, _demanded(rule, each)) for each in paths]
-    if not wanted or any(demand is None for _, demand in wanted):
-        return None
-    return [node for node in found if all(_has(node[1], each, demand) for each, demand in wanted)]
-
-
-def _extension_profiles(rule: Rule) -> Iterator[str]:
-    for each in rule.element.get("type", ()):
-        if each["code"] == "Extension":
-            yield from each.get("profile", ())
-
-
-def _demanded(rule: Rule, discriminator: str) -> Any:
-    """What a slice fixes at a discriminator's path (names and dots, or $this)."""
-    for part in discriminator.split(".") if discriminator != "$this" else ():
-        if part not in rule.children:
-            return None
-        rule = rule.children[part]
-    fixed = rule.value("fixed")
-    return rule.value("pattern") if fixed is None else fixed
-
-
-def _has(value: Any, discriminator: str, demand: Any) -> bool:
-    values = [value]
-    for part in discriminator.split(".") if discriminator != "$this" else ():
-        below = (v.get(part) for v in values if isinstance(v, Mapping))
-        values = [item for v in below if v is not None for item in (v if isinstance(v, list) else [v])]
-    return any(_fits(v, demand) for v in values)
+def _type_of(value: Any, of_type: str) -> str:
+    """The type of the element; where any resource may stand, that of the resource."""
+    return known_type(value) or of_type if of_type == "Resource" else of_type
 
 
 def _target(url: str) -> str:
     """The resource type of a targetProfile: one of R4's, or that of a profile of ours."""
     own = definitions.profile(url)
     return str(own["type"]) if own else url.rsplit("/", 1)[1]
-
-
-def _same(value: Any, fixed: Any) -> bool:
-    return bool(_plain(value) == _plain(fixed))
-
-
-def _plain(value: Any) -> Any:
-    return Decimal(str(value)) if isinstance(value, float) else value
-
-
-def _fits(value: Any, pattern: Any) -> bool:
-    """Everything in the pattern is in the value; each item of a pattern's array in some item of the value's."""
-    if isinstance(pattern, Mapping):
-        return isinstance(value, Mapping) and all(_fits(value.get(key), part) for key, part in pattern.items())
-    if isinstance(pattern, Iterable) and not isinstance(pattern, str):
-        return isinstance(value, list) and all(any(_fits(item, part) for item in value) for part in pattern)
-    return _same(value, pattern)

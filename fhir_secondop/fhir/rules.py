@@ -117,11 +117,28 @@ Codes = Mapping[str, frozenset[str]]
 
 
 def of_binding(element: Element, type_name: str) -> Rule | None:
-    """A required binding of an element that is not a plain code (the walk itself looks those up)."""
-    codes = definitions.value_set(element.binding) if element.binding else None
-    if codes is None or type_name not in ("CodeableConcept", "Coding", "Quantity"):
+    """A required or extensible binding of an element that is not a plain code (the walk itself looks those up)."""
+    url = element.binding or element.extensible
+    if not url or type_name not in ("CodeableConcept", "Coding", "Quantity"):
         return None
-    return lambda value, place, walk: check_codes(value, type_name, codes, element.binding, place, walk)
+    codes = definitions.value_set(url)
+    if codes is None:
+        return lambda value, place, walk: walk.note(place, f"The codes of {url} can't be looked up here.")
+    if element.binding:
+        return lambda value, place, walk: check_codes(value, type_name, codes, url, place, walk)
+    return lambda value, place, walk: _suggest(value, type_name, codes, url, place, walk)
+
+
+def _suggest(value: dict[str, Any], type_name: str, codes: Codes, url: str, place: Place, walk: Walk) -> None:
+    """Extensible: another code is right only where none of the value set's would do, which nobody but the sender knows.
+
+    Source: https://hl7.org/fhir/R4/terminologies.html#extensible
+    """
+    coded = value.get("coding") if type_name == "CodeableConcept" else [value]
+    given = [c for c in coded if isinstance(c, dict) and "code" in c] if isinstance(coded, list) else []
+    if given and not any(_is_in(coding, codes) for coding in given):
+        said = f"has no code of {url}; use one of these if one fits"
+        walk.fault("code-invalid", place, said, severity="warning")
 
 
 def check_codes(value: Any, type_name: str, codes: Codes, url: str, place: Place, walk: Walk) -> None:

@@ -18,23 +18,31 @@ from fhir_secondop.fhir.faults import Place, Walk, child, root
 from fhir_secondop.fhir.walk import check_resource, known_type
 
 
-def validate(resource: dict[str, Any], *, profiles: Iterable[str] = ()) -> list[Issue]:
+def validate(resource: dict[str, Any], *, profiles: Iterable[str] = (), notes: bool = False) -> list[Issue]:
     """The faults of a resource decoded by json with decimals as Decimal; none if it is valid.
 
-    `profiles` are demanded of the resource as well as those in its meta.profile; unknown ones demand nothing.
+    `profiles` are demanded of the resource as well as those in its meta.profile; unknown ones demand nothing. With
+    `notes` what was not checked is named too, as information: code lists, profiles and extensions that are not here.
     Numbers that are float are refused: they have lost their digits already.
     """
     issues: list[Issue] = []
     place = root(known_type(resource) or "Resource")
-    check_resource(resource, place, Walk(issues, {}))
+    check_resource(resource, place, Walk(issues, {}, notes=notes))
     if definitions.profiles():
-        sound = not issues
+        sound = not any(issue.severity == "error" for issue in issues)
         demanded = tuple(profiles)
         for part, here in _resources(resource, place):
             urls = dict.fromkeys((*_claimed(part), *(demanded if part is resource else ())))
             for url in urls:
+                if notes and definitions.profile(url.partition("|")[0]) is None and url not in _OF_R4:
+                    said = f"The profile {url} is not known here: only R4's own rules were checked."
+                    Walk(issues, {}, notes=True).note(here, said)
                 own.check(url, part, here, Walk(issues, _contained(part), part, None, here), run_constraints=sound)
     return issues
+
+
+_OF_R4 = frozenset(f"http://hl7.org/fhir/StructureDefinition/{name}" for name in definitions.resource_types())
+"""Whoever claims one of these claims R4."""
 
 
 def _resources(resource: Any, place: Place) -> Iterator[tuple[Mapping[str, Any], Place]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fhir_secondop.fhir import definitions, extensions, invariants, primitives, rules
 from fhir_secondop.fhir.definitions import Element
-from fhir_secondop.fhir.faults import MAX_FAULTS, Place, Walk, child
+from fhir_secondop.fhir.faults import Place, Walk, child
 
 MAX_DEPTH = 100  # the same as the codec's
 
@@ -63,7 +63,7 @@ class Shape(dict[str, Field]):
             walk.fault("structure", place, "must have a value or children; leave the element out instead")
         if self.has_own_id and "id" in value:
             walk.element_id(value["id"], place)
-        before = len(walk.issues)
+        before = walk.errors
         if place[3] > MAX_DEPTH:
             walk.fault("too-costly", place, f"is nested deeper than {MAX_DEPTH} levels")
             return
@@ -80,7 +80,7 @@ class Shape(dict[str, Field]):
         if self.rule is not None:
             self.rule(value, place, walk)
         # Of what is malformed an expression says nothing that helps.
-        if self.own and len(walk.issues) == before < MAX_FAULTS:
+        if self.own and walk.errors == before:
             invariants.check(self.own, self.type.name, value, place, walk)
 
     @cached_property
@@ -106,8 +106,9 @@ def check_resource(value: Any, place: Place, walk: Walk) -> None:
     if resource_type := known_type(value):
         contained = value.get("contained")
         inside = _contained(contained, place, walk) if isinstance(contained, list) else {}
-        inner = Walk(walk.issues, inside, value, None, place)
+        inner = Walk(walk.issues, inside, value, None, place, walk.notes)
         shape(resource_type).check(value, place, inner)
+        walk.errors += inner.errors
         if inside:
             _check_referred(value, place, walk)
     elif isinstance(value, dict) and isinstance(value.get("resourceType"), str):
@@ -127,7 +128,9 @@ def _check_contained(value: Any, place: Place, walk: Walk) -> None:
     for name in ("versionId", "lastUpdated", "security"):
         if isinstance(meta, dict) and name in meta:
             walk.fault("structure", child(child(place, "meta"), name), "may not stand in a contained resource")
-    shape(resource_type).check(value, place, Walk(walk.issues, walk.contained, value, walk.root, place))
+    inner = Walk(walk.issues, walk.contained, value, walk.root, place, walk.notes)
+    shape(resource_type).check(value, place, inner)
+    walk.errors += inner.errors
 
 
 def _check_referred(resource: dict[str, Any], place: Place, walk: Walk) -> None:
@@ -204,9 +207,9 @@ def _field(element: Element, type_name: str) -> Field:
 
 def _with_invariants(field: Field, name: str, type_name: str, written: tuple[invariants.Invariant, ...]) -> Field:
     def run(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
-        before = len(walk.issues)
+        before = walk.errors
         field(parent, value, place, walk)
-        if len(walk.issues) == before < MAX_FAULTS:
+        if walk.errors == before:
             many = value if type(value) is list else [value]
             for index, item in enumerate(many):
                 here = child(place, name, index if many is value else None)
@@ -271,10 +274,13 @@ def _bad_value(value: Any, element: Element, type_name: str, place: Place, walk:
 
 def _primitive(element: Element, type_name: str) -> Field:
     test, name = _value_test(element, type_name), element.name
+    is_unlisted = bool(element.binding) and definitions.value_set(element.binding) is None
 
     def check(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
         if not test(value):
             _bad_value(value, element, type_name, child(place, name), walk)
+        elif is_unlisted:
+            walk.note(child(place, name), f"The codes of {element.binding} can't be looked up here.")
 
     return check
 

@@ -12,7 +12,7 @@ from json.encoder import encode_basestring as _quoted
 from typing import Any, NoReturn
 from xml.parsers import expat
 
-from fhir_secondop.errors import Malformed
+from fhir_secondop.errors import Issue, Malformed
 from fhir_secondop.fhir import codec
 from fhir_secondop.fhir.faults import Place, expression, root
 from fhir_secondop.fhir.xmlnarrative import MAX_NAMESPACE, Div, Unfit, doctype_at, standalone
@@ -42,8 +42,14 @@ def from_xml(data: bytes) -> str:
     if (at := doctype_at(data)) >= 0:
         before = data[:at].decode("utf-8", "replace")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise Malformed(f"Line {line}, column {column}: must not have a DOCTYPE.")
+        raise _malformed("must not have a DOCTYPE", "", line, column)
     return _Reader(data).read()
+
+
+def _malformed(message: str, path: str, line: int, column: int) -> Malformed:
+    said = f"{path or 'The document'} {message}."
+    issue = Issue("error", "structure", path, said, line, column)
+    return Malformed(f"Line {line}, column {column}: {said}", path=path, issues=[issue])
 
 
 class _Frame:
@@ -106,9 +112,8 @@ class _Reader:
         try:
             self._parser.Parse(self._data, True)
         except expat.ExpatError as error:
-            where = f"line {error.lineno}, column {error.offset + 1}"
-            said = expat.ErrorString(error.code)
-            raise Malformed(f"Not XML at {where}: {said}.", path=expression(self._place()).lstrip(".")) from error
+            said = f"is not well-formed XML: {expat.ErrorString(error.code)}"
+            raise _malformed(said, self._path(), error.lineno, error.offset + 1) from error
         return "".join(self._out)
 
     def _place(self) -> Place:
@@ -119,10 +124,12 @@ class _Reader:
         frame, is_many = self._frame, field.is_many
         return (frame.place, field.name, frame.count if is_many else None, frame.depth + 1 + is_many)
 
+    def _path(self, place: Place | None = None) -> str:
+        return expression(place or self._place()).lstrip(".")  # outside of the resource there is none
+
     def _fault(self, message: str, place: Place | None = None) -> NoReturn:
-        path = expression(place or self._place()).lstrip(".")
-        where = f"Line {self._parser.CurrentLineNumber}, column {self._parser.CurrentColumnNumber + 1}"
-        raise Malformed(f"{where}: {path + ' ' if path else ''}{message}.", path=path)
+        parser = self._parser
+        raise _malformed(message, self._path(place), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
         if version != "1.0":

@@ -19,6 +19,7 @@ def bundle(case: Case, composed: list[Resource], person: Person, version: int, n
     """The Composition first, then what it cites, whom it is by, and the report. `composed` is of report.to_fhir."""
     *parts, composition, report = composed
     cited = [composition, case.patient, case.encounter, case.request, *case.items, *parts, report]
+    cited += _of_sections(case, composition, {reference(r) for r in cited})
     by = (person.reference, person.practitioner, person.organization_ref)
     professionals = [found for ref in by if (found := case.directory.resource(ref))]
     made = compose(
@@ -46,3 +47,13 @@ def citing_abroad(value: Any, base_url: str) -> Any:
     if _VERSION.fullmatch(str(made.get("reference", ""))):
         made["reference"] = f"{base_url}/{made['reference']}"
     return made
+
+
+def _of_sections(case: Case, composition: Resource, there: set[str]) -> list[Resource]:
+    """What the sections cite beside the report's own parts: the first reads of a blind review.
+
+    Source: https://hl7.org/fhir/R4/documents.html#content
+    """
+    named = (entry["reference"] for section in composition["section"] for entry in section.get("entry", ()))
+    missing = [each for each in dict.fromkeys(named) if each not in there]
+    return [found for each in missing if (found := case.find(*each.split("/", 1)))]

@@ -397,3 +397,35 @@ def test_what_is_contained_is_referred_to_or_refers_to_what_contains_it() -> Non
         {"resourceType": "ValueSet", "id": "v", "status": "draft"}],
         "item": [{"linkId": "1", "type": "choice", "answerValueSet": "#v"}]}  # fmt: skip
     assert faults(canonical) == []
+
+
+def test_an_extensible_binding_is_a_warning_where_no_code_of_it_is_given() -> None:
+    def identified(*codings: dict[str, str]) -> dict[str, Any]:
+        return patient(identifier=[{"type": {"coding": list(codings)}, "value": "1"}])
+
+    ours, theirs = {"system": "http://example.org", "code": "x"}, {
+        "system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "MR",
+    }  # fmt: skip
+    assert validate(identified(theirs)) == validate(identified(ours, theirs)) == []
+    (found,) = validate(identified(ours))
+    assert (found.severity, found.code, found.expression) == ("warning", "code-invalid", "Patient.identifier[0].type")
+    assert validate(patient(identifier=[{"type": {"text": "x"}, "value": "1"}])) == []
+
+
+def test_what_was_not_checked_is_named_where_somebody_asks() -> None:
+    resource = patient(
+        meta={"profile": ["http://example.org/StructureDefinition/p"]}, photo=[{"contentType": "image/png"}],
+        extension=[{"url": "http://example.org/e", "valueString": "x"}],
+    )  # fmt: skip
+    assert validate(resource) == []
+    noted = validate(resource, notes=True)
+    assert {i.severity for i in noted} == {"information"}
+    assert sorted(i.expression for i in noted) == ["Patient", "Patient.extension[0]", "Patient.photo[0].contentType"]
+
+
+def test_a_warning_below_keeps_no_rule_from_being_looked_at() -> None:
+    described = {"coding": [{"system": "http://example.org", "code": "x"}]}
+    found = validate({"resourceType": "Organization", "contact": [{"purpose": described}]})
+    assert [(i.severity, i.expression) for i in found] == [
+        ("warning", "Organization.contact[0].purpose"), ("error", "Organization"),
+    ]  # fmt: skip

@@ -309,15 +309,15 @@ ONLY_XML: dict[str, tuple[str, str, str]] = {
     "an entity": (xml("<id value='&x;'/>"), "Patient", "undefined entity"),
     "an entity of HTML": (xml(f"<text><div {XHTML}>&nbsp;</div></text>"), "Patient.text", "undefined entity"),
     "another encoding": (f"<?xml version='1.0' encoding='ISO-8859-1'?><Patient {FHIR}/>", "", "UTF-8"),
-    "another version": (f"<?xml version='1.1'?><Patient {FHIR}/>", "", "XML"),
-    "the end too early": (xml("")[:-3], "Patient", "not xml"),
-    "something after the end": (xml("") + "x", "", "not xml"),
-    "a second resource": (xml("") + f"<Patient {FHIR}/>", "", "not xml"),
-    "the same attribute twice": (xml("<active value='true' value='true'/>"), "Patient", "not xml"),
-    "an impossible character": (xml("<id value='&#1;'/>"), "Patient", "not xml"),
-    "nothing": ("", "", "not xml"),
-    "space": (" ", "", "not xml"),
-    "JSON": ("{}", "", "not xml"),
+    "another version": (f"<?xml version='1.1'?><Patient {FHIR}/>", "", "XML 1.0"),
+    "the end too early": (xml("")[:-3], "Patient", "well-formed"),
+    "something after the end": (xml("") + "x", "", "well-formed"),
+    "a second resource": (xml("") + f"<Patient {FHIR}/>", "", "well-formed"),
+    "the same attribute twice": (xml("<active value='true' value='true'/>"), "Patient", "well-formed"),
+    "an impossible character": (xml("<id value='&#1;'/>"), "Patient", "well-formed"),
+    "nothing": ("", "", "well-formed"),
+    "space": (" ", "", "well-formed"),
+    "JSON": ("{}", "", "well-formed"),
 }  # fmt: skip
 
 
@@ -325,9 +325,7 @@ ONLY_XML: dict[str, tuple[str, str, str]] = {
 def test_what_is_no_fhir_xml_is_refused_with_its_place(text: str, path: str, said: str) -> None:
     error = refused(from_xml, text.encode())
     assert error.path == path
-    assert said in error.message.replace("Not XML", "not xml")
-    assert "ine " in error.message
-    assert "column " in error.message
+    assert said in error.message
 
 
 def test_the_line_and_the_column_are_those_of_the_fault() -> None:
@@ -343,7 +341,7 @@ def test_only_utf_8_is_read() -> None:
     for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
         assert "UTF-16" in refused(from_xml, sent.encode(encoding)).message
     for wrong in (b"\xe9", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80", b"\0"):
-        assert "line 1" in refused(from_xml, xml("<id value='X'/>").encode().replace(b"X", wrong)).message
+        assert "Line 1" in refused(from_xml, xml("<id value='X'/>").encode().replace(b"X", wrong)).message
 
 
 def test_comments_and_the_place_of_a_schema_are_left_out() -> None:

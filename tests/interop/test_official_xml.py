@@ -20,7 +20,7 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.fhir.xml import from_xml, to_xml
 from tests.fhir.made import TYPES, Maker, written
-from tests.interop.hapi_server import JVM, classpath
+from tests.interop.hapi_server import JVM, PROJECT, classpath
 
 pytestmark = pytest.mark.shared
 
@@ -166,7 +166,7 @@ def by_hapi(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     for path in (shared_data / "official-r4-examples-json").glob("*.json"):
         shutil.copyfile(path, there / path.name)
         (there / f"{path.stem}.xml").write_bytes(to_xml(path.read_bytes()))
-    command = ["java", *JVM, "-cp", classpath(), "secondop.interop.HapiFormat", str(there), str(back)]
+    command = ["java", *JVM, "-cp", classpath(PROJECT), "secondop.interop.HapiFormat", str(there), str(back)]
     subprocess.run(command, check=True, timeout=500)
     return back
 
