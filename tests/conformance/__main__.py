@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.conformance import corpus, oracle, own, report, verdicts
+from tests.conformance import corpus, invented, oracle, own, report, verdicts
 from tests.conformance.agreement import agreement, mutated, ours, whole_corpus
 from tests.conformance.cases import Case
 
@@ -56,7 +56,7 @@ def ask(shared_data: Path, *, afresh: bool) -> None:
                 found[case.hash] = verdicts.of_findings(findings)
             print(f"{len(unknown)} of {len(cases)} cases in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
-        put([*corpus.official(examples), *corpus.official(corpus.repaired(examples))])
+        put([*corpus.official(examples), *corpus.official([*corpus.repaired(examples), *invented.examples()])])
         put([*mutated(examples, found), *own.cases()])
         verdicts.write(validator.version, found)
 

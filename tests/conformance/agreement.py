@@ -10,7 +10,7 @@ from pathlib import Path
 from fhir_secondop.errors import Issue, SecondOpError
 from fhir_secondop.fhir.codec import parse
 from fhir_secondop.fhir.validate import validate
-from tests.conformance import corpus, own
+from tests.conformance import corpus, invented, own
 from tests.conformance.cases import Case
 from tests.conformance.reasons import Reason, reason_of
 from tests.conformance.verdicts import Verdict
@@ -99,8 +99,10 @@ def whole_corpus(shared_data: Path, verdicts: Mapping[str, Verdict]) -> Iterator
 
 def mutated(examples: list[corpus.Example], verdicts: Mapping[str, Verdict]) -> Iterator[Case]:
     again = corpus.repaired(examples)
-    bases = {case.name: case for case in corpus.official([*examples, *again])}
+    made = invented.examples()
+    bases = {case.name: case for case in corpus.official([*examples, *again, *made])}
     yield from (Case("harmless: repaired example", e.name, e.text) for e in again)
+    yield from (Case("harmless: invented example", e.name, e.text, True) for e in made)
     sound = {name for name, case in bases.items() if verdicts[case.hash].word == "valid"}
     yield from corpus.mutations([*examples, *again], sound)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.conformance import invented
 from tests.conformance.cases import Case
 from tests.conformance.kinds import (
     Kind,
@@ -77,8 +78,9 @@ def mutations(found: Iterable[Example], sound: set[str]) -> Iterator[Case]:
     `sound`: names of the examples.
     """
     usable = [e for e in found if e.name in sound and len(e.text) <= LARGEST]
+    more = [e for e in invented.examples() if e.name in sound]
     for kind in KINDS:
-        yield from _of_kind(kind, usable)
+        yield from _of_kind(kind, usable + more if kind.name == "invariant" else usable)
     yield from _copied(usable)
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.conformance.kinds import Kind
+from tests.conformance.kinds.extensions import URL, added
 from tests.conformance.nodes import Example, Json, Site, site
-from tests.conformance.notation import parse
+from tests.conformance.notation import Number, parse
 
 Edit = Callable[[Json], Any]
 UCUM = "http://unitsofmeasure.org"
@@ -290,6 +291,50 @@ BROKEN += [
     ("sdf-4", "StructureDefinition", put('{"abstract":false}', "baseDefinition")),
     ("sdf-6", "StructureDefinition", drop("snapshot", "differential")),
     ("sdf-18", "StructureDefinition", put('{"contextInvariant":["true"]}')),
+    ("sdf-5", "StructureDefinition", put('{"type":"Extension","baseDefinition":'
+     '"http://hl7.org/fhir/StructureDefinition/Extension","kind":"complex-type","differential":{"element":'
+     '[{"id":"Extension","path":"Extension"}]}}', "context")),
+    ("sdf-8a", "StructureDefinition.differential", put('{"element":[{"id":"Observation","path":"Observation"}]}')),
+    ("sdf-17", "StructureDefinition.differential", put('{"element":[{"id":"Patient","path":"Patient"},{"id":"Patient",'
+     '"path":"Patient.birthDate"}]}')),
+    ("sdf-20", "StructureDefinition.differential", put('{"element":[{"id":"Patient","path":"Patient","slicing":'
+     '{"rules":"open","description":"x"}}]}')),
+    ("sdf-23", "StructureDefinition.differential", put('{"element":[{"id":"Patient","path":"Patient",'
+     '"sliceName":"a"}]}')),
+    ("sdf-2", "StructureDefinition", put('{"mapping":[{"identity":"a"}]}')),
+    ("sdf-3", "StructureDefinition", put('{"snapshot":{"element":[{"id":"Patient","path":"Patient"}]}}')),
+    ("sdf-9", "StructureDefinition.differential", put('{"element":[{"id":"Patient","path":"Patient","label":"x"}]}')),
+    ("sdf-14", "StructureDefinition.differential", put('{"element":[{"path":"Patient"}]}')),
+    ("sdf-15a", "StructureDefinition.differential", put('{"element":[{"id":"Patient","path":"Patient","type":'
+     '[{"code":"Patient"}]}]}')),
+    ("cpb-2", "CapabilityStatement", put('{"kind":"requirements"}', "description", "software", "implementation")),
+    ("cpb-7", "CapabilityStatement", put('{"document":[{"mode":"producer","profile":"http://x.example/p"},'
+     '{"mode":"producer","profile":"http://x.example/p"}]}')),
+    ("ig-2", "ImplementationGuide", put('{"definition":{"resource":[{"reference":{"reference":"Patient/1"},'
+     '"fhirVersion":["4.0.0"]}]}}')),
+    ("inv-2 (TestReport)", "TestReport.test.action", put("{}", "operation", "assert")),
+    ("tst-5", "TestScript.setup.action.assert", put('{"response":"okay","contentType":"json"}')),
+    ("tst-6", "TestScript.test.action.assert", put('{"response":"okay","contentType":"json"}')),
+    ("tst-7", "TestScript.setup.action.operation", drop("url", "params", "sourceId", "targetId", "type")),
+    ("tst-8", "TestScript.test.action.operation", drop("url", "params", "sourceId", "targetId", "type")),
+    ("tst-9", "TestScript.teardown.action.operation", drop("url", "params", "sourceId", "targetId", "type")),
+    ("tst-10", "TestScript.setup.action.assert", put('{"compareToSourceId":"f"}')),
+    ("tst-11", "TestScript.test.action.assert", put('{"compareToSourceId":"f"}')),
+    ("tst-12", "TestScript.setup.action.assert", put('{"direction":"request","response":"okay"}')),
+    ("tst-13", "TestScript.test.action.assert", put('{"direction":"request","response":"okay"}')),
+    ("eld-1", "ElementDefinition", put('{"slicing":{"rules":"open"}}')),
+    ("eld-3", "ElementDefinition", put('{"max":"-1"}')),
+    ("eld-4", "ElementDefinition", put('{"type":[{"code":"string","aggregation":["contained"]}]}')),
+    ("eld-5", "ElementDefinition", put('{"contentReference":"#Patient","type":[{"code":"string"}]}')),
+    ("eld-6", "ElementDefinition", put('{"fixedString":"x","type":[{"code":"string"},{"code":"code"}]}')),
+    ("eld-7", "ElementDefinition", put('{"patternString":"x","type":[{"code":"string"},{"code":"code"}]}')),
+    ("eld-11", "ElementDefinition", put('{"type":[{"code":"boolean"}],"binding":{"strength":"example"}}')),
+    ("eld-12", "ElementDefinition", put('{"binding":{"strength":"example","valueSet":"x"}}')),
+    ("eld-13", "ElementDefinition", put('{"type":[{"code":"date"},{"code":"date"}]}')),
+    ("eld-17", "ElementDefinition", put('{"type":[{"code":"string","targetProfile":["http://x.example/p"]}]}')),
+    ("eld-19", "ElementDefinition", put('{"path":"Patient..a"}')),
+    ("tcp-1", "TerminologyCapabilities", put('{"codeSystem":[{"version":[{"isDefault":true},{"isDefault":false}]}]}')),
+    ("tcp-4", "TerminologyCapabilities", put('{"kind":"capability"}', "software", "implementation")),
     ("smp-1", "StructureMap.group.rule.target", put('{"element":"a"}', "context", "contextType")),
     ("smp-2", "StructureMap.group.rule.target", put('{"context":"a"}', "contextType")),
     ("inv-1 (Task)", "Task", put('{"authoredOn":"2024-01-02","lastModified":"2024-01-01"}')),
@@ -413,5 +458,12 @@ def _numbered() -> Iterator[tuple[str, str, Edit]]:
 
 KINDS = [
     *(Kind("invariant", variant, 6, of(type_name, edit)) for variant, type_name, edit in _numbered()),
+    Kind(
+        "invariant",
+        "cnt-3",
+        6,
+        added({"url": URL, "valueCount": {"value": Number("1.5"), "system": UCUM, "code": "1"}}),
+    ),
+    Kind("invariant", "dis-1", 6, added({"url": URL, "valueDistance": {"value": Number("1"), "system": UCUM}})),
     *(Kind("harmless: near an invariant", name, 6, of(type_name, edit), valid=None) for name, type_name, edit in NEAR),
 ]
