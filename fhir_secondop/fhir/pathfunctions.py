@@ -349,12 +349,20 @@ def _replace_matches(node: Node, context: Types) -> Compiled:
 def _to_integer(node: Node, context: Types) -> Compiled:
     base = base_of(node, context, 0)[0]
     whole = re.compile(r"[+-]?\d{1,18}", re.ASCII).fullmatch
-    return (lambda nodes: [("integer", int(v)) for _, v in base(nodes) if whole(str(v))]), INTEGER
+
+    def convert(nodes: list[Typed]) -> list[Typed]:
+        return [("integer", int(v)) for _, v in base(nodes) if type(v) is bool or whole(str(v))]
+
+    return convert, INTEGER
 
 
 def _to_string(node: Node, context: Types) -> Compiled:
     base = base_of(node, context, 0)[0]
-    return (lambda nodes: [("string", str(v)) for _, v in base(nodes) if v is not None]), STRING
+
+    def convert(nodes: list[Typed]) -> list[Typed]:
+        return [("string", str(v).lower() if type(v) is bool else str(v)) for _, v in base(nodes) if v is not None]
+
+    return convert, STRING
 
 
 def _to_date_time(node: Node, context: Types) -> Compiled:

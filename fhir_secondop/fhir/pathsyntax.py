@@ -22,6 +22,14 @@ LEVELS = (
 )  # fmt: skip
 
 
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
+_SPACES = {"f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else _SPACES.get(match[2], match[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """`kind`: context, member, call, index, literal, variable or operator. `base` is what stands before the dot.
@@ -118,7 +126,7 @@ class _Parser:
             return Node("variable", text)
         if kind == "string":
             self.take()
-            return Node("literal", re.sub(r"\\(.)", r"\1", text[1:-1]))
+            return Node("literal", _ESCAPE.sub(_escaped, text[1:-1]))
         if kind == "number":
             self.take()
             return Node("literal", int(text)) if "." not in text else self.fail()

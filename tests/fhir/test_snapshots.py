@@ -59,6 +59,7 @@ def test_a_slice_comes_after_all_of_what_is_sliced_and_begins_optional(profile: 
         element("Communication.identifier", min=1, slicing={"rules": "open", "discriminator": []}),
         element("Communication.identifier:own", sliceName="own", max="1"),
         element("Communication.identifier:own.system", min=1),
+        element("Communication.status:done", sliceName="done"),
         element("Communication.payload:text", sliceName="text"),
     )
     assert list(made)[list(made).index("Communication.identifier") :][:10] == [
@@ -70,6 +71,7 @@ def test_a_slice_comes_after_all_of_what_is_sliced_and_begins_optional(profile: 
     ]
     own = made["Communication.identifier:own"]
     assert (own["min"], own["max"], own["path"], "slicing" in own) == (0, "1", "Communication.identifier", False)
+    assert (made["Communication.status"]["min"], made["Communication.status:done"]["min"]) == (1, 0)
     assert made["Communication.identifier:own.system"]["base"]["path"] == "Identifier.system"
     # A backbone's parts stand in each of its slices.
     assert made["Communication.payload:text.content[x]"]["min"] == 1
