@@ -67,7 +67,7 @@ def _check_body(row: Row, value: Mapping[str, Any], place: Place, walk: Walk) ->
         walk.fault("extension", child(place, "value"), "may not be there: this extension has parts")
     elif key:
         _check_value(row, key, value[key], child(place, "value"), walk)
-    elif row.get("isNeeded"):
+    elif row.get("isNeeded") and not any(name.startswith("_value") for name in value):
         walk.fault("required", child(place, "value"), "is required, by the definition of this extension")
     if not parts:
         if allowed and "extension" in value:

@@ -53,6 +53,8 @@ def faults(resource: Json) -> list[tuple[str, str, str]]:
                     {"linkId": "3", "type": "string",
                      "extension": [{"url": f"{HL7}questionnaire-hidden", "valueBoolean": True}]}]}]}]},
         plan({"extension": [OPTION]}),
+        patient(extension=[{"url": f"{HL7}patient-religion", "valueCodeableConcept": {"text": "x"}},
+                           {"url": f"{HL7}patient-mothersMaidenName", "_valueString": {"extension": [ABSENT]}}]),
     ],
 )  # fmt: skip
 def test_an_extension_as_it_is_defined_is_let_through(resource: Json) -> None:
