@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fhir_secondop.fhir import bundles, definitions, narrative
+from fhir_secondop.fhir import attachments, bundles, definitions, narrative, primitives
 from fhir_secondop.fhir.definitions import Element
 from fhir_secondop.fhir.faults import Place, Walk, child
 
@@ -84,7 +85,19 @@ def of_system(value: dict[str, Any], place: Place, walk: Walk) -> None:
         walk.fault("value", child(place, "system"), "must be an absolute URI, such as http://… or urn:oid:…")
 
 
+def of_attachment(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """The hash is the data's own: else one of them has been changed on the way.
+
+    Source: https://hl7.org/fhir/R4/datatypes.html#Attachment
+    """
+    data, stated = value.get("data"), value.get("hash")
+    if type(data) is str and type(stated) is str and primitives.test("base64Binary")(data):
+        if attachments.digest(b64decode(data)) != "".join(stated.split()):
+            walk.fault("invalid", child(place, "hash"), "is not the SHA-1 of the data, in base64")
+
+
 OF_TYPE: dict[str, Rule] = {
+    "Attachment": of_attachment,
     "Coding": of_system,
     "Identifier": of_system,
     "Quantity": of_system,

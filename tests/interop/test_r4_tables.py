@@ -28,6 +28,7 @@ REFUSED = {
     "capabilitystatement-example.json": "CapabilityStatement.url",
     "devicemetric-example.json": "DeviceMetric.parent.reference",
     "deviceusestatement-example.json": "DeviceUseStatement.reasonReference[0].reference",
+    "diagnosticreport-example-pgx.json": "DiagnosticReport.presentedForm[0].hash",
     "diagnosticreport-example-lri.json": "Bundle.entry[1].fullUrl",
     "diagnosticreport-hla-genetics-results-example.json": "Bundle.entry[0].resource.extension[1].extension[1].url",
     "eventdefinition-example.json": "EventDefinition.text.div",
