@@ -91,9 +91,10 @@ def of_attachment(value: dict[str, Any], place: Place, walk: Walk) -> None:
     Source: https://hl7.org/fhir/R4/datatypes.html#Attachment
     """
     data, stated = value.get("data"), value.get("hash")
-    if type(data) is str and type(stated) is str and primitives.test("base64Binary")(data):
-        if attachments.digest(b64decode(data)) != "".join(stated.split()):
-            walk.fault("invalid", child(place, "hash"), "is not the SHA-1 of the data, in base64")
+    if type(data) is not str or type(stated) is not str or not primitives.test("base64Binary")(data):
+        return
+    if attachments.digest(b64decode(data)) != "".join(stated.split()):
+        walk.fault("invalid", child(place, "hash"), "is not the SHA-1 of the data, in base64")
 
 
 OF_TYPE: dict[str, Rule] = {
