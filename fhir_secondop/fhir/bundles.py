@@ -32,7 +32,7 @@ def of_bundle(value: dict[str, Any], place: Place, walk: Walk) -> None:
         here = child(place, "entry", index)
         _of_kind(kind, entry, here, walk)
         if isinstance(url := entry.get("fullUrl"), str):
-            _identity(url, entry.get("resource"), child(here, "fullUrl"), walk)
+            _identity(url, entry, child(here, "fullUrl"), walk)
             version = _version(entry.get("resource"))
             if kind != "history" and (url, version) in seen:
                 walk.fault("invariant", child(here, "fullUrl"), "stands in the Bundle twice")
@@ -59,11 +59,13 @@ def _of_kind(kind: str, entry: Entry, here: Place, walk: Walk) -> None:
         walk.fault("required", child(here, "fullUrl"), f"is required in a {kind}: it says which resource this is")
 
 
-def _identity(url: str, resource: Any, here: Place, walk: Walk) -> None:
-    """An absolute URI; one that names a type and id names those of the resource."""
+def _identity(url: str, entry: Entry, here: Place, walk: Walk) -> None:
+    """An absolute URI; one that names a type and id names those of the resource, unless that is yet to be created."""
+    request, resource = entry.get("request"), entry.get("resource")
+    is_new = isinstance(request, dict) and request.get("method") == "POST"
     if _ABSOLUTE.fullmatch(url) is None:
         walk.fault("value", here, "must be an absolute URI")
-    elif isinstance(resource, dict) and (named := _RESTFUL.fullmatch(url)):
+    elif isinstance(resource, dict) and not is_new and (named := _RESTFUL.fullmatch(url)):
         of_type, of_id = named[2], named[3]
         if of_type in definitions.resource_types() and (of_type, of_id) != (
             resource.get("resourceType"), resource.get("id"),

@@ -52,6 +52,7 @@ RESPONSE = {"status": "200"}
     [
         bundle("collection", entry(PATIENT)),
         bundle("transaction", {"resource": {"resourceType": "Patient"}, "request": REQUEST}),
+        bundle("transaction", {**entry(PATIENT), "resource": {"resourceType": "Patient"}, "request": REQUEST}),
         bundle("history", entry(PATIENT, request=REQUEST, response=RESPONSE)),
         bundle("searchset", entry(PATIENT), total=1),
         bundle("collection", {"fullUrl": "urn:uuid:6f9a0c8e-1f5c-4b5e-9d5c-0f6f5d1c2b3b", "resource": PATIENT}),
