@@ -106,7 +106,6 @@ def assembled(settings: Settings) -> Service:
         max_entries=settings.max_entries,
         canonical=codes.CANONICAL,
         security=_SECURITY[settings.auth],
-        token_url=systems.token_url if isinstance(systems, OwnAuthority) else "",
         smart=systems is not None,
     )
     return Service(context, endpoint, table, authenticate, _key_files(settings), settings, systems)

@@ -10,7 +10,6 @@ from fhir_secondop.model import Operation, Resource
 from fhir_secondop.rest.endpoint import Endpoint
 
 _SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
-_OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 
 
 def statement(endpoint: Endpoint, date: str) -> Resource:
@@ -41,15 +40,13 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
 
 
 def _smart(endpoint: Endpoint) -> Resource:
-    """That one signs in by SMART, and where; empty where one does not.
+    """That one signs in by SMART; empty where one does not.
 
+    Where, .well-known/smart-configuration says: the extension oauth-uris would need an authorize endpoint, and there is
+    none for systems that sign in for themselves.
     Source: https://hl7.org/fhir/smart-app-launch/conformance.html
     """
-    if not endpoint.smart:
-        return {}
-    uris = [{"url": "token", "valueUri": endpoint.token_url}] if endpoint.token_url else []
-    extension = {"extension": [{"url": _OAUTH_URIS, "extension": uris}]} if uris else {}
-    return {**extension, "service": [{"coding": [{"system": _SERVICE, "code": "SMART-on-FHIR"}]}]}
+    return {"service": [{"coding": [{"system": _SERVICE, "code": "SMART-on-FHIR"}]}]} if endpoint.smart else {}
 
 
 def _resource(endpoint: Endpoint, kind: str) -> Resource:

@@ -66,8 +66,7 @@ class Endpoint:
     max_count: int = query.MAX_COUNT
     max_entries: int = 5000  # of a Bundle that is sent to us
     security: str = ""
-    smart: bool = False  # whether one signs in by SMART, at `token_url` where that is ours
-    token_url: str = ""
+    smart: bool = False  # whether one signs in by SMART
     canonical: str = ""  # under which the operations have their canonical names
 
     def sees(self, caller: Caller, *wanted: tuple[str, str]) -> Visibility:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from urllib.parse import urlencode
+from uuid import uuid4
 
 from flask import Response, request
 
@@ -188,7 +189,10 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     ]
     if wanted.ignored:
         notice = outcome.outcome(replace(issue, severity="warning") for issue in wanted.ignored)
-        entries.append(codec.dumps({"resource": notice, "search": {"mode": "outcome"}}))
+        # R4 wants each entry named; nothing is stored under this name.
+        entries.append(
+            codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
+        )
     return answers.json_answer(answers.with_entries(head, entries))
 
 

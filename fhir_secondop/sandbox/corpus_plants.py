@@ -122,6 +122,7 @@ class _Writer:
         if kind in _VERIFICATION:
             system = f"http://terminology.hl7.org/CodeSystem/{_VERIFICATION[kind]}"
             resource["verificationStatus"] = {"coding": [{"system": system, "code": "entered-in-error"}]}
+            resource.pop("clinicalStatus", None)  # R4's ait-2 and con-5: what was an error has none
         else:
             resource["status"] = self.draw.choice(("entered-in-error", _SPOILT.get(kind, "entered-in-error")))
         return "missing"

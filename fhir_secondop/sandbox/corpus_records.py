@@ -158,7 +158,13 @@ def _medicine(part: _Part) -> Resource:
 
 
 def _allergy(part: _Part) -> Resource:
-    return {"code": part.concept, "patient": _SUBJECT, "recordedDate": part.stamp}
+    active = {"system": f"{_THO}/allergyintolerance-clinical", "code": "active"}
+    return {
+        "clinicalStatus": {"coding": [active]},
+        "code": part.concept,
+        "patient": _SUBJECT,
+        "recordedDate": part.stamp,
+    }
 
 
 def _family(part: _Part) -> Resource:

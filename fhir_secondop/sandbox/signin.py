@@ -30,7 +30,6 @@ VISITOR = Caller("visitor", "Visitor", frozenset({"system"}), ("system/*.cruds",
 TOKEN_LIFETIME_S = 300.0
 _CALLER = "secondop.caller"
 _SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
-_OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +152,6 @@ class Door:
         if statement is not None and self._rules.way in _DECLARED:
             code = _DECLARED[self._rules.way]
             security: dict[str, Any] = {"service": [{"coding": [{"system": _SERVICE, "code": code}]}]}
-            if self._rules.way == "smart":
-                uris = [{"url": "token", "valueUri": self.token_url}]
-                security["extension"] = [{"url": _OAUTH_URIS, "extension": uris}]
             statement["rest"][0]["security"] = security
             put_resource(answer, statement)
         return answer

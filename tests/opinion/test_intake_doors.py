@@ -386,7 +386,7 @@ def test_the_bundle_of_a_request_with_every_member_is_valid_r4(example: str) -> 
 
     bundle = cases.stored(intake_json.to_bundle(plain))
 
-    assert validate(bundle) == []
+    assert [issue for issue in validate(bundle) if issue.severity == "error"] == []
     assert faults(bundle) == {}
 
 

@@ -98,13 +98,14 @@ def test_a_signed_assertion_gets_a_token(smart: Farm, key: Any) -> None:
     assert get(base, "Patient/1", headers={"Authorization": token["access_token"]}).status_code == 401
 
 
-def test_the_statement_says_where_the_token_is(smart: Farm) -> None:
+def test_the_statement_says_how_one_signs_in_and_is_valid(smart: Farm) -> None:
     base = smart("full")
     statement = codec.parse(get(base, "metadata").content)
     assert validate.validate(statement) == []
     security = statement["rest"][0]["security"]
     assert security["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
-    assert security["extension"][0]["extension"] == [{"url": "token", "valueUri": token_url(base)}]
+    assert "extension" not in security  # oauth-uris needs an authorize endpoint, too
+    assert get(base, ".well-known/smart-configuration").json()["token_endpoint"] == token_url(base)
 
 
 OTHER = ECKey.generate_key("P-384", parameters={"kid": "e1"})

@@ -81,7 +81,7 @@ def test_the_trail_names_who_was_let_in_and_who_lost_it(bench: Bench) -> None:
     entries = bench.call("GET", f"/fhir/ServiceRequest/{case_id}/$audit-trail?_count=1000").get_json()["entry"]
     events = [e["resource"] for e in entries if e["resource"]["type"]["code"] == "110113"]
     assert events
-    assert all(validate.validate(event) == [] for event in events)
+    assert not any(i.severity == "error" for event in events for i in validate.validate(event))
     system, _, value = REVIEWER.partition("|")
     of_reviewer = [
         (event["action"], event["subtype"][0]["code"], event["entity"][1]["detail"][0]["valueString"])

@@ -127,13 +127,13 @@ def test_nobody_changes_an_entry_past_the_file(world: World) -> None:
             {"resourceType": "Organization", "id": "p", "partOf": {"reference": "Organization/x"}},
             "Bundle.entry[0].resource",
         ),
-        ({"resourceType": "Organization", "name": "X"}, "Bundle.entry[0].resource.id"),
+        ({"resourceType": "Organization", "name": "X"}, "Bundle.entry[0].fullUrl"),
     ],
 )
 def test_a_fault_is_named_and_the_directory_stays(world: World, change: Plain, path: str) -> None:
     load(world)
     bundle = listed()
-    bundle["entry"][0] = {"resource": change}
+    bundle["entry"][0] = {**({"fullUrl": "urn:x:changed"} if "id" in change else {}), "resource": change}
     said = load(world, bundle, status=422)
     assert path in [place for issue in said["issue"] for place in issue["expression"]]
     assert load(world)["unchanged"] == len(listed()["entry"])

@@ -342,9 +342,9 @@ def test_the_trail_of_a_case_is_valid_newest_first_and_names_the_denied(bench: B
     answer = trail(bench, case_id, "desk")
     assert answer.status_code == 200
     bundle = codec.parse(answer.get_data())
-    assert validate.validate(bundle) == []
+    assert not any(i.severity == "error" for i in validate.validate(bundle))
     events = [e["resource"] for e in bundle["entry"]]
-    assert all(validate.validate(e) == [] for e in events)
+    assert not any(i.severity == "error" for e in events for i in validate.validate(e))
     assert [e["recorded"] for e in events] == sorted((e["recorded"] for e in events), reverse=True)
     denied = events[0]
     assert (denied["action"], denied["outcome"], denied["outcomeDesc"]) == ("R", "4", "HTTP 404")
@@ -451,7 +451,7 @@ def test_a_process_that_is_stopped_writes_what_is_queued_and_its_anchor_to_the_l
     assert run("export", "--out", str(out), *options)[1]["rows"] == found["rows"]
     events = [codec.parse(line) for line in out.read_text("utf-8").splitlines()]
     assert len(events) == found["rows"]
-    assert all(validate.validate(e) == [] for e in events)
+    assert not any(i.severity == "error" for e in events for i in validate.validate(e))
     assert run("export", "--out", str(out), "--since", "2999", *options)[1]["rows"] == 0
     kept = tmp_path / "anchors.txt"
     assert run("anchors", "--out", str(kept), *options)[0] == 0

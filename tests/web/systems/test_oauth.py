@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import requests
 import sqlalchemy as sa
 from joserfc.jwk import ECKey
 
+from fhir_secondop import fhir
 from fhir_secondop.access.assertions import ASSERTION
 from fhir_secondop.store import tables
 from tests.web.systems.conftest import CLIENTS, EC, OPERATOR, OTHER, RSA, Door, Plain, jwks
@@ -438,4 +440,5 @@ def test_the_capability_statement_says_how_to_sign_in(door: Door) -> None:
     security = statement["rest"][0]["security"]
 
     assert security["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
-    assert security["extension"][0]["extension"] == [{"url": "token", "valueUri": door.token_url}]
+    assert "extension" not in security  # oauth-uris needs an authorize endpoint, too
+    assert [i for i in fhir.check(json.dumps(statement)) if i.severity == "error"] == []
