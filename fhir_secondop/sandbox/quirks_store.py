@@ -11,6 +11,7 @@ from typing import Any
 
 from werkzeug.wrappers import Response
 
+from fhir_secondop.fhir import attachments
 from fhir_secondop.model import Resource
 from fhir_secondop.sandbox.answers import put_resource, refusal, resource_in
 from fhir_secondop.sandbox.traffic import Around, Asked, GoOn, number
@@ -61,6 +62,8 @@ def changed_bytes(value: str) -> Around:
         for attachment in _attachments(entry.get("resource", {})):
             data = base64.b64decode(attachment["data"]) + b"\n"
             attachment["data"] = base64.b64encode(data).decode()
+            if "hash" in attachment:
+                attachment["hash"] = attachments.digest(data)
 
     return _before_storing(change)
 

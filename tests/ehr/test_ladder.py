@@ -20,7 +20,7 @@ from fhir_secondop.ehr.ladder import RUNGS, Chosen, choose
 from fhir_secondop.ehr.rungs import Rung
 from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Conflict
-from fhir_secondop.fhir import refs
+from fhir_secondop.fhir import attachments, refs
 from fhir_secondop.model import Resource
 from tests.conftest import StartEhr
 from tests.ehr.conftest import (
@@ -380,6 +380,10 @@ def test_a_copy_that_differs_supersedes_nothing(ehrs: Ehrs, number: int) -> None
 # ---- read back, and not believed ------------------------------------------------------------------------------
 
 
+def bytes_of(data: bytes) -> dict[str, str]:
+    return {"data": base64.b64encode(data).decode(), "hash": attachments.digest(data)}
+
+
 @pytest.mark.parametrize("number", ALL_RUNGS)
 def test_altered_content_is_a_mismatch(ehrs: Ehrs, number: int) -> None:
     target, rung = place(ehrs, number)
@@ -390,7 +394,7 @@ def test_altered_content_is_a_mismatch(ehrs: Ehrs, number: int) -> None:
     altered = base64.b64decode(content[0]["attachment"]["data"]).replace(b"ersion", b"ersion of mine", 1)
     if number == 5:
         altered = sent.text.replace("Keep the breast", "Remove the breast").encode()
-    content[0]["attachment"]["data"] = base64.b64encode(altered).decode()
+    content[0]["attachment"] |= bytes_of(altered)
     tamper(target.client.base, location, content=content)
     # then
     found = push.look(target, rung, sent)
@@ -404,7 +408,7 @@ def test_a_note_with_other_white_space_is_the_same_text(ehrs: Ehrs) -> None:
     sent = document()
     location = push.send(target, rung, sent).location
     content = read(target.client.base, location)["content"]
-    content[0]["attachment"]["data"] = base64.b64encode(sent.text.replace("\n", "\r\n").encode()).decode()
+    content[0]["attachment"] |= bytes_of(sent.text.replace("\n", "\r\n").encode())
     tamper(target.client.base, location, content=content)
     found = push.look(target, rung, sent)
     assert found is not None

@@ -182,7 +182,8 @@ def test_a_copy_that_differs_is_held_and_not_sent_again(world: World) -> None:
     # Somebody there puts it right.
     (document,) = ehr.documents
     (ours,) = [d for d in world.package(case_id, "DocumentReference") if d["docStatus"] == "final"]
-    form = {**document["content"][0]["attachment"], "data": ours["content"][0]["attachment"]["data"]}
+    right = {name: ours["content"][0]["attachment"][name] for name in ("data", "hash")}
+    form = {**document["content"][0]["attachment"], **right}
     ehr.put({**document, "content": [{"attachment": form}]})
     world.post(case_id, "replay", {"task": held["task"], "changed": "The copy was put right."})
     assert world.work() == ["verified"]
