@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir import definitions, primitives
 from fhir_secondop.fhir.faults import Place, Walk, child
 
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
 _RESTFUL = re.compile(r"(https?://\S+?)/([A-Z][A-Za-z]+)/([A-Za-z0-9.\-]{1,64})")
 _RELATIVE = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9.\-]{1,64}")
 _WITH_REQUEST = ("transaction", "batch", "history")
@@ -63,7 +62,7 @@ def _identity(url: str, entry: Entry, here: Place, walk: Walk) -> None:
     """An absolute URI; one that names a type and id names those of the resource, unless that is yet to be created."""
     request, resource = entry.get("request"), entry.get("resource")
     is_new = isinstance(request, dict) and request.get("method") == "POST"
-    if _ABSOLUTE.fullmatch(url) is None:
+    if primitives.ABSOLUTE(url) is None:
         walk.fault("value", here, "must be an absolute URI")
     elif isinstance(resource, dict) and not is_new and (named := _RESTFUL.fullmatch(url)):
         of_type, of_id = named[2], named[3]

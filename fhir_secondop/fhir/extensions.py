@@ -6,16 +6,14 @@ Source: https://hl7.org/fhir/R4/defining-extensions.html and https://hl7.org/fhi
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from fhir_secondop.fhir import definitions, invariants, rules
+from fhir_secondop.fhir import definitions, invariants, primitives, rules
 from fhir_secondop.fhir.faults import Place, Walk, child, names_below
 
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
 _LISTS = ("extension", "modifierExtension")
 
 _HL7 = "http://hl7.org/fhir/StructureDefinition/structuredefinition-"
@@ -35,7 +33,7 @@ def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
     url = value.get("url")
     if place[0][1] in _LISTS or not isinstance(url, str):
         return  # a part of another, which knows what it may have
-    if _ABSOLUTE.fullmatch(url) is None:
+    if primitives.ABSOLUTE(url) is None:
         walk.fault("extension", child(place, "url"), "must be an absolute URI: it says who defines the extension")
     elif (row := definitions.extension(url)) is None:
         walk.note(place, f"The extension {url} is not known here: its value was not checked against a definition.")
@@ -81,7 +79,7 @@ def _check_body(row: Row, value: Mapping[str, Any], place: Place, walk: Walk) ->
         if url in parts:
             counts[url] += 1
             _check_body(parts[url], inner, here, walk)
-        elif _ABSOLUTE.fullmatch(url) is None:
+        elif primitives.ABSOLUTE(url) is None:
             walk.fault("extension", child(here, "url"), f"is no part of this extension; it has {', '.join(parts)}")
     for url, part in parts.items():
         if counts[url] < part.get("min", 0):

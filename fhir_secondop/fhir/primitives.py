@@ -29,6 +29,8 @@ _URN = {
     "urn:oid": re.compile(r"urn:oid:[0-2](?:\.(?:0|[1-9][0-9]*))+").fullmatch,
     "urn:uuid": re.compile(r"urn:uuid:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
 }
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+").fullmatch
+"""Whether a text is an absolute URI, of whatever scheme."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}+\s*+").fullmatch
 
 EXPECTED = {

@@ -15,7 +15,6 @@ Rule = Callable[[dict[str, Any], Place, Walk], None]
 
 _RELATIVE = re.compile(r"([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?\S+")
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _LITERAL_URL = re.compile(r"https?://\S+/([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
 
@@ -47,7 +46,7 @@ def of_reference(value: dict[str, Any], place: Place, walk: Walk) -> None:
     elif found := _RELATIVE.fullmatch(text) or _CONDITIONAL.fullmatch(text):
         if found[1] not in definitions.resource_types():
             walk.fault("value", here, "names a resource type that R4 (4.0.1) does not have")
-    elif _ABSOLUTE.fullmatch(text) is None:
+    elif primitives.ABSOLUTE(text) is None:
         walk.fault("value", here, "must be Type/id, an absolute URL, a urn:, or #id of a contained resource")
     if (stated := stated_type(value)) and (pointed := _pointed_type(text, walk)) and pointed != stated:
         walk.fault("value", child(place, "type"), f"says {stated}, and the reference says {pointed}")

@@ -9,7 +9,7 @@ from importlib.resources import as_file, files
 from typing import Any
 
 from fhir_secondop.fhir import codec
-from fhir_secondop.opinion import xhtml
+from fhir_secondop.opinion import report, xhtml
 from fhir_secondop.opinion.facts import Facts
 
 WIDTH = 78
@@ -234,7 +234,7 @@ def _options(options: list[Facts]) -> list[str]:
     out = _title("OPTIONS (weighed by the reviewer; patient and treating team decide)")
     for number, one in enumerate(options, 1):
         out += _wrap(f"{number}. {one['text']} [{one['preference']}]", "   ")
-        for label, name in (("For whom", "forWhom"), ("For it", "advantages"), ("Against it", "disadvantages")):
+        for label, name in report.OPTION_LABELS:
             out += _block_of(label, one[name]) if one[name] else []
     return [*out, ""]
 

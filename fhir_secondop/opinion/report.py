@@ -25,6 +25,8 @@ UNWRITTEN = "(not written yet)"
 PLAN_OF_CARE = codes.concept(codes.LOINC, "18776-5", "Plan of care note")
 OPTION_PARTS = {"forWhom": "for-whom", "advantages": "advantages", "disadvantages": "disadvantages"}
 """What is said of an option: name in the draft → part of the extension."""
+OPTION_LABELS = (("For whom", "forWhom"), ("For it", "advantages"), ("Against it", "disadvantages"))
+"""The same in words, as every form of the report has it."""
 _AXIS_CODE = {"diagnosis": "diagnosis-concordance", "treatment": "treatment-concordance"}
 _AXIS_SYSTEM = {"diagnosis": codes.DIAGNOSIS_CONCORDANCE, "treatment": codes.TREATMENT_CONCORDANCE}
 _WORDS = {"confidence": "confidence", "wouldChange": "would-change", "missing": "missing",

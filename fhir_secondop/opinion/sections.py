@@ -64,11 +64,10 @@ def _concordance(facts: Facts) -> list[str]:
 
 
 def _options(facts: Facts) -> list[str]:
-    labels = (("For whom", "forWhom"), ("For it", "advantages"), ("Against it", "disadvantages"))
     return [
         "\n".join(
             [f"{number}. {one['text']}", f"Opinion: {one['preference']}",
-             *(f"{label}: {one[name]}" for label, name in labels if one[name])]
+             *(f"{label}: {one[name]}" for label, name in report.OPTION_LABELS if one[name])]
         )
         for number, one in enumerate(facts["options"], 1)
     ]  # fmt: skip

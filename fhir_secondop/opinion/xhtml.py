@@ -7,6 +7,7 @@ from typing import Any
 
 from lxml import etree
 
+from fhir_secondop.opinion import report
 from fhir_secondop.opinion.facts import Facts
 from fhir_secondop.opinion.narrative import XHTML
 
@@ -117,11 +118,8 @@ def _judged(body: Any, facts: Facts) -> None:
         _add(box, "p", "Weighed by the reviewer; patient and treating team decide.", class_="note")
         for one in facts["options"]:
             _add(box, "h3", one["text"], dir="auto")
-            said = (
-                ("Opinion", one["preference"]), ("For whom", one["forWhom"]), ("For it", one["advantages"]),
-                ("Against it", one["disadvantages"]),
-            )  # fmt: skip
-            _pairs(box, [(label, value) for label, value in said if value], "item")
+            said = [(label, one[name]) for label, name in report.OPTION_LABELS if one[name]]
+            _pairs(box, [("Opinion", one["preference"]), *said], "item")
     if facts["recommendations"]:
         box = _section(body, "recommendations", "Recommendations")
         _add(box, "p", "Proposals; the treating team decides.", class_="note")
