@@ -221,11 +221,16 @@ def profiles() -> Mapping[str, Mapping[str, Any]]:
 @cache
 def extension(url: str) -> Mapping[str, Any] | None:
     """What an extension may have and where it may stand, as `extension_row` says; None when nobody here defines it."""
-    own = _own("structures").get(url)
-    if own is not None:
-        return extension_row(own) if own["type"] == "Extension" else None
+    if url in _own("structures"):
+        return _own_extension(url)
     found: Mapping[str, Any] | None = _table("extensions").get(url)
     return found
+
+
+@cache
+def _own_extension(url: str) -> Mapping[str, Any] | None:
+    own = _own("structures")[url]
+    return extension_row(own) if own["type"] == "Extension" else None
 
 
 def extension_row(definition: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from fhir_secondop.fhir import definitions, invariants, primitives, rules
@@ -117,9 +117,15 @@ def _check_place(url: str, row: Row, place: Place, walk: Walk) -> None:
     if is_modifier is not row.get("isModifier", False):
         wanted = "modifierExtension" if row.get("isModifier", False) else "extension"
         walk.fault("extension", place, f"must stand in {wanted}, by its definition")
-    contexts = {*row.get("context", ()), *ALSO_AT.get(url, ())}
+    contexts = _contexts(url)
     if contexts and not _stands(walk.resource.get("resourceType", ""), names_below(walk.place, place[0])) & contexts:
         walk.fault("extension", place, f"may stand at {', '.join(sorted(contexts))} only")
+
+
+@cache
+def _contexts(url: str) -> frozenset[str]:
+    """Where an extension that is known here may stand; empty means anywhere."""
+    return frozenset((definitions.extension(url) or {}).get("context", ())) | ALSO_AT.get(url, frozenset())
 
 
 @lru_cache(maxsize=4096)
