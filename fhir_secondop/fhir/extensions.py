@@ -27,7 +27,7 @@ isModifier."""
 
 def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """The rules of every extension, and of one whose definition is known."""
-    has_value = any(key.startswith(("value", "_value")) for key in value)
+    has_value = not _value_keys().isdisjoint(value)
     if has_value == ("extension" in value):
         walk.fault("extension", place, "must have either a value or extensions")
     url = value.get("url")
@@ -43,6 +43,12 @@ def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
         _check_body(row, value, place, walk)
         if walk.errors == before:
             invariants.check(invariants.of_extension(url), "Extension", value, place, walk)
+
+
+@cache
+def _value_keys() -> frozenset[str]:
+    value = definitions.structure("Extension").elements["value"]
+    return frozenset(prefix + key for key, _ in value.members() for prefix in ("", "_"))
 
 
 def check_counts(found: list[Any], place: Place, name: str, walk: Walk) -> None:
