@@ -6,6 +6,7 @@ read, and get equal values.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -164,6 +165,13 @@ def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
     rows = (*_table("search-parameters").values(), *_own("searchparameters").values())
     found = (_search_parameter(row) for row in rows if bases.intersection(row["base"]) and row.get("expression"))
     return MappingProxyType({parameter.code: parameter for parameter in found})
+
+
+@cache
+def search_parameters_digest() -> str:
+    """A SHA-256 (hex) that changes when any search parameter does, R4's or ours."""
+    rows = [dict(_table("search-parameters")), dict(_own("searchparameters"))]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 @cache
