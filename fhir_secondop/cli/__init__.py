@@ -15,7 +15,7 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, keys, package
+from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, keys, package, stored
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
@@ -434,6 +434,7 @@ for command in (
     directory.directory,
     package.package,
     checking.check,
+    stored.db,
     verify,
 ):
     main.add_command(command)
