@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +29,17 @@ RETRY = "transient"  # the code of what was not checked: no fault of the sender,
 _UNKNOWN_PROFILE = "validation_val_profile_unknown"  # how HL7's ids of that message begin, HAPI's too
 _URL = re.compile(r"[a-z]+:[^\s'\"|()<>,;]+")
 _COMMENT = re.compile(r"/\*.*?\*/")  # HL7 writes entry[0].resource/*Patient/12*/.name
-# Said as errors by HAPI and HL7's program, also within the reason why a code is in no value set.
-_NO_CODE_SYSTEM = re.compile(
+# What HAPI and HL7's program say, as errors too, of codes that they can't look up, and within the reason why a code is
+# in no value set. `Cannot invoke` is an exception of theirs, for want of a terminology server.
+_UNDECIDED = re.compile(
     r"(?:.*\(error message = )?(?:CodeSystem is unknown and can't be validated|"
-    r"A definition for CodeSystem .* could not be found)",
+    r"A definition for CodeSystem .* could not be found|ValueSet '.*' not found$|Unable to expand ValueSet|"
+    r"Unable to validate code .* without terminology services|Cannot invoke \"|"
+    r"The System URI could not be determined for the code .* has system \S+ which could not be found)",
     re.DOTALL,
 )
+# Said of a wrong code, and as well of one that could not be looked up: then there is an issue like those above with it.
+_OF_CODES = ("terminology_tx_novalid", "unable_to_infer_codesystem")
 
 
 class SecondStage:
@@ -109,7 +114,8 @@ class _Asker:
         except EhrFailure as failure:
             return self._unchecked(wanted, failure.why)
         asked = {url.partition("|")[0] for _, url in wanted}
-        verdict = [self._issue(row) for row in rows if not row.is_of_unknown_profile(asked)]
+        undecided = {above for row in rows if row.is_undecided for above in _with_above(row.place)}
+        verdict = [self._issue(row, undecided) for row in rows if not row.is_of_unknown_profile(asked)]
         verdict.sort(key=lambda issue: SEVERITIES.index(issue.severity))
         unknown = {url for row in rows if row.is_of_unknown_profile(asked) for url in row.urls & asked}
         lacks = [(place, url) for place, url in wanted if url.partition("|")[0] in unknown]
@@ -118,22 +124,32 @@ class _Asker:
     def _outcome(self, kind: str, text: str) -> Resource:
         """What it answers. Raises EhrFailure, at once where it has just failed to answer another."""
         name, longest = self.validator.name, self.validator.connection.timeout_s
-        if self.clock() < self.rests_until:
-            raise EhrFailure("unreachable", f"{name} did not answer a moment ago and is not asked again yet.")
+        self._check_rest()
         if not self.at_once.acquire(timeout=longest):
             raise EhrFailure("capacity", f"{name} is busy with others' resources.")
+        try:
+            self._check_rest()  # whoever was before us may have waited in vain
+            return self._asked(kind, text)
+        finally:
+            self.at_once.release()
+
+    def _asked(self, kind: str, text: str) -> Resource:
         try:
             if not self.looks_at_claims:
                 self.looks_at_claims = self._probe()
             if not self.looks_at_claims:
-                raise EhrFailure("scope", f"{name} does not look at the profiles that a resource claims")
+                raise EhrFailure("scope", f"{self.validator.name} does not look at the profiles that a resource claims")
             return self._send(kind, text)
         except EhrFailure as failure:
-            if failure.kind in ("unreachable", "capacity"):
+            # A 500 may be about this one resource: it keeps nobody else's from being checked.
+            if failure.kind in ("unreachable", "capacity") and failure.status in (0, 429, 502, 503, 504):
                 self.rests_until = self.clock() + max(REST_S, min(failure.retry_after_s, 60.0))
             raise
-        finally:
-            self.at_once.release()
+
+    def _check_rest(self) -> None:
+        if self.clock() < self.rests_until:
+            name = self.validator.name
+            raise EhrFailure("unreachable", f"{name} did not answer a moment ago and is not asked again yet.")
 
     def _send(self, kind: str, text: str) -> Resource:
         return self.client.outcome(PATHS[self.validator.protocol].format(type=kind), text)
@@ -146,8 +162,9 @@ class _Asker:
         basic = {"resourceType": "Basic", "meta": {"profile": [named]}, "code": {"text": "Question"}}
         return any(named in row.text for row in _rows(self._send("Basic", codec.dumps(basic))))
 
-    def _issue(self, row: _Row) -> Issue:
-        severity = "information" if _NO_CODE_SYSTEM.match(row.text) else row.severity
+    def _issue(self, row: _Row, undecided: set[str]) -> Issue:
+        open_question = row.is_undecided or (row.has_id(*_OF_CODES) and row.place in undecided)
+        severity = "information" if open_question else row.severity
         return Issue(severity, row.code, row.place, f"{self.validator.name} says: {row.text}",
                      source=self.validator.name)  # fmt: skip
 
@@ -169,6 +186,15 @@ class _Row:
     text: str
     ids: tuple[str, ...]
 
+    def has_id(self, *beginnings: str) -> bool:
+        """Whether the id of its message begins so; HL7 writes them in more than one way."""
+        return any(each.casefold().startswith(beginnings) for each in self.ids)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it says that codes could not be looked up."""
+        return _UNDECIDED.match(self.text) is not None
+
     @property
     def urls(self) -> set[str]:
         """The URLs that it names, without a version."""
@@ -176,9 +202,15 @@ class _Row:
 
     def is_of_unknown_profile(self, asked: set[str]) -> bool:
         """Whether it says that it does not know a profile, be it one of those or ours: no fault of the sender."""
-        if any(each.casefold().startswith(_UNKNOWN_PROFILE) for each in self.ids):
+        if self.has_id(_UNKNOWN_PROFILE):
             return True
         return self.code in ("not-found", "not-supported", "incomplete") and bool(self.urls & asked)
+
+
+def _with_above(place: str) -> Iterator[str]:
+    """A place, and the element around its coding where it is one: that is where HAPI says what is in no value set."""
+    yield place
+    yield re.sub(r"\.coding\[\d+\](\.\w+)?$", "", place)
 
 
 def _first(issues: list[Issue]) -> list[Issue]:

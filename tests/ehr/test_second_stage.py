@@ -277,6 +277,14 @@ def test_who_did_not_answer_is_not_asked_again_at_once(other: Other) -> None:
     assert len(other.seen) == 2
 
 
+def test_a_resource_at_which_it_breaks_keeps_no_other_from_being_checked(other: Other) -> None:
+    asked = stage(validator(other.base))
+    other.status = 500
+    assert facts(examined(asked)) == [("warning", RETRY, "Patient")]
+    other.status = 200
+    assert facts(examined(asked)) == [("information", "processing", "Patient")]
+
+
 def test_no_more_wait_for_it_than_it_can_do_at_once(other: Other) -> None:
     begun, over = threading.Event(), threading.Event()
     asked = stage(validator(other.base, concurrency=1, timeout_s=0.5))
