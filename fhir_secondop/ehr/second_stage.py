@@ -109,8 +109,8 @@ class _Asker:
         claimed = {url for _, url in claims.unknown(resource)}
         lacking = [url for _, url in wanted if url not in claimed]
         try:
-            outcome = self._outcome(resource["resourceType"], _claiming(text, lacking) if lacking else text)
-            rows = _rows(outcome)
+            sent = _claiming(text, lacking, lambda url: bool(self.names(url)))
+            rows = _rows(self._outcome(resource["resourceType"], sent))
         except EhrFailure as failure:
             return self._unchecked(wanted, failure.why)
         asked = {url.partition("|")[0] for _, url in wanted}
@@ -222,11 +222,34 @@ def _first(issues: list[Issue]) -> list[Issue]:
     return [*issues[:MAX_ISSUES], Issue(after.severity, after.code, "", said, source=after.source)]
 
 
-def _claiming(text: str, profiles: Iterable[str]) -> str:
-    """The resource with further profiles in its meta.profile."""
+def _claiming(text: str, demanded: Sequence[str], is_asked_about: Callable[[str], bool]) -> str:
+    """The resource as it is sent: with these further profiles, and without claims of what it is not asked about.
+
+    HL7's program fetches the URL of any profile that it does not know: whoever writes to us could send it anywhere.
+    """
     resource = codec.parse(text)
-    meta = resource.get("meta", {})
-    return codec.dumps({**resource, "meta": {**meta, "profile": [*meta.get("profile", []), *profiles]}})
+    others = _without_claims(resource, is_asked_about)
+    if demanded:
+        meta = resource.setdefault("meta", {})
+        meta["profile"] = [*meta.get("profile", []), *demanded]
+    return codec.dumps(resource) if others or demanded else text
+
+
+def _without_claims(value: Any, keep: Callable[[str], bool]) -> bool:
+    """Takes every other claim out of a resource, wherever one stands in it; whether there was one."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    found = [_without_claims(part, keep) for part in parts]
+    meta = value.get("meta") if isinstance(value, dict) else None
+    urls = meta.get("profile") if isinstance(meta, dict) else None
+    if not isinstance(meta, dict) or not isinstance(urls, list) or all(keep(url) for url in urls if url is not None):
+        return any(found)
+    meta.pop("_profile", None)  # its items belong to those of profile by their number
+    meta["profile"] = [url for url in urls if url is not None and keep(url)]
+    if not meta["profile"]:
+        del meta["profile"]
+    if not meta:
+        del value["meta"]
+    return True
 
 
 def _rows(outcome: Resource) -> list[_Row]:

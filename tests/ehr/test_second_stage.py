@@ -162,6 +162,23 @@ def test_a_profile_that_is_demanded_is_sent_as_a_claim(other: Other) -> None:
     assert other.seen == [{"resourceType": "Patient", "meta": {"id": "1", "profile": [PROFILE]}}]
 
 
+def test_it_gets_no_claim_that_is_not_its_business(other: Other) -> None:
+    """HL7's program would fetch what it does not know, from wherever the sender says."""
+    strange, ours = "http://10.0.0.1/admin", "https://secondop.example/StructureDefinition/x"
+    contained = {"resourceType": "Organization", "id": "a", "name": "A", "meta": {"profile": [strange]}}
+    patient = {"resourceType": "Patient", "managingOrganization": {"reference": "#a"}, "contained": [contained]}
+    sent = {**patient, "meta": {"profile": [strange, PROFILE, ours], "_profile": [None, {"id": "x"}, None]}}
+    examined(stage(validator(other.base)), sent)
+    kept = {**patient, "contained": [{k: v for k, v in contained.items() if k != "meta"}]}
+    assert other.seen == [{**kept, "meta": {"profile": [PROFILE]}}]
+
+
+def test_what_claims_nothing_else_is_sent_as_it_is(other: Other, httpserver: HTTPServer) -> None:
+    text = f'{{"resourceType" : "Patient", "meta": {{"profile": ["{PROFILE}"]}}, "multipleBirthInteger": 1}}'
+    stage(validator(other.base)).examine(codec.parse(text), text)
+    assert httpserver.log[-1][0].get_data(as_text=True) == text
+
+
 def test_a_profile_that_it_does_not_know_was_not_checked(other: Other) -> None:
     """And whose profile that is not: ours, say, it does not know, and that is no fault."""
     mine = "https://secondop.example/StructureDefinition/x"

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import requests
+from pytest_httpserver import HTTPServer
 
 from fhir_secondop import fhir
 from fhir_secondop.ehr.second_stage import REST_S, SecondStage
@@ -92,11 +93,16 @@ def hl7_program(data: Path, folder: Path) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def hl7(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondStage]:
+def program(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """HL7's program, with US Core and IPS."""
     with hl7_program(shared_data, tmp_path_factory.mktemp("hl7")) as running:
-        asked = validator(running.base, US_CORE, IPS, name="hl7", protocol="hl7", timeout_s=60.0)
-        yield SecondStage([asked], now=now_ms)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hl7(program: Running) -> SecondStage:
+    asked = validator(program.base, US_CORE, IPS, name="hl7", protocol="hl7", timeout_s=60.0)
+    return SecondStage([asked], now=now_ms)
 
 
 @pytest.fixture(params=["hapi", "hl7"])
@@ -166,6 +172,19 @@ def test_a_profile_that_they_do_not_have_was_not_checked(stage: SecondStage) -> 
     unchecked = [(i.severity, i.diagnostics) for i in issues if "was not checked" in i.diagnostics]
     assert [(severity, "the profile is not known there" in text) for severity, text in unchecked] == [("warning", True)]
     assert errors(issues) == []
+
+
+def test_whoever_writes_can_not_send_it_elsewhere(hl7: SecondStage, program: Running, httpserver: HTTPServer) -> None:
+    """It fetches whatever profile it does not know, from its URL; it does not get to see those of others."""
+    claimed = {"profile": [httpserver.url_for("/StructureDefinition/x")]}
+    organization = {"resourceType": "Organization", "id": "a", "name": "A", "meta": claimed}
+    patient = {"resourceType": "Patient", "gender": "other", "contained": [organization],
+               "managingOrganization": {"reference": "#a"}}  # fmt: skip
+    requests.post(f"{program.base}/validateResource", json={**patient, "meta": claimed}, timeout=60).raise_for_status()
+    assert len(httpserver.log) > 0, "as it comes, it does"
+    before = len(httpserver.log)
+    assert errors(examined(hl7, {**patient, "meta": {"profile": [PROFILE, *claimed["profile"]]}})) != []
+    assert len(httpserver.log) == before
 
 
 def test_a_document_of_ips_passes_and_without_its_allergies_does_not(hl7: SecondStage, shared_data: Path) -> None:
