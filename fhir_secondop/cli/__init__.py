@@ -406,7 +406,7 @@ def config(config_file: str, as_json: bool) -> None:
     settings = configs.load(config_file)
     rows: Plain = {}
     for field in fields(settings):
-        if field.name in ("connections", "origins"):
+        if field.name in ("connections", "validators", "origins"):
             continue
         value = getattr(settings, field.name)
         if field.name == "database" and "://" in value:
@@ -414,6 +414,10 @@ def config(config_file: str, as_json: bool) -> None:
         rows[field.name] = {"value": value, "from": settings.origins.get(field.name, "default")}
     rows["connections"] = {
         "value": {name: {"base": c.base, "auth": c.auth} for name, c in settings.connections.items()},
+        "from": config_file or configs.DEFAULT_FILE,
+    }
+    rows["validators"] = {
+        "value": {name: {"base": v.connection.base, "required": v.required} for name, v in settings.validators.items()},
         "from": config_file or configs.DEFAULT_FILE,
     }
 
