@@ -286,6 +286,22 @@ def code_system(url: str) -> Mapping[str, Any] | None:
 
 
 @cache
+def _known_codes() -> dict[str, frozenset[str]]:
+    """Filled on demand, and with known systems only: the sender chooses the others."""
+    return {}
+
+
+def codes_of(system: str) -> frozenset[str] | None:
+    """All codes of a system of HL7's that R4 carries whole; None of any other (LOINC, SNOMED CT, UCUM, ours)."""
+    known = _known_codes()
+    if system not in known:
+        if system not in _table("codesystems"):
+            return None
+        known[system] = frozenset(_table("codesystems")[system])
+    return known[system]
+
+
+@cache
 def value_set(url: str) -> Mapping[str, frozenset[str]] | None:
     """System → codes. None: not known, or no list (MIME types, UCUM), so not checkable."""
     url = url.partition("|")[0]

@@ -17,6 +17,8 @@ _RELATIVE = re.compile(r"([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?\S+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _LITERAL_URL = re.compile(r"https?://\S+/([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
+_GROWING = "http://terminology.hl7.org/CodeSystem/"
+_OF_V2 = _GROWING + "v2-"
 
 
 def of_modifier_extension(value: Any, place: Place, walk: Walk) -> None:
@@ -67,7 +69,7 @@ def _pointed_type(text: str, walk: Walk) -> str:
         found = walk.contained.get(text[1:], "")
     else:
         match = _RELATIVE.fullmatch(text) or _CONDITIONAL.fullmatch(text) or _LITERAL_URL.fullmatch(text)
-        found = match[1] if match else ""
+        found = match[1] if match else walk.entries.get(text, "")
     return found if found in definitions.resource_types() else ""
 
 
@@ -84,6 +86,34 @@ def of_system(value: dict[str, Any], place: Place, walk: Walk) -> None:
         walk.fault("value", child(place, "system"), "must be an absolute URI, such as http://… or urn:oid:…")
 
 
+def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """The code is one of its system, where R4 carries the whole system.
+
+    R4's copies of the systems at terminology.hl7.org are of 2019, and those grow: a code that is not there may be
+    newer, unless another one is there that differs in case alone.
+    Source: https://hl7.org/fhir/R4/datatypes.html#Coding
+    """
+    of_system(value, place, walk)
+    system, code = value.get("system"), value.get("code")
+    if type(system) is not str or type(code) is not str:
+        return
+    codes = definitions.codes_of(system)
+    if codes and code not in codes:
+        is_other_case = any(code.casefold() == each.casefold() for each in codes)
+        if is_other_case and system.startswith(_OF_V2):
+            return  # its tables don't say whether case matters
+        severity = "error" if is_other_case or not system.startswith(_GROWING) else "warning"
+        walk.fault("code-invalid", child(place, "code"), f"is no code that R4 has of {system}", severity=severity)
+
+
+def of_identifier(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """Source: https://hl7.org/fhir/R4/identifier-registry.html: of urn:ietf:rfc:3986 the value is a full URI."""
+    of_system(value, place, walk)
+    text = value.get("value")
+    if value.get("system") == "urn:ietf:rfc:3986" and type(text) is str and _SCHEME.match(text) is None:
+        walk.fault("value", child(place, "value"), "must be a full URI (urn:oid:…, http://…), as its system says")
+
+
 def of_attachment(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """The hash is the data's own: else one of them has been changed on the way.
 
@@ -98,9 +128,9 @@ def of_attachment(value: dict[str, Any], place: Place, walk: Walk) -> None:
 
 OF_TYPE: dict[str, Rule] = {
     "Attachment": of_attachment,
-    "Coding": of_system,
-    "Identifier": of_system,
-    "Quantity": of_system,
+    "Coding": of_coding,
+    "Identifier": of_identifier,
+    "Quantity": of_coding,
     "Bundle": bundles.of_bundle,
     "Narrative": of_narrative,
     "Reference": of_reference,
@@ -152,6 +182,21 @@ def _suggest(value: dict[str, Any], type_name: str, codes: Codes, url: str, plac
     if given and not any(_is_in(coding, codes) for coding in given):
         said = f"has no code of {url}; use one of these if one fits"
         walk.fault("code-invalid", place, said, severity="warning")
+
+
+def of_valueless(element: Element, check: Rule) -> Rule:
+    """The check of what stands in place of a primitive's value: no extension is a code of a required binding.
+
+    Source: https://hl7.org/fhir/R4/terminologies.html#required: the concept SHALL be from the value set.
+    """
+    if not element.binding:
+        return check
+
+    def run(value: Any, place: Place, walk: Walk) -> None:
+        check(value, place, walk)
+        walk.fault("code-invalid", place, f"must have a code of the value set {element.binding}, not extensions alone")
+
+    return run
 
 
 def check_codes(value: Any, type_name: str, codes: Codes, url: str, place: Place, walk: Walk) -> None:

@@ -50,13 +50,13 @@ REASONS = [
     Reason(
         "a modifier extension that is not known", "ours",
         f"It may turn the meaning of the rest around, and who doesn't understand it SHALL NOT process the element"
-        f" ({R4}extensibility.html#modifierExtension). HL7's validator can't know what its caller understands.",
+        f" ({R4}extensibility.html#modifierExtension). HL7's validator is told that example.org's are known.",
         only_ours("is a modifier extension that is not known here"),
     ),
     Reason(
-        "control characters, NUL and half of a surrogate pair in a text", "ours",
+        "a vertical tab, and half of a surrogate pair, in a text", "ours",
         f"Strings SHALL NOT contain characters below 32 other than tab, line feed and carriage return"
-        f" ({R4}datatypes.html#string); half of a surrogate pair is no Unicode.",
+        f" ({R4}datatypes.html#string), which HL7's validator says of others; half of a surrogate pair is no Unicode.",
         only_ours("", "syntax: string", "syntax: markdown"),
     ),
     Reason(
@@ -70,17 +70,6 @@ REASONS = [
         f"XHTML in FHIR has neither ({R4}narrative.html#xhtml); in XML they are how entities are smuggled in.",
         only_ours("must not have", "narrative / doctype", "narrative / entity",
                   "harmless: narrative / processing instruction"),
-    ),
-    Reason(
-        "a reference that is neither Type/id nor a URL", "ours",
-        f"Relative references are [type]/[id] or [type]/[id]/_history/[vid] ({R4}references.html#literal)."
-        " HL7's validator warns of some of them, and lets them pass.",
-        only_ours("must be Type/id, an absolute URL"),
-    ),
-    Reason(
-        "a reference to a type that R4 does not have", "ours",
-        f"[type] is the name of a resource type ({R4}references.html#literal).",
-        only_ours("names a resource type that R4 (4.0.1) does not have"),
     ),
     Reason(
         "an empty array of primitives", "ours",
@@ -148,9 +137,35 @@ REASONS = [
         only_theirs("Bundle#bdl-5", made=("harmless: bundle / resource of a type alone",)),
     ),
     Reason(
-        "a code that its system does not have, where none is required", "HL7's",
-        f"A code SHALL be one of its system ({R4}datatypes.html#Coding). We look up those of required bindings, and"
-        " systems that are small; v3-orderableDrugForm and its like are not shipped.",
+        "the system of a code or identifier with another scheme", "ours",
+        f"R4 wants an absolute URI ({R4}datatypes.html#Identifier), of whatever scheme; HL7's validator wants http,"
+        " https or urn.",
+        only_theirs("Type_Specific_Checks_DT_Identifier_System", "Terminology_TX_System_Relative",
+                    made=("harmless: other value / uri mailto:",)),
+    ),
+    Reason(
+        "a system without a scheme", "ours",
+        f"It is no absolute URI ({R4}datatypes.html#Coding). HL7's validator refuses others; here the concept"
+        " has another coding.",
+        only_ours("must be an absolute URI", "harmless: other value / uri x"),
+    ),
+    Reason(
+        "a link to the next page in a Bundle that is no search result", "ours",
+        f"Bundle.link may have any relation of IANA's ({R4}bundle-definitions.html#Bundle.link); that these four are of"
+        " searches alone is said in R5.",
+        only_theirs("BUNDLE_LINK_SEARCH_PROHIBITED"),
+    ),
+    Reason(
+        "a relative reference in an entry whose fullUrl is a urn:, and another entry of that type and id", "HL7's",
+        f"It can't be resolved from there ({R4}bundle.html#references). We say so of what a Composition and a"
+        " MessageHeader refer to, not yet of the other entries.",
+        only_theirs("BUNDLE_BUNDLE_ENTRY_NOTFOUND_CANNOT"),
+    ),
+    Reason(
+        "a code that R4's copy of a system at terminology.hl7.org does not have", "ours",
+        f"A code is one of its system ({R4}datatypes.html#Coding), but R4's copies are of 2019, and the systems grow:"
+        " we warn, and refuse it where another one is there that differs in case alone. HL7's validator knows nothing"
+        " newer here either.",
         only_theirs("Terminology_PassThrough_TX_Message"),
     ),
     Reason(
