@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.conformance import corpus, invented, oracle, own, report, verdicts
+from tests.conformance import corpus, invented, oracle, others, own, report, verdicts
 from tests.conformance.agreement import agreement, mutated, ours, whole_corpus
 from tests.conformance.cases import Case
 
@@ -57,7 +57,7 @@ def ask(shared_data: Path, *, afresh: bool) -> None:
             print(f"{len(unknown)} of {len(cases)} cases in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
         put([*corpus.official(examples), *corpus.official([*corpus.repaired(examples), *invented.examples()])])
-        put([*mutated(examples, found), *own.cases()])
+        put([*mutated(examples, found), *others.cases(shared_data), *own.cases()])
         verdicts.write(validator.version, found)
 
 

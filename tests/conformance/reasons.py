@@ -166,7 +166,19 @@ REASONS = [
         f"A code is one of its system ({R4}datatypes.html#Coding), but R4's copies are of 2019, and the systems grow:"
         " we warn, and refuse it where another one is there that differs in case alone. HL7's validator knows nothing"
         " newer here either.",
-        only_theirs("Terminology_PassThrough_TX_Message"),
+        only_theirs("Terminology_PassThrough_TX_Message", made=("code: of its system / ", "medicationdispense0301")),
+    ),
+    Reason(
+        "a language that is not among the common ones", "ours",
+        f"fr-LU is a language by BCP-47, which Resource.language takes; the common ones are preferred"
+        f" ({R4}resource-definitions.html#Resource.language).",
+        only_theirs("Terminology_PassThrough_TX_Message", made=("ips-1.1.0 / Immunization-75680",)),
+    ),
+    Reason(
+        "a link to a place that is not in the narrative", "ours",
+        f"R4 says what a link in a narrative may be, not that it leads somewhere ({R4}narrative.html#xhtml). HL7's"
+        " publisher itself makes such links, of resources cut from a page.",
+        only_theirs("Type_Specific_Checks_DT_XHTML_Resolve"),
     ),
     Reason(
         "two codings, one of which is in the value set", "ours",
@@ -179,10 +191,12 @@ REASONS = [
         f"It applies R4's profile to each Observation with a LOINC code of a vital sign"
         f" ({R4}observation-vitalsigns.html)."
         " Ours has our own profiles, and demands one where it is claimed.",
-        only_theirs("vitalsigns#vs-1", "vitalsigns#vs-2", "vitalsigns#vs-3", "Validation_VAL_Profile_Minimum",
-                    "Terminology_TX_NoValid_16", "Terminology_PassThrough_TX_Message",
-                    made=("element left out / optional / observation-example", "harmless: other value / dateTime",
-                          "harmless: near an invariant / component of")),
+        only_theirs(
+            "vitalsigns#vs-1", "vitalsigns#vs-2", "vitalsigns#vs-3", "Validation_VAL_Profile_Minimum",
+            "Validation_VAL_Profile_Minimum_SLICE", "Terminology_TX_NoValid_16", "Terminology_PassThrough_TX_Message",
+            made=("element left out / optional / observation-example", "harmless: other value / dateTime",
+                  "harmless: near an invariant / component of", "code: of its system / "),
+        ),
     ),
     Reason(
         "rules about definitions", "HL7's",
