@@ -73,6 +73,17 @@ def _pointed_type(text: str, walk: Walk) -> str:
     return found if found in definitions.resource_types() else ""
 
 
+def of_participant(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """ctm-1: only a practitioner acts on behalf of an organization; of a member that isn't here nothing is known."""
+    member = value.get("member")
+    text = member.get("reference") if isinstance(member, dict) and "onBehalfOf" in value else None
+    if type(text) is str:
+        here = walk.contained.get(text[1:]) if text.startswith("#") else walk.entries.get(text)
+        if here and here != "Practitioner":
+            said = f"ctm-1: may be there for a Practitioner only, and the member is a {here}"
+            walk.fault("invariant", child(place, "onBehalfOf"), said)
+
+
 def of_narrative(value: dict[str, Any], place: Place, walk: Walk) -> None:
     div = value.get("div")
     if type(div) is str and div and (reason := narrative.fault(div, walk.contained)):
@@ -132,6 +143,7 @@ OF_TYPE: dict[str, Rule] = {
     "Identifier": of_identifier,
     "Quantity": of_coding,
     "Bundle": bundles.of_bundle,
+    "CareTeam.participant": of_participant,
     "Narrative": of_narrative,
     "Reference": of_reference,
 }

@@ -472,6 +472,18 @@ def test_the_value_of_an_identifier_that_is_a_uri_has_a_scheme() -> None:
     assert faults(identified("2.16.840.1.113883.19.5")) == [("value", "Patient.identifier[0].value")]
 
 
+def test_only_a_practitioner_that_is_here_acts_on_behalf_of_an_organization() -> None:
+    def team(member: str, contained: str) -> dict[str, Any]:
+        inside = {"resourceType": contained, "id": "a", "text": {"status": "empty", "div": DIV % "x"}}
+        participant = {"member": {"reference": member}, "onBehalfOf": {"reference": "Organization/1"}}
+        other = {"member": {"reference": "#a"}}
+        return {"resourceType": "CareTeam", "contained": [inside], "participant": [participant, other]}
+
+    assert faults(team("#a", "Practitioner")) == []
+    assert faults(team("#a", "Patient")) == [("invariant", "CareTeam.participant[0].onBehalfOf")]
+    assert faults(team("Patient/1", "Patient")) == []  # nobody knows whether it is there
+
+
 def test_an_image_beside_the_narrative_may_be_in_a_style() -> None:
     """As HL7's publisher writes it into the narrative of each Questionnaire."""
     for address in ("tbl_bck1.png", "'a/b.png'", "#x"):
