@@ -1,4 +1,4 @@
-"""Cases that others have made: the examples of US Core and of the International Patient Summary, Synthea's records.
+"""Cases that others have made: examples of US Core and the International Patient Summary, HL7's test cases, Synthea.
 
 They are judged by R4 alone: neither validator has the guides' profiles, so that a claim of one (meta.profile) demands
 nothing. HL7's mentions that it doesn't know them, as a warning.
@@ -20,6 +20,7 @@ GUIDES = ("us-core-6.1.0", "us-core-8.0.0", "ips-1.1.0")
 def cases(shared_data: Path) -> Iterator[Case]:
     for guide in GUIDES:
         yield from _of_guide(shared_data / "r4-definitions" / f"{guide}.tgz", guide)
+    yield from _of_test_cases(shared_data / "fhir-test-cases-r4")
     for path in sorted((shared_data / "synthea-r4-bundles").glob("*.json.gz")):
         yield from _of_synthea(path)
 
@@ -30,6 +31,14 @@ def _of_guide(path: Path, guide: str) -> Iterator[Case]:
             content = package.extractfile(name)
             if content and name.endswith(".json") and not name.endswith("/.index.json"):
                 yield Case("guide's example", f"{guide} / {Path(name).name}", content.read().decode())
+
+
+def _of_test_cases(folder: Path) -> Iterator[Case]:
+    """HL7's cases for parsers: resources in JSON."""
+    for path in (*sorted(folder.glob("*.json*")), *sorted(folder.glob("examples/*.json"))):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if b'"resourceType"' in data:
+            yield Case("HL7's test case", f"test case / {path.relative_to(folder)}", data.decode())
 
 
 def _of_synthea(path: Path) -> Iterator[Case]:
