@@ -4,6 +4,7 @@
   xml-json   XML to a JSON text          ours; fhir.resources R4B (model_validate_xml, model_dump_json)
   validate   a parsed resource           ours, ours without R4's invariants; fhir.resources R4B (model_validate);
                                          fhirkit-rs and pyrofile-validator where --peers names a Python that has them
+  profile    an example of our profiles  ours; pyrofile-validator with our package
 
 Each stands in a process of its own; they take turns, and the medians of the rounds are compared. Also: what the R4
 tables of all types take of memory, and how long the first use in a new process takes.
@@ -19,6 +20,8 @@ import json
 import statistics
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,11 +119,19 @@ def bundle(entries: int) -> Plain:
     return made
 
 
+EXAMPLES = Path(__file__).parents[1] / "profiles" / "examples"
+PROFILED = ("second-opinion-request", "second-opinion-report", "coordination-task")
+
+
 def sample(name: str, entries: int) -> Plain:
+    if name in PROFILED:
+        example: Plain = json.loads((EXAMPLES / f"{name}.json").read_bytes())
+        return example
     return bundle(entries) if name == "Bundle" else RESOURCES[name]
 
 
 SAMPLES = (*RESOURCES, "Bundle")
+TASKS = {"json-xml": SAMPLES, "xml-json": SAMPLES, "validate": SAMPLES, "profile": PROFILED}
 
 
 # ---- the contestants: each a process that is told what to run
@@ -174,16 +185,20 @@ def pyrofile(task: str, text: str) -> Call:
     from pyrofile_validator import Validator
     from pyrofile_validator.config import ValidatorConfig
 
-    validator, resource = Validator(ValidatorConfig()), json.loads(text)
+    # Given to a process of its own as it is started: where our package has been unpacked.
+    folders = [sys.argv[3]] if task == "profile" else []
+    validator, resource = Validator(ValidatorConfig(local_package_paths=folders)), json.loads(text)
+    if folders:
+        assert validator.loaded_structure_definitions, "it has read no definition of ours"
     return lambda: validator.validate_resource(resource)
 
 
 CONTESTANTS: dict[str, tuple[Callable[[str, str], Call], tuple[str, ...]]] = {
-    "ours": (ours, ("json-xml", "xml-json", "validate")),
+    "ours": (ours, ("json-xml", "xml-json", "validate", "profile")),
     "ours, no invariants": (without_invariants, ("validate",)),
     "fhir.resources": (fhir_resources, ("json-xml", "xml-json", "validate")),
     "fhirkit-rs": (fhirkit, ("validate",)),
-    "pyrofile-validator": (pyrofile, ("validate",)),
+    "pyrofile-validator": (pyrofile, ("validate", "profile")),
 }
 OF_PEERS = ("fhirkit-rs", "pyrofile-validator")
 
@@ -211,7 +226,7 @@ import sys, time
 def rss():
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) / 1024
 import lxml.etree, msgspec, fhirpathpy.models, fhir_secondop.fhir.validate
-from fhir_secondop.fhir import codec, xml, definitions, walk, xmlplan
+from fhir_secondop.fhir import codec, xml, definitions, invariants, walk, xmlplan
 text = sys.stdin.read()
 resource, before, began = codec.parse(text), rss(), time.perf_counter()
 fhir_secondop.fhir.validate.validate(resource)
@@ -226,7 +241,7 @@ for name in names:  # grows by the backbones
     definitions.search_parameters(name)
     for key in definitions.structure(name).fields:
         walk.shape(name)[key]
-    walk.shape(name).own
+    invariants.of_type(name)
 print(1000 * first, 1000 * converted, rss() - before)
 """
 
@@ -244,9 +259,19 @@ def tables() -> Plain:
 
 
 def measure(rounds: int, seconds: float, entries: int, peers: str) -> Plain:
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / "ours.tgz"
+        subprocess.run([Path(sys.executable).with_name("fhir-secondop"), "package", packed], check=True,
+                       stdout=sys.stderr)  # fmt: skip
+        with tarfile.open(packed) as archive:
+            archive.extractall(folder, filter="data")
+        return taking_turns(rounds, seconds, entries, peers, f"{folder}/package")
+
+
+def taking_turns(rounds: int, seconds: float, entries: int, peers: str, package: str) -> Plain:
     names = [name for name in CONTESTANTS if peers or name not in OF_PEERS]
     running = {
-        name: subprocess.Popen([peers if name in OF_PEERS else sys.executable, __file__, "--work", name],
+        name: subprocess.Popen([peers if name in OF_PEERS else sys.executable, __file__, "--work", name, package],
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for name in names
     }  # fmt: skip
@@ -254,8 +279,8 @@ def measure(rounds: int, seconds: float, entries: int, peers: str) -> Plain:
     try:
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
-            for task in ("json-xml", "xml-json", "validate"):
-                for of in SAMPLES:
+            for task, samples in TASKS.items():
+                for of in samples:
                     takers = [name for name in names if task in CONTESTANTS[name][1]]
                     for name in takers if number % 2 else reversed(takers):
                         process = running[name]
@@ -264,7 +289,10 @@ def measure(rounds: int, seconds: float, entries: int, peers: str) -> Plain:
                         process.stdin.write(json.dumps([task, of, entries, seconds]) + "\n")
                         process.stdin.flush()
                         row = found.setdefault(task, {}).setdefault(of, {}).setdefault(name, [])
-                        row.append(float(process.stdout.readline()))
+                        # pyrofile-validator says what a conversion has not found, on its standard output.
+                        while (answer := process.stdout.readline()).startswith("TRACE:"):
+                            pass
+                        row.append(float(answer))
     finally:
         for process in running.values():
             process.kill()
@@ -298,8 +326,9 @@ def main() -> None:
     if said.json:
         print(json.dumps(found))
         return
-    sizes = {of: len(json.dumps(sample(of, said.entries), ensure_ascii=False, separators=(",", ":"))) for of in SAMPLES}
-    for task in ("json-xml", "xml-json", "validate"):
+    sizes = {of: len(json.dumps(sample(of, said.entries), ensure_ascii=False, separators=(",", ":")))
+             for of in (*SAMPLES, *PROFILED)}  # fmt: skip
+    for task in TASKS:
         for of, row in found[task].items():
             print(f"{task:10}{of:18}{sizes[of]:8} bytes")
             for name, one in row.items():

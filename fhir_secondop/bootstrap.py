@@ -24,6 +24,7 @@ from fhir_secondop.service import operations, workflows
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
+from fhir_secondop.store import reindex
 from fhir_secondop.store.audit.audit import Audit
 from fhir_secondop.store.database import Database, now_ms
 from fhir_secondop.store.grants import Grants
@@ -37,6 +38,9 @@ _SECURITY = {
 }
 # Single resources are stored as they are; a case is opened and moved by its operations. Nothing deletes.
 LOCAL = Caller("local", "Local caller", frozenset({"coordinator", "requester"}), ("system/*.crus",))
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,17 @@ def build(settings: Settings) -> Service:
     return assembled(settings)
 
 
+def _log_progress(done: int, whole: int) -> None:
+    log.info("the index is made anew: %d of %d resources", done, whole)
+
+
 def assembled(settings: Settings) -> Service:
     """The same for somebody who only looks at it: what this process logs stays as it is."""
     database = Database(settings.database, now=now_ms)
     database.migrate()
-    database.audit = Audit(database, strict=settings.audit == "strict", now=now_ms)
     base_url = f"{settings.public_url}/fhir"
+    reindex.bring_up_to_date(database, base_url, _log_progress)
+    database.audit = Audit(database, strict=settings.audit == "strict", now=now_ms)
 
     @cache
     def client(name: str) -> Client:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import definitions, query, times
+from fhir_secondop.fhir.criteria import Criterion
 
 LETTERS = "cruds"
 CONTEXTS = ("system", "user", "patient")
@@ -179,11 +180,15 @@ def _restriction(kind: str, text: str) -> str:
         if len(criteria) != len(pairs) or not pairs:
             raise Invalid("A scope's restriction may only have parameters that restrict, each with a value.")
         for criterion in criteria:
+            if not isinstance(criterion, Criterion):
+                raise Invalid("A scope's restriction may not follow references (chains, _has).")
             _check(criterion)
     return _text(pairs)
 
 
-def _check(criterion: query.Criterion) -> None:
+def _check(criterion: Criterion) -> None:
+    if criterion.kind in ("number", "quantity", "composite") or criterion.modifier == "of-type":
+        raise Invalid(f"A scope's restriction by {criterion.code} is not offered.")
     for value in criterion.values:
         if not value.strip() or not value.isprintable():
             raise Invalid(f"A scope's restriction by {criterion.code} has an empty value, or control characters.")

@@ -6,6 +6,7 @@ read, and get equal values.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -167,6 +168,13 @@ def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
 
 
 @cache
+def search_parameters_digest() -> str:
+    """A SHA-256 (hex) that changes when any search parameter does, R4's or ours."""
+    rows = [dict(_table("search-parameters")), dict(_own("searchparameters"))]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+@cache
 def search_parameter_by_url(url: str) -> SearchParameter | None:
     """The parameter with that canonical URL: a composite names its components so."""
     rows = (*_table("search-parameters").values(), *_own("searchparameters").values())
@@ -221,11 +229,16 @@ def profiles() -> Mapping[str, Mapping[str, Any]]:
 @cache
 def extension(url: str) -> Mapping[str, Any] | None:
     """What an extension may have and where it may stand, as `extension_row` says; None when nobody here defines it."""
-    own = _own("structures").get(url)
-    if own is not None:
-        return extension_row(own) if own["type"] == "Extension" else None
+    if url in _own("structures"):
+        return _own_extension(url)
     found: Mapping[str, Any] | None = _table("extensions").get(url)
     return found
+
+
+@cache
+def _own_extension(url: str) -> Mapping[str, Any] | None:
+    own = _own("structures")[url]
+    return extension_row(own) if own["type"] == "Extension" else None
 
 
 def extension_row(definition: Mapping[str, Any]) -> dict[str, Any]:

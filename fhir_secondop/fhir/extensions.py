@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from fhir_secondop.fhir import definitions, invariants, primitives, rules
@@ -27,7 +27,7 @@ isModifier."""
 
 def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """The rules of every extension, and of one whose definition is known."""
-    has_value = any(key.startswith(("value", "_value")) for key in value)
+    has_value = not _value_keys().isdisjoint(value)
     if has_value == ("extension" in value):
         walk.fault("extension", place, "must have either a value or extensions")
     url = value.get("url")
@@ -43,6 +43,12 @@ def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
         _check_body(row, value, place, walk)
         if walk.errors == before:
             invariants.check(invariants.of_extension(url), "Extension", value, place, walk)
+
+
+@cache
+def _value_keys() -> frozenset[str]:
+    value = definitions.structure("Extension").elements["value"]
+    return frozenset(prefix + key for key, _ in value.members() for prefix in ("", "_"))
 
 
 def check_counts(found: list[Any], place: Place, name: str, walk: Walk) -> None:
@@ -117,9 +123,15 @@ def _check_place(url: str, row: Row, place: Place, walk: Walk) -> None:
     if is_modifier is not row.get("isModifier", False):
         wanted = "modifierExtension" if row.get("isModifier", False) else "extension"
         walk.fault("extension", place, f"must stand in {wanted}, by its definition")
-    contexts = {*row.get("context", ()), *ALSO_AT.get(url, ())}
+    contexts = _contexts(url)
     if contexts and not _stands(walk.resource.get("resourceType", ""), names_below(walk.place, place[0])) & contexts:
         walk.fault("extension", place, f"may stand at {', '.join(sorted(contexts))} only")
+
+
+@cache
+def _contexts(url: str) -> frozenset[str]:
+    """Where an extension that is known here may stand; empty means anywhere."""
+    return frozenset((definitions.extension(url) or {}).get("context", ())) | ALSO_AT.get(url, frozenset())
 
 
 @lru_cache(maxsize=4096)

@@ -8,29 +8,31 @@ Source: https://hl7.org/fhir/R4/narrative.html#xhtml
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from xml.parsers import expat
 
-from lxml import etree
+from fhir_secondop.fhir.xmlnarrative import MAX_DEPTH, Unfit, new_parser
+from fhir_secondop.fhir.xmlplan import XHTML
 
-XHTML = "{http://www.w3.org/1999/xhtml}"
 _ELEMENTS = (
     "a abbr acronym address area b bdo big blockquote br caption cite code col colgroup dd dfn div dl dt em h1 h2 h3 h4"
     " h5 h6 hr i img kbd li map ol p pre q samp small span strong sub sup table tbody td tfoot th thead tr tt ul var"
 )
-ELEMENTS = frozenset(_ELEMENTS.split())
+ELEMENTS = frozenset(f"{XHTML} {name}" for name in _ELEMENTS.split())
 _ATTRIBUTES = (
     "abbr accesskey align alt axis bgcolor border cellpadding cellspacing char charoff charset cite class clear"
     " colspan compact coords dir frame headers height href hreflang hspace id lang name noshade nowrap rel rev rowspan"
     " rules scope shape size span src start style summary tabindex title type usemap valign value vspace width"
-    " {http://www.w3.org/XML/1998/namespace}lang {http://www.w3.org/XML/1998/namespace}space"
-    " {http://www.w3.org/XML/1998/namespace}id"
 )
-ATTRIBUTES = frozenset(_ATTRIBUTES.split())
+_XML = "http://www.w3.org/XML/1998/namespace"
+ATTRIBUTES = frozenset((*_ATTRIBUTES.split(), f"{_XML} id", f"{_XML} lang", f"{_XML} space"))
 ADDRESSES = {
     "href": ("http:", "https:", "mailto:", "tel:", "ftp:", "urn:"),
     "src": ("http:", "https:", "cid:", "data:image/png", "data:image/jpeg", "data:image/gif", "data:image/webp"),
     "cite": ("http:", "https:", "urn:"),
 }
+_PREFIX = f"{XHTML} "
+_DIV, _IMG = f"{XHTML} div", f"{XHTML} img"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]*:")
 _INVISIBLE = re.compile(r"[\x00-\x20\x7f-\xa0\u200b-\u200f\ufeff]+")
 # A backslash could spell any of these in CSS's own escapes. A relative address stays with whoever shows it: HL7's own
@@ -46,40 +48,69 @@ def fault(div: str, contained: Container[str]) -> str:
     """What is wrong with a Narrative.div, or "" if nothing is; `contained` are the ids that an image may show."""
     if "<!DOCTYPE" in div or "<!ENTITY" in div:
         return "must not have a DOCTYPE"
+    parser, seen = new_parser(), _Seen(contained)
+    parser.CharacterDataHandler = seen.text
+    parser.StartElementHandler = seen.start
+    if div.count("</") > MAX_DEPTH:
+        parser.StartElementHandler, parser.EndElementHandler = seen.deeper, seen.end
     try:
-        # A parser for each: lxml's are not to be shared between threads.
-        parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-        root = etree.fromstring(div, parser)
-    except (etree.XMLSyntaxError, ValueError):
+        parser.Parse(div, True)
+    except (expat.ExpatError, UnicodeEncodeError):
         return "must be well-formed XML, with numeric character references instead of HTML's named ones"
-    if root.tag != XHTML + "div":
-        return "must be one div element in the namespace http://www.w3.org/1999/xhtml"
-    for element in root.iter():
-        if element.tag is etree.Comment:
-            continue
-        if not isinstance(element.tag, str):
-            return "must not have processing instructions or entities"
-        if reason := _element_fault(element.tag, {str(key): str(value) for key, value in element.items()}):
-            return reason
-        shown = element.get("src", "") if element.tag == XHTML + "img" else ""
-        if shown.startswith("#") and shown[1:] not in contained:
-            return "has an image of a contained resource that is not there"
-    if root.find(f".//{XHTML}img") is None and not "".join(map(str, root.itertext(XHTML + "*"))).strip():
-        return "must have some text, or an image"
-    return ""
+    except Unfit as reason:
+        return str(reason)
+    return "" if seen.something else "must have some text, or an image"
 
 
-def _element_fault(tag: str, attributes: dict[str, str]) -> str:
-    name = tag.removeprefix(XHTML)
-    if name not in ELEMENTS:
-        return "has an element that a narrative may not have; only text, lists, tables, links and images"
+class _Seen:
+    """What has been seen of a div. Raises Unfit at what it may not have.
+
+    Without its parser, which holds it: together they would wait for the collector of garbage.
+    """
+
+    __slots__ = ("_contained", "_depth", "_is_open", "something")
+
+    def __init__(self, contained: Container[str]) -> None:
+        self._contained = contained
+        self._depth = 0
+        self._is_open = self.something = False
+
+    def start(self, name: str, attributes: Mapping[str, str]) -> None:
+        if not self._is_open:
+            if name != _DIV:
+                raise Unfit(f"must be one div element in the namespace {XHTML}")
+            self._is_open = True
+        if name not in ELEMENTS:
+            raise Unfit("has an element that a narrative may not have; only text, lists, tables, links and images")
+        if attributes:
+            _check_attributes(name.removeprefix(_PREFIX), attributes)
+        if name == _IMG:
+            self.something = True
+            shown = attributes.get("src", "")
+            if shown.startswith("#") and shown[1:] not in self._contained:
+                raise Unfit("has an image of a contained resource that is not there")
+
+    def deeper(self, name: str, attributes: Mapping[str, str]) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise Unfit(f"is nested deeper than {MAX_DEPTH} levels")
+        self.start(name, attributes)
+
+    def end(self, name: str) -> None:
+        self._depth -= 1
+
+    def text(self, text: str) -> None:
+        if not self.something and not text.isspace():
+            self.something = True
+
+
+def _check_attributes(name: str, attributes: Mapping[str, str]) -> None:
     for key, value in attributes.items():
         if key not in ATTRIBUTES:
-            return f"has an attribute that a narrative may not have, at an element {name}"
+            raise Unfit(f"has an attribute that a narrative may not have, at an element {name}")
         if key in ADDRESSES:
             address = _INVISIBLE.sub("", value).lower()
             if _SCHEME.match(address) and not address.startswith(ADDRESSES[key]):
-                return f"has an address of a kind that a narrative may not have, at an element {name}"
+                raise Unfit(f"has an address of a kind that a narrative may not have, at an element {name}")
         elif key == "style" and _BAD_STYLE.search(value):
-            return f"has a style that loads or runs something, at an element {name}"
-    return ""
+            raise Unfit(f"has a style that loads or runs something, at an element {name}")

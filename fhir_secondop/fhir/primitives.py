@@ -34,6 +34,7 @@ ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S+").fullmatch
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}+\s*+").fullmatch
 
 EXPECTED = {
+    "absolute": "an absolute URI, such as http://… or urn:oid:…",
     "base64Binary": "base64 text",
     "boolean": "true or false, without quotes",
     "canonical": "an absolute URI, or #id, without spaces",
@@ -59,13 +60,22 @@ EXPECTED = {
 
 @cache
 def test(type_name: str) -> Test:
-    """The test for a primitive type."""
+    """The test for a primitive type, or for `absolute`: a uri that is absolute."""
     if type_name in _TESTS:
         return _TESTS[type_name]
     match = re.compile(definitions.structure(type_name).regex).fullmatch
     if type_name in ("date", "dateTime", "instant"):
         return lambda value: type(value) is str and match(value) is not None and _exists(value)
     return lambda value: type(value) is str and match(value) is not None and _UNSAFE(value) is None
+
+
+@cache
+def at_once(type_name: str) -> Callable[[str], object] | None:
+    """A test of one call into C: true only of texts that `test` passes too, and what it refuses `test` decides."""
+    if type_name in ("date", "dateTime", "instant"):
+        # Every month has 28 days.
+        return re.compile(rf"(?!.{{8}}(?:29|3))(?:{definitions.structure(type_name).regex})").fullmatch
+    return _AT_ONCE.get(type_name)
 
 
 def _exists(date: str) -> bool:
@@ -96,6 +106,10 @@ def _is_canonical(value: Any) -> bool:
     return _is_uri(value) and _OF_ANYTHING(value) is not None
 
 
+def _is_absolute(value: Any) -> bool:
+    return _is_uri(value) and ABSOLUTE(value) is not None
+
+
 def _is_code(value: Any) -> bool:
     return type(value) is str and len(value) <= MAX_STRING and _CODE(value) is not None
 
@@ -122,7 +136,21 @@ def _is_decimal(value: Any) -> bool:
     return bool(-MAX_DECIMAL < value.adjusted() < MAX_DECIMAL and len(str(value)) <= MAX_DECIMAL)
 
 
+_ORDINARY_TEXT = re.compile(f"[\t\n\r -\ud7ff]{{1,{MAX_STRING}}}").fullmatch
+_ORDINARY_URL = re.compile("https?:[!-~]+").fullmatch
+_AT_ONCE: dict[str, Callable[[str], object]] = {
+    "absolute": _ORDINARY_URL,
+    "canonical": _ORDINARY_URL,
+    "code": re.compile("[!-~]{1,64}").fullmatch,
+    "id": re.compile(r"[A-Za-z0-9\-.]{1,64}").fullmatch,
+    "markdown": _ORDINARY_TEXT,
+    "string": _ORDINARY_TEXT,
+    "uri": _ORDINARY_URL,
+    "url": _ORDINARY_URL,
+}
+
 _TESTS: dict[str, Test] = {
+    "absolute": _is_absolute,
     "base64Binary": _is_base64,
     "boolean": _is_boolean,
     "canonical": _is_canonical,

@@ -7,50 +7,90 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from fhir_secondop.errors import Invalid, Issue
-from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir import criteria, definitions
+from fhir_secondop.fhir.criteria import Condition, Refused
 
 DEFAULT_COUNT = 50
 MAX_COUNT = 500
 MAX_PARAMETERS = 100
 MAX_VALUES = 1000  # of all parameters together, what commas part counted singly
-SUPPORTED_TYPES = ("token", "reference", "string", "date")
+SUPPORTED_TYPES = tuple(criteria.MODIFIERS)
 # Where a client may put them without asking for a different result.
 _FORMAT_ONLY = ("_format", "_pretty")
+_SUMMARIES = ("true", "text", "data", "count", "false")
 
 
 @dataclass(frozen=True, slots=True)
-class Criterion:
-    """One parameter of a search: any of `values` must match. `kind` is the R4 search parameter type."""
+class Include:
+    """`_include=Observation:subject:Patient`: what matches of `source` point to by `code` ("*": by any reference), of
+    type `target` ("": any); or, reversed, what points to them so. `iterate`: from what has been included, too.
+    """
 
+    source: str
     code: str
-    kind: str
-    modifier: str
-    values: tuple[str, ...]
+    target: str
+    iterate: bool
+    reverse: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is asked of one type. `page` is the opaque place to continue from; `applied` goes into the self link."""
+    """What is asked of one type. `page` is the opaque place to continue from; `applied` goes into the self link.
+
+    `sort`: (parameter, whether the highest comes first). `elements` and `summary` say what is shown of a match.
+    """
 
     type: str
-    criteria: tuple[Criterion, ...]
+    criteria: tuple[Condition, ...]
     count: int = DEFAULT_COUNT
     total: str = "none"
     page: str = ""
+    sort: tuple[tuple[str, bool], ...] = ()
+    includes: tuple[Include, ...] = ()
+    elements: tuple[str, ...] = ()
+    summary: str = ""
     applied: tuple[tuple[str, str], ...] = ()
     ignored: tuple[Issue, ...] = ()
 
 
-_MODIFIERS = {
-    "token": ("", "missing", "not"),
-    "string": ("", "missing", "exact", "contains"),
-    "date": ("", "missing"),
-    "reference": ("", "missing", "identifier"),
-}
+@dataclass(slots=True)
+class _Asked:
+    """What the parameters that are no criteria have said so far."""
+
+    resource_type: str
+    count: int = DEFAULT_COUNT
+    total: str = "none"
+    page: str = ""
+    sort: tuple[tuple[str, bool], ...] = ()
+    includes: list[Include] = field(default_factory=list)
+    elements: tuple[str, ...] = ()
+    summary: str = ""
+
+    def takes(self, name: str, value: str, *, advanced: bool) -> bool:
+        """Whether that was one of them. Raises Invalid, Refused."""
+        if name == "_count":
+            self.count = _count(value)
+        elif name == "_total":
+            self.total = _total(value)
+        elif not advanced:
+            return False
+        elif name == "_sort":
+            self.sort = _sort(self.resource_type, value)
+        elif name.partition(":")[0] in ("_include", "_revinclude"):
+            self.includes.append(_include(name, value))
+        elif name == "_elements":
+            self.elements = _elements(self.resource_type, value)
+        elif name == "_summary":
+            if value not in _SUMMARIES:
+                raise Refused(f"_summary is one of {', '.join(_SUMMARIES)}.")
+            self.summary = "" if value == "false" else value
+        else:
+            return False
+        return True
 
 
 def parse(
@@ -63,53 +103,40 @@ def parse(
     """The search that a query string asks for.
 
     An unknown parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and
-    named in `ignored`. `only` names the parameters that count as known, where not all of them do. Raises Invalid
-    too (too-costly) on more than MAX_PARAMETERS parameters or MAX_VALUES values.
+    named in `ignored`. `only` names the parameters that count as known, where not all of them do; then there are no
+    chains, includes, orders and excerpts either. Raises Invalid too (too-costly) on more than MAX_PARAMETERS
+    parameters or MAX_VALUES values.
     """
     pairs = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else list(query)
     _check_size(pairs)
-    known = definitions.search_parameters(resource_type)
-    criteria: list[Criterion] = []
+    asked = _Asked(resource_type)
+    found: list[Condition] = []
     applied: list[tuple[str, str]] = []
     problems: list[Issue] = []
-    count, total, page = DEFAULT_COUNT, "none", ""
     for name, value in pairs:
         if name in _FORMAT_ONLY:
             continue
-        if name == "_count":
-            count = _count(value)
-        elif name == "_total":
-            total = _total(value)
-        elif name == "_page":
-            page = value
+        if name == "_page":
+            asked.page = value
             continue
-        else:
-            code, _, modifier = name.partition(":")
-            targeted = ""
-            parameter = known.get(code) if only is None or code in only else None
-            problem = ""
-            if parameter is None:
-                said = "is not offered" if code.startswith("_") else f"is no search parameter of {resource_type}"
-                problem = f"{code!r} {said}; see /fhir/metadata."
-            elif parameter.type not in SUPPORTED_TYPES:
-                problem = f"Search by {code!r} ({parameter.type}) is not offered; see /fhir/metadata."
-            elif parameter.type == "reference" and modifier in definitions.resource_types():
-                targeted, modifier = modifier, ""
-            elif modifier not in _MODIFIERS[parameter.type]:
-                problem = f"The modifier {modifier!r} is not offered on {code!r}."
-            if problem or parameter is None:
-                problems.append(Issue("error", "not-supported", name, problem))
-                continue
-            values = tuple(_split(value))
-            if not any(values):
-                continue
-            if parameter.type == "reference" and not modifier:
-                values = _typed(values, [targeted] if targeted else list(parameter.targets))
-            criteria.append(Criterion(code, parameter.type, modifier, values))
+        try:
+            if not asked.takes(name, value, advanced=only is None):
+                condition = criteria.parse(resource_type, name, value, only=only)
+                if condition is None:
+                    continue
+                found.append(condition)
+        except Refused as refusal:
+            problems.append(Issue("error", "not-supported", name, str(refusal)))
+            continue
         applied.append((name, value))
     if problems and not lenient:
         raise Invalid("The search was not run: " + problems[0].diagnostics, issues=problems)
-    return Search(resource_type, tuple(criteria), count, total, page, tuple(applied), tuple(problems))
+    if asked.summary and asked.elements:
+        raise Invalid("_summary and _elements can't be asked for together.", path="_summary")
+    return Search(
+        resource_type, tuple(found), asked.count, asked.total, asked.page, asked.sort, tuple(asked.includes),
+        asked.elements, asked.summary, tuple(applied), tuple(problems),
+    )  # fmt: skip
 
 
 def _check_size(pairs: list[tuple[str, str]]) -> None:
@@ -122,32 +149,6 @@ def _check_size(pairs: list[tuple[str, str]]) -> None:
         raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
 
 
-def _typed(values: tuple[str, ...], types: list[str]) -> tuple[str, ...]:
-    """Bare ids with each type that the parameter may point at; everything else as it stands."""
-    return tuple(
-        typed
-        for value in values
-        for typed in ([value] if "/" in value or ":" in value else [f"{kind}/{value}" for kind in types])
-    )
-
-
-def _split(value: str) -> list[str]:
-    """The alternatives of a value: commas part them, a backslash keeps one. Other escapes stay for the matcher."""
-    parts, part, escaped = [], "", False
-    for character in value:
-        if escaped:
-            part += character if character == "," else "\\" + character
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        elif character == ",":
-            parts.append(part)
-            part = ""
-        else:
-            part += character
-    return [*parts, part]
-
-
 def _count(value: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", value):
         raise Invalid("_count is not a whole number.", path="_count")
@@ -158,3 +159,41 @@ def _total(value: str) -> str:
     if value not in ("none", "estimate", "accurate"):
         raise Invalid("_total is none, estimate or accurate.", path="_total")
     return "accurate" if value == "estimate" else value
+
+
+def _sort(resource_type: str, value: str) -> tuple[tuple[str, bool], ...]:
+    """Source: https://hl7.org/fhir/R4/search.html#sort"""
+    rules = []
+    for each in value.split(",") if value else ():
+        code = each.removeprefix("-")
+        parameter = definitions.search_parameters(resource_type).get(code)
+        if parameter is None or parameter.type in ("composite", "special"):
+            raise Refused(f"{code!r} is nothing that {resource_type} can be sorted by.")
+        rules.append((code, each.startswith("-")))
+    if len(rules) > 5:
+        raise Refused("_sort takes five parameters at most.")
+    return tuple(rules)
+
+
+def _include(name: str, value: str) -> Include:
+    """Source: https://hl7.org/fhir/R4/search.html#include"""
+    kind, _, modifier = name.partition(":")
+    parts = value.split(":")
+    if modifier not in ("", "iterate", "recurse"):
+        raise Refused(f"The modifier {modifier!r} is not offered on {kind}.")
+    if value == "*" and kind == "_include":
+        return Include("", "*", "", bool(modifier), reverse=False)
+    if len(parts) not in (2, 3) or any(of not in definitions.resource_types() for of in (parts[0], *parts[2:])):
+        raise Refused(f"{kind} is written {kind}=Type:parameter or {kind}=Type:parameter:Type, with types of R4.")
+    if parts[1] != "*" or kind != "_include":
+        criteria.reference_parameter(parts[0], parts[1])
+    return Include(parts[0], parts[1], "".join(parts[2:]), bool(modifier), reverse=kind == "_revinclude")
+
+
+def _elements(resource_type: str, value: str) -> tuple[str, ...]:
+    """Source: https://hl7.org/fhir/R4/search.html#elements"""
+    known = {element.name for element in definitions.structure(resource_type).elements.values()}
+    wanted = tuple(part.removeprefix(f"{resource_type}.") for part in value.split(",") if part)
+    if unknown := [name for name in wanted if name not in known]:
+        raise Refused(f"{resource_type} has no element {unknown[0]!r} at its top.")
+    return wanted

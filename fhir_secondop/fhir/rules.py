@@ -15,7 +15,6 @@ Rule = Callable[[dict[str, Any], Place, Walk], None]
 
 _RELATIVE = re.compile(r"([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?\S+")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _LITERAL_URL = re.compile(r"https?://\S+/([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
 _GROWING = "http://terminology.hl7.org/CodeSystem/"
 _OF_V2 = _GROWING + "v2-"
@@ -34,11 +33,29 @@ def of_modifier_extension(value: Any, place: Place, walk: Walk) -> None:
         walk.fault("extension", place, "is a modifier extension that is not known here, so the rest can't be trusted")
 
 
-def of_reference(value: dict[str, Any], place: Place, walk: Walk) -> None:
-    text = value.get("reference")
-    if type(text) is not str:
-        return
-    here = child(place, "reference")
+def of_reference(element: Element) -> Rule:
+    """The syntax of a reference at an element, and the resource types that it may point to there."""
+    targets = element.targets.get("Reference", frozenset())
+    known = definitions.resource_types()
+    # What is a plain reference to one of these needs no further question.
+    ordinary = known if not targets or "Resource" in targets else targets & known
+
+    def run(value: dict[str, Any], place: Place, walk: Walk) -> None:
+        text = value.get("reference")
+        if type(text) is str:
+            found = _RELATIVE.fullmatch(text)
+            if found and found[1] in ordinary and "type" not in value:
+                return
+            _check_literal(text, child(place, "reference"), walk)
+            if (stated := stated_type(value)) and (pointed := _pointed_type(text, walk)) and pointed != stated:
+                walk.fault("value", child(place, "type"), f"says {stated}, and the reference says {pointed}")
+        if ordinary is not known:
+            check_target(value, targets, place, walk)
+
+    return run
+
+
+def _check_literal(text: str, here: Place, walk: Walk) -> None:
     if text == "#":
         if walk.root is walk.resource:
             walk.fault("not-found", here, "names what contains this resource, and nothing does")
@@ -50,8 +67,6 @@ def of_reference(value: dict[str, Any], place: Place, walk: Walk) -> None:
             walk.fault("value", here, "names a resource type that R4 (4.0.1) does not have")
     elif primitives.ABSOLUTE(text) is None:
         walk.fault("value", here, "must be Type/id, an absolute URL, a urn:, or #id of a contained resource")
-    if (stated := stated_type(value)) and (pointed := _pointed_type(text, walk)) and pointed != stated:
-        walk.fault("value", child(place, "type"), f"says {stated}, and the reference says {pointed}")
 
 
 def stated_type(reference: Mapping[str, Any]) -> str:
@@ -90,13 +105,6 @@ def of_narrative(value: dict[str, Any], place: Place, walk: Walk) -> None:
         walk.fault("invalid", child(place, "div"), reason)
 
 
-def of_system(value: dict[str, Any], place: Place, walk: Walk) -> None:
-    """Source: https://hl7.org/fhir/R4/datatypes.html#Coding and #Identifier: the system is an absolute URI."""
-    system = value.get("system")
-    if type(system) is str and _SCHEME.match(system) is None:
-        walk.fault("value", child(place, "system"), "must be an absolute URI, such as http://… or urn:oid:…")
-
-
 def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """The code is one of its system, where R4 carries the whole system.
 
@@ -104,7 +112,6 @@ def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
     newer, unless another one is there that differs in case alone.
     Source: https://hl7.org/fhir/R4/datatypes.html#Coding
     """
-    of_system(value, place, walk)
     system, code = value.get("system"), value.get("code")
     if type(system) is not str or type(code) is not str:
         return
@@ -119,9 +126,8 @@ def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
 
 def of_identifier(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """Source: https://hl7.org/fhir/R4/identifier-registry.html: of urn:ietf:rfc:3986 the value is a full URI."""
-    of_system(value, place, walk)
     text = value.get("value")
-    if value.get("system") == "urn:ietf:rfc:3986" and type(text) is str and _SCHEME.match(text) is None:
+    if value.get("system") == "urn:ietf:rfc:3986" and type(text) is str and primitives.ABSOLUTE(text) is None:
         walk.fault("value", child(place, "value"), "must be a full URI (urn:oid:…, http://…), as its system says")
 
 
@@ -145,16 +151,7 @@ OF_TYPE: dict[str, Rule] = {
     "Bundle": bundles.of_bundle,
     "CareTeam.participant": of_participant,
     "Narrative": of_narrative,
-    "Reference": of_reference,
 }
-
-
-def of_targets(element: Element) -> Rule | None:
-    """The resource types that an element's references may point to."""
-    targets = element.targets.get("Reference", frozenset())
-    if not targets or "Resource" in targets:
-        return None
-    return lambda value, place, walk: check_target(value, targets, place, walk)
 
 
 def check_target(value: Any, targets: frozenset[str], place: Place, walk: Walk) -> None:

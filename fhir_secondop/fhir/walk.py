@@ -6,8 +6,9 @@ Source: https://hl7.org/fhir/R4/json.html
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 from fhir_secondop.fhir import bundles, definitions, extensions, invariants, primitives, rules
@@ -15,6 +16,9 @@ from fhir_secondop.fhir.definitions import Element
 from fhir_secondop.fhir.faults import Place, Walk, child
 
 MAX_DEPTH = 100  # the same as the codec's
+
+ABSOLUTE = frozenset({"Coding.system", "Identifier.system", "Quantity.system"})
+"""Where R4 wants an absolute URI: https://hl7.org/fhir/R4/datatypes.html#Coding, #Identifier and #Quantity."""
 
 Field = Callable[[dict[str, Any], Any, Place, Walk], None]  # the object, the value there, the object's place
 Check = Callable[[Any, Place, Walk], None]  # a value and its own place
@@ -26,19 +30,21 @@ class Shape(dict[str, Field]):
     def __init__(self, type_name: str) -> None:
         super().__init__()
         self.type = definitions.structure(type_name)
+        # What most values take without a call in between; filled with the fields themselves.
+        self.texts: dict[str, Callable[[str], object]] = {}
+        self.objects: dict[str, tuple[str, Check]] = {}
         self.rule = extensions.of_extension if type_name == "Extension" else rules.OF_TYPE.get(type_name)
         self.is_resource = self.type.kind == "resource"
-        # A snapshot repeats the ids of its differential; sdf-16 and sdf-17 say what of these must be unique.
-        self.has_own_id = not self.is_resource and type_name != "ElementDefinition"
         elements = self.type.elements.values()
         self.required = [(e.name, frozenset(_keys(e)), e.min) for e in elements if e.min]
         self.choices = [(e.name, frozenset(_keys(e))) for e in elements if e.is_choice]
+        self.check = _checker(self)
 
     def __missing__(self, key: str) -> Field:
         if key == "resourceType" and self.is_resource:
             field: Field = _pass
         elif key in self.type.fields:
-            field = self.field(*self.type.fields[key])
+            field = self.field(key, *self.type.fields[key])
         elif key[:1] == "_" and _is_primitive(self.type.fields.get(key[1:])):
             field = _companion(key[1:], self.type.fields[key[1:]][0])
         else:
@@ -47,46 +53,74 @@ class Shape(dict[str, Field]):
         self[key] = field
         return field
 
-    def field(self, element: Element, type_name: str) -> Field:
+    def field(self, key: str, element: Element, type_name: str) -> Field:
         """The check of an element, with the invariants that are written at it."""
         at = f"{self.type.name}.{element.name}{'[x]' if element.is_choice else ''}"
-        field = _field(element, type_name)
+        syntax = "absolute" if at in ABSOLUTE else type_name
+        field = _field(element, type_name, syntax)
         written = invariants.of_element(at, type_name)
+        if not written and element.max == 1:
+            if definitions.structure(type_name).kind != "primitive-type":
+                self.objects[key] = (element.name, _check(element, type_name))
+            elif sound := _at_once(element, syntax):
+                self.texts[key] = sound
         return _with_invariants(field, element.name, type_name, written) if written else field
 
-    def check(self, value: Any, place: Place, walk: Walk) -> None:
-        """Adds the faults of an object of this type to the walk."""
+
+def _checker(shape: Shape, more: rules.Rule | None = None) -> Check:
+    """What adds the faults of an object of this type to the walk, with those of one more rule.
+
+    Most of the time of a validation goes by in here, so that what it needs are its own variables.
+    """
+    type_name, is_resource, rule = shape.type.name, shape.is_resource, shape.rule
+    texts, objects, required, choices = shape.texts, shape.objects, shape.required, shape.choices
+    has_own_id = not is_resource and type_name != "ElementDefinition"
+    own: tuple[invariants.Invariant, ...] | None = None
+
+    def check(value: Any, place: Place, walk: Walk) -> None:
+        nonlocal own
         if type(value) is not dict:
-            walk.fault("structure", place, f"must be a JSON object ({self.type.name})")
+            walk.fault("structure", place, f"must be a JSON object ({type_name})")
             return
-        if len(value) < 2 and (not value or "id" in value) and not self.is_resource:
-            walk.fault("structure", place, "must have a value or children; leave the element out instead")
-        if self.has_own_id and "id" in value:
+        # A snapshot repeats the ids of its differential; sdf-16 and sdf-17 say what of these must be unique.
+        if has_own_id and "id" in value:
             walk.element_id(value["id"], place)
+        if len(value) < 2 and (not value or "id" in value) and not is_resource:
+            walk.fault("structure", place, "must have a value or children; leave the element out instead")
         before = walk.errors
-        if place[3] > MAX_DEPTH:
+        depth = place[3] + 1
+        if depth > MAX_DEPTH + 1:
             walk.fault("too-costly", place, f"is nested deeper than {MAX_DEPTH} levels")
             return
         for key, item in value.items():
-            self[key](value, item, place, walk)
-        for name, keys, least in self.required:
+            kind = type(item)
+            if kind is str:
+                if key in texts and texts[key](item):
+                    continue
+            elif kind is dict and key in objects:
+                name, of_object = objects[key]
+                of_object(item, (place, name, None, depth), walk)
+                continue
+            shape[key](value, item, place, walk)
+        for name, keys, least in required:
             if name not in value and keys.isdisjoint(value):
                 walk.fault("required", child(place, name), "is required")
             elif least > 1 and isinstance(value.get(name), list) and len(value[name]) < least:
                 walk.fault("required", child(place, name), f"needs at least {least} values")
-        for name, keys in self.choices:
+        for name, keys in choices:
             if len(found := keys & value.keys()) > 1 and len({key.lstrip("_") for key in found}) > 1:
                 walk.fault("structure", child(place, name), "may be of one type only; there are several")
-        if self.rule is not None:
-            self.rule(value, place, walk)
+        if rule is not None:
+            rule(value, place, walk)
+        if own is None:  # compiled when the first value comes, since types refer to each other in circles
+            own = invariants.of_type(type_name)
         # Of what is malformed an expression says nothing that helps.
-        if self.own and walk.errors == before:
-            invariants.check(self.own, self.type.name, value, place, walk)
+        if own and walk.errors == before:
+            invariants.check(own, type_name, value, place, walk)
+        if more is not None:
+            more(value, place, walk)
 
-    @cached_property
-    def own(self) -> tuple[invariants.Invariant, ...]:
-        """R4's own; compiled when the first value comes, since types refer to each other in circles."""
-        return invariants.of_type(self.type.name)
+    return check
 
 
 @cache
@@ -185,19 +219,20 @@ def _pass(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
     return
 
 
-def _field(element: Element, type_name: str) -> Field:
+def _field(element: Element, type_name: str, syntax: str) -> Field:
     many = element.max is None or element.max > 1
     if definitions.structure(type_name).kind == "primitive-type":
-        return _primitives(element, type_name) if many else _primitive(element, type_name)
+        return _primitives(element, syntax) if many else _primitive(element, syntax)
     check = _check(element, type_name)
     name = element.name
     if not many:
         return lambda parent, value, place, walk: check(value, (place, name, None, place[3] + 1), walk)
 
     of_extensions = type_name == "Extension"
+    most = sys.maxsize if element.max is None else element.max
 
     def each(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
-        if _is_list(value, element, place, walk):
+        if (type(value) is list and 0 < len(value) <= most) or _is_list(value, element, place, walk):
             depth = place[3] + 1
             for index, item in enumerate(value):
                 check(item, (place, name, index, depth), walk)
@@ -224,23 +259,13 @@ def _check(element: Element, type_name: str) -> Check:
     """What is demanded of each object there: its type's shape, and what the element adds."""
     if type_name == "Resource":
         return _check_contained if element.name == "contained" else check_resource
-    check: Check = shape(type_name).check
     if element.name == "modifierExtension":
         more: rules.Rule | None = rules.of_modifier_extension
     elif type_name == "Reference":
-        more = rules.of_targets(element)
+        more = rules.of_reference(element)
     else:
         more = rules.of_binding(element, type_name)
-    return check if more is None else _both(check, more)
-
-
-def _both(check: Check, rule: rules.Rule) -> Check:
-    def run(value: Any, place: Place, walk: Walk) -> None:
-        check(value, place, walk)
-        if type(value) is dict:
-            rule(value, place, walk)
-
-    return run
+    return shape(type_name).check if more is None else _checker(shape(type_name), more)
 
 
 def _is_list(value: Any, element: Element, place: Place, walk: Walk) -> bool:
@@ -254,48 +279,56 @@ def _is_list(value: Any, element: Element, place: Place, walk: Walk) -> bool:
     return True
 
 
-def _value_test(element: Element, type_name: str) -> Callable[[Any], bool]:
+def _at_once(element: Element, syntax: str) -> Callable[[str], object] | None:
+    """What finds most texts of an element sound before anything else is called; None where there is more to say."""
+    if element.binding:
+        codes = definitions.value_set(element.binding)
+        return frozenset().union(*codes.values()).__contains__ if codes else None
+    return primitives.at_once(syntax)
+
+
+def _value_test(element: Element, syntax: str) -> Callable[[Any], bool]:
     """Syntax, or membership where a required binding lists the codes: they are of the right syntax."""
     codes = definitions.value_set(element.binding) if element.binding else None
     if codes is None:
-        return primitives.test(type_name)
+        return primitives.test(syntax)
     allowed = frozenset().union(*codes.values())
     return lambda value: type(value) is str and value in allowed
 
 
-def _bad_value(value: Any, element: Element, type_name: str, place: Place, walk: Walk) -> None:
-    if element.binding and type(value) is str and primitives.test(type_name)(value):
+def _bad_value(value: Any, element: Element, syntax: str, place: Place, walk: Walk) -> None:
+    if element.binding and type(value) is str and primitives.test(syntax)(value):
         walk.fault("code-invalid", place, f"must be a code of the value set {element.binding}")
     elif type(value) is list:
         walk.fault("structure", place, "must not be a JSON array: the element does not repeat")
     elif value is None:
         walk.fault("structure", place, "must not be null; leave it out instead")
     else:
-        walk.fault("value", place, f"must be {primitives.EXPECTED[type_name]}")
+        walk.fault("value", place, f"must be {primitives.EXPECTED[syntax]}")
 
 
-def _primitive(element: Element, type_name: str) -> Field:
-    test, name = _value_test(element, type_name), element.name
+def _primitive(element: Element, syntax: str) -> Field:
+    test, name = _value_test(element, syntax), element.name
     is_unlisted = bool(element.binding) and definitions.value_set(element.binding) is None
 
     def check(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
         if not test(value):
-            _bad_value(value, element, type_name, child(place, name), walk)
+            _bad_value(value, element, syntax, child(place, name), walk)
         elif is_unlisted:
             walk.note(child(place, name), f"The codes of {element.binding} can't be looked up here.")
 
     return check
 
 
-def _primitives(element: Element, type_name: str) -> Field:
-    test, name = _value_test(element, type_name), element.name
+def _primitives(element: Element, syntax: str) -> Field:
+    test, name = _value_test(element, syntax), element.name
 
     def check(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
         if not _is_list(value, element, place, walk):
             return
         for index, item in enumerate(value):
             if not test(item) and not (item is None and _at(parent.get("_" + name), index)):
-                _bad_value(item, element, type_name, child(place, name, index), walk)
+                _bad_value(item, element, syntax, child(place, name, index), walk)
 
     return check
 

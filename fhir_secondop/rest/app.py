@@ -15,7 +15,17 @@ from fhir_secondop.errors import (
 )
 from fhir_secondop.fhir import definitions, times
 from fhir_secondop.model import Caller
-from fhir_secondop.rest import answers, binary, capability, disclosure, failures, interactions, operations, transaction
+from fhir_secondop.rest import (
+    answers,
+    binary,
+    capability,
+    disclosure,
+    failures,
+    interactions,
+    operations,
+    searching,
+    transaction,
+)
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
@@ -31,9 +41,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/", lambda e, c: transaction.transaction(e, c)),
     ("POST", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
     ("GET", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
-    ("GET", "/<t>", lambda e, c, t: interactions.search_type(e, c, t)),
+    ("GET", "/<t>", lambda e, c, t: searching.search_type(e, c, t)),
     ("POST", "/<t>", lambda e, c, t: interactions.create(e, c, t)),
-    ("POST", "/<t>/_search", lambda e, c, t: interactions.search_type(e, c, t)),
+    ("POST", "/<t>/_search", lambda e, c, t: searching.search_type(e, c, t)),
     ("GET", "/<t>/<i>", lambda e, c, t, i: interactions.read(e, c, t, i)),
     ("PUT", "/<t>/<i>", lambda e, c, t, i: interactions.update(e, c, t, i)),
     ("DELETE", "/<t>/<i>", lambda e, c, t, i: interactions.delete(e, c, t, i)),

@@ -5,7 +5,10 @@ Source: https://hl7.org/fhir/R4/capabilitystatement.html
 
 from __future__ import annotations
 
+from functools import cache
+
 from fhir_secondop import __version__
+from fhir_secondop.fhir import definitions
 from fhir_secondop.model import Operation, Resource
 from fhir_secondop.rest.endpoint import Endpoint
 
@@ -65,10 +68,26 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
             {"name": parameter.code, "type": parameter.type, "definition": parameter.url}
             for parameter in endpoint.parameters(kind)
         ]
+        if endpoint.follows:
+            result["searchInclude"] = ["*", *(f"{kind}:{code}" for code in _references(kind))]
+            result["searchRevInclude"] = [
+                f"{other}:{code}"
+                for other in endpoint.types()
+                for code, targets in _references(other).items()
+                if kind in targets
+            ]
+            result = {key: value for key, value in result.items() if value != []}
     operations = [_operation(endpoint, op) for op in endpoint.operations if op.type == kind]
     if operations:
         result["operation"] = operations
     return result
+
+
+@cache
+def _references(kind: str) -> dict[str, tuple[str, ...]]:
+    """The reference parameters of a type, with the types that each may point to."""
+    known = definitions.search_parameters(kind).values()
+    return {parameter.code: parameter.targets for parameter in known if parameter.type == "reference"}
 
 
 def _operation(endpoint: Endpoint, operation: Operation) -> Resource:

@@ -84,6 +84,11 @@ class Endpoint:
         """The interactions offered on a type."""
         return self.interactions if self.by_type is None else self.by_type.get(resource_type, frozenset())
 
+    @property
+    def follows(self) -> bool:
+        """Whether a search may follow references, sort, and ask for a part of what it finds."""
+        return self.searchable is None
+
     def parameters(self, resource_type: str) -> list[definitions.SearchParameter]:
         """The search parameters offered on a type."""
         known = definitions.search_parameters(resource_type).values()

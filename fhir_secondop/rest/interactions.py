@@ -1,4 +1,4 @@
-"""read, vread, history, create, update, delete and search of one type.
+"""read, vread, history, create, update and delete.
 
 Source: https://hl7.org/fhir/R4/http.html
 """
@@ -6,17 +6,15 @@ Source: https://hl7.org/fhir/R4/http.html
 from __future__ import annotations
 
 from dataclasses import replace
-from urllib.parse import urlencode
-from uuid import uuid4
 
 from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, Unsupported
-from fhir_secondop.fhir import codec, query, times
-from fhir_secondop.model import EVERYTHING, Caller, Resource, Visibility
-from fhir_secondop.rest import answers, binary, disclosure, outcome
+from fhir_secondop.fhir import codec, times
+from fhir_secondop.model import EVERYTHING, Caller, Visibility
+from fhir_secondop.rest import answers, binary, disclosure
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import bundles, resources, search
+from fhir_secondop.store import bundles, resources
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -160,41 +158,3 @@ def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
             resources.delete(tx, before, if_match=version)
             endpoint.hooks.within(tx)
     return Response(status=204)
-
-
-def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
-    """GET [type]?… and POST [type]/_search"""
-    _may(endpoint, caller, resource_type, "search-type", "s")
-    pairs = list(request.args.items(multi=True))
-    if request.method == "POST":
-        answers.check_form()
-        pairs += list(request.form.items(multi=True))
-    lenient = "handling=lenient" in request.headers.get("Prefer", "")
-    offered = None if endpoint.searchable is None else {p.code for p in endpoint.parameters(resource_type)}
-    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered)
-    wanted = replace(wanted, count=min(wanted.count, endpoint.max_count))
-    with endpoint.database.reading() as connection:
-        found = search.run(connection, wanted, endpoint.sees(caller, (resource_type, "s")), endpoint.base_url)
-    disclosure.disclosed(found.matches)
-    here = f"{endpoint.base_url}/{resource_type}"
-    links = [{"relation": "self", "url": _url(here, wanted.applied)}]
-    if found.next_page:
-        links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", found.next_page)))})
-    head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
-    if found.total is not None:
-        head["total"] = found.total
-    entries = [
-        f'{{"fullUrl":{codec.dumps(f"{here}/{match.id}")},"resource":{match.text},"search":{{"mode":"match"}}}}'
-        for match in found.matches
-    ]
-    if wanted.ignored:
-        notice = outcome.outcome(replace(issue, severity="warning") for issue in wanted.ignored)
-        # R4 wants each entry named; nothing is stored under this name.
-        entries.append(
-            codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
-        )
-    return answers.json_answer(answers.with_entries(head, entries))
-
-
-def _url(here: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    return f"{here}?{urlencode(pairs)}" if pairs else here

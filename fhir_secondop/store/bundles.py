@@ -10,9 +10,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fhir_secondop.errors import Invalid, NotFound, PreconditionFailed
+from fhir_secondop.errors import Invalid, NotFound, PreconditionFailed, Unsupported
 from fhir_secondop.fhir import query, refs
 from fhir_secondop.fhir.codec import Body
+from fhir_secondop.fhir.criteria import Criterion
 from fhir_secondop.model import Resource, Visibility
 from fhir_secondop.store import resources, search
 from fhir_secondop.store.database import Transaction
@@ -92,6 +93,12 @@ def match_one(
     wanted = query.parse(resource_type, criteria.removeprefix(resource_type).removeprefix("?"))
     if not wanted.criteria:
         raise PreconditionFailed("The criteria of a conditional interaction are empty.")
+    if any(not isinstance(each, Criterion) for each in wanted.criteria):
+        raise Unsupported("The criteria of a conditional interaction may not follow references (chains, _has).")
+    if wanted.sort or wanted.includes or wanted.elements or wanted.summary:
+        raise Unsupported(
+            "The criteria of a conditional interaction only say what matches: no _sort, _include and so on."
+        )
     page = search.run(tx.connection, replace(wanted, count=2, page=""), visibility, base_url)
     if len(page.matches) > 1:
         raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")

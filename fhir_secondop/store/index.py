@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.model import Resource
-from fhir_secondop.store import search_types, tables
+from fhir_secondop.store import composites, search_types, tables
 
 
 def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, Any]]]:
@@ -20,19 +20,26 @@ def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, 
     """
     resource_type = resource["resourceType"]
     found: dict[sa.Table, list[dict[str, Any]]] = {}
-    for parameter in definitions.search_parameters(resource_type).values():
+    seen = set()
+    for table, row in (*_simple(resource, base_url), *composites.rows(resource, base_url)):
+        if (each := (table, *row.values())) not in seen:
+            seen.add(each)
+            found.setdefault(table, []).append({"type": resource_type, **row})
+    return found
+
+
+def _simple(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
+    for parameter in definitions.search_parameters(resource["resourceType"]).values():
         kind = search_types.KINDS.get(parameter.type)
         # _id and _lastUpdated are columns of the resource row itself.
         if kind is None or parameter.code in ("_id", "_lastUpdated"):
             continue
-        seen = set()
         for value_type, value in path.select(parameter, resource):
             for row in kind.rows(value_type, value, base_url):
-                key = tuple(row.values())
-                if key not in seen:
-                    seen.add(key)
-                    found.setdefault(kind.table, []).append({"type": resource_type, "param": parameter.code, **row})
-    return found
+                yield kind.table, {"param": parameter.code, "place": 0, **row}
+            if parameter.type == "token":
+                for table, modifier, row in search_types.of_token(value_type, value):
+                    yield table, {"param": f"{parameter.code}:{modifier}", "place": 0, **row}
 
 
 def write_many(connection: Connection, indexed: Iterable[tuple[int, Resource]], base_url: str) -> None:
@@ -47,5 +54,5 @@ def write_many(connection: Connection, indexed: Iterable[tuple[int, Resource]], 
 
 def remove(connection: Connection, rid: int) -> None:
     """Removes every index row of a resource."""
-    for table in (tables.token, tables.string, tables.date, tables.reference):
+    for table in tables.INDEXES:
         connection.execute(sa.delete(table).where(table.c.rid == rid))

@@ -2,7 +2,8 @@
 
 Pages go by the creation number (keyset), bounded by the highest one at the first page: what matches throughout
 appears exactly once, whatever is written meanwhile. The place to continue from is "after~bound", two ids of matches:
-the numbers themselves would tell how much is stored here that the caller may not see.
+the numbers themselves would tell how much is stored here that the caller may not see. In an order that writes can
+change, pages go along a list that is kept of the first one (store.ordering).
 """
 
 from __future__ import annotations
@@ -12,41 +13,66 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.errors import Invalid
+from fhir_secondop.fhir import criteria
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
-from fhir_secondop.store import tables
-from fhir_secondop.store.conditions import condition
+from fhir_secondop.store import ordering, tables
+from fhir_secondop.store.conditions import Sees, condition
 from fhir_secondop.store.resources import Stored, found_by, rows, stored, visible
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One page. `next_page` is empty on the last; `total` is None unless it was asked for."""
+    """One page. `next_page` is empty on the last; `total` is None unless it was asked for.
+
+    `to_keep` is the list of a sorted search that has more pages (ordering.keep gives the next one).
+    """
 
     matches: tuple[Stored, ...]
     next_page: str
     total: int | None
+    to_keep: tuple[int, ...] = ()
+
+
+def seen_by(visibility: Visibility) -> Sees:
+    """What may be found by a parameter of a type, for chains."""
+    return lambda resource_type, code: sa.and_(visible(visibility), found_by(visibility, resource_type, code))
+
+
+def conditions_of(search: Search, visibility: Visibility, base_url: str) -> list[ColumnElement[bool]]:
+    """The conditions on `tables.resource` of all that matches, may be seen and is not deleted. Raises Invalid."""
+    sees = seen_by(visibility)
+    looked_at = (pair for each in search.criteria for pair in criteria.looked_at(search.type, each))
+    return [
+        tables.resource.c.type == search.type,
+        tables.resource.c.deleted.is_(False),
+        visible(visibility),
+        *(condition(search.type, each, base_url, sees) for each in search.criteria),
+        *(found_by(visibility, kind, code) for kind, code in looked_at),
+    ]
+
+
+def count(connection: Connection, conditions: list[ColumnElement[bool]]) -> int:
+    """How many resources these conditions hold for."""
+    counted: int = connection.execute(
+        sa.select(sa.func.count()).select_from(tables.resource).where(*conditions)
+    ).scalar_one()
+    return counted
 
 
 def run(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> Found:
-    """The page of resources that match, may be seen and are not deleted, oldest first."""
+    """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says."""
     resource = tables.resource.c
-    conditions = [
-        resource.type == search.type,
-        resource.deleted.is_(False),
-        visible(visibility),
-        *(condition(search.type, criterion, base_url) for criterion in search.criteria),
-        *(found_by(visibility, search.type, criterion.code) for criterion in search.criteria),
-    ]
+    conditions = conditions_of(search, visibility, base_url)
+    if search.sort and search.count:
+        return _sorted(connection, search, conditions, visibility)
     first, last = _place(connection, search, visibility)
     total = None
     if search.total == "accurate" or search.count == 0:
-        counted = sa.select(sa.func.count()).select_from(tables.resource).where(*conditions)
-        if last is not None:
-            counted = counted.where(resource.rid <= last.rid)
-        total = connection.execute(counted).scalar_one()
+        total = count(connection, conditions if last is None else [*conditions, resource.rid <= last.rid])
     if search.count == 0:
         return Found((), "", total)
     query = rows(visibility).where(*conditions).order_by(resource.rid).limit(search.count + 1)
@@ -63,6 +89,26 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
     else:
         bound = last.id
     return Found(tuple(found), f"{found[-1].id}~{bound}", total)
+
+
+def _sorted(
+    connection: Connection, search: Search, conditions: list[ColumnElement[bool]], visibility: Visibility
+) -> Found:
+    name, start = "", 0
+    if search.page:
+        name, start, rids = ordering.listed(connection, search, visibility)
+    else:
+        rids = ordering.ordered(connection, search, conditions, visibility)
+    page, end = rids[start : start + search.count], start + search.count
+    # Whoever may no longer be seen, or no longer matches, has left the list.
+    query = rows(visibility).where(tables.resource.c.rid.in_(page), *conditions)
+    found = {row.rid: stored(row, visibility) for row in connection.execute(query)}
+    return Found(
+        tuple(found[rid] for rid in page if rid in found),
+        f"{name}.{end}" if name and end < len(rids) else "",
+        len(rids) if search.total == "accurate" else None,
+        tuple(rids) if not name and end < len(rids) else (),
+    )
 
 
 def _place(connection: Connection, asked: Search, visibility: Visibility) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""token, string, date, reference: how each is indexed and how it is matched, side by side.
+"""token, string, date, reference: how each is indexed and how it is matched, side by side; and the table of all kinds.
 
 A kind is a table, `rows` (value → index rows) and `condition` (wanted text → SQL over that table's columns).
 Source: https://hl7.org/fhir/R4/search.html#ptypes
@@ -6,9 +6,7 @@ Source: https://hl7.org/fhir/R4/search.html#ptypes
 
 from __future__ import annotations
 
-import hashlib
 import re
-import unicodedata
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -18,11 +16,11 @@ from sqlalchemy.sql.elements import ColumnElement
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import refs, times
 from fhir_secondop.store import tables
+from fhir_secondop.store.search_numbers import Number
+from fhir_secondop.store.search_text import TEXT_BYTES, at_bar, cut, fold, key, parted, unescape
+from fhir_secondop.store.search_uris import Uri, forms
 
 Row = dict[str, Any]
-# PostgreSQL's btree takes 2,704 bytes a row, all columns of an index together.
-KEY_BYTES = 1000
-TEXT_BYTES = 2000
 
 
 class Kind(Protocol):
@@ -33,7 +31,7 @@ class Kind(Protocol):
     def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
         """Index rows of one value, without rid, type and param."""
 
-    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
         """What an index row must satisfy to match one alternative."""
 
 
@@ -63,14 +61,38 @@ class Token:
     def _row(self, system: str, code: str) -> Row:
         return {"system": key(system), "code": key(code)}
 
-    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        columns = self.table.c
-        first, bar, second = _at_bar(wanted)
+    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        if modifier == "of-type":
+            parts = [unescape(part) for part in parted(wanted, "|")]
+            if len(parts) != 3 or not all(parts):
+                raise Invalid("With :of-type an identifier is searched by system|code|value, those of its type first.")
+            return sa.and_(columns.system == key(parts[0]), columns.code == key(f"{parts[1]}|{parts[2]}"))
+        first, bar, second = at_bar(wanted)
         if not bar:
             return columns.code == key(first)
         if not second:
             return columns.system == key(first)
         return sa.and_(columns.system == key(first), columns.code == key(second))
+
+
+def of_token(value_type: str, value: Any) -> Iterator[tuple[sa.Table, str, Row]]:
+    """What the modifiers :text and :of-type compare: table, modifier and row.
+
+    Source: https://hl7.org/fhir/R4/search.html#token
+    """
+    if value_type == "Identifier":
+        kind = value.get("type", {})
+        for coding in kind.get("coding", ()):
+            if "code" in coding and "value" in value:
+                code = f"{coding['code']}|{value['value']}"
+                yield tables.token, "of-type", {"system": key(coding.get("system", "")), "code": key(code)}
+    else:
+        kind = value
+    if value_type not in ("CodeableConcept", "Coding", "Identifier"):
+        return
+    for text in (kind.get("text"), kind.get("display"), *(c.get("display") for c in kind.get("coding", ()))):
+        if isinstance(text, str):
+            yield from ((tables.string, "text", row) for row in STRING.rows("string", text, ""))
 
 
 class String:
@@ -82,7 +104,7 @@ class String:
 
     def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
         if isinstance(value, str):
-            yield {"folded": _cut(fold(value), TEXT_BYTES), "exact": key(value)}
+            yield {"folded": cut(fold(value), TEXT_BYTES), "exact": key(value)}
         elif isinstance(value, dict):
             for part in self._parts:
                 if isinstance(value.get(part), str):
@@ -92,12 +114,11 @@ class String:
                     if isinstance(text, str):
                         yield from self.rows("string", text, base_url)
 
-    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        text = _unescape(wanted)
-        columns = self.table.c
+    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        text = unescape(wanted)
         if modifier == "exact":
             return columns.exact == key(text)
-        low = _cut(fold(text), TEXT_BYTES)
+        low = cut(fold(text), TEXT_BYTES)
         if not low:
             raise Invalid("A text to search for is empty but for space and accents.")
         if modifier == "contains":
@@ -130,8 +151,8 @@ class Date:
             if bounds:
                 yield from self.rows("Period", bounds, base_url)
 
-    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        return self.compare(wanted, self.table.c.low, self.table.c.high)
+    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        return self.compare(wanted, columns.low, columns.high)
 
     def compare(self, wanted: str, low: ColumnElement[int], high: ColumnElement[int]) -> ColumnElement[bool]:
         """The condition on an indexed interval [low, high) for "ge2024-05" and the like."""
@@ -168,7 +189,8 @@ class Reference:
 
     def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
         if isinstance(value, str):  # canonical, uri
-            yield {"target": key(value, TEXT_BYTES), "identifier": ""}
+            for form in forms(value):
+                yield {"target": key(form, TEXT_BYTES), "identifier": ""}
             return
         literal = value.get("reference", "")
         identifier = value.get("identifier", {})
@@ -179,9 +201,8 @@ class Reference:
         elif named:
             yield {"target": "", "identifier": named}
 
-    def condition(self, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        columns = self.table.c
-        text = _unescape(wanted)
+    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+        text = unescape(wanted)
         if modifier == "identifier":
             return columns.identifier == key(text if "|" in text else "|" + text, TEXT_BYTES)
         return columns.target == self._target(text, base_url)
@@ -193,39 +214,9 @@ class Reference:
         return ref.local if ref.base in ("", base_url) else key(f"{ref.base}/{ref.local}", TEXT_BYTES)
 
 
-KINDS: dict[str, Kind] = {"token": Token(), "string": String(), "date": Date(), "reference": Reference()}
+STRING = String()
+KINDS: dict[str, Kind] = {
+    "token": Token(), "string": STRING, "date": Date(), "reference": Reference(), "number": Number(),
+    "quantity": Number(), "uri": Uri(),
+}  # fmt: skip
 DATE = Date()
-
-
-def fold(text: str) -> str:
-    """Text without case, accents and extra space: what string search compares."""
-    # Decomposed before the case goes, too: "℡" comes apart into capitals.
-    small = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return " ".join("".join(c for c in small if not unicodedata.combining(c)).split())
-
-
-def key(text: str, limit: int = KEY_BYTES) -> str:
-    """Text to be compared as a whole: itself, or, beyond `limit` bytes, its beginning and its SHA-256.
-
-    Cutting alone would let two long identifiers match each other.
-    """
-    if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
-        return text
-    return f"{_cut(text, limit - 65)}~{hashlib.sha256(data).hexdigest()}"
-
-
-def _cut(text: str, limit: int) -> str:
-    """The beginning of a text, at most `limit` bytes of UTF-8."""
-    return text if len(text) * 4 <= limit else text.encode()[:limit].decode("utf-8", "ignore")
-
-
-def _at_bar(text: str) -> tuple[str, bool, str]:
-    """What stands before and after the first bar that has no backslash before it, both without escapes."""
-    match = re.fullmatch(r"((?:[^\\|]|\\.)*)(\|?)(.*)", text, re.DOTALL)
-    if match is None:  # a backslash at the end
-        return _unescape(text), False, ""
-    return _unescape(match[1]), bool(match[2]), _unescape(match[3])
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([\\,$|])", r"\1", text)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 metadata = sa.MetaData()
+Columns = ReadOnlyColumnCollection[str, sa.Column[Any]]
 
 # SQLite numbers rows by itself only in an INTEGER primary key.
 _RowId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -39,6 +43,12 @@ version = sa.Table(
     sa.Column("by", sa.String(128), nullable=False),
 )
 
+
+def _place() -> sa.Column[int]:
+    """Of a part of a composite: in which element it stands. Else 0."""
+    return sa.Column("place", sa.Integer, nullable=False, server_default="0")
+
+
 token = sa.Table(
     "ix_token",
     metadata,
@@ -47,6 +57,7 @@ token = sa.Table(
     sa.Column("param", sa.String(64), nullable=False),
     sa.Column("system", sa.Text, nullable=False),
     sa.Column("code", sa.Text, nullable=False),
+    _place(),
     sa.Index("ix_token_code", "type", "param", "code", "system"),
     sa.Index("ix_token_rid", "rid"),
 )
@@ -59,6 +70,7 @@ string = sa.Table(
     sa.Column("param", sa.String(64), nullable=False),
     sa.Column("folded", _Ordered, nullable=False),
     sa.Column("exact", sa.Text, nullable=False),
+    _place(),
     sa.Index("ix_string_folded", "type", "param", "folded"),
     sa.Index("ix_string_rid", "rid"),
 )
@@ -71,6 +83,7 @@ date = sa.Table(
     sa.Column("param", sa.String(64), nullable=False),
     sa.Column("low", sa.BigInteger, nullable=False),  # half-open, ms since 1970
     sa.Column("high", sa.BigInteger, nullable=False),
+    _place(),
     sa.Index("ix_date_low", "type", "param", "low", "high"),
     sa.Index("ix_date_rid", "rid"),
 )
@@ -83,9 +96,61 @@ reference = sa.Table(
     sa.Column("param", sa.String(64), nullable=False),
     sa.Column("target", sa.Text, nullable=False),  # "Type/id", an absolute URL, or "" for identifier only
     sa.Column("identifier", sa.Text, nullable=False),  # "system|value" or ""
+    _place(),
     sa.Index("ix_reference_target", "target", "type", "param"),
     sa.Index("ix_reference_identifier", "identifier", "type", "param"),
     sa.Index("ix_reference_rid", "rid"),
+)
+
+number = sa.Table(
+    "ix_number",
+    metadata,
+    sa.Column("rid", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("param", sa.String(64), nullable=False),
+    sa.Column("low", _Ordered, nullable=False),  # store/search_numbers.sortable
+    sa.Column("high", _Ordered, nullable=False),
+    sa.Column("system", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("unit", sa.Text, nullable=False),
+    _place(),
+    sa.Index("ix_number_low", "type", "param", "low"),
+    sa.Index("ix_number_rid", "rid"),
+)
+
+uri = sa.Table(
+    "ix_uri",
+    metadata,
+    sa.Column("rid", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("param", sa.String(64), nullable=False),
+    sa.Column("uri", _Ordered, nullable=False),
+    _place(),
+    sa.Index("ix_uri_uri", "type", "param", "uri"),
+    sa.Index("ix_uri_rid", "rid"),
+)
+
+INDEXES = (token, string, date, reference, number, uri)
+
+# One row: by which search parameters the rows above were made, and how far making them anew has come.
+index_state = sa.Table(
+    "index_state",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("fingerprint", sa.String(80), nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False),  # the rid up to which the rows are of `fingerprint`
+    sa.Column("complete", sa.Boolean, nullable=False),
+)
+
+# What a sorted search found, for its further pages. Times in ms since 1970.
+search_list = sa.Table(
+    "search_list",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("asked", sa.String(64), nullable=False),  # SHA-256 of who asked, and what
+    sa.Column("rids", sa.Text, nullable=False),  # JSON
+    sa.Column("expires", sa.BigInteger, nullable=False),
+    sa.Index("ix_search_list_expires", "expires"),
 )
 
 # One row. Writers lock it first, so commits are in one order and `updated` rises strictly with it (decision 8).

@@ -272,13 +272,16 @@ def test_the_same_parameter_twice_is_two_criteria() -> None:
 
 UNKNOWN = [
     ("colour=red", "colour"),
-    ("subject:Patient.name=x", "subject:Patient.name"),
+    ("subject:Patient.nonsense=x", "subject:Patient.nonsense"),
+    ("subject:Nothing.name=x", "subject:Nothing.name"),
     ("code:fuzzy=x", "code:fuzzy"),
-    ("_has:Observation:patient:code=1", "_has:Observation:patient:code"),
-    ("value-quantity=5", "value-quantity"),
+    ("_has:Observation:code:code=1", "_has:Observation:code:code"),
+    ("value-quantity:exact=5", "value-quantity:exact"),
     ("name=x", "name"),
     ("Code=x", "Code"),
-    ("_include=Observation:subject", "_include"),
+    ("_include=Observation:code", "_include"),
+    ("_sort=colour", "_sort"),
+    ("_elements=colour", "_elements"),
     ("=x", ""),
 ]
 

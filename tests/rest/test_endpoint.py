@@ -21,6 +21,7 @@ from fhir_secondop.rest import app as rest_app
 from fhir_secondop.rest.app import blueprint
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.sandbox import ehr
+from fhir_secondop.store import composites
 from fhir_secondop.store.database import Database, now_ms
 
 BASE = "https://secondop.example.org/fhir"
@@ -738,7 +739,7 @@ def test_what_is_declared_works_and_what_is_not_is_refused(shape: str, tmp_path:
         assert (send("DELETE", f"/{kind}/x").status_code == 404) == ("delete" in offered), kind
         parameters = declared.get(kind, {}).get("searchParam", [])
         for parameter in parameters[:: 8 if shape == "read-only" else 1]:  # the same two thousand as of "full"
-            value = "2024-01-01" if parameter["type"] == "date" else "x"
+            value = value_for(definitions.search_parameters(kind)[parameter["name"]])
             answer = send("GET", f"/{kind}?{parameter['name']}={value}&_count=1")
             assert answer.status_code == 200, (kind, parameter["name"], answer.text)
             known = definitions.search_parameters(kind)[parameter["name"]]
@@ -761,8 +762,19 @@ def test_what_is_declared_works_and_what_is_not_is_refused(shape: str, tmp_path:
         assert entry["readHistory"] == ("vread" in codes)
         assert entry["conditionalCreate"] == (shape == "full" and "create" in codes)
         assert (entry["updateCreate"], entry["conditionalUpdate"]) == (False, False)
-        assert not entry.get("searchInclude")
+        assert bool(entry.get("searchInclude")) == ("search-type" in codes)
+        for name in ("searchInclude", "searchRevInclude"):
+            parameter = "_include" if name == "searchInclude" else "_revinclude"
+            for value in entry.get(name, [])[::9]:
+                assert send("GET", f"/{entry['type']}?_count=1&{parameter}={value}").status_code == 200, value
     database.dispose()
+
+
+def value_for(parameter: definitions.SearchParameter) -> str:
+    """A value that a parameter can take."""
+    if parameter.type == "composite":
+        return "$".join(value_for(part) for part, _ in composites.components(parameter))
+    return {"date": "2024-01-01", "number": "1", "quantity": "1"}.get(parameter.type, "x")
 
 
 def test_a_transaction_does_not_offer_more_than_the_types_do(tmp_path: Any) -> None:

@@ -1,0 +1,192 @@
+"""One parameter of a search → what must match: itself, a chain, or a reverse chain; checked against R4's parameters.
+
+Source: https://hl7.org/fhir/R4/search.html#modifiers, #chaining and #has
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir.definitions import SearchParameter
+
+MAX_CHAIN = 4
+"""How many references one parameter may follow."""
+
+MODIFIERS = {
+    "token": ("", "missing", "not", "text", "of-type"),
+    "string": ("", "missing", "exact", "contains"),
+    "date": ("", "missing"),
+    "reference": ("", "missing", "identifier"),
+    "number": ("", "missing"),
+    "quantity": ("", "missing"),
+    "uri": ("", "missing", "below", "above"),
+    "composite": ("",),
+}
+_CHAIN = re.compile(r"([A-Za-z_\-]+)(?::([A-Za-z]+))?\.(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One parameter of a search: any of `values` must match. `kind` is the R4 search parameter type."""
+
+    code: str
+    kind: str
+    modifier: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """`subject:Patient.name=…`: the reference points to a resource of one of these types that matches."""
+
+    code: str
+    targets: tuple[tuple[str, Condition], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """`_has:Observation:patient:code=…`: a resource of that type points here and matches."""
+
+    type: str
+    code: str
+    condition: Condition
+
+
+Condition = Criterion | Chain | Reverse
+
+
+class Refused(Exception):
+    """Why a parameter can't be searched by; names the parameter, never its value."""
+
+
+def parse(
+    resource_type: str, name: str, value: str, *, only: Collection[str] | None = None, depth: int = 0
+) -> Condition | None:
+    """What a parameter demands; None where its value is empty. `only` names the parameters that count as known.
+
+    Raises Refused.
+    """
+    if depth > MAX_CHAIN:
+        raise Refused(f"A chain may follow {MAX_CHAIN} references; this one follows more.")
+    if only is None:
+        if name.startswith("_has:"):
+            return _reverse(name, value, depth)
+        if match := _CHAIN.fullmatch(name):
+            return _chain(resource_type, match, value, depth)
+    code, _, modifier = name.partition(":")
+    parameter = definitions.search_parameters(resource_type).get(code) if only is None or code in only else None
+    if parameter is None:
+        said = "is not offered" if code.startswith("_") else f"is no search parameter of {resource_type}"
+        raise Refused(f"{code!r} {said}; see /fhir/metadata.")
+    if parameter.type not in MODIFIERS:
+        raise Refused(f"Search by {code!r} ({parameter.type}) is not offered; see /fhir/metadata.")
+    if parameter.type == "reference" and modifier in definitions.resource_types():
+        targeted, modifier = [modifier], ""
+    else:
+        targeted = list(parameter.targets)
+    if modifier not in MODIFIERS[parameter.type]:
+        raise Refused(f"The modifier {modifier!r} is not offered on {code!r}.")
+    values = tuple(split(value))
+    if not any(values):
+        return None
+    if parameter.type == "reference" and not modifier:
+        values = _typed(values, targeted)
+    return Criterion(code, parameter.type, modifier, values)
+
+
+def _chain(resource_type: str, match: re.Match[str], value: str, depth: int) -> Condition | None:
+    code, wanted, rest = match[1], match[2], match[3]
+    parameter = reference_parameter(resource_type, code)
+    if wanted and wanted not in definitions.resource_types():
+        raise Refused(f"{wanted!r} is no resource type of R4 (4.0.1).")
+    targets: list[tuple[str, Condition]] = []
+    refusals: list[Refused] = []
+    for target in [wanted] if wanted else parameter.targets:
+        try:
+            if (condition := parse(target, rest, value, depth=depth + 1)) is None:
+                return None
+            targets.append((target, condition))
+        except Refused as refusal:
+            refusals.append(refusal)
+    if not targets:
+        raise refusals[0] if refusals else Refused(f"{code!r} says of no type what it points to; name one.")
+    return Chain(code, tuple(targets))
+
+
+def _reverse(name: str, value: str, depth: int) -> Condition | None:
+    parts = name.split(":", 3)
+    if len(parts) != 4 or parts[1] not in definitions.resource_types():
+        raise Refused("_has is written _has:Type:reference:parameter, with types and parameters of R4.")
+    reference_parameter(parts[1], parts[2])
+    condition = parse(parts[1], parts[3], value, depth=depth + 1)
+    return None if condition is None else Reverse(parts[1], parts[2], condition)
+
+
+def reference_parameter(resource_type: str, code: str) -> SearchParameter:
+    """The search parameter of that name, if it is a reference. Raises Refused."""
+    parameter = definitions.search_parameters(resource_type).get(code)
+    if parameter is None or parameter.type != "reference":
+        raise Refused(f"{code!r} is no reference parameter of {resource_type}.")
+    return parameter
+
+
+def types(condition: Condition) -> set[str]:
+    """The types of the other resources that a condition goes through."""
+    if isinstance(condition, Criterion):
+        return set()
+    if isinstance(condition, Reverse):
+        return {condition.type} | types(condition.condition)
+    return {kind for target, inner in condition.targets for kind in (target, *types(inner))}
+
+
+def within(condition: Condition, may: Callable[[str], bool]) -> Condition | None:
+    """The condition without the ways through types that may not be searched; None if no way is left."""
+    if isinstance(condition, Criterion):
+        return condition
+    if isinstance(condition, Reverse):
+        inner = within(condition.condition, may) if may(condition.type) else None
+        return None if inner is None else replace(condition, condition=inner)
+    ways = [(kind, within(inner, may)) for kind, inner in condition.targets if may(kind)]
+    left = tuple((kind, inner) for kind, inner in ways if inner is not None)
+    return replace(condition, targets=left) if left else None
+
+
+def looked_at(resource_type: str, condition: Condition) -> list[tuple[str, str]]:
+    """(type, parameter) of all that a condition looks at in the resource itself."""
+    if isinstance(condition, Reverse):
+        return []
+    found = [(resource_type, condition.code)]
+    if isinstance(condition, Criterion) and condition.kind == "composite":
+        for url, _ in definitions.search_parameters(resource_type)[condition.code].components:
+            part = definitions.search_parameter_by_url(url)
+            found += [(resource_type, part.code)] if part is not None else []
+    return found
+
+
+def _typed(values: tuple[str, ...], types: list[str]) -> tuple[str, ...]:
+    """Bare ids with each type that the parameter may point at; everything else as it stands."""
+    return tuple(
+        typed
+        for value in values
+        for typed in ([value] if "/" in value or ":" in value else [f"{kind}/{value}" for kind in types])
+    )
+
+
+def split(value: str) -> list[str]:
+    """The alternatives of a value: commas part them, a backslash keeps one. Other escapes stay for the matcher."""
+    parts, part, escaped = [], "", False
+    for character in value:
+        if escaped:
+            part += character if character == "," else "\\" + character
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif character == ",":
+            parts.append(part)
+            part = ""
+        else:
+            part += character
+    return [*parts, part]

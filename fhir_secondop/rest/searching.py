@@ -1,0 +1,109 @@
+"""search-type: GET [type]?… and POST [type]/_search.
+
+Source: https://hl7.org/fhir/R4/search.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import urlencode
+from uuid import uuid4
+
+from flask import Response, request
+
+from fhir_secondop.errors import Forbidden, Unsupported
+from fhir_secondop.fhir import codec, criteria, excerpts, query
+from fhir_secondop.fhir.criteria import Condition
+from fhir_secondop.fhir.query import Search
+from fhir_secondop.model import Caller, Resource
+from fhir_secondop.rest import answers, disclosure, outcome
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store import includes, ordering, search
+from fhir_secondop.store.resources import Stored
+
+
+def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
+    """GET [type]?… and POST [type]/_search"""
+    wanted = _asked(endpoint, resource_type)
+    check(endpoint, caller, resource_type)
+    wanted = replace(wanted, criteria=tuple(_within(endpoint, caller, each) for each in wanted.criteria))
+    types = {resource_type, *(kind for each in wanted.criteria for kind in criteria.types(each))}
+    seen = [(kind, "s") for kind in sorted(types)]
+    if wanted.includes:
+        seen += [(kind, letter) for kind in endpoint.types() for letter in "rs"]
+    visibility = endpoint.sees(caller, *seen)
+    with endpoint.database.reading() as connection:
+        found = search.run(connection, wanted, visibility, endpoint.base_url)
+        more = includes.included(
+            connection, found.matches, wanted.includes, visibility, endpoint.base_url,
+            lambda kind, is_search: endpoint.allows(caller, kind, "s" if is_search else "r"),
+        )  # fmt: skip
+    next_page = found.next_page
+    if found.to_keep:
+        next_page = ordering.keep(endpoint.database, wanted, visibility, list(found.to_keep))
+    disclosure.disclosed((*found.matches, *more))
+    here = f"{endpoint.base_url}/{resource_type}"
+    links = [{"relation": "self", "url": _url(here, wanted.applied)}]
+    if next_page:
+        links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", next_page)))})
+    head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
+    if found.total is not None:
+        head["total"] = found.total
+    entries = [_entry(endpoint, each, "match", _shown(each, wanted)) for each in found.matches]
+    entries += [_entry(endpoint, each, "include", each.text) for each in more]
+    if wanted.ignored:
+        notice = outcome.outcome(replace(issue, severity="warning") for issue in wanted.ignored)
+        # R4 wants each entry named; nothing is stored under this name.
+        entries.append(
+            codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
+        )
+    return answers.json_answer(answers.with_entries(head, entries))
+
+
+def check(endpoint: Endpoint, caller: Caller, resource_type: str) -> None:
+    """Raises Unsupported, Forbidden unless the type may be searched."""
+    if "search-type" not in endpoint.offered(resource_type):
+        raise Unsupported(f"search-type of {resource_type} is not offered here; see metadata.")
+    if not endpoint.allows(caller, resource_type, "s"):
+        raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
+
+
+def _within(endpoint: Endpoint, caller: Caller, condition: Condition) -> Condition:
+    """The condition by the ways that the caller may search. Raises Forbidden if there is none."""
+
+    def may(resource_type: str) -> bool:
+        return "search-type" in endpoint.offered(resource_type) and endpoint.allows(caller, resource_type, "s")
+
+    left = criteria.within(condition, may)
+    if left is None:
+        raise Forbidden(f"{caller.name} has no scope for what this search goes through.")
+    return left
+
+
+def _asked(endpoint: Endpoint, resource_type: str) -> Search:
+    pairs = list(request.args.items(multi=True))
+    if request.method == "POST":
+        answers.check_form()
+        pairs += list(request.form.items(multi=True))
+    lenient = "handling=lenient" in request.headers.get("Prefer", "")
+    offered = None if endpoint.follows else {p.code for p in endpoint.parameters(resource_type)}
+    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered)
+    count = 0 if wanted.summary == "count" else min(wanted.count, endpoint.max_count)
+    return replace(wanted, count=count)
+
+
+def _shown(match: Stored, wanted: Search) -> str:
+    if wanted.elements:
+        return codec.dumps(excerpts.of_elements(match.resource, wanted.elements))
+    if wanted.summary:
+        return codec.dumps(excerpts.summary(match.resource, wanted.summary))
+    return match.text
+
+
+def _entry(endpoint: Endpoint, found: Stored, mode: str, text: str) -> str:
+    full = codec.dumps(f"{endpoint.base_url}/{found.type}/{found.id}")
+    return f'{{"fullUrl":{full},"resource":{text},"search":{{"mode":"{mode}"}}}}'
+
+
+def _url(here: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    return f"{here}?{urlencode(pairs)}" if pairs else here

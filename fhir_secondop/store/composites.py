@@ -1,0 +1,124 @@
+"""composite: several parts that must match in the same element, `code-value-quantity=8480-6$gt140`.
+
+Where the element is the resource itself, its parts are parameters of their own, and nothing is indexed twice. A union
+of such elements and others is a union of composites. Else each part has its row, with the number of its element.
+Source: https://hl7.org/fhir/R4/search.html#composite
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.sql.elements import ColumnElement
+
+from fhir_secondop.errors import Invalid
+from fhir_secondop.fhir import definitions, path
+from fhir_secondop.fhir.definitions import SearchParameter
+from fhir_secondop.model import Resource
+from fhir_secondop.store import tables
+from fhir_secondop.store.search_text import parted
+from fhir_secondop.store.search_types import KINDS, Row
+
+_OF_RESOURCE = "%resource."
+_RELATIONSHIP = "http://hl7.org/fhir/SearchParameter/DocumentReference-relationship"
+_MIXED_UP = {(_RELATIONSHIP, "code"): "target", (_RELATIONSHIP, "target"): "code"}
+"""R4 gives relatesto$relation the expressions of relation$relatesto; R5 has mended it."""
+OfPart = Callable[[str, str], ColumnElement[bool]]
+"""(code of a simple parameter, wanted text) → the condition on tables.resource."""
+
+
+@cache
+def parts(resource_type: str, parameter: SearchParameter) -> tuple[SearchParameter, ...]:
+    """The composites of which this one is the union; itself alone if it is none."""
+    expressions = [each.strip() for each in parameter.expression.split("|")]
+    if resource_type not in expressions or len(expressions) == 1:
+        return (parameter,)
+    below = [expression for _, expression in parameter.components]
+    return tuple(
+        next(
+            other
+            for other in definitions.search_parameters(resource_type).values()
+            if other.expression == expression and [each for _, each in other.components] == below
+        )
+        for expression in expressions
+    )
+
+
+def rows(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, Row]]:
+    """The index rows of a resource's composites, each with its table, without rid and type."""
+    resource_type = resource["resourceType"]
+    for parameter in definitions.search_parameters(resource_type).values():
+        if parameter.type != "composite" or parameter.expression == resource_type:
+            continue
+        if parts(resource_type, parameter) != (parameter,):
+            continue
+        for place, (value_type, value) in enumerate(path.select(parameter, resource), 1):
+            found = [
+                [(kind.table, row) for of, each in values for row in kind.rows(of, each, base_url)]
+                for kind, values in _values(parameter, resource, value_type, value)
+            ]
+            if all(found):
+                for number, of_part in enumerate(found):
+                    for table, row in of_part:
+                        yield table, {"param": f"{parameter.code}${number}", "place": place, **row}
+
+
+def _values(parameter: SearchParameter, resource: Resource, value_type: str, value: Any) -> Iterator[tuple[Any, Any]]:
+    for part, expression in components(parameter):
+        kind = KINDS[part.type]
+        if expression.startswith(_OF_RESOURCE):
+            yield kind, path.select(expression.removeprefix(_OF_RESOURCE), resource)
+        else:
+            yield kind, path.select(expression, value, value_type)
+
+
+@cache
+def components(parameter: SearchParameter) -> tuple[tuple[SearchParameter, str], ...]:
+    """The simple parameters that a composite combines, each with its expression in the composite's element."""
+    found = []
+    for url, expression in parameter.components:
+        part = definitions.search_parameter_by_url(url)
+        assert part is not None, f"a composite of R4's names {url}, which is not there"
+        found.append((part, _MIXED_UP.get((parameter.url, expression), expression)))
+    return tuple(found)
+
+
+def condition(
+    resource_type: str, parameter: SearchParameter, wanted: str, base_url: str, of_part: OfPart
+) -> ColumnElement[bool]:
+    """The condition on tables.resource for one alternative. Raises Invalid."""
+    texts = parted(wanted, "$")
+    if len(texts) != len(parameter.components) or not all(texts):
+        names = "$".join(part.code for part, _ in components(parameter))
+        raise Invalid(f"{parameter.code} is searched by {names}.", path=parameter.code)
+    found = []
+    for each in parts(resource_type, parameter):
+        if each.expression == resource_type:
+            wanted_parts = zip(components(each), texts, strict=True)
+            found.append(sa.and_(*(of_part(part.code, text) for (part, _), text in wanted_parts)))
+        else:
+            found.append(_in_one_element(resource_type, each, texts, base_url))
+    return sa.or_(*found)
+
+
+def _in_one_element(
+    resource_type: str, parameter: SearchParameter, texts: list[str], base_url: str
+) -> ColumnElement[bool]:
+    found: sa.Select[Any] | None = None
+    for number, ((part, _), text) in enumerate(zip(components(parameter), texts, strict=True)):
+        kind = KINDS[part.type]
+        columns = kind.table.c
+        conditions = [
+            columns.type == resource_type,
+            columns.param == f"{parameter.code}${number}",
+            kind.condition(columns, text, "", base_url),
+        ]
+        if found is not None:
+            conditions.append(sa.tuple_(columns.rid, columns.place).in_(found))
+        # Not correlated: two parts may stand in one table.
+        found = sa.select(columns.rid, columns.place).where(*conditions).correlate(None)
+    assert found is not None
+    return tables.resource.c.rid.in_(sa.select(found.subquery().c.rid))

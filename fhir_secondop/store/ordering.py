@@ -1,0 +1,100 @@
+"""_sort: matches in an order that a write can change, so that pages go along a list that is kept of the first one.
+
+A list belongs to who asked and to what was asked, and ends after a while: then the search begins again.
+Source: https://hl7.org/fhir/R4/search.html#sort
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
+
+from fhir_secondop.errors import Gone, Invalid, Issue
+from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir.query import Search
+from fhir_secondop.model import Visibility
+from fhir_secondop.store import tables
+from fhir_secondop.store.database import Database, now_ms
+from fhir_secondop.store.resources import found_by
+from fhir_secondop.store.search_types import KINDS
+
+MAX_SORTED = 10_000
+KEPT_MS = 15 * 60_000
+_VALUE = {
+    "token": ("code", "code"), "string": ("folded", "folded"), "date": ("low", "high"), "uri": ("uri", "uri"),
+    "reference": ("target", "target"), "number": ("low", "high"), "quantity": ("low", "high"),
+}  # fmt: skip
+"""Kind → the column whose least value counts, and that whose highest does."""
+
+
+def ordered(
+    connection: Connection, search: Search, conditions: Iterable[ColumnElement[bool]], visibility: Visibility
+) -> list[int]:
+    """The rids of all that match, in order; what has no such value comes last. Raises Invalid beyond MAX_SORTED."""
+    resource = tables.resource.c
+    of: Any = tables.resource
+    order: list[ColumnElement[Any]] = []
+    for code, is_descending in search.sort:
+        value: ColumnElement[Any]
+        if code in ("_id", "_lastUpdated"):
+            value = resource.id if code == "_id" else resource.updated
+        else:
+            values = _values(connection, search.type, code, is_descending)
+            # What a reader does not see of a resource says nothing of its place either.
+            seen = sa.and_(values.c.rid == resource.rid, found_by(visibility, search.type, code))
+            of = of.outerjoin(values, seen)
+            value = values.c.value
+            order.append(value.is_(None))
+        order.append(value.desc() if is_descending else value.asc())
+    query = sa.select(resource.rid).select_from(of).where(*conditions).order_by(*order, resource.rid)
+    rids = list(connection.execute(query.limit(MAX_SORTED + 1)).scalars())
+    if len(rids) > MAX_SORTED:
+        said = f"More than {MAX_SORTED} resources match: too many to sort; make the search narrower."
+        raise Invalid(said, issues=[Issue("error", "too-costly", "_sort", said)])
+    return rids
+
+
+def _values(connection: Connection, resource_type: str, code: str, is_descending: bool) -> sa.Subquery:
+    kind = definitions.search_parameters(resource_type)[code].type
+    columns = KINDS[kind].table.c
+    column: ColumnElement[Any] = columns[_VALUE[kind][is_descending]]
+    if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
+        column = sa.collate(column, "C")
+    value = sa.func.max(column) if is_descending else sa.func.min(column)
+    found = sa.select(columns.rid, value.label("value")).where(columns.type == resource_type, columns.param == code)
+    return found.group_by(columns.rid).subquery()
+
+
+def keep(database: Database, search: Search, visibility: Visibility, rids: list[int]) -> str:
+    """Keeps the list, and gives the page that comes after the first one."""
+    name, now = uuid.uuid4().hex, now_ms()
+    values = {"id": name, "asked": _asked(search, visibility), "rids": json.dumps(rids), "expires": now + KEPT_MS}
+    with database.appending() as connection:
+        connection.execute(sa.delete(tables.search_list).where(tables.search_list.c.expires < now))
+        connection.execute(sa.insert(tables.search_list).values(**values))
+    return f"{name}.{search.count}"
+
+
+def listed(connection: Connection, search: Search, visibility: Visibility) -> tuple[str, int, list[int]]:
+    """The list that a page link names: its name, the place in it, and the rids. Raises Invalid, Gone."""
+    name, _, place = search.page.partition(".")
+    columns = tables.search_list.c
+    row = connection.execute(sa.select(columns.asked, columns.rids, columns.expires).where(columns.id == name)).first()
+    if not place.isdecimal() or len(place) > 9 or len(name) != 32:
+        raise Invalid("This page link is not one of ours; start the search again.", path="_page")
+    if row is None or row.expires < now_ms():
+        raise Gone("This page is no longer kept; start the search again.")
+    if row.asked != _asked(search, visibility):
+        raise Invalid("This page link is of another search; start the search again.", path="_page")
+    return name, int(place), json.loads(row.rids)
+
+
+def _asked(search: Search, visibility: Visibility) -> str:
+    return hashlib.sha256(json.dumps([visibility.owner, search.type, search.applied]).encode()).hexdigest()
