@@ -299,19 +299,9 @@ def code_system(url: str) -> Mapping[str, Any] | None:
 
 
 @cache
-def _known_codes() -> dict[str, frozenset[str]]:
-    """Filled on demand, and with known systems only: the sender chooses the others."""
-    return {}
-
-
-def codes_of(system: str) -> frozenset[str] | None:
-    """All codes of a system of HL7's that R4 carries whole; None of any other (LOINC, SNOMED CT, UCUM, ours)."""
-    known = _known_codes()
-    if system not in known:
-        if system not in _table("codesystems"):
-            return None
-        known[system] = frozenset(_table("codesystems")[system])
-    return known[system]
+def code_systems() -> Mapping[str, frozenset[str]]:
+    """All codes of each system of HL7's that R4 carries whole; not LOINC, SNOMED CT, UCUM, nor ours."""
+    return MappingProxyType({url: frozenset(codes) for url, codes in _table("codesystems").items()})
 
 
 @cache

@@ -112,11 +112,11 @@ def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
     newer, unless another one is there that differs in case alone.
     Source: https://hl7.org/fhir/R4/datatypes.html#Coding
     """
-    system, code = value.get("system"), value.get("code")
-    if type(system) is not str or type(code) is not str:
+    system, known = value.get("system"), definitions.code_systems()
+    if type(system) is not str or system not in known:
         return
-    codes = definitions.codes_of(system)
-    if codes and code not in codes:
+    code, codes = value.get("code"), known[system]
+    if type(code) is str and code not in codes:
         is_other_case = any(code.casefold() == each.casefold() for each in codes)
         if is_other_case and system.startswith(_OF_V2):
             return  # its tables don't say whether case matters
@@ -126,8 +126,10 @@ def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
 
 def of_identifier(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """Source: https://hl7.org/fhir/R4/identifier-registry.html: of urn:ietf:rfc:3986 the value is a full URI."""
+    if value.get("system") != "urn:ietf:rfc:3986":
+        return
     text = value.get("value")
-    if value.get("system") == "urn:ietf:rfc:3986" and type(text) is str and primitives.ABSOLUTE(text) is None:
+    if type(text) is str and primitives.ABSOLUTE(text) is None:
         walk.fault("value", child(place, "value"), "must be a full URI (urn:oid:…, http://…), as its system says")
 
 

@@ -121,7 +121,8 @@ REASONS = [
     Reason(
         "moments of different precision", "ours",
         f"The end of a Period includes any moment in it: 2024-02 is not before 2024-02-10 ({R4}datatypes.html#Period)."
-        " FHIRPath compares neither, and HL7's validator takes that for a broken rule.",
+        " FHIRPath compares neither, and HL7's validator takes that for a broken rule; R5 has mended the rule (per-1"
+        " compares the first moment of the start with the last of the end).",
         only_theirs("Period#per-1", "Task#inv-1", made=("harmless: near an invariant / period, end less exact",
                     "harmless: near an invariant / period, start less exact",
                     "harmless: near an invariant / period, date and time",
@@ -195,9 +196,10 @@ REASONS = [
     ),
     Reason(
         "vital signs without what their profile wants", "HL7's",
-        f"It applies R4's profile to each Observation with a LOINC code of a vital sign"
-        f" ({R4}observation-vitalsigns.html)."
-        " Ours has our own profiles, and demands one where it is claimed.",
+        f"Who supports vital signs SHALL conform to R4's profile ({R4}observation-vitalsigns.html), and HL7's validator"
+        " demands it of each Observation with one of some 100 codes of LOINC and SNOMED CT, most of which R4 doesn't name."
+        " We ship no codes of either, and refuse no record of another system for lack of a category. (In three cases it"
+        " takes a text for a unit, and refuses that.)",
         only_theirs(
             "vitalsigns#vs-1", "vitalsigns#vs-2", "vitalsigns#vs-3", "Validation_VAL_Profile_Minimum",
             "Validation_VAL_Profile_Minimum_SLICE", "Terminology_TX_NoValid_16", "Terminology_PassThrough_TX_Message",

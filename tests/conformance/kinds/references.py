@@ -213,7 +213,7 @@ def of_own_system(host: str, change: Callable[[str, frozenset[str]], str]) -> Ca
         bound = {(*m.node.keys, m.key) for m in example.members if m.element.binding}
         for node in example.nodes:
             system, code = node.value.get("system"), node.value.get("code")
-            known = definitions.codes_of(system) if isinstance(system, str) and system.startswith(host) else None
+            known = definitions.code_systems().get(system) if str(system).startswith(host) else None
             around = (key for key in node.keys if isinstance(key, str))
             is_bound = any(node.keys[: i + 1] in bound for i, _ in enumerate(node.keys))
             if known and code in known and node.type in ("Coding", "Quantity") and not is_bound:
