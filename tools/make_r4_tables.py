@@ -38,6 +38,7 @@ FHIR_TYPE = "http://hl7.org/fhir/StructureDefinition/structuredefinition-fhir-ty
 REGEX = "http://hl7.org/fhir/StructureDefinition/regex"
 # Not HL7's to give away, too large, or a grammar rather than a list.
 FOREIGN = ("http://snomed.info/sct", "http://loinc.org", "urn:ietf:bcp:")
+OF_HL7 = ("http://hl7.org/", "http://terminology.hl7.org/", "http://cds-hooks.hl7.org/")
 UCUM = "http://unitsofmeasure.org"  # a grammar; but HL7 names seven of its codes as the units of time
 # Profiles on Quantity and an abstraction over several resources: no types of their own in an instance.
 QUANTITIES = ("SimpleQuantity", "MoneyQuantity")
@@ -68,6 +69,7 @@ def main(wheel: str, validation_jar: str, model_jar: str, target: str = "") -> N
     write(folder / "extensions.json", rows)
     bound = required_value_sets(structures) | set(bindings(rows.values()))
     write(folder / "valuesets.json", {url: terminology.expand(url) for url in bound})
+    write(folder / "codesystems.json", terminology.complete())
     write(folder / "search-parameters.json", search_parameters(e["resource"] for e in parameters["entry"]))
     write(folder / "compartments.json", compartments(classes))
 
@@ -248,6 +250,14 @@ class Terminology:
             for resource in etree.fromstring(content).iterfind("{*}entry/{*}resource/*"):
                 table = self.systems if etree.QName(resource).localname == "CodeSystem" else self.value_sets
                 table.setdefault(attribute(resource, "{*}url"), resource)
+
+    def complete(self) -> dict[str, list[str]]:
+        """Every code of each system of HL7's own that R4 carries whole.
+
+        The jar has no-break spaces, decoded wrongly, at the end of some codes of v2-0550.
+        """
+        known = ((url, self.concepts(url, [])) for url in self.systems if url.startswith(OF_HL7))
+        return {url: sorted({c.strip("\u00c2\u00a0") for c in codes} - {""}) for url, codes in known if codes}
 
     def expand(self, url: str) -> dict[str, list[str]] | None:
         """System → codes; None where a list can't be made, so that the binding is not checkable."""

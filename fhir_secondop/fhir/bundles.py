@@ -22,6 +22,12 @@ _OF_COMPOSITION = ("subject", "encounter", "author", "custodian")
 Entry = dict[str, Any]
 
 
+def types(bundle: dict[str, Any]) -> dict[str, str]:
+    """fullUrl → resourceType of what stands in a Bundle: what a urn:uuid: names."""
+    entries = ((entry.get("fullUrl"), entry.get("resource")) for entry in _many(bundle.get("entry")))
+    return {url: str(r.get("resourceType")) for url, r in entries if isinstance(url, str) and isinstance(r, dict)}
+
+
 def of_bundle(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """The invariants bdl-3, 4, 5, 7, 11 and 12, each at its entry, and the rules that R4 has in words alone."""
     found = value.get("entry", [])

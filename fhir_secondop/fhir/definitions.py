@@ -299,6 +299,12 @@ def code_system(url: str) -> Mapping[str, Any] | None:
 
 
 @cache
+def code_systems() -> Mapping[str, frozenset[str]]:
+    """All codes of each system of HL7's that R4 carries whole; not LOINC, SNOMED CT, UCUM, nor ours."""
+    return MappingProxyType({url: frozenset(codes) for url, codes in _table("codesystems").items()})
+
+
+@cache
 def value_set(url: str) -> Mapping[str, frozenset[str]] | None:
     """System → codes. None: not known, or no list (MIME types, UCUM), so not checkable."""
     url = url.partition("|")[0]

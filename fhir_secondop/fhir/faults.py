@@ -19,10 +19,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 class Walk:
     """The faults found so far, and what a resource's parts need to know of it: contained id → type, itself, what it
-    is contained in (or itself again), and its place.
+    is contained in (or itself again), and its place; and of the Bundle around it, fullUrl → type.
     """
 
-    __slots__ = ("contained", "errors", "ids", "issues", "notes", "place", "resource", "root")
+    __slots__ = ("contained", "entries", "errors", "ids", "issues", "notes", "place", "resource", "root")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Walk:
     ) -> None:
         self.issues = issues
         self.errors = 0
+        self.entries: Mapping[str, str] = {}
         self.ids: set[str] = set()
         self.contained = contained
         self.resource = resource

@@ -1,8 +1,8 @@
 """R4's written invariants, each compiled to a function when its type is first met.
 
 They come from profiles/r4/constraints.json. Not in here are those that `walk` and `rules` check themselves, with a
-better place than the element that holds them all; dom-6, which asks for a narrative and is no fault; ctm-1, which asks
-what is at the other end of a reference; and cid-0, which asks for an element that its type does not have.
+better place than the element that holds them all; dom-6, which asks for a narrative and is no fault; and cid-0, which
+asks for an element that its type does not have.
 Source: https://hl7.org/fhir/R4/conformance-rules.html#constraints
 """
 

@@ -16,6 +16,8 @@ Rule = Callable[[dict[str, Any], Place, Walk], None]
 _RELATIVE = re.compile(r"([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?\S+")
 _LITERAL_URL = re.compile(r"https?://\S+/([A-Z][A-Za-z]+)/[A-Za-z0-9.\-]{1,64}(?:/_history/[A-Za-z0-9.\-]{1,64})?")
+_GROWING = "http://terminology.hl7.org/CodeSystem/"
+_OF_V2 = _GROWING + "v2-"
 
 
 def of_modifier_extension(value: Any, place: Place, walk: Walk) -> None:
@@ -82,14 +84,53 @@ def _pointed_type(text: str, walk: Walk) -> str:
         found = walk.contained.get(text[1:], "")
     else:
         match = _RELATIVE.fullmatch(text) or _CONDITIONAL.fullmatch(text) or _LITERAL_URL.fullmatch(text)
-        found = match[1] if match else ""
+        found = match[1] if match else walk.entries.get(text, "")
     return found if found in definitions.resource_types() else ""
+
+
+def of_participant(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """ctm-1: only a practitioner acts on behalf of an organization; of a member that isn't here nothing is known."""
+    member = value.get("member")
+    text = member.get("reference") if isinstance(member, dict) and "onBehalfOf" in value else None
+    if type(text) is str:
+        here = walk.contained.get(text[1:]) if text.startswith("#") else walk.entries.get(text)
+        if here and here != "Practitioner":
+            said = f"ctm-1: may be there for a Practitioner only, and the member is a {here}"
+            walk.fault("invariant", child(place, "onBehalfOf"), said)
 
 
 def of_narrative(value: dict[str, Any], place: Place, walk: Walk) -> None:
     div = value.get("div")
     if type(div) is str and div and (reason := narrative.fault(div, walk.contained)):
         walk.fault("invalid", child(place, "div"), reason)
+
+
+def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """The code is one of its system, where R4 carries the whole system.
+
+    R4's copies of the systems at terminology.hl7.org are of 2019, and those grow: a code that is not there may be
+    newer, unless another one is there that differs in case alone.
+    Source: https://hl7.org/fhir/R4/datatypes.html#Coding
+    """
+    system, known = value.get("system"), definitions.code_systems()
+    if type(system) is not str or system not in known:
+        return
+    code, codes = value.get("code"), known[system]
+    if type(code) is str and code not in codes:
+        is_other_case = any(code.casefold() == each.casefold() for each in codes)
+        if is_other_case and system.startswith(_OF_V2):
+            return  # its tables don't say whether case matters
+        severity = "error" if is_other_case or not system.startswith(_GROWING) else "warning"
+        walk.fault("code-invalid", child(place, "code"), f"is no code that R4 has of {system}", severity=severity)
+
+
+def of_identifier(value: dict[str, Any], place: Place, walk: Walk) -> None:
+    """Source: https://hl7.org/fhir/R4/identifier-registry.html: of urn:ietf:rfc:3986 the value is a full URI."""
+    if value.get("system") != "urn:ietf:rfc:3986":
+        return
+    text = value.get("value")
+    if type(text) is str and primitives.ABSOLUTE(text) is None:
+        walk.fault("value", child(place, "value"), "must be a full URI (urn:oid:…, http://…), as its system says")
 
 
 def of_attachment(value: dict[str, Any], place: Place, walk: Walk) -> None:
@@ -106,7 +147,11 @@ def of_attachment(value: dict[str, Any], place: Place, walk: Walk) -> None:
 
 OF_TYPE: dict[str, Rule] = {
     "Attachment": of_attachment,
+    "Coding": of_coding,
+    "Identifier": of_identifier,
+    "Quantity": of_coding,
     "Bundle": bundles.of_bundle,
+    "CareTeam.participant": of_participant,
     "Narrative": of_narrative,
 }
 
@@ -148,6 +193,21 @@ def _suggest(value: dict[str, Any], type_name: str, codes: Codes, url: str, plac
     if given and not any(_is_in(coding, codes) for coding in given):
         said = f"has no code of {url}; use one of these if one fits"
         walk.fault("code-invalid", place, said, severity="warning")
+
+
+def of_valueless(element: Element, check: Rule) -> Rule:
+    """The check of what stands in place of a primitive's value: no extension is a code of a required binding.
+
+    Source: https://hl7.org/fhir/R4/terminologies.html#required: the concept SHALL be from the value set.
+    """
+    if not element.binding:
+        return check
+
+    def run(value: Any, place: Place, walk: Walk) -> None:
+        check(value, place, walk)
+        walk.fault("code-invalid", place, f"must have a code of the value set {element.binding}, not extensions alone")
+
+    return run
 
 
 def check_codes(value: Any, type_name: str, codes: Codes, url: str, place: Place, walk: Walk) -> None:

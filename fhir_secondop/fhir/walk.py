@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from fhir_secondop.fhir import definitions, extensions, invariants, primitives, rules
+from fhir_secondop.fhir import bundles, definitions, extensions, invariants, primitives, rules
 from fhir_secondop.fhir.definitions import Element
 from fhir_secondop.fhir.faults import Place, Walk, child
 
@@ -141,6 +141,7 @@ def check_resource(value: Any, place: Place, walk: Walk) -> None:
         contained = value.get("contained")
         inside = _contained(contained, place, walk) if isinstance(contained, list) else {}
         inner = Walk(walk.issues, inside, value, None, place, walk.notes)
+        inner.entries = bundles.types(value) if resource_type == "Bundle" else walk.entries
         shape(resource_type).check(value, place, inner)
         walk.errors += inner.errors
         if inside:
@@ -163,6 +164,7 @@ def _check_contained(value: Any, place: Place, walk: Walk) -> None:
         if isinstance(meta, dict) and name in meta:
             walk.fault("structure", child(child(place, "meta"), name), "may not stand in a contained resource")
     inner = Walk(walk.issues, walk.contained, value, walk.root, place, walk.notes)
+    inner.entries = walk.entries
     shape(resource_type).check(value, place, inner)
     walk.errors += inner.errors
 
@@ -341,6 +343,7 @@ def _companion(key: str, element: Element) -> Field:
     Source: https://hl7.org/fhir/R4/json.html#primitive
     """
     name, check = element.name, shape("Element").check
+    of_alone = rules.of_valueless(element, check)
 
     def of_value(value: Any, here: Place, walk: Walk) -> None:
         """Beside a value, an id alone is something."""
@@ -352,7 +355,7 @@ def _companion(key: str, element: Element) -> Field:
             walk.fault("value", child(here, "id"), f"must be {primitives.EXPECTED['string']}")
 
     def one(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
-        (of_value if key in parent else check)(value, child(place, name), walk)
+        (of_value if key in parent else of_alone)(value, child(place, name), walk)
 
     def many(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
         if not _is_list(value, element, place, walk):
@@ -362,7 +365,7 @@ def _companion(key: str, element: Element) -> Field:
             walk.fault("structure", child(place, name), f"{key} and _{key} must be arrays of the same length")
         for index, item in enumerate(value):
             if item is not None:
-                (of_value if _at(values, index) else check)(item, child(place, name, index), walk)
+                (of_value if _at(values, index) else of_alone)(item, child(place, name, index), walk)
             elif not _at(values, index):
                 walk.fault("structure", child(place, name, index), "must not be null in both arrays")
 

@@ -8,13 +8,14 @@ Source: https://hl7.org/fhir/R4/xml.html
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from json.encoder import encode_basestring as _quoted
 from typing import Any, NoReturn
 from xml.parsers import expat
 
 from fhir_secondop.errors import Issue, Malformed
 from fhir_secondop.fhir import codec
-from fhir_secondop.fhir.faults import Place, expression, root
+from fhir_secondop.fhir.faults import MAX_FAULTS, Place, expression, root
 from fhir_secondop.fhir.xmlnarrative import MAX_NAMESPACE, Div, Unfit, doctype_at, standalone
 from fhir_secondop.fhir.xmlplan import FHIR, NUMBER, OBJECT, RESOURCE, STRING, XHTML_DIV, Field, Plan, plan, resources
 
@@ -31,9 +32,10 @@ def from_xml(data: bytes) -> str:
     Comments outside of narratives, and xsi:schemaLocation at the top, are left out: JSON has no place for them.
     Whether the resource is valid is not asked.
     Raises Malformed, with line, column and FHIR path, on anything that is not one resource in well-formed XML 1.0
-    in UTF-8; on a DOCTYPE, processing instructions, text outside of narratives, other namespaces, elements and
+    in UTF-8; on a DOCTYPE, processing instructions, a narrative that is none, and nesting deeper than 100. After all
+    else it reads on, and its issues name every fault: text outside of narratives, other namespaces, elements and
     attributes that R4 does not have there, another order than R4's, values that are no JSON number or boolean where
-    there must be one, and nesting deeper than 100.
+    there must be one.
     Source: https://hl7.org/fhir/R4/xml.html, https://hl7.org/fhir/R4/json.html
     """
     if data[:2] in _UTF16:
@@ -46,10 +48,19 @@ def from_xml(data: bytes) -> str:
     return _Reader(data).read()
 
 
-def _malformed(message: str, path: str, line: int, column: int) -> Malformed:
-    said = f"{path or 'The document'} {message}."
-    issue = Issue("error", "structure", path, said, line, column)
-    return Malformed(f"Line {line}, column {column}: {said}", path=path, issues=[issue])
+def _issue(message: str, path: str, line: int, column: int) -> Issue:
+    return Issue("error", "structure", path, f"{path or 'The document'} {message}.", line, column)
+
+
+def _malformed(message: str, path: str, line: int, column: int, before: Sequence[Issue] = ()) -> Malformed:
+    return _refused([*before, _issue(message, path, line, column)])
+
+
+def _refused(issues: list[Issue]) -> Malformed:
+    """What says the first in words, and has all."""
+    first = issues[0]
+    said = f"Line {first.line}, column {first.column}: {first.diagnostics}"
+    return Malformed(said, path=first.expression, issues=issues)
 
 
 class _Frame:
@@ -94,6 +105,10 @@ class _Reader:
         """The primitive that is open and had no children yet: most never have one, and need no frame."""
         self._value = "null"
         self._id: str | None = None
+        self._faults: list[Issue] = []
+        """Those after which it could read on."""
+        self._skipped = 0
+        """How many elements are open in one that is at fault: nothing in it is looked at."""
         self._parser = parser = expat.ParserCreate("utf-8", " ")
         parser.buffer_text = True
         parser.XmlDeclHandler = self._declaration
@@ -113,7 +128,9 @@ class _Reader:
             self._parser.Parse(self._data, True)
         except expat.ExpatError as error:
             said = f"is not well-formed XML: {expat.ErrorString(error.code)}"
-            raise _malformed(said, self._path(), error.lineno, error.offset + 1) from error
+            raise _malformed(said, self._path(), error.lineno, error.offset + 1, self._faults) from error
+        if self._faults:
+            raise _refused(self._faults)
         return "".join(self._out)
 
     def _place(self) -> Place:
@@ -128,8 +145,32 @@ class _Reader:
         return expression(place or self._place()).lstrip(".")  # outside of the resource there is none
 
     def _fault(self, message: str, place: Place | None = None) -> NoReturn:
+        """One after which nothing can be read."""
         parser = self._parser
-        raise _malformed(message, self._path(place), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
+        at = parser.CurrentLineNumber, parser.CurrentColumnNumber + 1
+        raise _malformed(message, self._path(place), *at, self._faults)
+
+    def _note(self, message: str, place: Place | None = None) -> None:
+        """One after which it reads on; the JSON is given to nobody then."""
+        if len(self._faults) == MAX_FAULTS:
+            self._fault(f"has more faults than these {MAX_FAULTS}; they are not named", place)
+        at = self._parser.CurrentLineNumber, self._parser.CurrentColumnNumber + 1
+        self._faults.append(_issue(message, self._path(place), *at))
+
+    def _skip(self) -> None:
+        """Passes over the element that has just begun, and all in it."""
+        self._skipped = 1
+        self._parser.StartElementHandler = self._start_skipped
+        self._parser.EndElementHandler = self._end_skipped
+        self._parser.CharacterDataHandler = None
+
+    def _start_skipped(self, name: str, attributes: dict[str, str]) -> None:
+        self._skipped += 1
+
+    def _end_skipped(self, name: str) -> None:
+        self._skipped -= 1
+        if not self._skipped:
+            self._outside_of_narratives()
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
         if version != "1.0":
@@ -151,7 +192,7 @@ class _Reader:
 
     def _text(self, text: str) -> None:
         if text.strip(" \t\r\n"):
-            self._fault("may not have text: values stand in attributes")
+            self._note("may not have text: values stand in attributes")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if self._leaf is not None:
@@ -164,12 +205,15 @@ class _Reader:
         last = frame.last
         if field is last:
             if not field.is_many:
-                self._fault("may not repeat", (frame.place, field.name, None, 0))
+                self._note("may not repeat", (frame.place, field.name, None, 0))
+                self._skip()
+                return
             frame.count += 1
         else:
             if last is not None:
                 if field.ordinal <= last.ordinal:
                     self._misplaced(field, last)
+                    return
                 if last.is_many:
                     _close(frame, last)
             frame.last = field
@@ -201,6 +245,7 @@ class _Reader:
         for key, text in attributes.items():
             if key not in of.attributes:
                 self._stray_attribute({key: text}, place)
+                continue
             _put(out, f'"{key}":{_quoted(text)}')
 
     def _resource(self, name: str, attributes: dict[str, str]) -> None:
@@ -208,11 +253,16 @@ class _Reader:
         frame = self._frame
         if frame.kind != RESOURCE:
             self._stray(name)
+            return
+        frame.count += 1
         if (type_name := resources().get(name)) is None:
-            self._fault(_not_a_resource(name))
-        if frame.count:
-            self._fault("may hold one resource only")
-        frame.count = 1
+            self._note(_not_a_resource(name))
+            self._skip()
+            return
+        if frame.count > 1:
+            self._note("may hold one resource only")
+            self._skip()
+            return
         place = frame.place
         if frame.parent is None:
             place = root(type_name)
@@ -234,9 +284,17 @@ class _Reader:
         elif field.kind == STRING:
             self._value = _quoted(value)
         elif field.kind == NUMBER:
-            self._value = value if _NUMBER(value) else self._fault("must be a number")
+            self._value = value
+            if not _NUMBER(value):
+                self._wrong_value("must be a number")
         else:
-            self._value = value if value in ("true", "false") else self._fault("must be true or false")
+            self._value = value
+            if value not in ("true", "false"):
+                self._wrong_value("must be true or false")
+
+    def _wrong_value(self, message: str) -> None:
+        self._note(message)
+        self._value = "0"  # there is one, whatever it is
 
     def _open_leaf(self, field: Field) -> None:
         """A frame for a primitive that has children: what they write is its companion's."""
@@ -250,7 +308,7 @@ class _Reader:
         if leaf is not None:
             companion = "null" if self._id is None else f'{{"id":{_quoted(self._id)}}}'
             if companion == self._value:
-                self._fault("must have a value, an id or extensions")
+                self._note("must have a value, an id or extensions")
             self._leaf = None
             _write(frame, leaf, self._value, companion)
             return
@@ -263,7 +321,7 @@ class _Reader:
         elif frame.kind < XHTML_DIV:
             _write(frame.parent, frame.field, frame.value, "{" + "".join(frame.out) + "}")
         elif not frame.count:
-            self._fault("must hold a resource", frame.place)
+            self._note("must hold a resource", frame.place)
 
     def _narrative(self, name: str, attributes: dict[str, str]) -> None:
         self._div = Div(self._parser, self._data)
@@ -292,27 +350,31 @@ class _Reader:
             self._div = None
             self._outside_of_narratives()
 
-    def _misplaced(self, field: Field, last: Field) -> NoReturn:
+    def _misplaced(self, field: Field, last: Field) -> None:
         place = (self._frame.place, field.name, None, 0)
         if field.ordinal == last.ordinal:
-            self._fault("may be of one type only; there are several", place)
-        self._fault(f"must stand before {last.key}", place)
+            self._note("may be of one type only; there are several", place)
+        else:
+            self._note(f"must stand before {last.key}", place)
+        self._skip()
 
-    def _stray(self, name: str) -> NoReturn:
+    def _stray(self, name: str) -> None:
         namespace, _, local = name.rpartition(" ")
-        if namespace != FHIR:
-            self._fault("has an element in a namespace that is not that of FHIR, or that may not stand there")
-        if self._frame.kind < XHTML_DIV:
-            self._fault("may have extensions only")
         of = self._frame.type
-        if _NAME.fullmatch(local):
-            self._fault(f"has an element {local}, which R4 (4.0.1) does not have in {of}")
-        self._fault(f"has an element whose name can't be that of an element of {of}")
+        if namespace != FHIR:
+            self._note("has an element in a namespace that is not that of FHIR, or that may not stand there")
+        elif self._frame.kind < XHTML_DIV:
+            self._note("may have extensions only")
+        elif _NAME.fullmatch(local):
+            self._note(f"has an element {local}, which R4 (4.0.1) does not have in {of}")
+        else:
+            self._note(f"has an element whose name can't be that of an element of {of}")
+        self._skip()
 
-    def _stray_attribute(self, attributes: dict[str, str], place: Place) -> NoReturn:
+    def _stray_attribute(self, attributes: dict[str, str], place: Place) -> None:
         key = next(iter(attributes))
         said = f"an attribute {key}" if _NAME.fullmatch(key) else "an attribute"
-        self._fault(f"may not have {said}", place)
+        self._note(f"may not have {said}", place)
 
 
 def _not_a_resource(name: str) -> str:

@@ -5,6 +5,7 @@
     python -m tests.conformance --afresh  asks it about every case
     python -m tests.conformance --docs    also writes the numbers into docs/conformance.md
     python -m tests.conformance --list    also prints every disagreement
+    python -m tests.conformance --stored F  of what the walks of tests/scenarios left in the folder F (asks it, too)
     python -m tests.conformance --show X  what both say of the cases with X in their names (asks HL7's validator)
 
 Reference data: SECONDOP_TEST_DATA, by default ../shared/data.
@@ -17,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.conformance import corpus, invented, oracle, own, report, verdicts
+from tests.conformance import corpus, invented, oracle, others, own, report, stored, verdicts
 from tests.conformance.agreement import agreement, mutated, ours, whole_corpus
 from tests.conformance.cases import Case
 
@@ -26,6 +27,8 @@ def main(arguments: list[str]) -> None:
     shared_data = Path(os.environ.get("SECONDOP_TEST_DATA", oracle.ROOT / "../shared/data"))
     if "--show" in arguments:
         return show(shared_data, arguments[arguments.index("--show") + 1])
+    if "--stored" in arguments:
+        return judge(Path(arguments[arguments.index("--stored") + 1]))
     if "--live" in arguments or "--afresh" in arguments:
         ask(shared_data, afresh="--afresh" in arguments)
     version, found = verdicts.read()
@@ -57,8 +60,15 @@ def ask(shared_data: Path, *, afresh: bool) -> None:
             print(f"{len(unknown)} of {len(cases)} cases in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
         put([*corpus.official(examples), *corpus.official([*corpus.repaired(examples), *invented.examples()])])
-        put([*mutated(examples, found), *own.cases()])
+        put([*mutated(examples, found), *others.cases(shared_data), *own.cases()])
         verdicts.write(validator.version, found)
+
+
+def judge(folder: Path) -> None:
+    """What both say of what running systems hold: agreement, and everything that one of them refuses."""
+    with oracle.running() as validator:
+        counted, refused = stored.judged(stored.read(folder), validator)
+    print(report.table(counted), report.listed(counted), *map("refused: {}".format, refused), sep="\n")
 
 
 def show(shared_data: Path, wanted: str) -> None:

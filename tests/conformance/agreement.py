@@ -10,7 +10,7 @@ from pathlib import Path
 from fhir_secondop.errors import Issue, SecondOpError
 from fhir_secondop.fhir.codec import parse
 from fhir_secondop.fhir.validate import validate
-from tests.conformance import corpus, invented, own
+from tests.conformance import corpus, invented, others, own
 from tests.conformance.cases import Case
 from tests.conformance.reasons import Reason, reason_of
 from tests.conformance.verdicts import Verdict
@@ -94,6 +94,7 @@ def whole_corpus(shared_data: Path, verdicts: Mapping[str, Verdict]) -> Iterator
     examples = corpus.examples(shared_data)
     yield from corpus.official(examples)
     yield from mutated(examples, verdicts)
+    yield from others.cases(shared_data)
     yield from own.cases()
 
 

@@ -28,7 +28,7 @@ def cases() -> Iterator[Case]:
 
 
 @cache
-def _definitions() -> str:
+def definitions() -> str:
     """A digest of our profiles, value sets and code systems: what they say decides the verdicts of these cases."""
     files = sorted(path for folder in DEFINED for path in (ROOT / "profiles" / folder).glob("*.json"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -36,7 +36,7 @@ def _definitions() -> str:
 
 def _case(kind: str, name: str, resource: Any, valid: bool | None, *profiles: str) -> Case:
     urls = tuple(map(codes.extension, profiles))
-    return Case(kind, f"{kind} / {name}", codec.dumps(resource), valid, urls, _definitions())
+    return Case(kind, f"{kind} / {name}", codec.dumps(resource), valid, urls, definitions())
 
 
 def _of_profiles() -> Iterator[Case]:
@@ -54,11 +54,11 @@ def _of_examples() -> Iterator[Case]:
     for path in sorted((ROOT / "examples").rglob("*.json")):
         text = path.read_text("utf-8")
         if "resourceType" in json.loads(text):
-            yield Case("our examples", f"our examples / {path.relative_to(ROOT)}", text, True, against=_definitions())
+            yield Case("our examples", f"our examples / {path.relative_to(ROOT)}", text, True, against=definitions())
     for folder in DEFINED:
         for path in sorted((ROOT / "profiles" / folder).glob("*.json")):
             name, text = f"our definitions / {folder}/{path.name}", path.read_text("utf-8")
-            yield Case("our definitions", name, text, True, against=_definitions())
+            yield Case("our definitions", name, text, True, against=definitions())
 
 
 def _composed() -> Iterator[Case]:

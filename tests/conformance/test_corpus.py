@@ -97,6 +97,14 @@ def test_what_is_not_of_r4_does_not_count_and_an_exception_is_no_verdict() -> No
     assert of_findings([Finding("error", "", "x", "y")]).word == "invalid"
 
 
+def test_what_it_calls_a_warning_counts_where_r4_says_shall() -> None:
+    counted = Finding("warning", "REFERENCE_REF_SUSPICIOUS", "Observation.subject", "y")
+    assert of_findings([counted]) == Verdict(("REFERENCE_REF_SUSPICIOUS",))
+    places = ("extension[0]", "modifierExtension[0].extension[0]", "modifierExtension[0]")
+    hints = [Finding("information", "Extension_EXT_Unknown", f"Patient.{place}", "y") for place in places]
+    assert [of_findings([each]).word for each in hints] == ["valid", "valid", "invalid"]
+
+
 def test_the_page_is_read_as_it_is_written() -> None:
     right = Case("k", "k / right", TEXT)
     page = report.table(agreement.agreement([right, right], {right.hash: Verdict(("an-error",))}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,15 @@ BEYOND = {
     "SM_TARGET_PATH_INVALID": "it runs the mapping language of StructureMaps",
 }
 
+# What it finds, and calls a warning or a hint unless told otherwise, where R4 says SHALL: these count as errors.
+COUNTED = {
+    "REFERENCE_REF_SUSPICIOUS": "a relative reference that is not [type]/[id], with or without a version: References"
+    " SHALL be a reference to an actual FHIR resource",
+    "UNICODE_XML_BAD_CHARS": "Strings SHALL NOT contain characters below 32 other than tab, line feed and return",
+    "Extension_EXT_Unknown": "at modifierExtension alone: it is an error where unknown extensions are not all allowed",
+}
+_AT_MODIFIER = re.compile(r"modifierExtension\[\d+\]$")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -44,10 +54,15 @@ class Verdict:
 
 
 def of_findings(findings: Iterable[Finding]) -> Verdict:
-    ids = dict.fromkeys(_id(finding) for finding in findings if finding.is_error)
+    ids = dict.fromkeys(_id(finding) for finding in findings if finding.is_error or _is_counted(finding))
     # JSON that its parser refuses is a verdict, too; any other exception is none.
     broke = any(each.startswith("THROWN_") and each != "THROWN_JsonSyntaxException" for each in ids)
     return Verdict(tuple(sorted(each for each in ids if each not in BEYOND)), broke)
+
+
+def _is_counted(finding: Finding) -> bool:
+    is_extension = finding.id == "Extension_EXT_Unknown"
+    return finding.id in COUNTED and (not is_extension or _AT_MODIFIER.search(finding.at) is not None)
 
 
 def _id(finding: Finding) -> str:

@@ -106,3 +106,25 @@ def test_a_reference_in_a_bundle_is_read_from_the_address_of_its_own_entry() -> 
     elsewhere = document(COMPOSITION, PATIENT, AUTHOR, GROUP)
     elsewhere["entry"][1]["fullUrl"] = "http://other.example.org/fhir/Patient/1"
     assert ("not-found", "Bundle.entry[0].resource.subject") in faults(elsewhere)
+
+
+def test_what_a_urn_names_is_of_a_type_that_the_element_takes() -> None:
+    other = "urn:uuid:6f9a0c8e-1f5c-4b5e-9d5c-0f6f5d1c2b3a"
+    observation = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
+
+    def sent(resource_type: str, **more: Any) -> Json:
+        subject = {"resourceType": resource_type, "active": True}
+        asking = {**observation, "subject": {"reference": other}, **more}
+        return {"resourceType": "Bundle", "type": "transaction", "entry": [
+            {"fullUrl": "urn:uuid:6f9a0c8e-1f5c-4b5e-9d5c-0f6f5d1c2b3b", "resource": asking,
+             "request": {"method": "POST", "url": "Observation"}},
+            {"fullUrl": other, "resource": subject, "request": {"method": "POST", "url": resource_type}},
+        ]}  # fmt: skip
+
+    assert validate(sent("Patient")) == []
+    (issue,) = validate(sent("Practitioner"))
+    assert (issue.code, issue.expression) == ("value", "Bundle.entry[0].resource.subject.reference")
+    inside = {"resourceType": "Observation", "id": "a", **observation, "subject": {"reference": other}}
+    (issue,) = validate(sent("Practitioner", subject={"display": "x"}, contained=[inside],
+                             hasMember=[{"reference": "#a"}]))  # fmt: skip
+    assert issue.expression == "Bundle.entry[0].resource.contained[0].subject.reference"

@@ -43,7 +43,7 @@ def faults(resource: Json) -> list[tuple[str, str, str]]:
         patient(extension=[{"url": "http://example.org/ours-alone", "valueString": "x"}]),
         patient(name=[{"family": "Ek", "_family": {"extension": [{"url": f"{HL7}humanname-own-name",
                                                                     "valueString": "x"}]}}]),
-        patient(_gender={"extension": [ABSENT]}),  # Element: anywhere
+        patient(_birthDate={"extension": [ABSENT]}),  # Element: anywhere
         patient(contact=[{"name": {"text": "x", "extension": [ABSENT]}}]),
         patient(address=[{"line": ["x"], "_line": [{"extension": [{"url": f"{HL7}iso21090-ADXP-houseNumber",
                                                                     "valueString": "1"}]}]}]),
@@ -77,8 +77,8 @@ def test_an_extension_as_it_is_defined_is_let_through(resource: Json) -> None:
          ("e", "extension", "Patient.extension[0].extension[0].url")),
         (patient(extension=[{**NATIONALITY, "extension": NATIONALITY["extension"] * 2}]),
          ("e", "structure", "Patient.extension[0].extension")),
-        (patient(_gender={"extension": [{**ABSENT, "valueCode": "no-such-reason"}]}),
-         ("e", "code-invalid", "Patient.gender.extension[0].value")),
+        (patient(_birthDate={"extension": [{**ABSENT, "valueCode": "no-such-reason"}]}),
+         ("e", "code-invalid", "Patient.birthDate.extension[0].value")),
         (patient(extension=[{"url": f"{HL7}request-doNotPerform", "valueBoolean": True}]),
          ("e", "extension", "Patient.extension[0]")),
         (patient(extension=[BIRTH_PLACE, BIRTH_PLACE]), ("w", "extension", "Patient.extension")),

@@ -59,11 +59,9 @@ def faults(resource: Any, **options: Any) -> list[tuple[str, str]]:
         patient(birthDate="1970-02"),
         patient(birthDate="2024-02-29", _birthDate={"id": "a"}),
         patient(_birthDate={"extension": ABSENT}),
-        patient(_gender={"extension": ABSENT}),
         observation(valueQuantity={"value": Decimal("1.10"), "comparator": "<"}),
         observation(valueQuantity={"value": 1}),
         observation(_status={"extension": ABSENT}) | {"status": "final"},
-        {"resourceType": "Observation", "_status": {"extension": ABSENT}, "code": {"text": "x"}},
         patient(name=[{"given": ["A", None], "_given": [None, {"extension": ABSENT}]}]),
         patient(
             contained=[{"resourceType": "Organization", "id": "o", "name": "x"}],
@@ -317,6 +315,8 @@ def test_message_never_quotes_what_was_sent() -> None:
         '<form action="http://example.org"/>',
         '<svg xmlns="http://www.w3.org/2000/svg"/>',
         '<p style="background: url(http://example.org/x)">a</p>',
+        '<p style="background: url(//example.org/x)">a</p>',
+        '<p style="background: url(\'/x)">a</p>',
         '<p style="background: u\\72l(http://example.org/x)">a</p>',
         "<style>p {}</style>",
         '<link href="http://example.org/x.css"/>',
@@ -424,6 +424,71 @@ def test_what_was_not_checked_is_named_where_somebody_asks() -> None:
     noted = validate(resource, notes=True)
     assert {i.severity for i in noted} == {"information"}
     assert sorted(i.expression for i in noted) == ["Patient", "Patient.extension[0]", "Patient.photo[0].contentType"]
+
+
+V3 = "http://terminology.hl7.org/CodeSystem/v3-orderableDrugForm"
+V2 = "http://terminology.hl7.org/CodeSystem/v2-0203"
+
+
+@pytest.mark.parametrize(
+    ("system", "code", "severity"),
+    [
+        ("http://hl7.org/fhir/observation-status", "final", None),
+        ("http://hl7.org/fhir/observation-status", "Final", "error"),
+        ("http://hl7.org/fhir/observation-status", "done", "error"),
+        (V3, "TAB", None),
+        (V3, "Tab", "error"),  # that there is one and the other is unlikely
+        (V3, "newer-than-2019", "warning"),
+        (V2, "MR", None),
+        (V2, "mr", None),  # whether case matters there nobody says
+        (V2, "XYZ", "warning"),
+        ("http://loinc.org", "no-such-code", None),
+        ("https://secondop.example/x", "x", None),
+    ],
+)
+def test_a_code_that_its_system_does_not_have_is_named(system: str, code: str, severity: str | None) -> None:
+    wanted = [(severity, "Observation.value.code")] if severity else []
+    quantity = observation(valueQuantity={"value": 1, "system": system, "code": code})
+    assert [(i.severity, i.expression) for i in validate(quantity)] == wanted
+    concept = observation(valueCodeableConcept={"coding": [{"system": system, "code": code}]})
+    assert [i.severity for i in validate(concept)] == [severity for severity, _ in wanted]
+
+
+def test_extensions_are_no_code_of_a_required_binding() -> None:
+    assert faults(patient(_gender={"extension": ABSENT})) == [("code-invalid", "Patient.gender")]
+    assert faults(patient(gender="other", _gender={"extension": ABSENT})) == []
+    purposes = {"_purpose": [{"extension": ABSENT}, None], "purpose": [None, "benefits"]}
+    request = {"resourceType": "CoverageEligibilityRequest", "status": "active", "created": "2026-01-01",
+               "patient": {"display": "x"}, "insurer": {"display": "x"}}  # fmt: skip
+    assert faults(request | purposes) == [("code-invalid", "CoverageEligibilityRequest.purpose[0]")]
+    assert faults(patient(_birthDate={"extension": ABSENT})) == []
+
+
+def test_the_value_of_an_identifier_that_is_a_uri_has_a_scheme() -> None:
+    def identified(value: str) -> dict[str, Any]:
+        return patient(identifier=[{"system": "urn:ietf:rfc:3986", "value": value}])
+
+    assert faults(identified("urn:oid:2.16.840.1.113883.19.5")) == []
+    assert faults(identified("2.16.840.1.113883.19.5")) == [("value", "Patient.identifier[0].value")]
+
+
+def test_only_a_practitioner_that_is_here_acts_on_behalf_of_an_organization() -> None:
+    def team(member: str, contained: str) -> dict[str, Any]:
+        inside = {"resourceType": contained, "id": "a", "text": {"status": "empty", "div": DIV % "x"}}
+        participant = {"member": {"reference": member}, "onBehalfOf": {"reference": "Organization/1"}}
+        other = {"member": {"reference": "#a"}}
+        return {"resourceType": "CareTeam", "contained": [inside], "participant": [participant, other]}
+
+    assert faults(team("#a", "Practitioner")) == []
+    assert faults(team("#a", "Patient")) == [("invariant", "CareTeam.participant[0].onBehalfOf")]
+    assert faults(team("Patient/1", "Patient")) == []  # nobody knows whether it is there
+
+
+def test_an_image_beside_the_narrative_may_be_in_a_style() -> None:
+    """As HL7's publisher writes it into the narrative of each Questionnaire."""
+    for address in ("tbl_bck1.png", "'a/b.png'", "#x"):
+        div = DIV % f'<p style="background: white url({address})">a</p>'
+        assert faults(patient(text={"status": "generated", "div": div})) == []
 
 
 def test_a_warning_below_keeps_no_rule_from_being_looked_at() -> None:

@@ -334,6 +334,36 @@ def test_the_line_and_the_column_are_those_of_the_fault() -> None:
     assert refused(from_xml, b"\n<!-- \xc3\xa9 --> <!DOCTYPE a>").message.startswith("Line 2, column 12:")
 
 
+def test_every_fault_is_named_at_once_with_its_place() -> None:
+    sent = f"""<Patient {FHIR}>
+<id value="1"/><id value="2"/>
+<nickname value="a"><deep><er/></deep></nickname>
+<contained><Citation><x/></Citation></contained>
+<contained><Group/><Group/></contained>
+<active value="yes">text<x/></active>
+<name x="1"><given/><family value="a"/></name>
+<deceasedBoolean value="true"/><deceasedDateTime value="2000"/>
+<multipleBirthInteger value="two"/>
+<gender value="male"/>
+</Patient>"""
+    error = refused(from_xml, sent.encode())
+    assert error.message.startswith("Line 2, column 16: Patient.id may not repeat")
+    assert [(issue.line, issue.expression) for issue in error.issues] == [
+        (2, "Patient.id"), (3, "Patient"), (4, "Patient.contained[0]"), (5, "Patient.contained[1]"),
+        (6, "Patient.active"), (6, "Patient.active"), (6, "Patient.active"), (7, "Patient.name[0]"),
+        (7, "Patient.name[0].given[0]"), (7, "Patient.name[0].family"), (8, "Patient.deceased"),
+        (9, "Patient.multipleBirth"), (10, "Patient.gender"),
+    ]  # fmt: skip
+    assert len(refused(from_xml, xml("<x/>" * 5000).encode()).issues) == 1001
+
+
+def test_what_ends_the_reading_comes_last() -> None:
+    error = refused(from_xml, xml("<x/><y/><?a b?><z/>").encode())
+    assert [issue.diagnostics.split()[2:4] for issue in error.issues[-1:]] == [["not", "have"]]
+    assert len(error.issues) == 3
+    assert len(refused(from_xml, (xml("<x/>")[:-3]).encode()).issues) == 2
+
+
 def test_only_utf_8_is_read() -> None:
     sent = xml("<name><text value='é 😀'/></name>")
     assert '"é 😀"' in from_xml(b"\xef\xbb\xbf" + sent.encode())

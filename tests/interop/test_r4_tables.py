@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,32 @@ REFUSED = {
     "capabilitystatement-example.json": "CapabilityStatement.url",
     "devicemetric-example.json": "DeviceMetric.parent.reference",
     "deviceusestatement-example.json": "DeviceUseStatement.reasonReference[0].reference",
-    "diagnosticreport-example-pgx.json": "DiagnosticReport.presentedForm[0].hash",
     "diagnosticreport-example-lri.json": "Bundle.entry[1].fullUrl",
+    "diagnosticreport-example-pgx.json": "DiagnosticReport.presentedForm[0].hash",
     "diagnosticreport-hla-genetics-results-example.json": "Bundle.entry[0].resource.extension[1].extension[1].url",
     "eventdefinition-example.json": "EventDefinition.text.div",
     "json-edge-cases.json": "Patient.modifierExtension[0]",
     "media-example-sound.json": "Media.text.div",
+    "medicationadministration0312.json": "MedicationAdministration.dosage.dose.code",
+    "medicationdispense0325.json": "MedicationDispense.dosageInstruction[0].doseAndRate[0].dose.code",
+    "medicationexample0304.json": "Medication.ingredient[0].strength.denominator.code",
+    "medicationexample0309.json": "Medication.ingredient[0].strength.denominator.code",
     "medicationrequest0301.json": "MedicationRequest.dispenseRequest.performer.reference",
+    "medicationrequest0313.json": "MedicationRequest.dispenseRequest.quantity.code",
+    "medicationrequest0314.json": "MedicationRequest.dispenseRequest.quantity.code",
+    "medicationrequest0327.json": "MedicationRequest.dosageInstruction[0].doseAndRate[0].dose.code",
+    "medicationstatementexample1.json": "MedicationStatement.contained[0].ingredient[0].strength.denominator.code",
+    "medicationstatementexample2.json": "MedicationStatement.contained[0].ingredient[0].strength.denominator.code",
+    "medicationstatementexample3.json": "MedicationStatement.dosage[0].doseAndRate[0].dose.code",
     "message-request-link.json": "Bundle.entry[2].fullUrl",
     "message-response-link.json": "Bundle.entry[3].fullUrl",
     "observation-example-clinical-gender.json": "Observation.performer[0].reference",
+    "organization-example-good-health-care.json": "Organization.identifier[0].value",
     "questionnaire-zika-virus-exposure-assessment.json": "Questionnaire.text.div",
     "terminologycapabilities-example.json": "TerminologyCapabilities.url",
 }
+# What those who keep the other source have added to it.
+ADDED = {"http://hl7.org/fhir/questionnaire-item-control": {"multi-select"}}
 NOT_TYPES = {"SimpleQuantity", "MoneyQuantity", "MetadataResource"}
 
 
@@ -150,6 +164,25 @@ def test_search_parameters_find_what_fhirpathpy_finds_in_the_examples(shared_dat
             found = [value for _, value in path.select(parameter, resource)]
             once = [value for index, value in enumerate(found) if value not in found[:index]]
             assert once == path.evaluate(parameter.expression, resource), parameter.url
+
+
+def test_codes_of_systems_are_those_of_hl7(shared_data: Path) -> None:
+    compared = 0
+    for name in ("valuesets", "v3-codesystems", "v2-tables"):
+        for resource in read(shared_data / "r4-definitions" / f"{name}.json.xz"):
+            if resource["resourceType"] == "CodeSystem" and (found := definitions.code_systems().get(resource["url"])):
+                assert set(codes(resource["concept"])) - found == ADDED.get(resource["url"], set()), resource["url"]
+                assert found <= set(codes(resource["concept"])), resource["url"]
+                compared += 1
+    assert compared > 1000
+    for foreign in ("http://snomed.info/sct", "http://loinc.org", "http://dicom.nema.org/resources/ontology/DCM"):
+        assert foreign not in definitions.code_systems()
+
+
+def codes(concepts: list[dict[str, Any]]) -> Iterator[str]:
+    for concept in concepts:
+        yield concept["code"]
+        yield from codes(concept.get("concept", []))
 
 
 def test_bases_are_the_snapshots_of_hl7(shared_data: Path) -> None:

@@ -116,7 +116,9 @@ def twin() -> list[Resource]:
         patient,
         {"resourceType": "Condition", "id": "t1", "code": text, **about},
         {"resourceType": "Observation", "id": "t2", "status": "final", "code": text, **about},
-        {"resourceType": "AllergyIntolerance", "id": "t3", "code": text, "patient": about["subject"]},
+        {"resourceType": "AllergyIntolerance", "id": "t3", "code": text, "patient": about["subject"],
+         "clinicalStatus": {"coding": [
+             {"system": "http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical", "code": "active"}]}},
         {"resourceType": "MedicationRequest", "id": "t4", "status": "active", "intent": "order",
          "medicationCodeableConcept": text, **about},
         {"resourceType": "DocumentReference", "id": "t5", "status": "current", "description": "Zanzibar", **about,

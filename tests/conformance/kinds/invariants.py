@@ -368,6 +368,29 @@ BROKEN += [
     ("vsd-6", "ValueSet.expansion.contains", put('{"abstract":true}', "code", "display", "contains", "designation")),
     ("vsd-9", "ValueSet.expansion.contains", put('{"display":"x"}', "code", "abstract", "contains")),
     ("vsd-10", "ValueSet.expansion.contains", put('{"code":"x"}', "system", "version", "contains")),
+    # Of these the definition is wrong in other ways, too: HL7's publisher makes snapshots, and compares.
+    ("sdf-1", "StructureDefinition", put('{"derivation":"specialization","snapshot":{"element":[{"id":"Patient","path":'
+     '"Patient"},{"id":"Patient.a","path":"Patient.a"},{"id":"Patient.b","path":"Patient.a"}]}}')),
+    ("sdf-8", "StructureDefinition", put('{"snapshot":{"element":[{"id":"Patient","path":"Patient"},{"id":'
+     '"Observation.code","path":"Observation.code"}]}}')),
+    ("sdf-10", "StructureDefinition", put('{"snapshot":{"element":[{"id":"Patient","path":"Patient"},{"id":'
+     '"Patient.gender","path":"Patient.gender","binding":{"strength":"required"}}]}}')),
+    ("sdf-11", "StructureDefinition", put('{"snapshot":{"element":[{"id":"Observation","path":"Observation"}]}}')),
+    ("sdf-15", "StructureDefinition", put('{"snapshot":{"element":[{"id":"Patient","path":"Patient","type":'
+     '[{"code":"Patient"}]}]}}')),
+    ("sdf-16", "StructureDefinition", put('{"snapshot":{"element":[{"id":"Patient","path":"Patient"},{"id":"Patient",'
+     '"path":"Patient.gender"}]}}')),
+    ("sdf-19", "StructureDefinition", put('{"url":"http://hl7.org/fhir/StructureDefinition/x","differential":{"element":'
+     '[{"id":"Patient","path":"Patient"},{"id":"Patient.gender","path":"Patient.gender","type":[{"code":'
+     '"http://x.example/code"}]}]}}')),
+    ("sdf-22", "StructureDefinition", put('{"url":"http://hl7.org/fhir/StructureDefinition/x","differential":{"element":'
+     '[{"id":"Patient","path":"Patient"},{"id":"Patient.gender","path":"Patient.gender","defaultValueCode":"male"}]}}')),
+    ("tst-4", "TestScript", put('{"metadata":{"link":[{"url":"http://x.example"}],"capability":[{"capabilities":'
+                                '"http://x.example/c"}]}}')),
+    *((key, "Consent", put(f'{{"scope":{{"coding":[{{"system":"something","code":"{code}"}}]}}}}', "patient"))
+      for key, code in (("ppc-2", "patient-privacy"), ("ppc-3", "research"), ("ppc-4", "adr"), ("ppc-5", "treatment"))),
+    ("ctm-1", "CareTeam", put('{"contained":[{"resourceType":"Patient","id":"a"}],"participant":[{"member":'
+                              '{"reference":"#a"},"onBehalfOf":{"display":"x"}}]}')),
     ("dom-2", "Patient", put('{"contained":[{"resourceType":"Organization","id":"a","name":"x","contained":[{'
                              '"resourceType":"Organization","id":"b","name":"x"}]}],"managingOrganization":'
                              '{"reference":"#a"}}')),
@@ -433,6 +456,8 @@ NEAR: list[tuple[str, str, Edit]] = [
                                                                       '{"reference":"Patient/1"}}')),
     ("care team on behalf of", "CareTeam.participant", put('{"onBehalfOf":{"display":"x"},"member":{"reference":'
                                                            '"Practitioner/1"}}')),
+    ("care team, a contained practitioner on behalf of", "CareTeam", put('{"contained":[{"resourceType":"Practitioner",'
+     '"id":"a"}],"participant":[{"member":{"reference":"#a"},"onBehalfOf":{"display":"x"}}]}')),
     ("value set without systems", "ValueSet.compose.include", put('{"valueSet":["http://x.example/vs"]}', "system",
                                                                   "concept", "filter", "version")),
 ]  # fmt: skip

@@ -206,6 +206,22 @@ def text_only(example: Example) -> Iterator[Site]:
             yield site(member.node, member.group, edit, f".{member.key}")
 
 
+def of_own_system(host: str, change: Callable[[str, frozenset[str]], str]) -> Callable[[Example], Iterator[Site]]:
+    """The code of a Coding or Quantity, where its system is one that R4 carries whole and no binding is required."""
+
+    def sites(example: Example) -> Iterator[Site]:
+        bound = {(*m.node.keys, m.key) for m in example.members if m.element.binding}
+        for node in example.nodes:
+            system, code = node.value.get("system"), node.value.get("code")
+            known = definitions.code_systems().get(system) if str(system).startswith(host) else None
+            around = (key for key in node.keys if isinstance(key, str))
+            is_bound = any(node.keys[: i + 1] in bound for i, _ in enumerate(node.keys))
+            if known and code in known and node.type in ("Coding", "Quantity") and not is_bound:
+                yield site(node, f"{system} {'.'.join(around)}", put("code", change(code, known)), ".code")
+
+    return sites
+
+
 # Ids
 
 
@@ -237,6 +253,7 @@ def resource_id(value: Any) -> Callable[[Example], Iterator[Site]]:
 VERSIONED = {**STRANGER, "meta": {"versionId": "1"}}
 SECURED = {**STRANGER, "meta": {"security": [{"system": "http://x.example", "code": "x"}]}}
 NESTED = {**STRANGER, "contained": [{**STRANGER, "id": "inner"}]}
+FHIR, THO = "http://hl7.org/fhir/", "http://terminology.hl7.org/"
 TEXT = {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">x</div>'}
 
 KINDS = [
@@ -277,6 +294,11 @@ KINDS = [
     Kind("code: required binding", "no such code", 130, codes(lambda c, a: "no-such-code")),
     Kind("code: required binding", "other case", 60, codes(swapped), valid=None),
     Kind("code: required binding", "of another system", 30, foreign_system),
+    Kind("code: of its system", "no such code, of FHIR's", 20, of_own_system(FHIR, lambda c, a: "no-such-code")),
+    Kind("code: of its system", "other case, of FHIR's", 12, of_own_system(FHIR, swapped), valid=None),
+    Kind("code: of its system", "no such code, of v3's and v2's", 20, of_own_system(THO, lambda c, a: "no-such-code")),
+    Kind("code: of its system", "other case, of v3's and v2's", 20, of_own_system(THO, swapped), valid=None),
+    Kind("harmless: another code", "of its system", 40, of_own_system("http://", another), valid=None),
     Kind("code: required binding", "words alone", 40, text_only),
     Kind("harmless: another code", "of the value set", 130, codes(another), valid=None),
     Kind("id", "twice in a resource", 60, same_id),
