@@ -103,6 +103,7 @@ def assembled(settings: Settings) -> Service:
     systems = _systems(settings, database) if settings.auth == "smart" else None
     authenticate = systems.caller if systems else _authenticator(settings)
     endpoint = Endpoint(
+        xml=True,
         database=database,
         base_url=base_url,
         software="fhir_secondop",

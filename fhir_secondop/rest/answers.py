@@ -12,7 +12,6 @@ from fhir_secondop.errors import (
     Invalid,
     Issue,
     Malformed,
-    NotAcceptable,
     TooLarge,
     Unavailable,
     Unsupported,
@@ -20,57 +19,14 @@ from fhir_secondop.errors import (
 )
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.fhir.codec import Body
-from fhir_secondop.fhir.locations import located
 from fhir_secondop.model import Resource
-from fhir_secondop.rest import outcome
+from fhir_secondop.rest import formats, outcome
 from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.rest.formats import JSON
 from fhir_secondop.store.resources import Stored
 
-JSON = "application/fhir+json"
-_READ = ("application/fhir+json", "application/json", "text/json")
-_WRITTEN = (*_READ, "application/*", "*/*", "json")
-MAX_MEMBERS = 3_000_000  # of a body of 64 MB; Synthea's records have 24,000 a megabyte
 _FORM = "application/x-www-form-urlencoded"
 _ETAG = re.compile(r'(?:W/)?"?(\d{1,9})"?')
-
-
-def check_accept() -> None:
-    """Raises NotAcceptable unless JSON will do. `_format` wins over Accept."""
-    wanted = request.args.get("_format", "")
-    if wanted:
-        if wanted.partition(";")[0].strip().replace(" ", "+") not in _WRITTEN:
-            raise NotAcceptable(f"_format={wanted}: this endpoint writes {JSON}.")
-        return
-    if offers() and not takes_json():
-        raise NotAcceptable(f"Accept: {request.headers['Accept']}: this endpoint writes {JSON}.")
-
-
-def offers() -> list[str]:
-    """The media types of the Accept header."""
-    accept = request.headers.get("Accept", "")
-    return [part.partition(";")[0].strip() for part in accept.split(",") if part.strip()]
-
-
-def takes_json() -> bool:
-    """Whether the Accept header names JSON, or anything."""
-    return any(offer in _WRITTEN for offer in offers())
-
-
-def json_body() -> str:
-    """The request's body as JSON text. Raises UnsupportedMedia, Malformed."""
-    sent = request.mimetype
-    if sent and sent not in _READ:
-        raise UnsupportedMedia(f"Content-Type {sent}: this endpoint reads {JSON}.")
-    data = request.get_data()
-    limit = request.max_content_length
-    if limit is not None and len(data) >= limit:
-        # Werkzeug cuts a chunked body at its limit without a word.
-        raise TooLarge(f"The body is larger than {limit} bytes.")
-    check_members(data)
-    text = codec.text_of(data)
-    if not text.strip():
-        raise Malformed("The body is empty.")
-    return text
 
 
 def check_form() -> None:
@@ -90,7 +46,8 @@ def valid(resource: Resource, text: str = "") -> None:
     """Raises Invalid with every fault of a resource, each with its place, and with line and column of the text."""
     faults = [issue for issue in validate.validate(resource) if issue.severity in ("error", "fatal")]
     if faults:
-        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=located(text, faults) if text else faults)
+        placed = formats.in_what_was_sent(text, faults) if text else faults
+        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=placed)
 
 
 def further(endpoint: Endpoint, resource: Resource, text: str) -> list[Issue]:
@@ -102,19 +59,10 @@ def further(endpoint: Endpoint, resource: Resource, text: str) -> list[Issue]:
     errors = [issue for issue in found if issue.severity in ("error", "fatal")]
     faults = [issue for issue in errors if issue.code != "transient"]
     if faults:
-        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=located(text, faults))
+        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=formats.in_what_was_sent(text, faults))
     if errors:
         raise Unavailable("What has to be checked could not be; nothing was stored.", issues=errors)
     return found
-
-
-def check_members(data: bytes) -> None:
-    """Raises TooLarge when a JSON body has more values than any record of its size.
-
-    Parsed, each "[]," takes seventy bytes: twenty times its own.
-    """
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_MEMBERS:
-        raise TooLarge(f"The body has over {MAX_MEMBERS} values; send it in parts.")
 
 
 def check_entries(resource: Resource, limit: int) -> None:
@@ -130,7 +78,7 @@ def resource_body(
     """The valid resource of that type, and of that id where one is given, in the request's body: its text, its members,
     and what there is to say of it.
     """
-    text = json_body()
+    text = formats.body(xml=endpoint.xml)
     body, resource = codec.split(text)
     if resource["resourceType"] != resource_type:
         raise Invalid(f"The body is not a {resource_type}, as the address says.", path="resourceType")

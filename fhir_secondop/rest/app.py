@@ -21,6 +21,7 @@ from fhir_secondop.rest import (
     capability,
     disclosure,
     failures,
+    formats,
     interactions,
     operations,
     searching,
@@ -62,7 +63,7 @@ def blueprint(endpoint: Endpoint, *, started: str | None = None) -> Blueprint:
     date = started or times.instant(now_ms())
 
     def metadata() -> Response:
-        answers.check_accept()
+        formats.check(xml=endpoint.xml)
         return answers.json_answer(capability.statement(endpoint, date))
 
     routes.add_url_rule("/metadata", "metadata", metadata, methods=["GET"])
@@ -72,6 +73,8 @@ def blueprint(endpoint: Endpoint, *, started: str | None = None) -> Blueprint:
         )
     _add_refusals(routes)
     failures.handle(routes)
+    if endpoint.xml:
+        formats.write_xml(routes)
     return routes
 
 
@@ -122,8 +125,8 @@ def _nowhere(rest: str) -> Response:
 
 def _view(endpoint: Endpoint, handler: Handler, address: str) -> Callable[..., Response]:
     def view(**parts: str) -> Response:
-        if address != "/<t>/<i>" or not binary.is_wanted(parts["t"]):
-            answers.check_accept()
+        if address != "/<t>/<i>" or not binary.is_wanted(endpoint, parts["t"]):
+            formats.check(xml=endpoint.xml)
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
         request.max_content_length = MAX_BODY_BYTES  # a chunked body says no length

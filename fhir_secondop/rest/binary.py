@@ -11,16 +11,17 @@ import base64
 from flask import Response, request
 
 from fhir_secondop.errors import NotAcceptable
-from fhir_secondop.rest import answers
+from fhir_secondop.rest import formats
+from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store.resources import Stored
 
 _ANY = "application/octet-stream"
 
 
-def is_wanted(resource_type: str) -> bool:
+def is_wanted(endpoint: Endpoint, resource_type: str) -> bool:
     """Whether the bytes of a Binary are asked for, and not the resource."""
     asked = request.method in ("GET", "HEAD") and resource_type == "Binary" and "_format" not in request.args
-    return asked and bool(answers.offers()) and not answers.takes_json()
+    return asked and bool(formats.offers()) and not formats.is_fhir_taken(xml=endpoint.xml)
 
 
 def answer(found: Stored) -> Response:
@@ -28,8 +29,8 @@ def answer(found: Stored) -> Response:
     kind = str(found.resource.get("contentType", _ANY))
     plain = kind.partition(";")[0].strip().lower()
     wanted = {_ANY, plain, plain.partition("/")[0] + "/*"}
-    if not wanted & {offer.lower() for offer in answers.offers()}:
-        raise NotAcceptable(f"This Binary is {kind}; ask for that, for {_ANY}, or for {answers.JSON}.")
+    if not wanted & set(formats.offers()):
+        raise NotAcceptable(f"This Binary is {kind}; ask for that, for {_ANY}, or for {formats.JSON}.")
     data = base64.b64decode(found.resource.get("data", ""))
     # Somebody else's file may be a page with a script; it is not shown at our address.
     headers = {"Content-Disposition": "attachment", "Content-Security-Policy": "default-src 'none'; sandbox",

@@ -10,6 +10,7 @@ from functools import cache
 from fhir_secondop import __version__
 from fhir_secondop.fhir import definitions
 from fhir_secondop.model import Operation, Resource
+from fhir_secondop.rest import formats
 from fhir_secondop.rest.endpoint import Endpoint
 
 _SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
@@ -37,7 +38,7 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
         "software": {"name": endpoint.software, "version": __version__},
         "implementation": {"description": endpoint.software, "url": endpoint.base_url},
         "fhirVersion": "4.0.1",
-        "format": ["application/fhir+json"],
+        "format": [formats.JSON, *([formats.XML] if endpoint.xml else [])],
         "rest": [rest],
     }
 

@@ -68,6 +68,7 @@ class Endpoint:
     max_count: int = query.MAX_COUNT
     max_entries: int = 5000  # of a Bundle that is sent to us
     security: str = ""
+    xml: bool = False  # whether resources are read and written in XML, too
     smart: bool = False  # whether one signs in by SMART
     second_stage: Callable[[Resource, str], Sequence[Issue]] = lambda resource, text: ()
     canonical: str = ""  # under which the operations have their canonical names

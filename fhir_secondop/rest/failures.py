@@ -24,7 +24,7 @@ from fhir_secondop.errors import (
 )
 from fhir_secondop.fhir import codec
 from fhir_secondop.rest import outcome
-from fhir_secondop.rest.answers import JSON
+from fhir_secondop.rest.formats import JSON
 
 log = logging.getLogger(__name__)
 _KINDS: dict[int, type[SecondOpError]] = {404: NotFound, 405: Unsupported, 413: TooLarge, 415: UnsupportedMedia}

@@ -12,7 +12,7 @@ from flask import Response, request
 from fhir_secondop.errors import Forbidden, Gone, NotAllowed, NotFound, Unsupported
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
-from fhir_secondop.rest import answers, binary, disclosure
+from fhir_secondop.rest import answers, binary, disclosure, formats
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles, resources
 from fhir_secondop.store.database import Transaction
@@ -45,7 +45,7 @@ def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: st
     disclosure.disclosed([found])
     if _holds_already(request.headers.get("If-None-Match", ""), found):
         return Response(status=304, headers={"ETag": found.etag})
-    return binary.answer(found) if binary.is_wanted(resource_type) else answers.stored_answer(endpoint, found)
+    return binary.answer(found) if binary.is_wanted(endpoint, resource_type) else answers.stored_answer(endpoint, found)
 
 
 def _holds_already(if_none_match: str, found: Stored) -> bool:
@@ -120,7 +120,7 @@ def _there_already(endpoint: Endpoint, caller: Caller, tx: Transaction, found: S
         disclosure.disclosed([found])
         return answers.stored_answer(endpoint, found)
     headers = {"ETag": found.etag, "Location": f"{endpoint.base_url}/{found.versioned}"}
-    return Response("", 200, mimetype=answers.JSON, headers=headers)
+    return Response("", 200, mimetype=formats.JSON, headers=headers)
 
 
 def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:

@@ -13,7 +13,7 @@ from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound
 from fhir_secondop.fhir import codec, parameters
 from fhir_secondop.fhir.faults import MAX_FAULTS
 from fhir_secondop.model import Caller, Operation, Resource, Result
-from fhir_secondop.rest import answers, disclosure
+from fhir_secondop.rest import answers, disclosure, formats
 from fhir_secondop.rest.endpoint import Endpoint
 
 
@@ -76,14 +76,14 @@ def _input(endpoint: Endpoint, row: Operation) -> Resource:
     if request.method != "POST" or not request.get_data():
         sent = of_query(row)
     else:
-        text = answers.json_body()
+        text = formats.body(xml=endpoint.xml)
         resource = codec.parse(text)
         answers.check_entries(resource, endpoint.max_entries)
         answers.valid(resource, text)
         answers.further(endpoint, resource, text)
         if row.raw:
             # The text goes along: an intake keeps what was sent byte for byte.
-            return {"resource": resource, "text": codec.text_of(request.get_data()),
+            return {"resource": resource, "text": text,
                     "key": request.headers.get("Idempotency-Key", "")}  # fmt: skip
         sent = parameters.to_plain(resource, row.schema)
     check(sent, row.schema)

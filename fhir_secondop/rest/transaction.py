@@ -14,7 +14,7 @@ from flask import Response, request
 from fhir_secondop.errors import Forbidden, Invalid, Issue, Unsupported
 from fhir_secondop.fhir import codec, definitions, times
 from fhir_secondop.model import Caller, Ready, Resource
-from fhir_secondop.rest import answers, disclosure, interactions, outcome
+from fhir_secondop.rest import answers, disclosure, formats, interactions, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles
 from fhir_secondop.store.bundles import Entry, Outcome
@@ -29,7 +29,7 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
     """Runs the Bundle in the request's body."""
     if "transaction" not in endpoint.system:
         raise Unsupported("Transactions are not offered here; see metadata.")
-    text = answers.json_body()
+    text = formats.body(xml=endpoint.xml)
     bundle = codec.parse(text)
     if bundle.get("resourceType") != "Bundle":
         raise Invalid("POST to the base takes a Bundle.", path="resourceType")

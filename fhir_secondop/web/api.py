@@ -18,7 +18,8 @@ from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
-from fhir_secondop.rest.answers import check_members, valid
+from fhir_secondop.rest.answers import valid
+from fhir_secondop.rest.formats import check_members
 from fhir_secondop.rest.operations import check, may, noted, of_query
 from fhir_secondop.service import intake, review, worklist
 from fhir_secondop.service.operations import opening

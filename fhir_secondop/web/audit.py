@@ -13,7 +13,7 @@ from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.fhir import definitions
 from fhir_secondop.rest import disclosure, failures
-from fhir_secondop.rest.answers import JSON
+from fhir_secondop.rest.formats import JSON
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.audit.rows import Access, access_rows
 

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator
 
 from fhir_secondop.errors import AddressTooLong, Forbidden, Malformed, SecondOpError, TooLarge, UnsupportedMedia
-from fhir_secondop.rest import answers, failures
+from fhir_secondop.rest import failures, formats
 from fhir_secondop.web.gate import ROOMS, Gate, class_of
 from fhir_secondop.web.throttle import Throttle, caller_of
 
@@ -60,7 +60,7 @@ def secured(answer: Response) -> Any:
     return answer
 
 
-def refusal(error: SecondOpError, mimetype: str = answers.JSON) -> Response:
+def refusal(error: SecondOpError, mimetype: str = formats.JSON) -> Response:
     """The answer to what is refused before the application sees it."""
     answer: Response = secured(failures.answer(error, mimetype))
     if isinstance(error, UnsupportedMedia):
@@ -108,7 +108,7 @@ def guarded(app: WSGIApplication, throttle: Throttle, refused: Refused = uncount
                 now = time.monotonic()
                 gate.enter(now - environ.get(RECEIVED_AT, now))
         except SecondOpError as error:
-            kind = answers.JSON if request.path.startswith("/fhir") else "application/json"
+            kind = formats.JSON if request.path.startswith("/fhir") else "application/json"
             answer = refusal(error, kind)
             log.info("- %s - %s %s", request.method, answer.status_code, type(error).__name__)
             refused(caller_of(request), answer.status_code)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fhir_secondop.errors import Invalid, Malformed, SecondOpError, TooLarge
 from fhir_secondop.fhir import codec, definitions, faults, query
 from fhir_secondop.fhir.query import MAX_PARAMETERS, MAX_VALUES
-from fhir_secondop.rest import answers, failures, operations
+from fhir_secondop.rest import answers, failures, formats, operations
 from fhir_secondop.sandbox import ehr
 from fhir_secondop.store.database import Database
 from tests.conftest import new_postgres
@@ -94,10 +94,10 @@ def test_plain_json_of_many_faults_gets_no_large_answer() -> None:
 
 
 def test_a_body_of_more_values_than_any_record_has_is_not_parsed() -> None:
-    for data in (b"[]," * (answers.MAX_MEMBERS // 2 + 1), b"1," * (answers.MAX_MEMBERS + 1), b'{"a"' * 3_000_001):
+    for data in (b"[]," * (formats.MAX_MEMBERS // 2 + 1), b"1," * (formats.MAX_MEMBERS + 1), b'{"a"' * 3_000_001):
         with pytest.raises(TooLarge):
-            answers.check_members(data)
-    answers.check_members(b"," * answers.MAX_MEMBERS)
+            formats.check_members(data)
+    formats.check_members(b"," * formats.MAX_MEMBERS)
 
 
 def test_a_string_without_an_end_is_looked_at_once() -> None:

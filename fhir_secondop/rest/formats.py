@@ -1,0 +1,115 @@
+"""JSON and XML: which one a request is in, and which one its answer shall be.
+
+Everything inside is JSON. XML is converted as it comes in and as it goes out, without loss (docs/xml.md).
+Source: https://hl7.org/fhir/R4/http.html#mime-type
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flask import Blueprint, Response, g, request
+
+from fhir_secondop.errors import Issue, Malformed, NotAcceptable, TooLarge, UnsupportedMedia
+from fhir_secondop.fhir import codec
+from fhir_secondop.fhir.locations import located, located_xml
+from fhir_secondop.fhir.xml import from_xml, to_xml
+from fhir_secondop.rest import outcome
+
+JSON, XML = "application/fhir+json", "application/fhir+xml"
+_JSON = (JSON, "application/json", "text/json")
+_XML = (XML, "application/xml", "text/xml")
+MAX_MEMBERS = 3_000_000  # of a body of 64 MB; Synthea's records have 24,000 a megabyte
+
+
+def offers() -> list[str]:
+    """The media types of the Accept header."""
+    accept = request.headers.get("Accept", "")
+    return [part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
+
+
+def is_fhir_taken(*, xml: bool) -> bool:
+    """Whether the Accept header names a form of resources that is written here, or anything."""
+    return any(offer in (*_JSON, *(_XML if xml else ()), "application/*", "*/*") for offer in offers())
+
+
+def check(*, xml: bool) -> None:
+    """Raises NotAcceptable unless the answer can be in a form that is wanted. `_format` wins over Accept."""
+    written = f"{JSON} and {XML}" if xml else JSON
+    wanted = request.args.get("_format", "")
+    if wanted:
+        if _named(wanted) not in (*_JSON, "json", *((*_XML, "xml") if xml else ())):
+            raise NotAcceptable(f"This _format is not written here; ask for {written}.")
+    elif offers() and not is_fhir_taken(xml=xml):
+        raise NotAcceptable(f"Accept: {request.headers['Accept']}: this endpoint writes {written}.")
+
+
+def _named(wanted: str) -> str:
+    # A plus that nobody has escaped is a space in a query.
+    return wanted.partition(";")[0].strip().lower().replace(" ", "+")
+
+
+def is_xml_wanted() -> bool:
+    """Whether the answer shall be in XML."""
+    wanted = request.args.get("_format", "")
+    if wanted:
+        return _named(wanted) in (*_XML, "xml")
+    # The best first; what stands behind a semicolon (fhirVersion) makes no other form.
+    best = (offer.partition(";")[0].strip().lower() for offer, _ in request.accept_mimetypes)
+    return next((offer in _XML for offer in best if offer in (*_JSON, *_XML, "application/*", "*/*")), False)
+
+
+def body(*, xml: bool) -> str:
+    """The request's body as JSON text. Raises UnsupportedMedia, TooLarge, Malformed."""
+    sent = request.mimetype
+    is_xml = xml and sent in _XML
+    if sent and sent not in _JSON and not is_xml:
+        raise UnsupportedMedia(f"Content-Type {sent}: this endpoint reads {f'{JSON} and {XML}' if xml else JSON}.")
+    data = request.get_data()
+    limit = request.max_content_length
+    if limit is not None and len(data) >= limit:
+        # Werkzeug cuts a chunked body at its limit without a word.
+        raise TooLarge(f"The body is larger than {limit} bytes.")
+    if not data.strip():
+        raise Malformed("The body is empty.")
+    if is_xml:
+        g.sent_xml = data
+        check_members(data, [b"<"])
+        return from_xml(data)
+    check_members(data)
+    return codec.text_of(data)
+
+
+def check_members(data: bytes, signs: Iterable[bytes] = (b",", b"[", b"{")) -> None:
+    """Raises TooLarge when a body has more values than any record of its size, by the signs that go before one.
+
+    Parsed, each "[]," takes seventy bytes: twenty times its own.
+    """
+    if sum(map(data.count, signs)) > MAX_MEMBERS:
+        raise TooLarge(f"The body has over {MAX_MEMBERS} values; send it in parts.")
+
+
+def in_what_was_sent(text: str, faults: Iterable[Issue]) -> list[Issue]:
+    """The faults with line and column in the body: in XML where it was sent so, else in its JSON text."""
+    sent: bytes | None = g.get("sent_xml")
+    return located(text, faults) if sent is None else located_xml(sent, faults)
+
+
+def write_xml(routes: Blueprint) -> None:
+    """Answers of these routes are in XML where that is wanted."""
+
+    @routes.after_request
+    def convert(answer: Response) -> Response:
+        answer.vary.add("Accept")
+        if answer.mimetype != JSON or not is_xml_wanted():
+            return answer
+        try:
+            written = to_xml(text) if (text := answer.get_data(as_text=True)) else b""
+        except Malformed as error:
+            # A copy of what an EHR gave may say in JSON what XML can't.
+            said = f"This can't be said in XML; ask for {JSON}."
+            issues = [Issue("error", "not-supported", issue.expression, said) for issue in error.issues]
+            answer, written = Response(status=406), to_xml(codec.dumps(outcome.outcome(issues)))
+        answer.set_data(written)
+        answer.content_type = f"{XML}; charset=utf-8"
+        return answer
