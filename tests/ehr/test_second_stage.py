@@ -317,7 +317,7 @@ def test_what_is_no_verdict_is_none(httpserver: HTTPServer, name: str, caplog: p
 
 
 def test_who_did_not_answer_is_not_asked_again_at_once(other: Other) -> None:
-    times = [0.0]
+    times = [100.0]
     asked = stage(validator(other.base), clock=lambda: times[0])
     other.status = 503
     assert facts(examined(asked)) == [("warning", RETRY, "Patient")]
@@ -356,6 +356,16 @@ def test_no_more_wait_for_it_than_it_can_do_at_once(other: Other) -> None:
     assert len(other.seen) == 2
     over.set()
     first.join()
+
+
+def test_what_is_too_large_is_no_answer(other: Other) -> None:
+    other.issues = [said("information", "x" * second_stage.MAX_ANSWER_BYTES)]
+    assert facts(examined(stage(validator(other.base)))) == [("warning", RETRY, "Patient")]
+
+
+def test_a_code_that_r4_does_not_have_or_that_means_something_here_is_another(other: Other) -> None:
+    other.issues = [said("error", "R5 has it", code="limited-filter"), said("error", "Not ours", code=RETRY)]
+    assert facts(examined(stage(validator(other.base)))) == [("error", "processing", "Patient")] * 2
 
 
 def test_what_is_too_large_is_not_sent(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
