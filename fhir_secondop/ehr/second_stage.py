@@ -40,6 +40,8 @@ _UNDECIDED = re.compile(
 )
 # Said of a wrong code, and as well of one that could not be looked up: then there is an issue like those above with it.
 _OF_CODES = ("terminology_tx_novalid", "unable_to_infer_codesystem")
+# HL7's program 6.10 without a terminology server says of each MIME type that it is none, and not that it can't know.
+_MIME = "http://hl7.org/fhir/ValueSet/mimetypes"
 
 
 class SecondStage:
@@ -163,7 +165,8 @@ class _Asker:
         return any(named in row.text for row in _rows(self._send("Basic", codec.dumps(basic))))
 
     def _issue(self, row: _Row, undecided: set[str]) -> Issue:
-        open_question = row.is_undecided or (row.has_id(*_OF_CODES) and row.place in undecided)
+        of_codes = row.has_id(*_OF_CODES) and (row.place in undecided or _MIME in row.text)
+        open_question = row.is_undecided or of_codes
         severity = "information" if open_question else row.severity
         return Issue(severity, row.code, row.place, f"{self.validator.name} says: {row.text}",
                      source=self.validator.name)  # fmt: skip

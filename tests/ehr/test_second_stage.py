@@ -193,16 +193,52 @@ def test_a_profile_that_it_does_not_know_was_not_checked(other: Other) -> None:
     assert examined(stage(validator(other.base)), resource) == []
 
 
-def test_a_code_system_that_it_does_not_have_is_information(other: Other) -> None:
-    none = "CodeSystem is unknown and can't be validated: urn:oid:1.2 for 'urn:oid:1.2#x'"
+NO_SYSTEM = "CodeSystem is unknown and can't be validated: urn:oid:1.2 for 'urn:oid:1.2#x'"
+NO_VALID = "Terminology_TX_NoValid_12"
+NOT_LOOKED_UP = {
+    "hapi": [("error", NO_SYSTEM, "Patient.a", "Terminology_PassThrough_TX_Message")],
+    "hapi, why not": [("error", f"Not in the value set.  (error message = {NO_SYSTEM}; more)", "Patient.a", NO_VALID)],
+    "hapi, of the concept": [
+        ("warning", "Unable to expand ValueSet because CodeSystem could not be found: x", "Patient.a.coding[0]", ""),
+        ("error", "None of the codings provided are in the value set", "Patient.a", "Terminology_TX_NoValid_1_CC"),
+    ],
+    "hl7": [("error", "A definition for CodeSystem 'urn:oid:1.2' could not be found, so no", "Patient.a.system", "")],
+    "hl7, of a code": [
+        ("error", "The System URI could not be determined for the code 'x' in the ValueSet 'y': include #0 has system "
+                  "z which could not be found", "Patient.a", "Unable_to_resolve_system"),
+        ("error", "The System URI could not be determined for the code 'x'", "Patient.a", "UNABLE_TO_INFER_CODESYSTEM"),
+    ],
+    "hl7, no value set": [("warning", "ValueSet 'http://x' not found", "Patient.a", "Terminology_TX_ValueSet")],
+    "hl7, no terminology": [
+        ("warning", "Unable to validate code 'x' because the validator runs without terminology services", "", ""),
+    ],
+    "hl7 6.10": [
+        ("error", "Not in 'MimeType' (http://hl7.org/fhir/ValueSet/mimetypes|4.0.1)", "Patient.a", NO_VALID),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_LOOKED_UP)
+def test_codes_that_it_can_not_look_up_are_information(other: Other, name: str) -> None:
+    other.issues = [said(severity, text, place, message) for severity, text, place, message in NOT_LOOKED_UP[name]]
+    assert {issue.severity for issue in examined(stage(validator(other.base)))} == {"information"}
+
+
+def test_codes_that_it_has_looked_up_are_wrong(other: Other) -> None:
+    """Also beside others that it could not look up."""
     other.issues = [
-        said("error", none, message="Terminology_PassThrough_TX_Message"),
-        said("error", f"The Coding provided was not found in the value set.  (error message = {none}; more)"),
-        said("error", "A definition for CodeSystem 'urn:oid:1.2' could not be found, so the code cannot be validated"),
-        said("error", "The value provided ('x') was not found in the value set 'Birth Sex'"),
+        said("error", "The value provided ('x') was not found in the value set 'Birth Sex'", "Patient.b", NO_VALID),
+        said(
+            "error",
+            "The System URI could not be determined for the code 'x'",
+            "Patient.b",
+            "UNABLE_TO_INFER_CODESYSTEM",
+        ),
+        said("error", NO_SYSTEM, "Patient.a"),
+        said("error", "MimeType (http://hl7.org/fhir/ValueSet/mimetypes|4.0.1) has an extension", "Patient.b"),
     ]
     found = [issue.severity for issue in examined(stage(validator(other.base)))]
-    assert found == ["error", "information", "information", "information"]
+    assert found == ["error", "error", "error", "information"]
 
 
 def test_a_server_that_does_not_look_at_profiles_is_not_believed(other: Other) -> None:
@@ -281,7 +317,7 @@ def test_what_is_no_verdict_is_none(httpserver: HTTPServer, name: str, caplog: p
 
 
 def test_who_did_not_answer_is_not_asked_again_at_once(other: Other) -> None:
-    times = [0.0]
+    times = [100.0]
     asked = stage(validator(other.base), clock=lambda: times[0])
     other.status = 503
     assert facts(examined(asked)) == [("warning", RETRY, "Patient")]
@@ -320,6 +356,16 @@ def test_no_more_wait_for_it_than_it_can_do_at_once(other: Other) -> None:
     assert len(other.seen) == 2
     over.set()
     first.join()
+
+
+def test_what_is_too_large_is_no_answer(other: Other) -> None:
+    other.issues = [said("information", "x" * second_stage.MAX_ANSWER_BYTES)]
+    assert facts(examined(stage(validator(other.base)))) == [("warning", RETRY, "Patient")]
+
+
+def test_a_code_that_r4_does_not_have_or_that_means_something_here_is_another(other: Other) -> None:
+    other.issues = [said("error", "R5 has it", code="limited-filter"), said("error", "Not ours", code=RETRY)]
+    assert facts(examined(stage(validator(other.base)))) == [("error", "processing", "Patient")] * 2
 
 
 def test_what_is_too_large_is_not_sent(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
