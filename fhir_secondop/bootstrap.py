@@ -16,6 +16,7 @@ from fhir_secondop.access import clients, issuer, rights, tokens
 from fhir_secondop.config import Settings
 from fhir_secondop.ehr import published
 from fhir_secondop.ehr.client import Client
+from fhir_secondop.ehr.second_stage import SecondStage
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import clock_file, codes
@@ -113,6 +114,7 @@ def assembled(settings: Settings) -> Service:
         operations=table,
         interactions=ALL - {"delete"},  # nothing of a case is deleted
         max_entries=settings.max_entries,
+        second_stage=second_stage(settings).examine,
         canonical=codes.CANONICAL,
         security=_SECURITY[settings.auth],
         smart=systems is not None,
@@ -120,9 +122,15 @@ def assembled(settings: Settings) -> Service:
     return Service(context, endpoint, table, authenticate, _key_files(settings), settings, systems)
 
 
+def second_stage(settings: Settings) -> SecondStage:
+    """The validators of other guides' profiles; they rest, and are counted, in each process by itself."""
+    return SecondStage(settings.validators.values(), now=now_ms)
+
+
 def _key_files(settings: Settings) -> tuple[Path, ...]:
     """The files with our signing keys: the service's own, and those that connections name."""
-    named = [settings.keys_file, *(c.key_file for c in settings.connections.values() if c.key_file)]
+    asked = [*settings.connections.values(), *(v.connection for v in settings.validators.values())]
+    named = [settings.keys_file, *(c.key_file for c in asked if c.key_file)]
     return tuple(map(Path, dict.fromkeys(named)))
 
 

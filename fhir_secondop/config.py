@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fhir_secondop.errors import Invalid
-from fhir_secondop.model import Connection
+from fhir_secondop.model import Connection, Validator
 
 DEFAULT_FILE = "secondop.toml"
 _MINUTES = re.compile(r"[1-9]\d{0,4}(,[1-9]\d{0,4}){2}")
@@ -28,6 +28,7 @@ CONNECTION_ROLES = ("ehr", "repository", "payer")
 CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent knows; a test compares them
 OIDC_CLIENT_AUTHS = ("secret", "private_key_jwt", "none")
 AUDITS = ("default", "strict")
+VALIDATOR_PROTOCOLS = ("fhir", "hl7")  # what ehr.second_stage speaks; a test compares them
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -79,6 +80,7 @@ class Settings:
     max_entries: int = 5000  # of a Bundle that is sent to us
     trusted_proxy: str = ""  # the address or network of the proxy whose X-Forwarded-For is believed
     connections: Mapping[str, Connection] = field(default_factory=dict)
+    validators: Mapping[str, Validator] = field(default_factory=dict)  # of other guides' profiles
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -110,11 +112,14 @@ def load(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     connections: dict[str, Connection] = {}
+    validators: dict[str, Validator] = {}
     if file.exists():
         loaded = _read(file)
-        if not isinstance(loaded.get("connections", {}), dict):
-            raise Invalid(f"{file}: connections are tables, [connections.NAME].")
+        for table in ("connections", "validators"):
+            if not isinstance(loaded.get(table, {}), dict):
+                raise Invalid(f"{file}: {table} are tables, [{table}.NAME].")
         connections = {name: connection(name, entry, file) for name, entry in loaded.pop("connections", {}).items()}
+        validators = {name: _validator(name, entry, file) for name, entry in loaded.pop("validators", {}).items()}
         for key, value in loaded.items():
             values[key] = value
             origins[key] = str(file)
@@ -131,13 +136,13 @@ def load(
     for name, given in (said or {}).items():
         values[name] = given
         origins[name] = f"--{name}"
-    settings = Settings(**_typed(values, file), connections=connections, origins=origins)
+    settings = Settings(**_typed(values, file), connections=connections, validators=validators, origins=origins)
     return _checked(settings, file)
 
 
 # The file's own name, and what the tests read.
 _NOT_SETTINGS = ("SECONDOP_CONFIG", "SECONDOP_TEST_DATA", "SECONDOP_REQUIRE")
-_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in ("connections", "origins")}
+_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in ("connections", "validators", "origins")}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -167,14 +172,14 @@ _PYTHON: dict[str, tuple[type, ...]] = {
 _KINDS = {f.name: str(f.type).removesuffix(" | None") for f in fields(Connection) if f.name != "name"}
 
 
-def connection(name: str, entry: Any, file: Path) -> Connection:
+def connection(name: str, entry: Any, file: Path, table: str = "connections") -> Connection:
     """A connection from its table in the file; paths are meant from where the file stands.
 
     Raises Invalid naming the key that is wrong, and what is allowed.
     """
-    where = f"{file}: connections.{name}"
+    where = f"{file}: {table}.{name}"
     if not isinstance(entry, dict):
-        raise Invalid(f"{where} must be a table: [connections.{name}].")
+        raise Invalid(f"{where} must be a table: [{table}.{name}].")
     for key, value in entry.items():
         _check_member(where, key, value)
     if not _is_url(entry.get("base", "")):
@@ -202,6 +207,37 @@ def connection(name: str, entry: Any, file: Path) -> Connection:
     if made.auth == "smart" and not made.client_id:
         raise Invalid(f"{where}.client_id is needed for auth=smart: the EHR gave it when we were registered.")
     return made
+
+
+_OF_VALIDATORS = frozenset(f.name for f in fields(Validator)) - {"connection"}
+# Of a connection, what says how a server is reached; the rest is about records and deliveries.
+_REACHING = frozenset({
+    "base", "auth", "username", "secret_file", "client_id", "key_file", "token_url", "scopes", "timeout_s",
+    "rate_per_s", "concurrency", "proxy", "ca_bundle", "client_cert", "client_key", "networks",
+})  # fmt: skip
+_VALIDATOR_TIMEOUT_S = 10.0  # somebody waits for the answer to a write
+
+
+def _validator(name: str, entry: Any, file: Path) -> Validator:
+    """A validator from its table in the file. Raises Invalid naming the key that is wrong, and what is allowed."""
+    where = f"{file}: validators.{name}"
+    given: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    for key in given:
+        if key not in _REACHING | _OF_VALIDATORS:
+            known = ", ".join(sorted(_REACHING | _OF_VALIDATORS))
+            raise Invalid(f"{where}.{key} is unknown; known are {known}.")
+    reaching = {key: value for key, value in given.items() if key in _REACHING}
+    made = connection(name, {"timeout_s": _VALIDATOR_TIMEOUT_S, **reaching} if given else entry, file, "validators")
+    if not 0.1 <= made.timeout_s <= 120:
+        raise Invalid(f"{where}.timeout_s: use seconds from 0.1 to 120.")
+    profiles = given.get("profiles")
+    if not isinstance(profiles, list) or not profiles or not all(isinstance(p, str) and _is_url(p) for p in profiles):
+        raise Invalid(f'{where}.profiles must be canonical URLs; one that ends with "/" stands for all below it.')
+    if given.get("protocol", "fhir") not in VALIDATOR_PROTOCOLS:
+        raise Invalid(f"{where}.protocol: use one of {', '.join(VALIDATOR_PROTOCOLS)}.")
+    if not isinstance(given.get("required", False), bool):
+        raise Invalid(f"{where}.required must be true or false.")
+    return Validator(made, tuple(profiles), given.get("protocol", "fhir"), given.get("required", False))
 
 
 def _check_member(where: str, key: str, value: Any) -> None:
@@ -309,7 +345,13 @@ def _checked(settings: Settings, file: Path) -> Settings:
         name: replace(c, key_file=settings.keys_file) if c.auth == "smart" and not c.key_file else c
         for name, c in settings.connections.items()
     }
-    return replace(settings, connections=signing)
+    checking = {
+        name: replace(v, connection=replace(v.connection, key_file=settings.keys_file))
+        if v.connection.auth == "smart" and not v.connection.key_file
+        else v
+        for name, v in settings.validators.items()
+    }
+    return replace(settings, connections=signing, validators=checking)
 
 
 def _check_exposed(settings: Settings) -> None:

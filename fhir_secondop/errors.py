@@ -15,7 +15,8 @@ class Issue:
     """One fault in what was sent: where it stands (a FHIRPath expression) and what to do about it.
 
     `code` is from http://hl7.org/fhir/issue-type; `severity` is fatal, error, warning or information. `line` and
-    `column` are from 1, in the text that was sent; 0 where they are not known.
+    `column` are from 1, in the text that was sent; 0 where they are not known. `source` names the validator of somebody
+    else's that said so; "" is ours.
     """
 
     severity: str
@@ -24,6 +25,7 @@ class Issue:
     diagnostics: str
     line: int = 0
     column: int = 0
+    source: str = ""
 
 
 class SecondOpError(Exception):

@@ -112,6 +112,25 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class Validator:
+    """A validator of other guides' profiles, as configured: how it is reached, and which profiles it is asked about.
+
+    `profiles` are canonical URLs; one that ends with "/" stands for all below it. `protocol`: "fhir" is $validate of
+    any FHIR server, "hl7" the HTTP mode of HL7's own program. With `required` nothing is taken that it has not checked.
+    """
+
+    connection: Connection
+    profiles: tuple[str, ...]
+    protocol: str = "fhir"
+    required: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the operator calls it."""
+        return self.connection.name
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What is known of one copy of one version at a recipient: the four facts of DOMAIN section 6 begin here.
 

@@ -15,7 +15,7 @@ import requests
 from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, keys, package
+from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, keys, package, stored
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
@@ -406,7 +406,7 @@ def config(config_file: str, as_json: bool) -> None:
     settings = configs.load(config_file)
     rows: Plain = {}
     for field in fields(settings):
-        if field.name in ("connections", "origins"):
+        if field.name in ("connections", "validators", "origins"):
             continue
         value = getattr(settings, field.name)
         if field.name == "database" and "://" in value:
@@ -414,6 +414,10 @@ def config(config_file: str, as_json: bool) -> None:
         rows[field.name] = {"value": value, "from": settings.origins.get(field.name, "default")}
     rows["connections"] = {
         "value": {name: {"base": c.base, "auth": c.auth} for name, c in settings.connections.items()},
+        "from": config_file or configs.DEFAULT_FILE,
+    }
+    rows["validators"] = {
+        "value": {name: {"base": v.connection.base, "required": v.required} for name, v in settings.validators.items()},
         "from": config_file or configs.DEFAULT_FILE,
     }
 
@@ -434,6 +438,7 @@ for command in (
     directory.directory,
     package.package,
     checking.check,
+    stored.db,
     verify,
 ):
     main.add_command(command)

@@ -42,8 +42,16 @@ def checks(settings: Settings) -> list[Check]:
     """Everything that can be seen from the configuration and the files that it names."""
     return [
         *_reach(settings), *_people(settings), *_secrets(settings), *_storage(settings), *_limits(settings),
-        *(found for connection in settings.connections.values() for found in _connection(connection)),
+        *(found for _, connection in _asked(settings) for found in _connection(connection)),
     ]  # fmt: skip
+
+
+def _asked(settings: Settings) -> list[tuple[str, Connection]]:
+    """Whom we send something, by where the configuration has it: EHRs, and validators, who see what is written."""
+    return [
+        *((f"connections.{name}", each) for name, each in settings.connections.items()),
+        *((f"validators.{name}", each.connection) for name, each in settings.validators.items()),
+    ]
 
 
 def _reach(settings: Settings) -> Iterator[Check]:
@@ -82,9 +90,9 @@ def _secrets(settings: Settings) -> Iterator[Check]:
     }  # fmt: skip
     if settings.auth == "tokens":
         named["token_file"] = settings.token_file
-    for connection in settings.connections.values():
+    for where, connection in _asked(settings):
         for key in ("secret_file", "key_file", "client_key"):
-            named[f"connections.{connection.name}.{key}"] = getattr(connection, key)
+            named[f"{where}.{key}"] = getattr(connection, key)
     for key, name in named.items():
         file = Path(name)
         if name and file.exists() and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):

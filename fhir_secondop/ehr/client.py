@@ -46,11 +46,14 @@ class Client:
     """One EHR, over HTTP. Threads share it; each has its own session. `now` gives ms since 1970.
 
     `tries` is how often a read is sent before a failure that time may mend is raised; a write is always sent once.
+    No answer takes longer than `longest_s`, SLOWEST times the time-out where nothing is said, nor has it more than
+    `most_bytes`, MAX_ANSWER_BYTES where nothing is said.
     """
 
     def __init__(
-        self, connection: Connection, *, now: Callable[[], int], limits: Limits | None = None, tries: int = 1
-    ) -> None:
+        self, connection: Connection, *, now: Callable[[], int], limits: Limits | None = None, tries: int = 1,
+        longest_s: float = 0.0, most_bytes: int = 0,
+    ) -> None:  # fmt: skip
         self.connection = connection
         self.base = connection.base.rstrip("/")
         self.site = vendors.site(connection)
@@ -60,6 +63,8 @@ class Client:
         self._now = now
         self._limits = limits or InProcess()
         self._tries = tries
+        self._longest_s = longest_s or SLOWEST * connection.timeout_s
+        self._most_bytes = most_bytes
         self._local = threading.local()
         self._at_once = limiting.at_once(self.site.concurrency)
         self.skew_s: float | None = None
@@ -116,6 +121,16 @@ class Client:
         """An operation that changes nothing there ($match, say): what it answers."""
         return _resource(self._send("POST", path, body=codec.dumps(resource).encode(), reads=True).body)
 
+    def outcome(self, path: str, text: str) -> Resource:
+        """What it says of a resource that is sent as this text, and not kept ($validate): an OperationOutcome.
+
+        Some servers answer 412 or 422 with it when they find a fault.
+        """
+        found = _resource(self._send("POST", path, body=text.encode(), reads=True, answers=(412, 422)).body)
+        if found.get("resourceType") != "OperationOutcome":
+            raise EhrFailure("validation", f"{self.connection.name} answered with something else than an outcome.")
+        return found
+
     def read(self, reference: str) -> Resource:
         """The resource at "Type/id"."""
         return _resource(self.get(reference).body)
@@ -160,7 +175,7 @@ class Client:
         name = "session" if signed_in else "stranger"
         session: requests.Session | None = getattr(self._local, name, None)
         if session is None:
-            session = wire.session(self.connection, longest_s=SLOWEST * self.connection.timeout_s)
+            session = wire.session(self.connection, longest_s=self._longest_s)
             session.auth = self.auth if signed_in else NoAuth()
             # HAPI answers a search from its cache for a minute: what was just written must be found.
             session.headers.update({"Accept": JSON, "Cache-Control": "no-cache"})
@@ -176,8 +191,9 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         reads: bool = False,
+        answers: tuple[int, ...] = (),
     ) -> _Answer:
-        """One request; signs in anew, once, when the server no longer takes the token."""
+        """One request; signs in anew, once, when the server no longer takes the token. `answers`: no failures here."""
         target = url if "://" in url else f"{self.base}/{url}" if url else self.base
         # The kind alone: an id or a query may say who the patient is.
         kind = "page" if "://" in url else url.partition("?")[0].partition("/")[0]
@@ -191,7 +207,7 @@ class Client:
         if answer.status == 401 and isinstance(self.auth, BackendServices):
             self.auth.forget(answer.sent_authorization)
             answer = self._exchange(method, target, params, body, extra, what, writing=writing, signed_in=signed_in)
-        if answer.status >= 300:
+        if answer.status >= 300 and answer.status not in answers:
             raise of_status(
                 answer.status, what, writing=writing, retry_after=answer.headers.get("Retry-After", ""),
                 now=self._now(), outcome=_sent_back(answer.body) or {}, codes=self.site.error_codes,
@@ -205,15 +221,16 @@ class Client:
         """One request and its answer, whatever its status."""
         limiting.wait(self._limits, self.connection.name, self.site.rate_per_s)
         session = self._session(signed_in=signed_in)
+        most = self._most_bytes or MAX_ANSWER_BYTES
         try:
             with self._at_once, session.request(
                 method, target, params=params, data=body, headers=headers, timeout=wire.timeout(self.connection),
                 allow_redirects=False, stream=True,
             ) as answer:  # fmt: skip
-                content = wire.whole(answer, MAX_ANSWER_BYTES)
+                content = wire.whole(answer, most)
         except wire.TooMuch:
             kind = "unknown" if writing else "policy"
-            raise EhrFailure(kind, f"{what}: an answer of over {MAX_ANSWER_BYTES} bytes.") from None
+            raise EhrFailure(kind, f"{what}: an answer of over {most} bytes.") from None
         except requests.exceptions.ConnectTimeout as error:
             raise EhrFailure("unreachable", f"{what}: no connection.") from error
         except requests.RequestException as error:

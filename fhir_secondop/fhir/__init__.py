@@ -59,7 +59,7 @@ def check(data: bytes | str | Resource, *, profiles: Iterable[str] = (), notes: 
         issues = validate(codec.parse(text), profiles=profiles, notes=notes)
     except Malformed as error:
         return list(error.issues)
-    return locations.located_xml(_bytes(data), issues) if _is_xml(data) else locations.located(text, issues)
+    return locations.located_xml(_bytes(data), issues) if is_xml(data) else locations.located(text, issues)
 
 
 def typed(resource: Resource | bytes | str) -> Any:
@@ -77,12 +77,13 @@ def _json_of(data: bytes | str) -> str:
     from fhir_secondop.fhir import codec
     from fhir_secondop.fhir.xml import from_xml
 
-    if _is_xml(data):
+    if is_xml(data):
         return from_xml(_bytes(data))
     return codec.text_of(data) if isinstance(data, bytes) else data
 
 
-def _is_xml(data: bytes | str) -> bool:
+def is_xml(data: bytes | str) -> bool:
+    """Whether what is to be read begins as XML does; else it is taken for JSON."""
     return _bytes(data[:64]).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 

@@ -111,8 +111,10 @@ def _chain(resource_type: str, match: re.Match[str], value: str, depth: int) -> 
             targets.append((target, condition))
         except Refused as refusal:
             refusals.append(refusal)
+    if not targets and len(refusals) == 1:
+        raise refusals[0]
     if not targets:
-        raise refusals[0] if refusals else Refused(f"{code!r} says of no type what it points to; name one.")
+        raise Refused(f"{rest!r} can be asked of no type that {code!r} points to; see /fhir/metadata.")
     return Chain(code, tuple(targets))
 
 

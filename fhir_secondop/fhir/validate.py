@@ -8,13 +8,13 @@ CT) are not looked up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fhir_secondop.errors import Issue
-from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir import claims, definitions
 from fhir_secondop.fhir import profiles as own
-from fhir_secondop.fhir.faults import Place, Walk, child, root
+from fhir_secondop.fhir.faults import Walk, root
 from fhir_secondop.fhir.walk import check_resource, known_type
 
 
@@ -31,41 +31,13 @@ def validate(resource: dict[str, Any], *, profiles: Iterable[str] = (), notes: b
     if definitions.profiles():
         sound = not any(issue.severity == "error" for issue in issues)
         demanded = tuple(profiles)
-        for part, here in _resources(resource, place):
-            urls = dict.fromkeys((*_claimed(part), *(demanded if part is resource else ())))
+        for part, here in claims.resources(resource, place):
+            urls = dict.fromkeys((*claims.claimed(part), *(demanded if part is resource else ())))
             for url in urls:
-                if notes and definitions.profile(url.partition("|")[0]) is None and url not in _OF_R4:
-                    said = f"The profile {url} is not known here: only R4's own rules were checked."
-                    Walk(issues, {}, notes=True).note(here, said)
+                if notes and claims.is_unknown(url):
+                    Walk(issues, {}, notes=True).note(here, claims.not_checked(url))
                 own.check(url, part, here, Walk(issues, _contained(part), part, None, here), run_constraints=sound)
     return issues
-
-
-_OF_R4 = frozenset(f"http://hl7.org/fhir/StructureDefinition/{name}" for name in definitions.resource_types())
-"""Whoever claims one of these claims R4."""
-
-
-def _resources(resource: Any, place: Place) -> Iterator[tuple[Mapping[str, Any], Place]]:
-    """The resource and those in a Bundle or Parameters, as far as they are resources at all."""
-    if not known_type(resource):
-        return
-    yield resource, place
-    name = {"Bundle": "entry", "Parameters": "parameter"}.get(resource["resourceType"], "")
-    yield from _parts(resource.get(name), place, name)
-
-
-def _parts(items: Any, place: Place, name: str) -> Iterator[tuple[Mapping[str, Any], Place]]:
-    for index, item in enumerate(items if isinstance(items, list) else ()):
-        if isinstance(item, dict):
-            here = child(place, name, index)
-            yield from _resources(item.get("resource"), child(here, "resource"))
-            yield from _parts(item.get("part"), here, "part")
-
-
-def _claimed(resource: Mapping[str, Any]) -> list[str]:
-    meta = resource.get("meta")
-    urls = meta.get("profile") if isinstance(meta, dict) else ()
-    return [url for url in urls if isinstance(url, str)] if isinstance(urls, list) else []
 
 
 def _contained(resource: Mapping[str, Any]) -> dict[str, str]:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from email.utils import formatdate
 
 from flask import Response, request
 
-from fhir_secondop.errors import Invalid, Malformed, NotAcceptable, TooLarge, Unsupported, UnsupportedMedia
+from fhir_secondop.errors import (
+    Invalid,
+    Issue,
+    Malformed,
+    NotAcceptable,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+    UnsupportedMedia,
+)
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.fhir.locations import located
@@ -83,6 +93,21 @@ def valid(resource: Resource, text: str = "") -> None:
         raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=located(text, faults) if text else faults)
 
 
+def further(endpoint: Endpoint, resource: Resource, text: str) -> list[Issue]:
+    """What other validators say of a resource that is valid to us, and what was not checked; never in a transaction.
+
+    Raises Invalid with every fault that they find, Unavailable where one had to look at it and did not.
+    """
+    found = list(endpoint.second_stage(resource, text))
+    errors = [issue for issue in found if issue.severity in ("error", "fatal")]
+    faults = [issue for issue in errors if issue.code != "transient"]
+    if faults:
+        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=located(text, faults))
+    if errors:
+        raise Unavailable("What has to be checked could not be; nothing was stored.", issues=errors)
+    return found
+
+
 def check_members(data: bytes) -> None:
     """Raises TooLarge when a JSON body has more values than any record of its size.
 
@@ -99,14 +124,20 @@ def check_entries(resource: Resource, limit: int) -> None:
         raise TooLarge(f"The Bundle has {len(entries)} entries; send at most {limit} at once.", path="Bundle.entry")
 
 
-def resource_body(resource_type: str) -> tuple[Body, Resource]:
-    """The valid resource of that type in the request's body: its text and its members."""
+def resource_body(
+    endpoint: Endpoint, resource_type: str, resource_id: str | None = None
+) -> tuple[Body, Resource, list[Issue]]:
+    """The valid resource of that type, and of that id where one is given, in the request's body: its text, its members,
+    and what there is to say of it.
+    """
     text = json_body()
     body, resource = codec.split(text)
     if resource["resourceType"] != resource_type:
         raise Invalid(f"The body is not a {resource_type}, as the address says.", path="resourceType")
     valid(resource, text)
-    return body, resource
+    if resource_id is not None and resource.get("id") != resource_id:
+        raise Malformed(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
+    return body, resource, further(endpoint, resource, text)
 
 
 def if_match() -> int | None:
@@ -135,14 +166,25 @@ def with_entries(head: Resource, entries: list[str]) -> str:
     return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
 
 
-def stored_answer(endpoint: Endpoint, stored: Stored, status: int = 200) -> Response:
-    """An answer with a stored version, its ETag, Last-Modified and, when created, Location; as Prefer says."""
+def wants_outcome() -> bool:
+    """Whether the writer asks what there is to say of what it wrote."""
+    return "return=OperationOutcome" in request.headers.get("Prefer", "")
+
+
+def stored_answer(
+    endpoint: Endpoint, stored: Stored, status: int = 200, said: Sequence[Issue] = ()
+) -> Response:  # fmt: skip
+    """An answer with a stored version, its ETag, Last-Modified and, when created, Location; as Prefer says.
+
+    `said` is what there is to say of it beside.
+    """
     writing = request.method in ("POST", "PUT")
     prefer = request.headers.get("Prefer", "") if writing else ""
     if "return=minimal" in prefer:
         answer = Response("", status, mimetype=JSON)
-    elif "return=OperationOutcome" in prefer:
-        answer = json_answer(outcome.all_ok(f"Stored as {stored.versioned}."), status)
+    elif writing and wants_outcome():
+        well = Issue("information", "informational", "", f"Stored as {stored.versioned}.")
+        answer = json_answer(outcome.outcome([well, *said]), status)
     else:
         answer = json_answer(stored.text, status)
     answer.headers["ETag"] = stored.etag

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from werkzeug.wrappers import Request
 
+from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import definitions, query
-from fhir_secondop.model import Caller, Operation, Ready, Visibility
+from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
 
@@ -45,7 +46,8 @@ class Endpoint:
     of the whole endpoint ("transaction"). `searchable` names the search parameters of a type where not all that we
     can serve are offered.
     `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s; `restrictions` are the searches of which a
-    resource must match one, where only some of the type are granted.
+    resource must match one, where only some of the type are granted. `second_stage(resource, text)` is what others say
+    of a resource that is valid R4: of profiles that are not known here.
     """
 
     database: Database
@@ -67,6 +69,7 @@ class Endpoint:
     max_entries: int = 5000  # of a Bundle that is sent to us
     security: str = ""
     smart: bool = False  # whether one signs in by SMART
+    second_stage: Callable[[Resource, str], Sequence[Issue]] = lambda resource, text: ()
     canonical: str = ""  # under which the operations have their canonical names
 
     def sees(self, caller: Caller, *wanted: tuple[str, str]) -> Visibility:

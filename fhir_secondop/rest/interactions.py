@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, Unsupported
+from fhir_secondop.errors import Forbidden, Gone, NotAllowed, NotFound, Unsupported
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.rest import answers, binary, disclosure
@@ -99,7 +99,7 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """POST [type]; with If-None-Exist the one that is there already."""
     _may(endpoint, caller, resource_type, "create", "c")
     answers.check_no_search()
-    body, resource = answers.resource_body(resource_type)
+    body, resource, said = answers.resource_body(endpoint, resource_type)
     criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
     visibility = endpoint.sees(caller, (resource_type, "c"))
     with endpoint.database.transaction(caller) as tx:
@@ -110,7 +110,7 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
         stored = resources.create(tx, body, resource, base_url=endpoint.base_url)
         endpoint.hooks.within(tx)
         written(tx, visibility)
-    return answers.stored_answer(endpoint, stored, 201)
+    return answers.stored_answer(endpoint, stored, 201, said)
 
 
 def _there_already(endpoint: Endpoint, caller: Caller, tx: Transaction, found: Stored) -> Response:
@@ -127,9 +127,7 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
     """PUT [type]/[id], with If-Match or without."""
     _may(endpoint, caller, resource_type, "update", "u")
     answers.check_no_search()
-    body, resource = answers.resource_body(resource_type)
-    if resource.get("id") != resource_id:
-        raise Malformed(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
+    body, resource, said = answers.resource_body(endpoint, resource_type, resource_id)
     version = answers.if_match()
     with endpoint.database.transaction(caller) as tx:
         visibility = endpoint.sees(caller, (resource_type, "u"))
@@ -142,7 +140,7 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
             stored = resources.update(tx, before, body, resource, base_url=endpoint.base_url, if_match=version)
         endpoint.hooks.within(tx)
         written(tx, visibility)
-    return answers.stored_answer(endpoint, stored, 201 if before is None else 200)
+    return answers.stored_answer(endpoint, stored, 201 if before is None else 200, said)
 
 
 def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:

@@ -24,7 +24,7 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
     if row is None or (request.method != "POST" and not row.reads):
         raise NotFound(f"There is no operation ${code} here; see metadata.")
     may(endpoint, caller, row)
-    sent = _input(row, endpoint.max_entries)
+    sent = _input(endpoint, row)
     result = row.handler(caller, resource_id, sent)
     noted(result, bool(resource_id))
     answer = answers.json_answer(result.resource or parameters.from_plain(result.plain), result.status)
@@ -72,14 +72,15 @@ def of_query(row: Operation) -> Resource:
     }
 
 
-def _input(row: Operation, max_entries: int) -> Resource:
+def _input(endpoint: Endpoint, row: Operation) -> Resource:
     if request.method != "POST" or not request.get_data():
         sent = of_query(row)
     else:
         text = answers.json_body()
         resource = codec.parse(text)
-        answers.check_entries(resource, max_entries)
+        answers.check_entries(resource, endpoint.max_entries)
         answers.valid(resource, text)
+        answers.further(endpoint, resource, text)
         if row.raw:
             # The text goes along: an intake keeps what was sent byte for byte.
             return {"resource": resource, "text": codec.text_of(request.get_data()),

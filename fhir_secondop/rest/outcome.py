@@ -28,7 +28,7 @@ def outcome(issues: Iterable[Issue]) -> Resource:
         "resourceType": "OperationOutcome",
         "issue": [
             {
-                **({"extension": _position(issue)} if issue.line else {}),
+                **({"extension": extra} if (extra := _extra(issue)) else {}),
                 "severity": issue.severity,
                 "code": issue.code,
                 "diagnostics": _text(issue.diagnostics),
@@ -39,17 +39,14 @@ def outcome(issues: Iterable[Issue]) -> Resource:
     }
 
 
-def _position(issue: Issue) -> list[Resource]:
-    """Where it stands in the text, as HL7's own validator says it."""
+def _extra(issue: Issue) -> list[Resource]:
+    """Where it stands in the text, and which other validator said so: by the extensions that HL7's own uses."""
     url = "http://hl7.org/fhir/StructureDefinition/operationoutcome-issue-"
-    return [{"url": f"{url}line", "valueInteger": issue.line}, {"url": f"{url}col", "valueInteger": issue.column}]
+    position = {"line": issue.line, "col": issue.column} if issue.line else {}
+    found: list[Resource] = [{"url": url + name, "valueInteger": value} for name, value in position.items()]
+    return [*found, {"url": f"{url}source", "valueString": issue.source}] if issue.source else found
 
 
 def of_error(error: SecondOpError) -> Resource:
     """The OperationOutcome of a failure, naming every offending element."""
     return outcome(error.issues)
-
-
-def all_ok(message: str) -> Resource:
-    """The OperationOutcome that says it went well."""
-    return outcome([Issue("information", "informational", "", message)])

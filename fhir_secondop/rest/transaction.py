@@ -6,18 +6,21 @@ Source: https://hl7.org/fhir/R4/http.html#transaction
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue, Unsupported
 from fhir_secondop.fhir import codec, definitions, times
 from fhir_secondop.model import Caller, Ready, Resource
-from fhir_secondop.rest import answers, disclosure, interactions
+from fhir_secondop.rest import answers, disclosure, interactions, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import bundles
 from fhir_secondop.store.bundles import Entry, Outcome
 
 _ADDRESS = re.compile(r"/?([A-Z][A-Za-z]+)(?:/([A-Za-z0-9\-.]{1,64}))?(?:\?(.+))?")
+_ENTRY = re.compile(r"Bundle\.entry\[(\d{1,9})\]")
 _LETTER = {"POST": "c", "PUT": "u", "DELETE": "d", "GET": "r", "HEAD": "r"}
 _INTERACTION = {"POST": "create", "PUT": "update", "DELETE": "delete", "GET": "read", "HEAD": "read"}
 
@@ -46,9 +49,11 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
                 f"{caller.name} has no scope for {entry.method} of {entry.type}.",
                 path=f"Bundle.entry[{entry.place}].request",
             )
+    said = answers.further(endpoint, bundle, text)
+    notices = _by_entry(said) if answers.wants_outcome() else {}
     prepared = endpoint.hooks.before(caller, entries, request.headers.get("Idempotency-Key", ""))
     if isinstance(prepared, Ready):
-        answer = answers.json_answer(prepared.resource, prepared.status)
+        answer = answers.json_answer(_noticed(prepared.resource, notices), prepared.status)
         if prepared.location:
             disclosure.asked(*prepared.location.split("/")[:2])
             answer.headers["Location"] = f"{endpoint.base_url}/{prepared.location}"
@@ -66,11 +71,35 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
         interactions.written(tx, visibility)
     read = ("GET", "HEAD")
     disclosure.disclosed(o.stored for o in outcomes if o.stored and (o.entry.method in read or o.status == 200))
-    return answers.json_answer(response(outcomes))
+    return answers.json_answer(response(outcomes, notices))
 
 
-def response(outcomes: list[Outcome]) -> str:
-    """The text of the transaction-response Bundle of these outcomes; what was read is not parsed again."""
+def _by_entry(said: Sequence[Issue]) -> dict[int, Resource]:
+    """What there is to say of each entry as an OperationOutcome; what is of none of them stands with the first."""
+    by_place: dict[int, list[Issue]] = {}
+    for issue in said:
+        match = _ENTRY.match(issue.expression)
+        by_place.setdefault(int(match[1]) if match else 0, []).append(issue)
+    return {place: outcome.outcome(issues) for place, issues in by_place.items()}
+
+
+def _noticed(bundle: Resource, notices: Mapping[int, Resource]) -> Resource:
+    """A transaction-response that the domain has given, its entries in the order of those sent, with the notices."""
+    entries = [
+        {**entry, "response": {**entry["response"], "outcome": notices[place]}} if place in notices else entry
+        for place, entry in enumerate(bundle.get("entry", []))
+    ]
+    return {**bundle, "entry": entries} if notices else bundle
+
+
+_NOTHING: Mapping[int, Resource] = MappingProxyType({})
+
+
+def response(outcomes: list[Outcome], notices: Mapping[int, Resource] = _NOTHING) -> str:
+    """The text of the transaction-response Bundle of these outcomes; what was read is not parsed again.
+
+    `notices` are OperationOutcomes by the entry's place.
+    """
     entries = []
     for result in outcomes:
         facts: Resource = {"status": _STATUS[result.status]}
@@ -78,6 +107,8 @@ def response(outcomes: list[Outcome]) -> str:
             facts["etag"] = result.stored.etag
             facts["lastModified"] = times.instant(result.stored.updated)
             facts["location"] = result.stored.versioned
+        if result.entry.place in notices:
+            facts["outcome"] = notices[result.entry.place]
         read = result.stored.text if result.entry.method == "GET" and result.stored is not None else ""
         entries.append("{" + (f'"resource":{read},' if read else "") + codec.dumps({"response": facts})[1:])
     return answers.with_entries({"resourceType": "Bundle", "type": "transaction-response"}, entries)

@@ -39,7 +39,10 @@ _INTERACTIONS = {
 _BY_METHOD = {"GET": "read", "HEAD": "read", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "update": "U", "patch": "U",
             "delete": "D"}  # fmt: skip
-_CONTROLS = frozenset({"_format", "_pretty", "_count", "_total", "_page", "_cursor", "_id", "_lastUpdated"})
+_CONTROLS = frozenset(
+    {"_format", "_pretty", "_count", "_total", "_page", "_cursor", "_id", "_lastUpdated", "_sort", "_include",
+     "_revinclude", "_has", "_elements", "_summary"}
+)  # fmt: skip
 
 
 def install(app: Flask, service: Service) -> None:
@@ -119,6 +122,6 @@ def _describe(noted: Access, rule: str, codes: frozenset[str]) -> None:
 
 
 def _named(name: str, kind: str) -> str:
-    """A parameter's name where it is one; "?" for what may be anything."""
-    known = name.partition(":")[0]
+    """A parameter's name where it is one, of a chain its first; "?" for what may be anything."""
+    known = name.partition(":")[0].partition(".")[0]
     return known if known in _CONTROLS or (kind and known in definitions.search_parameters(kind)) else "?"

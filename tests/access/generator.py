@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from fhir_secondop.fhir import codec, definitions, parameters, query
+from fhir_secondop.fhir import codec, definitions, parameters
 from fhir_secondop.store import tables
 from fhir_secondop.store.search_types import KINDS
 from tests.access.stage import CALLERS, NOBODY, SEES, Held, Stage
@@ -151,6 +151,7 @@ class Generator:
     def _kinds(self) -> dict[str, Iterator[Combination]]:
         return {
             "read": self._reads(), "history": self._histories(), "search": self._searches(),
+            "through": self._throughs(),
             "transaction": self._transactions(), "write": self._writes(), "refer": self._referring(),
             "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
             "link": self._links(), "page": self._pages(), "form": self._forms(),
@@ -255,7 +256,7 @@ class Generator:
         yield f"_id={held.stored.id}"
         with self.stage.world.context.database.reading() as connection:
             for code, parameter in definitions.search_parameters(held.stored.type).items():
-                if parameter.type not in query.SUPPORTED_TYPES:
+                if parameter.type not in KINDS:
                     continue
                 table = KINDS[parameter.type].table
                 row = connection.execute(
@@ -281,6 +282,74 @@ class Generator:
                 return f"its total is {bundle['total']}, and it shows {len(found)}"
             counted = json.loads(self.call(who, "GET", f"{base}?{criteria}&_count=0")[1])["total"]
             return "" if counted == len(found) else f"_count=0 counts {counted}, and it shows {len(found)}"
+
+        return ask
+
+    # ---- searching through references, in orders, by parts
+
+    def _throughs(self) -> Iterator[Combination]:
+        """Along each reference between two that are held: chained, backwards, included; nothing is found or shown by
+        way of what may not be seen.
+        """
+        by_rid = {held.stored.rid: held for held in self.stage.held}
+        by_local = {held.local: held for held in self.stage.held}
+        columns = tables.reference.c
+        with self.stage.world.context.database.reading() as connection:
+            rows = connection.execute(sa.select(columns.rid, columns.param, columns.target).distinct()).all()
+        # A part of a composite has its rows, too; it is no parameter by itself.
+        edges = [(by_rid[row.rid], row.param, by_local[row.target]) for row in rows
+                 if row.rid in by_rid and row.target in by_local and "$" not in row.param]  # fmt: skip
+        for near, code, far in edges:
+            one, other = near.stored, far.stored
+            ways = (
+                (near, f"{one.type}?_id={one.id}&{code}:{other.type}._id={other.id}", "ss", "match"),
+                (far, f"{other.type}?_id={other.id}&_has:{one.type}:{code}:_id={one.id}", "ss", "match"),
+                (far, f"{one.type}?_id={one.id}&_include={one.type}:{code}", "sr", "include"),
+                (near, f"{other.type}?_id={other.id}&_revinclude={one.type}:{code}", "ss", "include"),
+            )
+            for who in EVERYONE:
+                for found, path, letters, mode in ways:
+                    first, second = (near, far) if path.startswith(f"{one.type}?") else (far, near)
+                    yield Combination(who, path, self._through(who, path, found, (first, second), letters, mode))
+        for who, held in self._each():
+            for asked in (
+                "_summary=true",
+                "_summary=text",
+                "_summary=data",
+                "_elements=id",
+                "_sort=-_lastUpdated",
+            ):
+                yield Combination(who, f"{held.stored.type}?{asked}", self._excerpt(who, held, asked))
+
+    def _through(
+        self, who: str, path: str, found: Held, ways: tuple[Held, Held], letters: str, mode: str
+    ) -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.call(who, "GET", f"/fhir/{path}")
+            text = re.sub(r',"link":\[[^]]*\]', "", text)
+            first, second = (
+                self._scope(who, held.stored.type, letter) for held, letter in zip(ways, letters, strict=True)
+            )
+            # An include of a type that one may not read is as if it wasn't there; a chain through it is refused.
+            wrong = self.expect(who, first and (second or mode == "include"), status, text)
+            if wrong or status >= 300:
+                return wrong
+            shown = [e for e in json.loads(text).get("entry", []) if e["resource"].get("id") == found.stored.id]
+            is_there = any(e["search"]["mode"] in (mode, "match") for e in shown)
+            wanted = second and all(self.stage.sees_it(who, held) for held in ways)
+            return "" if is_there == wanted else f"it {'finds' if is_there else 'does not find'} {found.local}"
+
+        return ask
+
+    def _excerpt(self, who: str, held: Held, asked: str) -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.call(who, "GET", f"/fhir/{held.stored.type}?{asked}&_count=500")
+            wrong = self.expect(who, self._scope(who, held.stored.type, "s"), status, text)
+            if wrong or status >= 300:
+                return wrong
+            found = {e["resource"]["id"] for e in json.loads(text).get("entry", [])}
+            is_there = held.stored.id in found
+            return "" if is_there == self.stage.sees_it(who, held) else f"{held.local} is there: {is_there}"
 
         return ask
 
@@ -567,7 +636,9 @@ def _value(kind: str, row: Any) -> str:
         return str(row.exact)[:40].replace(",", "\\,").replace("|", "\\|").replace("$", "\\$")
     if kind == "reference":
         return str(row.target)
-    return f"ge{1900}"
+    if kind == "uri":
+        return str(row.uri).replace(",", "\\,").replace("|", "\\|").replace("$", "\\$")
+    return "ge1900" if kind == "date" else "ge-1e300"
 
 
 def _identifiers(resource: Plain) -> list[Plain]:

@@ -17,7 +17,7 @@ from fhir_secondop.access import rights, scopes
 from fhir_secondop.fhir import query
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.service import hooks
-from fhir_secondop.store import resources, search
+from fhir_secondop.store import includes, resources, search
 from tests.access.generator import OPERATIONS, ROUTES, Generator
 from tests.access.stage import Stage, build
 from tests.service.world import opened
@@ -44,7 +44,16 @@ def asked(stage: Stage, most: int, *, until_leak: bool = False) -> Generator:
 def test_every_route_and_operation_has_its_rule(stage: Stage) -> None:
     assert set(ROUTES) == {rule.rule for rule in stage.world.client.application.url_map.iter_rules()}
     assert set(OPERATIONS) == {row.code for row in stage.world.service.operations if row.type}
-    assert set(query.SUPPORTED_TYPES) == {"token", "reference", "string", "date"}
+    assert set(query.SUPPORTED_TYPES) == {
+        "token",
+        "reference",
+        "string",
+        "date",
+        "number",
+        "quantity",
+        "uri",
+        "composite",
+    }
 
 
 def test_nobody_sees_what_is_not_theirs(stage: Stage) -> None:
@@ -98,16 +107,28 @@ def every_reference(patch: PATCH) -> None:
 
 def total_of_all(patch: PATCH) -> None:
     real = search.Found
-    patch.setattr(search, "Found", lambda found, page, total: real(found, page, total and total + 1))
+    patch.setattr(search, "Found", lambda found, page, total, *kept: real(found, page, total and total + 1, *kept))
 
 
 def urgent_to_the_patient(patch: PATCH) -> None:
     patch.setattr(resources, "admitted", lambda visibility: sa.true())
 
 
+def anything_on_the_way(patch: PATCH) -> None:
+    patch.setattr(search, "seen_by", lambda visibility: lambda resource_type, code: sa.true())
+
+
+def anything_included(patch: PATCH) -> None:
+    patch.setattr(includes, "visible", lambda visibility: sa.true())
+
+
+def any_type_on_the_way(patch: PATCH) -> None:
+    patch.setattr("fhir_secondop.rest.searching._within", lambda endpoint, caller, condition: condition)
+
+
 BREAKS: list[Callable[[PATCH], None]] = [
     everybody, for_ever, whole_record, operators_too, any_scope, any_restriction, every_reference, total_of_all,
-    urgent_to_the_patient,
+    urgent_to_the_patient, anything_on_the_way, anything_included, any_type_on_the_way,
 ]  # fmt: skip
 
 

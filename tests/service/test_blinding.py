@@ -121,6 +121,10 @@ def test_what_is_planted_in_the_first_opinion_is_read_nowhere_before_the_lock(wo
     "ServiceRequest?code=11429006", "Encounter?reason-code=254837009", "Encounter?reason-code:missing=false",
     "Encounter?diagnosis:missing=false", "Procedure?reason-code=254837009", "Condition?code=254837009",
     "CarePlan?status=active", "CarePlan?_total=accurate&_count=0",
+    "Task?focus:ServiceRequest.code=11429006", "Patient?_has:ServiceRequest:subject:code=11429006",
+    "Patient?_has:Condition:subject:code=254837009",
+    "ServiceRequest?patient._has:Encounter:patient:reason-code=254837009",
+    "Patient?_has:Encounter:patient:diagnosis:Condition.code=254837009",
 ])  # fmt: skip
 def test_nothing_is_found_by_what_is_not_read(world: World, search: str) -> None:
     case_id = accepted(world)

@@ -50,6 +50,18 @@ WRONG = {
     '[connections.x]\nbase = "http://a"\nnetworks = ["inside"]': "connections.x.networks",
     '[connections.x]\nbase = "http://a"\nnetworks = ["0.0.0.0/0"]': "connections.x.networks",
     '[connections.x]\nbase = "http://a"\nnetworks = ["::/0"]': "connections.x.networks",
+    "validators = 3": "validators",
+    "[validators]\nx = 3": "validators.x",
+    '[validators.x]\nprofiles = ["http://p/"]': "validators.x.base",
+    '[validators.x]\nbase = "http://a"': "validators.x.profiles",
+    '[validators.x]\nbase = "http://a"\nprofiles = []': "validators.x.profiles",
+    '[validators.x]\nbase = "http://a"\nprofiles = "http://p/"': "validators.x.profiles",
+    '[validators.x]\nbase = "http://a"\nprofiles = ["us-core"]': "validators.x.profiles",
+    '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\nprotocol = "java"': "validators.x.protocol",
+    '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\nrequired = 1': "validators.x.required",
+    '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\ntimeout_s = 600': "validators.x.timeout_s",
+    '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\nvendor = "epic"': "validators.x.vendor",
+    '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\nauth = "bearer"': "validators.x.secret_file",
 }
 
 
@@ -65,6 +77,17 @@ def test_networks_are_addresses_or_ranges(tmp_path: Path) -> None:
     (tmp_path / "secondop.toml").write_text(given)
     connection = config.load(str(tmp_path / "secondop.toml"), {}).connections["x"]
     assert connection.networks == ("10.0.0.0/8", "10.20.30.40", "fc00::/7", "fd12::1/128")
+
+
+def test_a_validator_is_reached_like_an_ehr_but_sooner_given_up(tmp_path: Path) -> None:
+    given = '[validators.x]\nbase = "https://a/fhir/"\nprofiles = ["http://p/"]\nauth = "smart"\nclient_id = "us"'
+    (tmp_path / "secondop.toml").write_text(given)
+    validator = config.load(str(tmp_path / "secondop.toml"), {}).validators["x"]
+    assert (validator.name, validator.profiles, validator.protocol, validator.required) == (
+        "x", ("http://p/",), "fhir", False,
+    )  # fmt: skip
+    assert (validator.connection.base, validator.connection.timeout_s) == ("https://a/fhir", 10.0)
+    assert validator.connection.key_file == str(tmp_path / "keys.json"), "the service's own keys"
 
 
 def test_a_misspelt_variable_is_refused_and_named() -> None:

@@ -142,6 +142,8 @@ ASKED: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
     ("desk", "GET", "/fhir/ServiceRequest/CASE/_history", 200, {"operation": "history-instance", "case_id": "CASE"}),
     ("desk", "GET", f"/fhir/Patient?name={NAME}", 200, {"action": "E", "operation": "search-type", "type": "Patient",
      "id": "", "case_id": None, "number": 0, "params": "name", "route": "/fhir/Patient"}),
+    ("desk", "GET", "/fhir/Observation?patient.name=x&_sort=date", 200, {"params": "_sort patient"}),
+    ("desk", "GET", f"/fhir/Observation?{NAME}.name=1", 422, {"params": "?", "status": 422}),
     ("desk", "GET", f"/fhir/Patient?{NAME}=1", 422, {"params": "?", "status": 422}),
     ("desk", "GET", "/fhir/ServiceRequest", 200, {"operation": "search-type", "case_id": "CASE", "number": 2}),
     ("desk", "GET", "/fhir/ServiceRequest/CASE/$manifest", 200, {"action": "E", "operation": "$manifest",

@@ -1,0 +1,143 @@
+"""Chains, includes, orders and excerpts over HTTP, on both databases: what each page is, and who may ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from fhir_secondop.access import rights
+from fhir_secondop.fhir import definitions, excerpts
+from fhir_secondop.fhir.validate import validate
+from fhir_secondop.model import Caller
+from fhir_secondop.rest.app import blueprint
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store.database import Database, now_ms
+from tests.store.rows import BASE, named
+
+SCOPES = {"all": ("system/*.rs",), "observations": ("system/Observation.rs",), "by-id": ("system/Patient.r",)}
+PATIENT = {
+    "name": [{"family": "Sampleton"}], "birthDate": "1970-01-01", "gender": "female",
+    "contact": [{"name": {"text": "x"}}],
+    "photo": [{"url": "http://x.example/photo"}], "multipleBirthBoolean": False,
+    "text": {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">Sampleton</div>'},
+    "link": [{"other": {"reference": "Patient/p1"}, "type": "seealso"}],
+    "meta": {"tag": [{"system": "urn:x", "code": "kept"}]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def client(database: Database) -> Iterator[Any]:
+    named(database, "Patient", [(f"p{number}", PATIENT) for number in range(5)])
+    observation = {"status": "final", "code": {"text": "x"}}
+    named(database, "Observation", [
+        (f"o{number}", {**observation, "subject": {"reference": f"Patient/p{number}"}}) for number in range(5)
+    ])  # fmt: skip
+
+    def authenticate(request: Any) -> Caller:
+        return Caller("them", "Them", frozenset({"coordinator"}), SCOPES[request.headers.get("As", "all")])
+
+    endpoint = Endpoint(
+        database=database, base_url=BASE, software="test", authenticate=authenticate,
+        visibility=lambda caller: rights.visibility(caller, now_ms()), allows=rights.allows,
+    )  # fmt: skip
+    app = Flask("test", static_folder=None)
+    app.register_blueprint(blueprint(endpoint), url_prefix="/fhir")
+    return app.test_client()
+
+
+def bundle(client: Any, path: str, status: int = 200, **headers: str) -> dict[str, Any]:
+    answer = client.get(path if path.startswith("/fhir") else f"/fhir/{path}", headers=headers)
+    assert answer.status_code == status, answer.text
+    found: dict[str, Any] = json.loads(answer.text)
+    assert [issue for issue in validate(found) if issue.severity == "error"] == []
+    return found
+
+
+def shown(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(entry["resource"]["id"], entry["search"]["mode"]) for entry in found.get("entry", [])]
+
+
+def test_what_comes_along_is_marked_and_not_counted(client: Any) -> None:
+    found = bundle(client, "Observation?_id=o1,o2&_include=Observation:subject&_total=accurate")
+    assert shown(found) == [("o1", "match"), ("o2", "match"), ("p1", "include"), ("p2", "include")]
+    assert found["total"] == 2
+    found = bundle(client, "Patient?_id=p1&_revinclude=Observation:patient")
+    assert shown(found) == [("p1", "match"), ("o1", "include")]
+
+
+def test_a_search_goes_only_where_its_scope_does(client: Any) -> None:
+    assert shown(bundle(client, "Observation?patient.family=sampleton&_count=1"))[0] == ("o0", "match")
+    for asked in ("Observation?patient.family=sampleton", "Observation?subject:Patient.family=sampleton",
+                  "Observation?_has:Patient:link:family=sampleton"):  # fmt: skip
+        told = bundle(client, asked, 403, As="observations")
+        assert told["resourceType"] == "OperationOutcome"
+    # Without the right to read patients none comes along; who may only read may not search for what points here.
+    found = bundle(client, "Observation?_id=o1&_include=Observation:subject", As="observations")
+    assert shown(found) == [("o1", "match")]
+    assert bundle(client, "Patient?_id=p1", 403, As="by-id")
+
+
+@pytest.mark.parametrize("order", ["_sort=-_id", "_sort=-_lastUpdated", "_sort=family,-_id", ""])
+def test_pages_are_followed_by_their_links(client: Any, order: str) -> None:
+    path, seen = f"Patient?_count=2&_total=accurate&{order}", []
+    while path:
+        found = bundle(client, path)
+        assert found["total"] == 5
+        seen += [name for name, _ in shown(found)]
+        following = [link["url"] for link in found["link"] if link["relation"] == "next"]
+        path = following[0].removeprefix(BASE.removesuffix("/fhir")) if following else ""
+    assert seen == ["p0", "p1", "p2", "p3", "p4"][:: -1 if order else 1]
+
+
+def test_an_excerpt_is_labelled_and_keeps_what_must_be_there(client: Any) -> None:
+    tags = [{"system": "urn:x", "code": "kept"}, excerpts.SUBSETTED]
+    whole = bundle(client, "Patient?_id=p2")["entry"][0]["resource"]
+    table = {
+        "_elements=name": {"name", "link"}, "_elements=Patient.birthDate,gender": {"birthDate", "gender", "link"},
+        "_summary=text": {"text", "link"}, "_summary=data": set(PATIENT) - {"text", "meta"},
+        "_summary=true": {"name", "birthDate", "gender", "link"},
+    }  # fmt: skip
+    for asked, kept in table.items():
+        [entry] = bundle(client, f"Patient?_id=p2&{asked}")["entry"]
+        part = entry["resource"]
+        modifiers = {"active", "deceasedBoolean", "link"}
+        assert set(part) - {"resourceType", "id", "meta"} - (modifiers - kept) == kept - ({"link"} - set(part)), asked
+        assert part["meta"]["tag"] == tags
+        assert all(part[name] == whole[name] for name in kept & set(part))
+    assert bundle(client, "Patient?_summary=false&_id=p2")["entry"][0]["resource"] == whole
+
+
+def test_a_summary_that_counts_shows_nothing_else(client: Any) -> None:
+    found = bundle(client, "Patient?_summary=count")
+    assert (found["total"], shown(found)) == (5, [])
+
+
+def test_the_summary_of_every_type_keeps_what_it_demands() -> None:
+    """A part that lacked what must be there would be no resource at all to a client that reads strictly."""
+    for kind in definitions.resource_types():
+        elements = definitions.structure(kind).elements.values()
+        required = {next(element.members())[0] for element in elements if element.min}
+        made: dict[str, Any] = {"resourceType": kind, **{key: {} for key in required}}
+        parts = [excerpts.summary(made, said) for said in ("true", "text", "data")]
+        for part in (*parts, excerpts.of_elements(made, ())):
+            assert required <= set(part), kind
+
+
+def test_a_search_by_form_means_the_same(client: Any) -> None:
+    said = {"_id": "o1", "_include": "Observation:subject", "_sort": "_id"}
+    posted = json.loads(client.post("/fhir/Observation/_search", data=said).text)
+    assert shown(posted) == [("o1", "match"), ("p1", "include")]
+
+
+def test_what_is_refused_says_where(client: Any) -> None:
+    for asked, name in (("subject.nothing=x", "subject.nothing"), ("_sort=x", "_sort"), ("_include=x", "_include"),
+                        ("_elements=x", "_elements"), ("near=1", "near"), ("_text=x", "_text")):  # fmt: skip
+        told = bundle(client, f"Observation?{asked}", 422)
+        assert told["issue"][0]["expression"] == [name]
+    ignored = bundle(client, "Observation?_sort=x&subject.nothing=x&_id=o1", Prefer="handling=lenient")
+    assert ignored["link"][0]["url"] == f"{BASE}/Observation?_id=o1"
+    assert [issue["severity"] for issue in ignored["entry"][-1]["resource"]["issue"]] == ["warning", "warning"]
