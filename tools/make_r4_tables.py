@@ -182,6 +182,7 @@ def extension_definitions(content: bytes) -> Iterable[Table]:
                 {"type": attribute(c, "{*}type"), "expression": attribute(c, "{*}expression")}
                 for c in found.iterfind("{*}context")
             ],
+            "contextInvariant": [c.get("value") for c in found.iterfind("{*}contextInvariant")],
             "differential": {"element": [element(e) for e in found.iterfind("{*}differential/{*}element")]},
         }
 

@@ -242,9 +242,9 @@ def _own_extension(url: str) -> Mapping[str, Any] | None:
 
 
 def extension_row(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """A definition in short: max, isModifier and context of the whole; of it and each part the types of its value
-    ("Reference(Patient|Group)"; absent where it may have none) and whether it isNeeded, the value set of a required
-    binding, and its parts by url, with min and max.
+    """A definition in short: max, isModifier, context and rules about it (FHIRPath) of the whole; of it and each part
+    the types of its value ("Reference(Patient|Group)"; absent where it may have none) and whether it isNeeded, the
+    value set of a required binding, and its parts by url, with min and max.
     """
     tree: dict[str, Any] = {}
     for element in definition["differential"]["element"]:
@@ -258,6 +258,7 @@ def extension_row(definition: Mapping[str, Any]) -> dict[str, Any]:
         **({"max": root["max"]} if root.get("max", "*") != "*" else {}),
         **({"isModifier": True} if root.get("isModifier") else {}),
         **({"context": contexts} if contexts else {}),
+        **({"rules": list(said)} if (said := definition.get("contextInvariant")) else {}),
         **_extension_body(tree),
     }
 

@@ -1,6 +1,7 @@
 """Extensions against their definitions: HL7's 393 of R4 and our own. What nobody here knows is let pass as it is.
 
-Checked are the place (context), how often one may stand there, value or parts, types, targets and required codes.
+Checked are the place (context, and rules about it), how often one may stand there, value or parts, types, targets and
+required codes.
 Source: https://hl7.org/fhir/R4/defining-extensions.html and https://hl7.org/fhir/R4/extensibility.html
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from fhir_secondop.fhir import definitions, invariants, primitives, rules
+from fhir_secondop.fhir import definitions, invariants, path, primitives, rules
 from fhir_secondop.fhir.faults import Place, Walk, child, names_below
 
 _LISTS = ("extension", "modifierExtension")
@@ -21,8 +22,8 @@ ALSO_AT = {f"{_HL7}fhir-type": {"ElementDefinition.type"}, f"{_HL7}normative-ver
 """Where R4's own StructureDefinitions have an extension, against the context that its definition gives."""
 
 Row = Mapping[str, Any]
-"""What definitions.extension gives: value (types), isNeeded, parts by url with min and max, binding, context, max,
-isModifier."""
+"""What definitions.extension gives: value (types), isNeeded, parts by url with min and max, binding, context, rules,
+max, isModifier."""
 
 
 def of_extension(value: dict[str, Any], place: Place, walk: Walk) -> None:
@@ -126,6 +127,34 @@ def _check_place(url: str, row: Row, place: Place, walk: Walk) -> None:
     contexts = _contexts(url)
     if contexts and not _stands(walk.resource.get("resourceType", ""), names_below(walk.place, place[0])) & contexts:
         walk.fault("extension", place, f"may stand at {', '.join(sorted(contexts))} only")
+    elif "rules" in row and (around := _around(place, walk)):
+        for said in row["rules"]:
+            # Those that ask what the extension itself says are not looked at.
+            if "%extension" not in said and not _holds(said, *around):
+                walk.fault("extension", place, f"may stand here only where {said}")
+
+
+def _around(place: Place, walk: Walk) -> tuple[str, Mapping[str, Any]] | None:
+    """(type, value) of the object that an extension stands in; None beside a primitive or in a choice."""
+    steps, here = [], place[0]
+    while here[3] > walk.place[3]:
+        steps.append((here[1], here[2]))
+        here = here[0]
+    type_name, value = str(walk.resource.get("resourceType")), walk.resource
+    for name, index in reversed(steps):
+        element = definitions.structure(type_name).elements[name]
+        found = value.get(name)
+        found = found[index] if index is not None and isinstance(found, list) and index < len(found) else found
+        if element.is_choice or not isinstance(found, Mapping):
+            return None
+        type_name, value = element.types[0], found
+    return type_name, value
+
+
+def _holds(rule: str, type_name: str, value: Mapping[str, Any]) -> bool:
+    """Source: https://hl7.org/fhir/R4/structuredefinition-definitions.html#StructureDefinition.contextInvariant"""
+    found = path.invariant(rule, type_name)([(type_name, value)])
+    return bool(found) and found[0][1] is not False
 
 
 @cache

@@ -197,9 +197,9 @@ REASONS = [
     Reason(
         "vital signs without what their profile wants", "HL7's",
         f"Who supports vital signs SHALL conform to R4's profile ({R4}observation-vitalsigns.html), and HL7's validator"
-        " demands it of each Observation with one of some 100 codes of LOINC and SNOMED CT, most of which R4 doesn't name."
-        " We ship no codes of either, and refuse no record of another system for lack of a category. (In three cases it"
-        " takes a text for a unit, and refuses that.)",
+        " demands it of each Observation with one of some 100 codes of LOINC and SNOMED CT, most of which R4 doesn't"
+        " name. We ship no codes of either, and refuse no record of another system for lack of a category. (In three"
+        " cases it takes a text for a unit, and refuses that.)",
         only_theirs(
             "vitalsigns#vs-1", "vitalsigns#vs-2", "vitalsigns#vs-3", "Validation_VAL_Profile_Minimum",
             "Validation_VAL_Profile_Minimum_SLICE", "Terminology_TX_NoValid_16", "Terminology_PassThrough_TX_Message",

@@ -106,3 +106,22 @@ def test_each_extension_of_ours_says_where_it_may_stand() -> None:
             row = definitions.extension(url)
             assert row is not None
             assert row["context"], url
+
+
+def test_the_rules_about_the_place_of_an_extension_are_evaluated_on_what_is_around_it() -> None:
+    unit = {"url": f"{HL7}questionnaire-unit", "valueCoding": {"code": "kg"}}
+
+    def asked(kind: str) -> Json:
+        inner = {"linkId": "2", "type": kind, "extension": [unit]}
+        return {"resourceType": "Questionnaire", "status": "draft",
+                "item": [{"linkId": "1", "type": "group", "item": [inner]}]}  # fmt: skip
+
+    assert faults(asked("decimal")) == []
+    assert faults(asked("string")) == [("e", "extension", "Questionnaire.item[0].item[0].extension[0]")]
+    base = {"url": f"{HL7}list-changeBase", "valueReference": {"reference": "List/1"}}
+    changes = {"resourceType": "List", "status": "current", "mode": "changes", "extension": [base]}
+    assert faults(changes) == []
+    assert faults({**changes, "mode": "working"}) == [("e", "extension", "List.extension[0]")]
+    assert faults({"resourceType": "Basic", "id": "a", "code": {"text": "x"}, "contained": [
+        {**changes, "id": "b", "mode": "snapshot"}], "subject": {"reference": "#b"}}) == [
+        ("e", "extension", "Basic.contained[0].extension[0]")]  # fmt: skip

@@ -169,6 +169,13 @@ KINDS = [
         "condition-ruledOut", "Condition", valueCodeableConcept={"text": "x"})),
     Kind("extension of HL7", "ordinary as a modifier", 12, added(
         {"url": HL7 + "patient-birthPlace", **BIRTH_PLACE}, name="modifierExtension", only=to_one("Patient"))),
+    Kind("extension of HL7", "against the rule about its place", 12, known(
+        "questionnaire-unit", "Questionnaire.item", valueCoding={"system": "http://unitsofmeasure.org", "code": "kg"}),
+         valid=None),
+    Kind("extension of HL7", "against the rule about its place: choices", 12, known(
+        "questionnaire-choiceOrientation", "Questionnaire.item", valueCode="vertical"), valid=None),
+    Kind("extension of HL7", "against the rule about its place: a list", 6, known(
+        "list-changeBase", "List", valueReference={"reference": "List/1"}), valid=None),
     Kind("harmless: extension of HL7", "birth place", 12, known("patient-birthPlace", "Patient", **BIRTH_PLACE),
          valid=True),
     Kind("harmless: extension of HL7", "religion", 8, known("patient-religion", "Patient", **RELIGION), valid=True),
