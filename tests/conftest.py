@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,29 @@ import pytest
 import requests
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
+from werkzeug.routing import Rule
 
 from fhir_secondop.store.database import Database, normalised
 
 ROOT = Path(__file__).parent.parent
+MEMORY = Path("/dev/shm")
+
+
+def _in_memory() -> None:
+    """Puts the files of this run into memory where there is plenty: a disk makes each commit of a test wait for it.
+
+    What is written is the same, and so is each fsync; it stays on the disk when TMPDIR says where, or programs can't
+    be run from there.
+    """
+    if "TMPDIR" in os.environ or not MEMORY.is_dir():
+        return
+    there = os.statvfs(MEMORY)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not there.f_flag & os.ST_NOEXEC and min(free, there.f_bavail * there.f_frsize) > 6 << 30:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+_in_memory()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -38,6 +59,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 # How long an example takes says how busy the machine is.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")
+
+
+def _compiled_once() -> None:
+    """Lets the service of each test build its addresses by code that was compiled for the one before.
+
+    An app compiles two functions for each of its routes, the same every time; a process has one app, a test run
+    thousands. What goes into one without defaults is the rule as it was taken apart, and nothing else.
+    """
+    compiling = Rule._compile_builder
+    made: dict[object, Callable[..., tuple[str, str]]] = {}
+
+    def compiled(self: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        if self.defaults:
+            return compiling(self, append_unknown)
+        key = (self.rule, tuple(self._trace), append_unknown)
+        if key not in made:
+            made[key] = compiling(self, append_unknown)
+        return made[key]
+
+    Rule._compile_builder = compiled
+
+
+_compiled_once()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -83,30 +127,76 @@ def postgres() -> Iterator[str]:
             server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the schema of this version and nothing else; migrated once, copied for each test."""
+    path = tmp_path_factory.mktemp("template") / "migrated.sqlite"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database: every test that asks for it runs on both."""
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a migrated database with nothing in it: every test that asks for it runs on both."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.sqlite'}"
-    return new_postgres(request.getfixturevalue("postgres"))
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "test.sqlite")
+        yield f"sqlite:///{tmp_path / 'test.sqlite'}"
+        return
+    server = request.getfixturevalue("postgres")
+    url = new_postgres(server, _migrated(server))
+    yield url
+    drop_postgres(server, url)
 
 
-def new_postgres(server: str) -> str:
-    """The URL of a new, empty database on that server."""
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without a schema, as a service meets it at its very first start; on both."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.sqlite'}"
+        return
+    server = request.getfixturevalue("postgres")
+    url = new_postgres(server)
+    yield url
+    drop_postgres(server, url)
+
+
+@cache
+def _server(url: str) -> sa.Engine:
+    return sa.create_engine(normalised(url), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+
+@cache
+def _migrated(server: str) -> str:
+    """The name of a database on that server that was migrated, which others are copied from."""
+    url = new_postgres(server)
+    _migrate(url)
+    return str(sa.engine.make_url(url).database)
+
+
+def _migrate(url: str) -> None:
+    opened = Database(url)
+    opened.migrate()
+    opened.dispose()
+
+
+def new_postgres(server: str, template: str = "template1") -> str:
+    """The URL of a new database on that server: a copy of that one, by default an empty one."""
     name = f"t{uuid.uuid4().hex[:12]}"
-    url = sa.engine.make_url(normalised(server))
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return url.set(database=name).render_as_string(hide_password=False)
+    with _server(server).connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    return sa.engine.make_url(normalised(server)).set(database=name).render_as_string(hide_password=False)
+
+
+def drop_postgres(server: str, url: str) -> None:
+    """Ends that database and every connection to it: a server has a hundred, and a killed service closes none."""
+    with _server(server).connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {sa.engine.make_url(url).database} WITH (FORCE)"))
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An empty, migrated database, on both kinds."""
     opened = Database(database_url, pool_size=4)
-    opened.migrate()
     yield opened
     opened.dispose()
 

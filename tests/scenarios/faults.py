@@ -32,7 +32,7 @@ class Proxy:
         self._server.handle_error = lambda request, client_address: None  # the dead send resets
         self.port = self._server.server_address[1]
         assert len(str(self.port)) == len(str(port)), "ports must be of one length: lengths of bodies are kept"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
     def arm(self, point: str, fits: Callable[[str, str], bool], strike: Callable[[], None]) -> None:

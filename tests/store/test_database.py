@@ -45,8 +45,8 @@ def test_a_range_over_text_goes_by_code_points_on_both(database: Database) -> No
     assert len(everything(database, "Patient", "family=zz")) == 1
 
 
-def test_two_starts_at_once_migrate_once(database_url: str) -> None:
-    opened = [Database(database_url) for _ in range(3)]
+def test_two_starts_at_once_migrate_once(bare_database_url: str) -> None:
+    opened = [Database(bare_database_url) for _ in range(3)]
     failures: list[BaseException] = []
 
     def start(database: Database) -> None:

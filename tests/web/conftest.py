@@ -29,6 +29,7 @@ from fhir_secondop.web.signin import SignIn
 from tests.service.conftest import TOKENS
 
 CLIENT = "second-opinion"
+PROVIDERS_KEY = RSAKey.generate_key(2048, private=True, auto_kid=True)
 PEOPLE = """
 [people.reviewer]
 subject = "{issuer}|clara"
@@ -143,7 +144,7 @@ class Liar:
     """
 
     server: HTTPServer
-    key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, private=True, auto_kid=True))
+    key: RSAKey = field(default_factory=lambda: PROVIDERS_KEY)
     claims: dict[str, Any] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
     sign: Callable[[dict[str, Any], dict[str, Any]], str] | None = None

@@ -140,7 +140,7 @@ def start(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         clock = Clock()
         service = turned(bootstrap.build(settings), clock)
         server = make_server("127.0.0.1", port, create(service), threaded=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         running.append((server, service))
         return Door(f"http://127.0.0.1:{port}", tmp_path, service, clock)
 
