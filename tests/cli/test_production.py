@@ -14,7 +14,7 @@ from fhir_secondop import config
 from fhir_secondop.cli import main, production
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Invalid
-from fhir_secondop.model import Connection
+from fhir_secondop.model import Connection, Validator
 
 
 def fit(folder: Path) -> Settings:
@@ -56,6 +56,11 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
     ({"audit": "default"}, "warn", "power failure"),
     ({"connections": {"a": Connection("a", "http://ehr.example/fhir")}}, "red", "a: records travel without TLS"),
     ({"connections": {"a": Connection("a", "https://ehr.example", auth="basic")}}, "warn", "a: signs in by basic"),
+    (
+        {"validators": {"v": Validator(Connection("v", "http://v.example"), ("http://p/",))}},
+        "red",
+        "v: records travel without TLS",
+    ),
 ]
 
 
