@@ -90,7 +90,11 @@ def match_one(
 
     Source: https://hl7.org/fhir/R4/http.html#ccreate
     """
-    wanted = query.parse(resource_type, criteria.removeprefix(resource_type).removeprefix("?"))
+    # "identifier=…", "?identifier=…", "Patient?identifier=…", or as HAPI's client has it with the base before that.
+    before, mark, after = criteria.partition("?") if "=" not in criteria.partition("?")[0] else (criteria, "", "")
+    if mark and before.rpartition("/")[2] not in ("", resource_type):
+        raise Invalid(f"The criteria of a conditional interaction on {resource_type} name another type.")
+    wanted = query.parse(resource_type, after if mark else before)
     if not wanted.criteria:
         raise PreconditionFailed("The criteria of a conditional interaction are empty.")
     if any(not isinstance(each, Criterion) for each in wanted.criteria):

@@ -49,12 +49,7 @@ def parts(resource_type: str, parameter: SearchParameter) -> tuple[SearchParamet
 
 def rows(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, Row]]:
     """The index rows of a resource's composites, each with its table, without rid and type."""
-    resource_type = resource["resourceType"]
-    for parameter in definitions.search_parameters(resource_type).values():
-        if parameter.type != "composite" or parameter.expression == resource_type:
-            continue
-        if parts(resource_type, parameter) != (parameter,):
-            continue
+    for parameter in _with_rows(resource["resourceType"]):
         for place, (value_type, value) in enumerate(path.select(parameter, resource), 1):
             found = [
                 [(kind.table, row) for of, each in values for row in kind.rows(of, each, base_url)]
@@ -64,6 +59,15 @@ def rows(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, Row]]:
                 for number, of_part in enumerate(found):
                     for table, row in of_part:
                         yield table, {"param": f"{parameter.code}${number}", "place": place, **row}
+
+
+@cache
+def _with_rows(resource_type: str) -> tuple[SearchParameter, ...]:
+    return tuple(
+        each
+        for each in definitions.search_parameters(resource_type).values()
+        if each.type == "composite" and each.expression != resource_type and parts(resource_type, each) == (each,)
+    )
 
 
 def _values(parameter: SearchParameter, resource: Resource, value_type: str, value: Any) -> Iterator[tuple[Any, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from sqlalchemy.engine import Connection
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.model import Resource
 from fhir_secondop.store import composites, search_types, tables
+from fhir_secondop.store.search_types import TOKEN
 
 
 def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, Any]]]:
@@ -29,17 +31,25 @@ def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, 
 
 
 def _simple(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
-    for parameter in definitions.search_parameters(resource["resourceType"]).values():
-        kind = search_types.KINDS.get(parameter.type)
-        # _id and _lastUpdated are columns of the resource row itself.
-        if kind is None or parameter.code in ("_id", "_lastUpdated"):
-            continue
+    for parameter, kind in _kinds(resource["resourceType"]):
+        code = parameter.code
         for value_type, value in path.select(parameter, resource):
             for row in kind.rows(value_type, value, base_url):
-                yield kind.table, {"param": parameter.code, "place": 0, **row}
-            if parameter.type == "token":
+                yield kind.table, {"param": code, "place": 0, **row}
+            if kind is TOKEN:
                 for table, modifier, row in search_types.of_token(value_type, value):
-                    yield table, {"param": f"{parameter.code}:{modifier}", "place": 0, **row}
+                    yield table, {"param": f"{code}:{modifier}", "place": 0, **row}
+
+
+@cache
+def _kinds(resource_type: str) -> tuple[tuple[definitions.SearchParameter, search_types.Kind], ...]:
+    """The parameters with rows of their own; _id and _lastUpdated are columns of the resource row itself."""
+    known = definitions.search_parameters(resource_type).values()
+    return tuple(
+        (each, search_types.KINDS[each.type])
+        for each in known
+        if each.type in search_types.KINDS and each.code not in ("_id", "_lastUpdated")
+    )
 
 
 def write_many(connection: Connection, indexed: Iterable[tuple[int, Resource]], base_url: str) -> None:

@@ -214,9 +214,9 @@ class Reference:
         return ref.local if ref.base in ("", base_url) else key(f"{ref.base}/{ref.local}", TEXT_BYTES)
 
 
-STRING = String()
+TOKEN, STRING = Token(), String()
 KINDS: dict[str, Kind] = {
-    "token": Token(), "string": STRING, "date": Date(), "reference": Reference(), "number": Number(),
+    "token": TOKEN, "string": STRING, "date": Date(), "reference": Reference(), "number": Number(),
     "quantity": Number(), "uri": Uri(),
 }  # fmt: skip
 DATE = Date()

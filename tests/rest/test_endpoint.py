@@ -158,11 +158,16 @@ def test_if_none_exist_creates_finds_or_refuses(send: Send) -> None:
     assert (first.status_code, second.status_code) == (201, 200)
     assert second.headers["Location"] == first.headers["Location"]
     assert second.text == first.text, "what is there already stays"
+    for form in ("?identifier=urn:mrn|1", "Patient?identifier=urn:mrn|1", f"{BASE}/Patient?identifier=urn:mrn|1"):
+        assert send("POST", "/Patient", identified, If_None_Exist=form).status_code == 200, form
+    for form in ("Group?identifier=urn:mrn|1", "identifier=urn:mrn|1&_sort=_id", "general-practitioner.name=x"):
+        assert send("POST", "/Patient", identified, If_None_Exist=form).status_code in (400, 422), form
     created(send, identified)
     assert send("POST", "/Patient", identified, **asked).status_code == 412
     assert send("POST", "/Patient", identified, If_None_Exist="").status_code == 412
     assert send("POST", "/Patient", identified, If_None_Exist="identifer=1").status_code == 422
     assert len(matches(send("GET", "/Patient"))) == 2
+    assert send("POST", "/Patient", PATIENT, If_None_Exist="identifier=what?").status_code == 201
 
 
 def test_criteria_in_the_address_of_a_write_are_not_passed_over(sqlite_send: Send) -> None:
