@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import sqlalchemy as sa
 
 from fhir_secondop.sandbox import demo
-from fhir_secondop.store.database import normalised
+from fhir_secondop.store import resources, tables
+from fhir_secondop.store.database import Database, normalised
 from tests.scenarios.faults import POINTS, Proxy
 
 Plain = dict[str, Any]
@@ -26,11 +26,11 @@ EHRS = ("riverside", "lakeside")
 
 
 @pytest.fixture
-def killed(tmp_path: Path, database_url: str) -> Iterator[Killed]:
+def killed(tmp_path: Path, bare_database_url: str) -> Iterator[Killed]:
     case = tmp_path / "case"
     with demo.case_folder("breast-treatment-plan") as folder:
         shutil.copytree(folder, case)
-    run = Killed(tmp_path / "demo", case, "" if database_url.startswith("sqlite") else database_url)
+    run = Killed(tmp_path / "demo", case, "" if bare_database_url.startswith("sqlite") else bare_database_url)
     yield run
     run.close()
 
@@ -84,16 +84,16 @@ class Killed:
 
     def documents(self, name: str) -> list[bytes]:
         """The content of every document at an EHR that carries the case's marks, straight from its database."""
-        processes = demo.Processes(self.layout)
-        processes.start_ehrs()
+        database = Database(str(self.folder / f"{name}.sqlite"), pool_size=1)
         try:
-            base = f"http://127.0.0.1:{self.layout.ports[name]}/fhir"
-            found = requests.get(f"{base}/DocumentReference", params={"_count": "200"}, timeout=30).json()
-            resources = [e["resource"] for e in found.get("entry", [])]
-            ours = [r for r in resources if "case" in r.get("description", "")]
-            return [base64.b64decode(r["content"][0]["attachment"]["data"]) for r in ours]
+            with database.reading() as connection:
+                query = resources.rows().where(tables.resource.c.type == "DocumentReference")
+                rows = list(connection.execute(query.where(tables.resource.c.deleted.is_(False))))
         finally:
-            processes.stop()
+            database.dispose()
+        found = [resources.stored(row).resource for row in rows]
+        ours = [r for r in found if "case" in r.get("description", "")]
+        return [base64.b64decode(r["content"][0]["attachment"]["data"]) for r in ours]
 
 
 def _check(run: Killed, board: Plain) -> None:
@@ -107,22 +107,48 @@ def _check(run: Killed, board: Plain) -> None:
         assert len(set(contents)) == 2
 
 
-@pytest.mark.parametrize("path", ["/fhir/Observation", "/fhir/Practitioner/"])
+def _at(*points: tuple[str, ...], also: set[tuple[str, ...]]) -> list[Any]:
+    """Every point on SQLite, on PostgreSQL those in `also`; there the others belong to the long form (-m slow)."""
+    assert also <= set(points)
+    return [pytest.param("sqlite", *point) for point in points] + [
+        pytest.param("postgresql", *point, marks=() if point in also else pytest.mark.slow) for point in points
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bare_database_url", "path"),
+    _at(("/fhir/Observation",), ("/fhir/Practitioner/",), also={("/fhir/Observation",)}),
+    indirect=["bare_database_url"],
+)
 def test_killed_while_gathering_ends_in_the_same_board(killed: Killed, path: str) -> None:
     killed.run_until_killed("lakeside", "after-send", "GET", path)
     _check(killed, killed.run_to_end())
 
 
-@pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize(("name", "path"), [("lakeside", "/fhir"), ("riverside", "/fhir/DocumentReference")])
+DELIVERING = [
+    (name, path, point)
+    for name, path in (("lakeside", "/fhir"), ("riverside", "/fhir/DocumentReference"))
+    for point in POINTS
+]
+
+
+# The third on PostgreSQL, of a copy that has landed at the first of them unanswered, is below.
+@pytest.mark.parametrize(
+    ("bare_database_url", "name", "path", "point"),
+    _at(
+        *DELIVERING,
+        also={("lakeside", "/fhir", "after-answer"), ("riverside", "/fhir/DocumentReference", "after-send")},
+    ),
+    indirect=["bare_database_url"],
+)
 def test_killed_while_delivering_sends_nothing_twice(killed: Killed, name: str, path: str, point: str) -> None:
     killed.run_until_killed(name, point, "POST", path)
     _check(killed, killed.run_to_end())
 
 
-def test_jobs_deleted_and_made_anew_from_the_tasks_change_nothing(killed: Killed, database_url: str) -> None:
+def test_jobs_deleted_and_made_anew_from_the_tasks_change_nothing(killed: Killed, bare_database_url: str) -> None:
     killed.run_until_killed("lakeside", "after-send", "POST", "/fhir")
-    url = database_url if killed.database else f"sqlite:///{killed.folder / 'secondop.sqlite'}"
+    url = bare_database_url if killed.database else f"sqlite:///{killed.folder / 'secondop.sqlite'}"
     engine = sa.create_engine(normalised(url))
     with engine.begin() as connection:
         prefix = "dbos." if killed.database else ""

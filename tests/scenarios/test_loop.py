@@ -55,6 +55,17 @@ def edit(name: str, change: Callable[[Plain], None]) -> Callable[[Path], None]:
     return apply
 
 
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """A story as far as its report's deliveries, for tests that are refused all that they try: it stays as it is."""
+    with told(tmp_path_factory.mktemp("delivered")) as story:
+        story.request()
+        story.gathered()
+        story.review()
+        story.delivered("report")
+        yield story
+
+
 def row(board: Plain, name: str) -> Plain:
     found: Plain = next(r for r in board["providers"] if name in r["name"])
     return found
@@ -139,55 +150,48 @@ def test_a_deny_is_asked_neither_for_records_nor_sent_the_report(tmp_path: Path)
     assert row(board, "Placeholder")["copy"] == "verified"
 
 
-def test_nobody_acts_without_being_someone_or_for_somebody_else(tmp_path: Path) -> None:
-    with told(tmp_path) as story:
-        story.request()
-        story.gathered()
-        url, case = story.people["pcp"].url, story.case_id
-        for path in (
-            "/fhir/Task",
-            f"/fhir/ServiceRequest/{case}",
-            f"/api/second-opinions/{case}",
-            "/api/second-opinions",
-        ):
-            assert requests.get(url + path, timeout=30).status_code == 401
-            assert requests.get(url + path, headers={"Authorization": "Bearer wrong"}, timeout=30).status_code == 401
-        # A doctor of the case can't review it, sign it, or decide for the owner.
-        story.review()
-        story.delivered("report")
-        with pytest.raises(Unavailable, match="403"):
-            story.people["pcp"].post(f"/{case}/sign", {})
-        with pytest.raises(Unavailable, match="403"):
-            story.people["pcp"].post(
-                f"/{case}/plan-of-record", {"version": 1, "decision": "adopt", "text": "As the report says."}
-            )
-        with pytest.raises(Unavailable, match="403"):
-            story.people["reviewer"].post(f"/{case}/acknowledge", {"version": 1})
+def test_nobody_acts_without_being_someone_or_for_somebody_else(delivered: Story) -> None:
+    story = delivered
+    url, case = story.people["pcp"].url, story.case_id
+    for path in (
+        "/fhir/Task",
+        f"/fhir/ServiceRequest/{case}",
+        f"/api/second-opinions/{case}",
+        "/api/second-opinions",
+    ):
+        assert requests.get(url + path, timeout=30).status_code == 401
+        assert requests.get(url + path, headers={"Authorization": "Bearer wrong"}, timeout=30).status_code == 401
+    # A doctor of the case can't review it, sign it, or decide for the owner.
+    with pytest.raises(Unavailable, match="403"):
+        story.people["pcp"].post(f"/{case}/sign", {})
+    with pytest.raises(Unavailable, match="403"):
+        story.people["pcp"].post(
+            f"/{case}/plan-of-record", {"version": 1, "decision": "adopt", "text": "As the report says."}
+        )
+    with pytest.raises(Unavailable, match="403"):
+        story.people["reviewer"].post(f"/{case}/acknowledge", {"version": 1})
 
 
-def test_final_exists_only_through_sign_and_tasks_move_only_legally(tmp_path: Path) -> None:
-    with told(tmp_path) as story:
-        story.request()
-        story.gathered()
-        story.review()
-        headers = {"Authorization": f"Bearer {story.people['coordinator'].token}"}
-        base = f"{story.people['coordinator'].url}/fhir"
-        reports = requests.get(f"{base}/DiagnosticReport", params={"based-on": f"ServiceRequest/{story.case_id}"},
-                               headers=headers, timeout=30).json()  # fmt: skip
-        report = reports["entry"][0]["resource"]
-        assert report["status"] == "final"
-        report["conclusion"] = "Something else."
-        answer = requests.put(f"{base}/DiagnosticReport/{report['id']}", json=report, headers=headers, timeout=30)
-        assert answer.status_code == 403
-        tasks = requests.get(f"{base}/Task", params={"focus": f"ServiceRequest/{story.case_id}", "_count": "100"},
-                             headers=headers, timeout=30).json()  # fmt: skip
-        task = next(e["resource"] for e in tasks["entry"] if e["resource"]["status"] == "completed")
-        task["status"] = "accepted"
-        answer = requests.put(f"{base}/Task/{task['id']}", json=task, headers=headers, timeout=30)
-        assert answer.status_code == 409
-        said = answer.json()["issue"][0]["diagnostics"]
-        assert "completed" in said
-        assert "accepted" in said
+def test_final_exists_only_through_sign_and_tasks_move_only_legally(delivered: Story) -> None:
+    story = delivered
+    headers = {"Authorization": f"Bearer {story.people['coordinator'].token}"}
+    base = f"{story.people['coordinator'].url}/fhir"
+    reports = requests.get(f"{base}/DiagnosticReport", params={"based-on": f"ServiceRequest/{story.case_id}"},
+                           headers=headers, timeout=30).json()  # fmt: skip
+    report = reports["entry"][0]["resource"]
+    assert report["status"] == "final"
+    report["conclusion"] = "Something else."
+    answer = requests.put(f"{base}/DiagnosticReport/{report['id']}", json=report, headers=headers, timeout=30)
+    assert answer.status_code == 403
+    tasks = requests.get(f"{base}/Task", params={"focus": f"ServiceRequest/{story.case_id}", "_count": "100"},
+                         headers=headers, timeout=30).json()  # fmt: skip
+    task = next(e["resource"] for e in tasks["entry"] if e["resource"]["status"] == "completed")
+    task["status"] = "accepted"
+    answer = requests.put(f"{base}/Task/{task['id']}", json=task, headers=headers, timeout=30)
+    assert answer.status_code == 409
+    said = answer.json()["issue"][0]["diagnostics"]
+    assert "completed" in said
+    assert "accepted" in said
 
 
 def test_the_report_can_be_signed_only_with_every_question_answered_and_every_gap_confirmed(tmp_path: Path) -> None:

@@ -260,7 +260,9 @@ class World:
         self.start()
 
     def start(self) -> None:
-        """Puts the service together; again is a restart on the same database."""
+        """Puts the service together; again is a restart on the same database, where the one before has ended."""
+        if hasattr(self, "context"):
+            self.context.database.dispose()
         settings = Settings(
             database=self.database_url, auth="tokens", token_file=str(self.folder / "tokens.toml"),
             log_level="CRITICAL",
