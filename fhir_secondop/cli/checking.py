@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fhir_secondop.ehr.second_stage import SecondStage
 
 _ENDINGS = (".json", ".xml", ".ndjson", ".tgz")
+_OF_PACKAGE = ("package.json", ".index.json")  # what a package has beside resources
 _WIDEST = 256 * 1024 * 1024  # of one file in a package, unpacked
 
 
@@ -116,7 +117,8 @@ def _plain(issue: Issue) -> Plain:
 def _resources(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each resource; a line of NDJSON is named "file#line"."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in _ENDINGS and file.is_file())
+        found = (file for file in path.rglob("*") if file.name not in _OF_PACKAGE)
+        files = sorted(file for file in found if file.suffix in _ENDINGS and file.is_file())
         for file in files:
             yield from _resources(file)
     elif path.suffix == ".tgz":
@@ -135,7 +137,7 @@ def _of_package(path: Path) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:gz") as archive:
             for member in archive:
                 name = Path(member.name).name
-                if not member.isfile() or not name.endswith(".json") or name in ("package.json", ".index.json"):
+                if not member.isfile() or not name.endswith(".json") or name in _OF_PACKAGE:
                     continue
                 if member.size > _WIDEST:
                     raise click.ClickException(f"{path}: {member.name} is larger than {_WIDEST} bytes.")

@@ -50,8 +50,12 @@ def test_xml_ndjson_and_packages_are_read(tmp_path: Path) -> None:
 
 def test_our_own_package_is_sound(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["package", str(tmp_path / "ours.tgz")]).exit_code == 0
-    code, said = run(str(tmp_path / "ours.tgz"))
-    assert (code, said.splitlines()[-1].endswith(" resource(s), 0 error(s)")) == (0, True)
+    code, packed = run(str(tmp_path / "ours.tgz"))
+    assert (code, packed.splitlines()[-1].endswith(" resource(s), 0 error(s)")) == (0, True)
+    with tarfile.open(tmp_path / "ours.tgz") as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    code, unpacked = run(str(tmp_path / "unpacked"))
+    assert (code, unpacked.splitlines()[-1]) == (0, packed.splitlines()[-1])
 
 
 @pytest.mark.parametrize("data", [b"", b"no package"])
