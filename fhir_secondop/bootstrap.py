@@ -104,6 +104,7 @@ def assembled(settings: Settings) -> Service:
     authenticate = systems.caller if systems else _authenticator(settings)
     endpoint = Endpoint(
         xml=True,
+        validates=True,
         database=database,
         base_url=base_url,
         software="fhir_secondop",

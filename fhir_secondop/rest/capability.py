@@ -13,6 +13,7 @@ from fhir_secondop.model import Operation, Resource
 from fhir_secondop.rest import formats
 from fhir_secondop.rest.endpoint import Endpoint
 
+_R4 = "http://hl7.org/fhir"
 _SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 
 
@@ -79,6 +80,8 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
             ]
             result = {key: value for key, value in result.items() if value != []}
     operations = [_operation(endpoint, op) for op in endpoint.operations if op.type == kind]
+    if endpoint.validates:
+        operations.append({"name": "validate", "definition": f"{_R4}/OperationDefinition/Resource-validate"})
     if operations:
         result["operation"] = operations
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,6 +15,13 @@ from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
 
 ALL = frozenset({"read", "vread", "history-instance", "create", "update", "delete", "search-type"})
+
+
+class SecondStage(Protocol):
+    """What other validators say of a resource that is valid to us."""
+
+    def __call__(self, resource: Resource, text: str, demanded: Iterable[str] = ()) -> Sequence[Issue]:
+        """`text` is the resource as it was sent; `demanded` are profiles beside those that it claims."""
 
 
 class Hooks(Protocol):
@@ -69,8 +76,9 @@ class Endpoint:
     max_entries: int = 5000  # of a Bundle that is sent to us
     security: str = ""
     xml: bool = False  # whether resources are read and written in XML, too
+    validates: bool = False  # whether [type]/$validate is offered
     smart: bool = False  # whether one signs in by SMART
-    second_stage: Callable[[Resource, str], Sequence[Issue]] = lambda resource, text: ()
+    second_stage: SecondStage = lambda resource, text, demanded=(): ()
     canonical: str = ""  # under which the operations have their canonical names
 
     def sees(self, caller: Caller, *wanted: tuple[str, str]) -> Visibility:

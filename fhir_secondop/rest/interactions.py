@@ -19,7 +19,8 @@ from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
 
-def _may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> None:
+def may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> None:
+    """Raises Unsupported, Forbidden unless it is offered on the type and covered by the caller's scopes."""
     if interaction not in endpoint.offered(resource_type):
         raise Unsupported(f"{interaction} of {resource_type} is not offered here; see metadata.")
     if not endpoint.allows(caller, resource_type, letter):
@@ -39,7 +40,7 @@ def written(tx: Transaction, visibility: Visibility) -> None:
 
 def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """GET [type]/[id]"""
-    _may(endpoint, caller, resource_type, "read", "r")
+    may(endpoint, caller, resource_type, "read", "r")
     with endpoint.database.reading() as connection:
         found = resources.read(connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id)
     disclosure.disclosed([found])
@@ -55,7 +56,7 @@ def _holds_already(if_none_match: str, found: Stored) -> bool:
 
 def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, version: str) -> Response:
     """GET [type]/[id]/_history/[version]"""
-    _may(endpoint, caller, resource_type, "vread", "r")
+    may(endpoint, caller, resource_type, "vread", "r")
     if not version.isdecimal() or len(version) > 9:
         raise NotFound(f"There is no {resource_type}/{resource_id}, version {version}.")
     with endpoint.database.reading() as connection:
@@ -70,7 +71,7 @@ def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: s
 
 def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """GET [type]/[id]/_history: every version, newest first."""
-    _may(endpoint, caller, resource_type, "history-instance", "r")
+    may(endpoint, caller, resource_type, "history-instance", "r")
     with endpoint.database.reading() as connection:
         versions = resources.history(
             connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
@@ -97,7 +98,7 @@ def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
 
 def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """POST [type]; with If-None-Exist the one that is there already."""
-    _may(endpoint, caller, resource_type, "create", "c")
+    may(endpoint, caller, resource_type, "create", "c")
     answers.check_no_search()
     body, resource, said = answers.resource_body(endpoint, resource_type)
     criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
@@ -125,7 +126,7 @@ def _there_already(endpoint: Endpoint, caller: Caller, tx: Transaction, found: S
 
 def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """PUT [type]/[id], with If-Match or without."""
-    _may(endpoint, caller, resource_type, "update", "u")
+    may(endpoint, caller, resource_type, "update", "u")
     answers.check_no_search()
     body, resource, said = answers.resource_body(endpoint, resource_type, resource_id)
     version = answers.if_match()
@@ -145,7 +146,7 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
 
 def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """DELETE [type]/[id]; the versions stay."""
-    _may(endpoint, caller, resource_type, "delete", "d")
+    may(endpoint, caller, resource_type, "delete", "d")
     answers.check_no_search()
     version = answers.if_match()
     with endpoint.database.transaction(caller) as tx:

@@ -221,8 +221,10 @@ class Generator:
             allowed = self._sees(who, held, "r")
             for method in ("GET", "HEAD"):
                 yield self._one(who, method, f"/fhir/{held.local}", allowed)
+            yield self._one(who, "GET", f"/fhir/{held.local}/$validate", allowed)
             if not allowed:
                 yield self._unseen(who, held, "GET", f"/fhir/{held.local}")
+                yield self._unseen(who, held, "GET", f"/fhir/{held.local}/$validate")
 
     def _histories(self) -> Iterator[Combination]:
         for who, held in self._each():
