@@ -27,6 +27,7 @@ from fhir_secondop.store.search_types import KINDS
 
 MAX_SORTED = 10_000
 KEPT_MS = 15 * 60_000
+MAX_LISTS = 1000  # kept at once, of all callers; the oldest make room
 _VALUE = {
     "token": ("code", "code"), "string": ("folded", "folded"), "date": ("low", "high"), "uri": ("uri", "uri"),
     "reference": ("target", "target"), "number": ("low", "high"), "quantity": ("low", "high"),
@@ -77,7 +78,10 @@ def keep(database: Database, search: Search, visibility: Visibility, rids: list[
     name, now = uuid.uuid4().hex, now_ms()
     values = {"id": name, "asked": _asked(search, visibility), "rids": json.dumps(rids), "expires": now + KEPT_MS}
     with database.appending() as connection:
-        connection.execute(sa.delete(tables.search_list).where(tables.search_list.c.expires < now))
+        columns = tables.search_list.c
+        connection.execute(sa.delete(tables.search_list).where(columns.expires < now))
+        beyond = sa.select(columns.id).order_by(columns.expires.desc()).offset(MAX_LISTS - 1)
+        connection.execute(sa.delete(tables.search_list).where(columns.id.in_(beyond.correlate(None))))
         connection.execute(sa.insert(tables.search_list).values(**values))
     return f"{name}.{search.count}"
 

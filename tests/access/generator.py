@@ -127,10 +127,10 @@ class Generator:
     counted: Counter[str] = field(default_factory=Counter)
     leaks: list[str] = field(default_factory=list)
 
-    def run(self, most: int, *, until_leak: bool = False) -> None:
-        """Asks so many combinations, drawn over all kinds; with `until_leak` no more after the first leak."""
+    def run(self, most: int, *, until_leak: bool = False, only: str = "") -> None:
+        """Asks so many combinations, drawn over all kinds or of one; with `until_leak` no more after the first leak."""
         drawn = random.Random(self.seed)
-        kinds = {name: list(found) for name, found in self._kinds().items()}
+        kinds = {name: list(found) for name, found in self._kinds().items() if only in ("", name)}
         for found in kinds.values():
             drawn.shuffle(found)
         chosen: list[tuple[str, Combination]] = []

@@ -230,3 +230,18 @@ def test_too_many_to_sort_is_refused(database: Database, monkeypatch: pytest.Mon
     monkeypatch.setattr(ordering, "MAX_SORTED", 2)
     named(database, "Patient", [(f"p{n}", {"active": True}) for n in range(3)])
     assert refused(database, "Patient", "_sort=_id")
+
+
+def test_the_oldest_lists_make_room(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering, "MAX_LISTS", 3)
+    named(database, "Patient", [(f"p{n}", {"active": True}) for n in range(3)])
+    begin = ordering.now_ms()
+    links = []
+    for number in range(5):
+        monkeypatch.setattr(ordering, "now_ms", lambda at=begin + number: at)
+        links.append(page(database, "_sort=_id&_count=1")[1])
+    for link in links[:2]:
+        with pytest.raises(Gone):
+            page(database, f"_sort=_id&_count=1&_page={link}")
+    for link in links[2:]:
+        assert page(database, f"_sort=_id&_count=1&_page={link}")[0] == ["p1"]
