@@ -55,7 +55,14 @@ class Reverse:
     condition: Condition
 
 
-Condition = Criterion | Chain | Reverse
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """One of these must match: the ways into a compartment."""
+
+    ways: tuple[Criterion, ...]
+
+
+Condition = Criterion | Chain | Reverse | AnyOf
 
 
 class Refused(Exception):
@@ -135,9 +142,25 @@ def reference_parameter(resource_type: str, code: str) -> SearchParameter:
     return parameter
 
 
+def in_compartment(owner: str, owner_id: str, resource_type: str) -> AnyOf:
+    """That a resource of that type is in the compartment of "owner/owner_id". Raises Unsupported, Refused.
+
+    Source: https://hl7.org/fhir/R4/compartmentdefinition.html
+    """
+    members = definitions.compartment(owner)
+    known = definitions.search_parameters(resource_type)
+    # The owner is in it; R4's table says so of some by "{def}".
+    ways = [Criterion("_id", "token", "", (owner_id,))] if owner == resource_type else []
+    codes = (code for code in members.get(resource_type, ()) if code in known)
+    ways += [Criterion(code, "reference", "", (f"{owner}/{owner_id}",)) for code in codes]
+    if not ways:
+        raise Refused(f"No {resource_type} is in the compartment of a {owner}.")
+    return AnyOf(tuple(ways))
+
+
 def types(condition: Condition) -> set[str]:
     """The types of the other resources that a condition goes through."""
-    if isinstance(condition, Criterion):
+    if isinstance(condition, Criterion | AnyOf):
         return set()
     if isinstance(condition, Reverse):
         return {condition.type} | types(condition.condition)
@@ -146,7 +169,7 @@ def types(condition: Condition) -> set[str]:
 
 def within(condition: Condition, may: Callable[[str], bool]) -> Condition | None:
     """The condition without the ways through types that may not be searched; None if no way is left."""
-    if isinstance(condition, Criterion):
+    if isinstance(condition, Criterion | AnyOf):
         return condition
     if isinstance(condition, Reverse):
         inner = within(condition.condition, may) if may(condition.type) else None
@@ -157,8 +180,8 @@ def within(condition: Condition, may: Callable[[str], bool]) -> Condition | None
 
 
 def looked_at(resource_type: str, condition: Condition) -> list[tuple[str, str]]:
-    """(type, parameter) of all that a condition looks at in the resource itself."""
-    if isinstance(condition, Reverse):
+    """(type, parameter) of all that a condition looks at in the resource itself, whatever it finds there."""
+    if isinstance(condition, Reverse | AnyOf):
         return []
     found = [(resource_type, condition.code)]
     if isinstance(condition, Criterion) and condition.kind == "composite":

@@ -50,6 +50,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/<t>/<i>", lambda e, c, t, i: interactions.delete(e, c, t, i)),
     ("GET", "/<t>/<i>/_history", lambda e, c, t, i: interactions.history(e, c, t, i)),
     ("GET", "/<t>/<i>/_history/<v>", lambda e, c, t, i, v: interactions.vread(e, c, t, i, v)),
+    ("GET", "/<t>/<i>/<u>", lambda e, c, t, i, u: searching.search_compartment(e, c, t, i, u)),
     ("GET", "/<t>/$<code>", lambda e, c, t, code: operations.run(e, c, t, "", code)),
     ("POST", "/<t>/$<code>", lambda e, c, t, code: operations.run(e, c, t, "", code)),
     ("GET", "/<t>/<i>/$<code>", lambda e, c, t, i, code: operations.run(e, c, t, i, code)),

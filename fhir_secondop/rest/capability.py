@@ -10,7 +10,7 @@ from functools import cache
 from fhir_secondop import __version__
 from fhir_secondop.fhir import definitions
 from fhir_secondop.model import Operation, Resource
-from fhir_secondop.rest import formats
+from fhir_secondop.rest import formats, searching
 from fhir_secondop.rest.endpoint import Endpoint
 
 _R4 = "http://hl7.org/fhir"
@@ -29,6 +29,10 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
         del rest["interaction"]
     if system:
         rest["operation"] = [_operation(endpoint, op) for op in system]
+    if endpoint.follows:
+        offered = [kind for kind in searching.COMPARTMENTS if "search-type" in endpoint.offered(kind)]
+        if offered:
+            rest["compartment"] = [f"{_R4}/CompartmentDefinition/{kind.lower()}" for kind in offered]
     if endpoint.security:
         rest["security"] = {**_smart(endpoint), "description": endpoint.security}
     return {

@@ -1,4 +1,4 @@
-"""search-type: GET [type]?… and POST [type]/_search.
+"""Searches of a type, over all of it or in a compartment.
 
 Source: https://hl7.org/fhir/R4/search.html
 """
@@ -11,9 +11,9 @@ from uuid import uuid4
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Unsupported
-from fhir_secondop.fhir import codec, criteria, excerpts, query
-from fhir_secondop.fhir.criteria import Condition
+from fhir_secondop.errors import Forbidden, NotFound, Unsupported
+from fhir_secondop.fhir import codec, criteria, definitions, excerpts, query
+from fhir_secondop.fhir.criteria import Condition, Refused
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.rest import answers, disclosure, outcome
@@ -21,10 +21,34 @@ from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import includes, ordering, search
 from fhir_secondop.store.resources import Stored
 
+COMPARTMENTS = ("Device", "Encounter", "Patient", "Practitioner", "RelatedPerson")
+
 
 def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """GET [type]?… and POST [type]/_search"""
+    return _search(endpoint, caller, _asked(endpoint, resource_type), f"{endpoint.base_url}/{resource_type}")
+
+
+def search_compartment(endpoint: Endpoint, caller: Caller, owner: str, owner_id: str, resource_type: str) -> Response:
+    """GET [compartment]/[id]/[type]?…"""
+    if resource_type not in definitions.resource_types() or not endpoint.follows or owner not in COMPARTMENTS:
+        raise NotFound("There is nothing at this address; see metadata.")
     wanted = _asked(endpoint, resource_type)
+    try:
+        within = criteria.in_compartment(owner, owner_id, resource_type)
+    except Refused as refusal:
+        raise NotFound(str(refusal)) from refusal
+    here = f"{endpoint.base_url}/{owner}/{owner_id}/{resource_type}"
+    # The list of a sorted search belongs to what was asked, and that is more than its parameters here.
+    applied = (*wanted.applied, ("", f"{owner}/{owner_id}"))
+    return _search(endpoint, caller, replace(wanted, criteria=(within, *wanted.criteria)), here, applied)
+
+
+def _search(
+    endpoint: Endpoint, caller: Caller, wanted: Search, here: str, asked: tuple[tuple[str, str], ...] | None = None
+) -> Response:
+    resource_type, applied = wanted.type, wanted.applied
+    wanted = wanted if asked is None else replace(wanted, applied=asked)
     check(endpoint, caller, resource_type)
     wanted = replace(wanted, criteria=tuple(_within(endpoint, caller, each) for each in wanted.criteria))
     types = {resource_type, *(kind for each in wanted.criteria for kind in criteria.types(each))}
@@ -42,10 +66,9 @@ def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     if found.to_keep:
         next_page = ordering.keep(endpoint.database, wanted, visibility, list(found.to_keep))
     disclosure.disclosed((*found.matches, *more))
-    here = f"{endpoint.base_url}/{resource_type}"
-    links = [{"relation": "self", "url": _url(here, wanted.applied)}]
+    links = [{"relation": "self", "url": _url(here, applied)}]
     if next_page:
-        links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", next_page)))})
+        links.append({"relation": "next", "url": _url(here, (*applied, ("_page", next_page)))})
     head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
     if found.total is not None:
         head["total"] = found.total

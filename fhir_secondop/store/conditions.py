@@ -13,7 +13,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import criteria, definitions, query
-from fhir_secondop.fhir.criteria import Chain, Condition, Criterion, Reverse
+from fhir_secondop.fhir.criteria import AnyOf, Chain, Condition, Criterion, Reverse
 from fhir_secondop.store import composites, tables
 from fhir_secondop.store.search_types import DATE, KINDS, STRING
 
@@ -37,6 +37,10 @@ def condition(resource_type: str, wanted: Condition, base_url: str, sees: Sees) 
         return _chain(resource_type, wanted, base_url, sees)
     if isinstance(wanted, Reverse):
         return _reverse(resource_type, wanted, base_url, sees)
+    if isinstance(wanted, AnyOf):
+        # By what may not be seen of a resource it is not found, but it may be by another way.
+        ways = ((_criterion(resource_type, way, base_url), sees(resource_type, way.code)) for way in wanted.ways)
+        return sa.or_(*(sa.and_(found, seen) for found, seen in ways))
     return _criterion(resource_type, wanted, base_url)
 
 

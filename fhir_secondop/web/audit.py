@@ -30,6 +30,7 @@ _INTERACTIONS = {
     ("GET", "/fhir/<t>"): "search-type",
     ("POST", "/fhir/<t>/_search"): "search-type",
     ("GET", "/fhir/<t>/<i>/_history"): "history-instance",
+    ("GET", "/fhir/<t>/<i>/<u>"): "search-type",
     ("GET", "/fhir/<t>/<i>/_history/<v>"): "vread",
     ("GET", "/api/second-opinions"): "search-type",
     ("POST", "/api/second-opinions"): "$request-second-opinion",
@@ -110,7 +111,10 @@ def _describe(noted: Access, rule: str, codes: frozenset[str]) -> None:
     else:
         method = "GET" if noted.method == "HEAD" else noted.method
         noted.operation = _INTERACTIONS.get((method, rule)) or _BY_METHOD.get(method, "")
+    searched = parts.get("u", kind)  # in a compartment
+    searched = searched if searched in definitions.resource_types() else ""
     noted.route = rule.replace("<t>", kind or "<t>").replace("<code>", code or "<code>")
+    noted.route = noted.route.replace("<u>", searched or "<u>")
     noted.type = kind
     if kind and "i" in parts:
         disclosure.asked(kind, parts["i"])
@@ -118,7 +122,7 @@ def _describe(noted: Access, rule: str, codes: frozenset[str]) -> None:
         noted.version = int(version) if version.isdecimal() and len(version) < 10 else None
     elif rule.startswith(_CASE):
         disclosure.asked("ServiceRequest", parts.get("case_id", ""))
-    noted.params = " ".join(sorted({_named(name, kind) for name in request.args}))
+    noted.params = " ".join(sorted({_named(name, searched) for name in request.args}))
 
 
 def _named(name: str, kind: str) -> str:

@@ -83,6 +83,7 @@ ROUTES: dict[str, str] = {
     "/fhir/": "transaction", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
     "/fhir/<t>": "search, create", "/fhir/<t>/_search": "search", "/fhir/<t>/<i>": "read, update, delete",
     "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "no operation",
+    "/fhir/<t>/<i>/<u>": "through",
     "/fhir/<t>/<i>/$<code>": "operation", "/fhir/<path:rest>": "nowhere",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
     "/api/second-opinions/<case_id>/<code>": "operation",
@@ -309,9 +310,13 @@ class Generator:
                 (far, f"{one.type}?_id={one.id}&_include={one.type}:{code}", "sr", "include"),
                 (near, f"{other.type}?_id={other.id}&_revinclude={one.type}:{code}", "ss", "include"),
             )
+            if code in definitions.compartment("Patient").get(one.type, ()) and other.type == "Patient":
+                ways += ((near, f"{far.local}/{one.type}?_id={one.id}", "ss", "match"),)
             for who in EVERYONE:
                 for found, path, letters, mode in ways:
                     first, second = (near, far) if path.startswith(f"{one.type}?") else (far, near)
+                    if path.startswith(f"{far.local}/"):  # like a search by its reference
+                        first, second = near, near
                     yield Combination(who, path, self._through(who, path, found, (first, second), letters, mode))
         for who, held in self._each():
             for asked in (

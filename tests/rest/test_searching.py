@@ -141,3 +141,21 @@ def test_what_is_refused_says_where(client: Any) -> None:
     ignored = bundle(client, "Observation?_sort=x&subject.nothing=x&_id=o1", Prefer="handling=lenient")
     assert ignored["link"][0]["url"] == f"{BASE}/Observation?_id=o1"
     assert [issue["severity"] for issue in ignored["entry"][-1]["resource"]["issue"]] == ["warning", "warning"]
+
+
+def test_a_compartment_is_searched_by_all_ways_into_it(client: Any, database: Database) -> None:
+    named(database, "Observation", [("by-performer", {"status": "final", "code": {"text": "x"},
+                                                      "performer": [{"reference": "Patient/p1"}]})])  # fmt: skip
+    found = bundle(client, "Patient/p1/Observation?_sort=_id&_total=accurate")
+    assert (shown(found), found["total"]) == ([("by-performer", "match"), ("o1", "match")], 2)
+    assert found["link"][0]["url"].startswith(f"{BASE}/Patient/p1/Observation?")
+    assert shown(bundle(client, "Patient/p1/Observation?status=amended")) == []
+    assert shown(bundle(client, "Patient/p2/Patient")) == [("p2", "match")]
+    page = bundle(client, "Patient/p1/Observation?_sort=_id&_count=1")
+    following = next(link["url"] for link in page["link"] if link["relation"] == "next")
+    assert shown(bundle(client, following.removeprefix(BASE.removesuffix("/fhir")))) == [("o1", "match")]
+    # The list of one compartment is none of another's.
+    assert bundle(client, following.partition("/fhir/")[2].replace("Patient/p1", "Patient/p2"), 422)
+    for path in ("Patient/p1/Organization", "Patient/p1/Nothing", "Organization/x/Patient", "Patient/p1/Device"):
+        assert bundle(client, path, 404)["resourceType"] == "OperationOutcome"
+    assert bundle(client, "Patient/p1/Observation", 403, As="by-id")

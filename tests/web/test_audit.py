@@ -96,7 +96,8 @@ def test_each_route_leaves_a_row_or_is_exempt(bench: Bench) -> None:
     app = bench.client.application
     values = {"t": "Patient", "i": NOWHERE, "v": "1", "code": "manifest", "case_id": NOWHERE, "token": "x",
               "rest": "x/y", "name": "report-draft", "filename": "pages.css", "task_id": NOWHERE, "kind": "Patient",
-              "resource_id": NOWHERE, "place": 0, "measure": "loop", "version": 1}  # fmt: skip
+              "resource_id": NOWHERE, "place": 0, "measure": "loop", "version": 1,
+              "u": "Observation"}  # fmt: skip
     walked = 0
     for rule in app.url_map.iter_rules():
         adapter = app.url_map.bind("localhost")
@@ -143,6 +144,8 @@ ASKED: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
     ("desk", "GET", f"/fhir/Patient?name={NAME}", 200, {"action": "E", "operation": "search-type", "type": "Patient",
      "id": "", "case_id": None, "number": 0, "params": "name", "route": "/fhir/Patient"}),
     ("desk", "GET", "/fhir/Observation?patient.name=x&_sort=date", 200, {"params": "_sort patient"}),
+    ("desk", "GET", "/fhir/Patient/x/Observation?value-quantity=1", 200,
+     {"params": "value-quantity", "operation": "search-type", "route": "/fhir/Patient/<i>/Observation"}),
     ("desk", "GET", f"/fhir/Observation?{NAME}.name=1", 422, {"params": "?", "status": 422}),
     ("desk", "GET", f"/fhir/Patient?{NAME}=1", 422, {"params": "?", "status": 422}),
     ("desk", "GET", "/fhir/ServiceRequest", 200, {"operation": "search-type", "case_id": "CASE", "number": 2}),
