@@ -73,7 +73,7 @@ class _Asked:
     def takes(self, name: str, value: str, *, advanced: bool) -> bool:
         """Whether that was one of them. Raises Invalid, Refused."""
         if name == "_count":
-            self.count = _count(value)
+            self.count = count(value)
         elif name == "_total":
             self.total = _total(value)
         elif not advanced:
@@ -149,7 +149,8 @@ def _check_size(pairs: list[tuple[str, str]]) -> None:
         raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
 
 
-def _count(value: str) -> int:
+def count(value: str) -> int:
+    """The number of a page's resources that `_count` asks for. Raises Invalid."""
     if not re.fullmatch("[0-9]{1,9}", value):
         raise Invalid("_count is not a whole number.", path="_count")
     return min(int(value), MAX_COUNT)

@@ -14,7 +14,7 @@ from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
 
-ALL = frozenset({"read", "vread", "history-instance", "create", "update", "delete", "search-type"})
+ALL = frozenset({"read", "vread", "history-instance", "history-type", "create", "update", "delete", "search-type"})
 
 
 class SecondStage(Protocol):

@@ -10,7 +10,6 @@ from dataclasses import replace
 from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Gone, NotAllowed, NotFound, Unsupported
-from fhir_secondop.fhir import codec, times
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.rest import answers, binary, disclosure, formats
 from fhir_secondop.rest.endpoint import Endpoint
@@ -67,33 +66,6 @@ def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: s
         raise Gone(f"{found.versioned} is the deletion; the versions before it are in _history.")
     disclosure.disclosed([found])
     return answers.stored_answer(endpoint, found)
-
-
-def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
-    """GET [type]/[id]/_history: every version, newest first."""
-    may(endpoint, caller, resource_type, "history-instance", "r")
-    with endpoint.database.reading() as connection:
-        versions = resources.history(
-            connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
-        )
-    disclosure.disclosed(versions)
-    entries = [_history_entry(endpoint, stored) for stored in versions]
-    link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
-    head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
-    return answers.json_answer(answers.with_entries(head, entries))
-
-
-def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
-    method = "DELETE" if stored.deleted else "POST" if stored.version == 1 else "PUT"
-    url = stored.type if method == "POST" else f"{stored.type}/{stored.id}"
-    status = {"DELETE": "204", "POST": "201", "PUT": "200"}[method]
-    full = codec.dumps(f"{endpoint.base_url}/{stored.type}/{stored.id}")
-    facts = {
-        "request": {"method": method, "url": url},
-        "response": {"status": status, "etag": stored.etag, "lastModified": times.instant(stored.updated)},
-    }
-    body = "" if stored.deleted else f'"resource":{stored.text},'
-    return f'{{"fullUrl":{full},{body}{codec.dumps(facts)[1:]}'
 
 
 def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:

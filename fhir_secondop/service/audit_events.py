@@ -15,8 +15,8 @@ from fhir_secondop.store.audit.rows import FIELDS, LATER
 _TERMS = "http://terminology.hl7.org/CodeSystem"
 # http://hl7.org/fhir/restful-interaction; what is none of them is an operation
 _INTERACTIONS = frozenset({
-    "read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type", "transaction",
-    "operation",
+    "read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type",
+    "transaction", "operation",
 })  # fmt: skip
 _CALLER = "urn:secondop:caller"
 _DICOM = "http://dicom.nema.org/resources/ontology/DCM"

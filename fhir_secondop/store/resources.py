@@ -253,6 +253,31 @@ def history(
     return found
 
 
+def history_of_type(
+    connection: Connection,
+    visibility: Visibility,
+    resource_type: str,
+    count: int,
+    *,
+    before_ms: int | None = None,
+    since_ms: int | None = None,
+) -> list[Stored]:
+    """At most so many versions of resources of a type, newest first: those written before, and not before."""
+    updated = tables.version.c.updated
+    query = (
+        _columns(visibility)
+        .select_from(tables.resource.join(tables.version, tables.version.c.rid == tables.resource.c.rid))
+        .where(tables.resource.c.type == resource_type, visible(visibility))
+        .order_by(updated.desc())
+        .limit(count)
+    )
+    if before_ms is not None:
+        query = query.where(updated < before_ms)
+    if since_ms is not None:
+        query = query.where(updated >= since_ms)
+    return [stored(row, visibility) for row in connection.execute(query)]
+
+
 def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> list[Stored]:
     """Every current resource of a case, oldest first, of these types or of all. For the domain's own use."""
     query = rows().where(tables.resource.c.case_id == case_id, tables.resource.c.deleted.is_(False))

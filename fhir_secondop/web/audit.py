@@ -29,6 +29,7 @@ _INTERACTIONS = {
     ("POST", "/fhir/"): "transaction",
     ("GET", "/fhir/<t>"): "search-type",
     ("POST", "/fhir/<t>/_search"): "search-type",
+    ("GET", "/fhir/<t>/_history"): "history-type",
     ("GET", "/fhir/<t>/<i>/_history"): "history-instance",
     ("GET", "/fhir/<t>/<i>/<u>"): "search-type",
     ("GET", "/fhir/<t>/<i>/_history/<v>"): "vread",
@@ -38,8 +39,8 @@ _INTERACTIONS = {
     ("POST", "/upload/<token>"): "$upload",
 }
 _BY_METHOD = {"GET": "read", "HEAD": "read", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-_ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "update": "U", "patch": "U",
-            "delete": "D"}  # fmt: skip
+_ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "history-type": "R", "update": "U",
+            "patch": "U", "delete": "D"}  # fmt: skip
 _CONTROLS = frozenset(
     {"_format", "_pretty", "_count", "_total", "_page", "_cursor", "_id", "_lastUpdated", "_sort", "_include",
      "_revinclude", "_has", "_elements", "_summary"}

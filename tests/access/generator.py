@@ -83,7 +83,7 @@ ROUTES: dict[str, str] = {
     "/fhir/": "transaction", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
     "/fhir/<t>": "search, create", "/fhir/<t>/_search": "search", "/fhir/<t>/<i>": "read, update, delete",
     "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "no operation",
-    "/fhir/<t>/<i>/<u>": "through",
+    "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
     "/fhir/<t>/<i>/$<code>": "operation", "/fhir/<path:rest>": "nowhere",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
     "/api/second-opinions/<case_id>/<code>": "operation",
@@ -231,11 +231,30 @@ class Generator:
         for who, held in self._each():
             allowed = self._sees(who, held, "r")
             yield self._one(who, "GET", f"/fhir/{held.local}/_history", allowed)
+            yield Combination(who, f"{held.stored.type}/_history", self._of_type(who, held))
             for version in held.versions[:2]:
                 yield self._one(who, "GET", f"/fhir/{held.local}/_history/{version}", allowed)
             if not allowed:
                 yield self._unseen(who, held, "GET", f"/fhir/{held.local}/_history")
                 yield self._unseen(who, held, "GET", f"/fhir/{held.local}/_history/1")
+
+    def _of_type(self, who: str, held: Held) -> Callable[[], str]:
+        def ask() -> str:
+            found: set[str] = set()
+            path = f"/fhir/{held.stored.type}/_history?_count=500"
+            while path:
+                status, text = self.call(who, "GET", path)
+                wrong = self.expect(who, self._scope(who, held.stored.type, "r"), status, text)
+                if wrong or status >= 300:
+                    return wrong
+                bundle = json.loads(text)
+                found |= {entry["fullUrl"].rpartition("/")[2] for entry in bundle.get("entry", [])}
+                following = [link["url"] for link in bundle["link"] if link["relation"] == "next"]
+                path = "/fhir/" + following[0].partition("/fhir/")[2] if following else ""
+            is_there = held.stored.id in found
+            return "" if is_there == self.stage.sees_it(who, held) else f"{held.local} is there: {is_there}"
+
+        return ask
 
     def _one(self, who: str, method: str, path: str, allowed: bool, body: Any = None) -> Combination:
         def ask() -> str:

@@ -231,7 +231,7 @@ def test_update_history_and_deletion(send: Send) -> None:
                                   f"/Patient/{NAME}%20x", "/Patient/%00", f"/Nothing/{NAME}", "/Patient/a/b/c", "/x",
                                   f"/{NAME}",
                                   "/Patient/a/_history/x", "/Patient/a/_history/" + "9" * 30, "/patient", "/$nothing",
-                                  "/Patient/a/$nothing", "/Patient/_history", "/Subject/1"])  # fmt: skip
+                                  "/Patient/a/$nothing", "/Nothing/_history", "/Subject/1"])  # fmt: skip
 def test_what_is_not_there_is_not_found(sqlite_send: Send, path: str) -> None:
     assert sqlite_send("GET", path).status_code == 404
 
@@ -741,6 +741,7 @@ def test_what_is_declared_works_and_what_is_not_is_refused(shape: str, tmp_path:
         assert (send("GET", f"/{kind}/x").status_code == 404) == ("read" in offered), kind
         assert (send("GET", f"/{kind}/x/_history").status_code == 404) == ("history-instance" in offered), kind
         assert (send("GET", f"/{kind}/x/_history/1").status_code == 404) == ("vread" in offered), kind
+        assert (send("GET", f"/{kind}/_history").status_code == 200) == ("history-type" in offered), kind
         assert (send("DELETE", f"/{kind}/x").status_code == 404) == ("delete" in offered), kind
         parameters = declared.get(kind, {}).get("searchParam", [])
         for parameter in parameters[:: 8 if shape == "read-only" else 1]:  # the same two thousand as of "full"

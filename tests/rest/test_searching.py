@@ -10,13 +10,14 @@ import pytest
 from flask import Flask
 
 from fhir_secondop.access import rights
-from fhir_secondop.fhir import definitions, excerpts
+from fhir_secondop.fhir import definitions, excerpts, query, times
 from fhir_secondop.fhir.validate import validate
-from fhir_secondop.model import Caller
+from fhir_secondop.model import EVERYTHING, Caller
 from fhir_secondop.rest.app import blueprint
 from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store import search
 from fhir_secondop.store.database import Database, now_ms
-from tests.store.rows import BASE, named
+from tests.store.rows import BASE, delete, named, update
 
 SCOPES = {"all": ("system/*.rs",), "observations": ("system/Observation.rs",), "by-id": ("system/Patient.r",)}
 PATIENT = {
@@ -159,3 +160,26 @@ def test_a_compartment_is_searched_by_all_ways_into_it(client: Any, database: Da
     for path in ("Patient/p1/Organization", "Patient/p1/Nothing", "Organization/x/Patient", "Patient/p1/Device"):
         assert bundle(client, path, 404)["resourceType"] == "OperationOutcome"
     assert bundle(client, "Patient/p1/Observation", 403, As="by-id")
+
+
+def test_the_history_of_a_type_has_every_version_once_newest_first(client: Any, database: Database) -> None:
+    with database.reading() as connection:
+        first = search.run(connection, query.parse("Patient", "_id=p1"), EVERYTHING, BASE).matches[0]
+    second = update(database, first, {"resourceType": "Patient", "active": True})
+    delete(database, second)
+    seen, path, pages = [], "Patient/_history?_count=3", 0
+    while path:
+        found = bundle(client, path)
+        seen += [(e["fullUrl"].rpartition("/")[2], e["request"]["method"]) for e in found["entry"]]
+        following = [link["url"] for link in found["link"] if link["relation"] == "next"]
+        path, pages = (following[0].removeprefix(BASE.removesuffix("/fhir")) if following else ""), pages + 1
+        named(database, "Patient", [(f"new{pages}", {"active": True})])
+    assert seen == [("p1", "DELETE"), ("p1", "PUT"), *((f"p{n}", "POST") for n in (4, 3, 2, 1, 0))]
+    assert pages == 3
+    since = times.instant(second.updated)
+    found = bundle(client, f"Patient/_history?_since={since}&_count=500")
+    assert [e["response"]["etag"] for e in found["entry"]][-2:] == ['W/"3"', 'W/"2"']
+    assert bundle(client, "Patient/_history?_since=2999").get("entry", []) == []
+    for asked, status in (("_at=2024", 400), ("name=x", 400), ("_since=x", 422), ("_count=x", 422), ("_page=x", 422)):
+        assert bundle(client, f"Patient/_history?{asked}", status)
+    assert bundle(client, "Patient/_history", 403, As="observations")

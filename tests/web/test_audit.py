@@ -141,6 +141,7 @@ ASKED: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
     ("desk", "GET", "/fhir/ServiceRequest/CASE/_history/1", 200, {"operation": "vread", "version": 1,
      "case_id": "CASE"}),
     ("desk", "GET", "/fhir/ServiceRequest/CASE/_history", 200, {"operation": "history-instance", "case_id": "CASE"}),
+    ("desk", "GET", "/fhir/ServiceRequest/_history?_since=2020", 200, {"operation": "history-type", "action": "R"}),
     ("desk", "GET", f"/fhir/Patient?name={NAME}", 200, {"action": "E", "operation": "search-type", "type": "Patient",
      "id": "", "case_id": None, "number": 0, "params": "name", "route": "/fhir/Patient"}),
     ("desk", "GET", "/fhir/Observation?patient.name=x&_sort=date", 200, {"params": "_sort patient"}),

@@ -1,0 +1,75 @@
+"""history: every version of a resource, or of all resources of a type, newest first.
+
+Source: https://hl7.org/fhir/R4/http.html#history
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from fhir_secondop.errors import Invalid, Unsupported
+from fhir_secondop.fhir import codec, query, times
+from fhir_secondop.model import Caller, Resource
+from fhir_secondop.rest import answers, disclosure, interactions
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.store import resources
+from fhir_secondop.store.resources import Stored
+
+
+def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
+    """GET [type]/[id]/_history: every version, newest first."""
+    interactions.may(endpoint, caller, resource_type, "history-instance", "r")
+    with endpoint.database.reading() as connection:
+        versions = resources.history(
+            connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
+        )
+    disclosure.disclosed(versions)
+    entries = [_history_entry(endpoint, stored) for stored in versions]
+    link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
+    head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
+    return answers.json_answer(answers.with_entries(head, entries))
+
+
+def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
+    method = "DELETE" if stored.deleted else "POST" if stored.version == 1 else "PUT"
+    url = stored.type if method == "POST" else f"{stored.type}/{stored.id}"
+    status = {"DELETE": "204", "POST": "201", "PUT": "200"}[method]
+    full = codec.dumps(f"{endpoint.base_url}/{stored.type}/{stored.id}")
+    facts = {
+        "request": {"method": method, "url": url},
+        "response": {"status": status, "etag": stored.etag, "lastModified": times.instant(stored.updated)},
+    }
+    body = "" if stored.deleted else f'"resource":{stored.text},'
+    return f'{{"fullUrl":{full},{body}{codec.dumps(facts)[1:]}'
+
+
+def history_of_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
+    """GET [type]/_history: of all resources of the type, in pages; `_since` says from when on, `_count` how many.
+
+    The next page begins before the last version of this one: what is written meanwhile is on none of the further pages,
+    and none of what was there is left out.
+    """
+    interactions.may(endpoint, caller, resource_type, "history-type", "r")
+    extra = [name for name in request.args if name not in ("_count", "_since", "_page", "_format", "_pretty")]
+    if extra:
+        raise Unsupported("The history of a type takes _count and _since.", path=extra[0])
+    asked = {name: request.args[name] for name in ("_count", "_since") if name in request.args}
+    count = min(query.count(asked["_count"]) if "_count" in asked else query.DEFAULT_COUNT, endpoint.max_count)
+    since = times.interval(asked["_since"]).low if "_since" in asked else None
+    page = request.args.get("_page")
+    if page is not None and (not page.isdecimal() or len(page) > 15):
+        raise Invalid("This page link is not one of ours; ask for the history again.", path="_page")
+    before = None if page is None else int(page)
+    with endpoint.database.reading() as connection:
+        seen = endpoint.sees(caller, (resource_type, "r"))
+        found = resources.history_of_type(connection, seen, resource_type, count + 1, before_ms=before, since_ms=since)
+    shown = found[:count]
+    disclosure.disclosed(shown)
+    here = f"{endpoint.base_url}/{resource_type}/_history"
+    links = [{"relation": "self", "url": f"{here}?{urlencode(asked)}" if asked else here}]
+    if len(found) > count and shown:
+        links.append({"relation": "next", "url": f"{here}?{urlencode({**asked, '_page': shown[-1].updated})}"})
+    head: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
+    return answers.json_answer(answers.with_entries(head, [_history_entry(endpoint, each) for each in shown]))
