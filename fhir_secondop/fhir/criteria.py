@@ -14,6 +14,8 @@ from fhir_secondop.fhir.definitions import SearchParameter
 
 MAX_CHAIN = 4
 """How many references one parameter may follow."""
+MAX_WAYS = 400
+"""How many types one parameter may go through, all its references together: four that lead anywhere are 70,000."""
 
 MODIFIERS = {
     "token": ("", "missing", "not", "text", "of-type"),
@@ -69,20 +71,40 @@ class Refused(Exception):
     """Why a parameter can't be searched by; names the parameter, never its value."""
 
 
-def parse(
-    resource_type: str, name: str, value: str, *, only: Collection[str] | None = None, depth: int = 0
-) -> Condition | None:
+class TooManyWays(Refused):
+    """A chain that goes through too many types."""
+
+
+def parse(resource_type: str, name: str, value: str, *, only: Collection[str] | None = None) -> Condition | None:
     """What a parameter demands; None where its value is empty. `only` names the parameters that count as known.
 
     Raises Refused.
     """
-    if depth > MAX_CHAIN:
+    return _parse(resource_type, name, value, only, _Way(depth=0, tried=[]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How many references were followed to here, and the types that the whole parameter has tried (shared)."""
+
+    depth: int
+    tried: list[str]
+
+    def to(self, resource_type: str) -> _Way:
+        self.tried.append(resource_type)
+        if len(self.tried) > MAX_WAYS:
+            raise TooManyWays("This chain could go through too many types; name them: subject:Patient.name.")
+        return _Way(self.depth + 1, self.tried)
+
+
+def _parse(resource_type: str, name: str, value: str, only: Collection[str] | None, way: _Way) -> Condition | None:
+    if way.depth > MAX_CHAIN:
         raise Refused(f"A chain may follow {MAX_CHAIN} references; this one follows more.")
     if only is None:
         if name.startswith("_has:"):
-            return _reverse(name, value, depth)
+            return _reverse(name, value, way)
         if match := _CHAIN.fullmatch(name):
-            return _chain(resource_type, match, value, depth)
+            return _chain(resource_type, match, value, way)
     code, _, modifier = name.partition(":")
     parameter = definitions.search_parameters(resource_type).get(code) if only is None or code in only else None
     if parameter is None:
@@ -104,7 +126,7 @@ def parse(
     return Criterion(code, parameter.type, modifier, values)
 
 
-def _chain(resource_type: str, match: re.Match[str], value: str, depth: int) -> Condition | None:
+def _chain(resource_type: str, match: re.Match[str], value: str, way: _Way) -> Condition | None:
     code, wanted, rest = match[1], match[2], match[3]
     parameter = reference_parameter(resource_type, code)
     if wanted and wanted not in definitions.resource_types():
@@ -113,9 +135,11 @@ def _chain(resource_type: str, match: re.Match[str], value: str, depth: int) -> 
     refusals: list[Refused] = []
     for target in [wanted] if wanted else parameter.targets:
         try:
-            if (condition := parse(target, rest, value, depth=depth + 1)) is None:
+            if (condition := _parse(target, rest, value, None, way.to(target))) is None:
                 return None
             targets.append((target, condition))
+        except TooManyWays:
+            raise
         except Refused as refusal:
             refusals.append(refusal)
     if not targets and len(refusals) == 1:
@@ -125,12 +149,12 @@ def _chain(resource_type: str, match: re.Match[str], value: str, depth: int) -> 
     return Chain(code, tuple(targets))
 
 
-def _reverse(name: str, value: str, depth: int) -> Condition | None:
+def _reverse(name: str, value: str, way: _Way) -> Condition | None:
     parts = name.split(":", 3)
     if len(parts) != 4 or parts[1] not in definitions.resource_types():
         raise Refused("_has is written _has:Type:reference:parameter, with types and parameters of R4.")
     reference_parameter(parts[1], parts[2])
-    condition = parse(parts[1], parts[3], value, depth=depth + 1)
+    condition = _parse(parts[1], parts[3], value, None, way.to(parts[1]))
     return None if condition is None else Reverse(parts[1], parts[2], condition)
 
 

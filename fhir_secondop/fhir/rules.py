@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from fhir_secondop.fhir import attachments, bundles, definitions, narrative, primitives
@@ -105,6 +106,12 @@ def of_narrative(value: dict[str, Any], place: Place, walk: Walk) -> None:
         walk.fault("invalid", child(place, "div"), reason)
 
 
+@cache
+def _folded(system: str) -> frozenset[str]:
+    """The codes of a system that R4 carries, without case: one look for each code that is wrong, however many are."""
+    return frozenset(code.casefold() for code in definitions.code_systems()[system])
+
+
 def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
     """The code is one of its system, where R4 carries the whole system.
 
@@ -117,7 +124,7 @@ def of_coding(value: dict[str, Any], place: Place, walk: Walk) -> None:
         return
     code, codes = value.get("code"), known[system]
     if type(code) is str and code not in codes:
-        is_other_case = any(code.casefold() == each.casefold() for each in codes)
+        is_other_case = code.casefold() in _folded(system)
         if is_other_case and system.startswith(_OF_V2):
             return  # its tables don't say whether case matters
         severity = "error" if is_other_case or not system.startswith(_GROWING) else "warning"

@@ -264,6 +264,18 @@ def test_a_query_is_taken_apart() -> None:
     assert [name for name, _ in asked.applied] == ["code", "subject", "date", "_count", "_total"]
 
 
+@pytest.mark.parametrize(("kind", "asked"), [
+    ("Provenance", "target.derived-from.derived-from.subject=Patient/1"),
+    ("Composition", "entry.derived-from.subject.name=x"),
+    ("Provenance", "entity.derived-from.subject=Patient/1"),
+])  # fmt: skip
+def test_a_chain_through_too_many_types_is_refused_before_it_is_made(kind: str, asked: str) -> None:
+    with pytest.raises(Invalid, match="name them"):
+        query.parse(kind, asked)
+    assert query.parse("Provenance", "target.subject=Patient/1").criteria
+    assert query.parse("Observation", "focus.subject:Patient.name=x").criteria
+
+
 def test_the_same_parameter_twice_is_two_criteria() -> None:
     assert [c.values for c in query.parse("Observation", "date=ge2024&date=lt2025").criteria] == [
         ("ge2024",), ("lt2025",),
