@@ -168,6 +168,33 @@ def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
 
 
 @cache
+def implied_systems(resource_type: str, code: str) -> frozenset[str]:
+    """The code systems of a search parameter that looks at plain codes alone (Patient.gender); none if it doesn't."""
+    parameter = search_parameters(resource_type).get(code)
+    found: set[str] = set()
+    for path in parameter.expression.split("|") if parameter is not None else ():
+        steps = path.strip().split(".")
+        if steps[0] not in (resource_type, *ancestors(resource_type)):
+            continue  # of another type
+        codes = value_set(binding) if (binding := _binding_of_code(resource_type, steps[1:])) else None
+        if not codes:
+            return frozenset()
+        found.update(codes)
+    return frozenset(found)
+
+
+def _binding_of_code(type_name: str, steps: list[str]) -> str:
+    """The required value set of the code at the end of a path; "" if there is no plain path, or no code."""
+    binding = ""
+    for step in steps:
+        element = structure(type_name).elements.get(step)
+        if element is None or len(element.types) != 1:
+            return ""
+        type_name, binding = element.types[0], element.binding
+    return binding if type_name == "code" else ""
+
+
+@cache
 def search_parameters_digest() -> str:
     """A SHA-256 (hex) that changes when any search parameter does, R4's or ours."""
     rows = [dict(_table("search-parameters")), dict(_own("searchparameters"))]

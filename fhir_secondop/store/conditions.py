@@ -6,7 +6,7 @@ asks gives the condition of that (`Sees`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement
@@ -15,6 +15,7 @@ from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import criteria, definitions, query
 from fhir_secondop.fhir.criteria import AnyOf, Chain, Condition, Criterion, Reverse
 from fhir_secondop.store import composites, tables
+from fhir_secondop.store.search_text import parted, unescape
 from fhir_secondop.store.search_types import DATE, KINDS, STRING
 
 Sees = Callable[[str, str], ColumnElement[bool]]
@@ -88,6 +89,8 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
     resource = tables.resource.c
     code, modifier = criterion.code, criterion.modifier
     values = [value for value in criterion.values if value]
+    if criterion.kind == "token" and modifier in ("", "not"):
+        values += list(_of_implied_system(resource_type, code, values))
     if any("\0" in value for value in values):
         raise Invalid("A value to search for holds a NUL.", path=code)
     if criterion.kind == "composite":
@@ -118,6 +121,19 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
         wanted = sa.or_(sa.false(), *(kind.condition(columns, value, modifier, base_url) for value in values))
         found = resource.rid.in_(sa.select(columns.rid).where(*mine, wanted).correlate(None))
     return sa.not_(found) if modifier == "not" else found
+
+
+def _of_implied_system(resource_type: str, parameter: str, values: list[str]) -> Iterator[str]:
+    """`|male` for `http://hl7.org/fhir/administrative-gender|male`: a plain code is sent without its system, which is
+    that of its value set.
+
+    Source: https://hl7.org/fhir/R4/search.html#token
+    """
+    implied = definitions.implied_systems(resource_type, parameter)
+    for value in values if implied else ():
+        system, *code = parted(value, "|")
+        if code and unescape(system) in implied:
+            yield "|" + "|".join(code)
 
 
 def _part(resource_type: str, base_url: str) -> composites.OfPart:

@@ -200,3 +200,18 @@ def test_tokens_by_their_text_and_the_type_of_an_identifier(database: Database) 
     for asked, found in (("cafe", ["c"]), ("MACULE", ["c"]), ("spot", []), ("x", [])):
         assert everything(database, "Condition", f"code:text={asked}") == found
     assert refused(database, "Patient", f"{of_type}|MR")
+
+
+def test_a_plain_code_is_found_by_the_system_of_its_value_set(database: Database) -> None:
+    named(database, "Patient", [("he", {"gender": "male", "telecom": [{"system": "email", "value": "a|b"}]}),
+                                ("she", {"gender": "female"}), ("unsaid", {"active": True})])  # fmt: skip
+    system = "http://hl7.org/fhir/administrative-gender"
+    table = {
+        f"gender={system}|male": "he", f"gender={system}|": "he she", "gender=male": "he", "gender=|male": "he",
+        "gender=http://other.example|male": "", f"gender:not={system}|male": "she unsaid",
+        f"gender={system}|male,female": "he she", f"telecom={system}|male": "", f"active={system}|true": "",
+    }  # fmt: skip
+    assert {asked: " ".join(everything(database, "Patient", asked)) for asked in table} == table
+    named(database, "Observation", [("o", observation())])
+    assert everything(database, "Observation", "status=http://hl7.org/fhir/observation-status|final") == ["o"]
+    assert everything(database, "Observation", "code=http://hl7.org/fhir/observation-status|1-1") == []
