@@ -44,12 +44,13 @@ def included(
         for include in asked:
             follow = _pointing if include.reverse else _pointed
             for each in follow(connection, fresh, include, visibility, base_url):
-                if (each.type, each.id) not in held and may_see(each.type, include.reverse):
-                    held.add((each.type, each.id))
-                    more.append(each)
-        if len(found) + len(more) > MAX_INCLUDED:
-            said = f"More than {MAX_INCLUDED} resources would come with this page; ask for a smaller _count."
-            raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+                if (each.type, each.id) in held or not may_see(each.type, include.reverse):
+                    continue
+                if len(found) + len(more) == MAX_INCLUDED:
+                    said = f"More than {MAX_INCLUDED} resources would come with this page; ask for a smaller _count."
+                    raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+                held.add((each.type, each.id))
+                more.append(each)
         found += more
         fresh = more
         asked = [include for include in asked if include.iterate]
@@ -76,9 +77,10 @@ def _pointed(
 
 def _targets(source: Stored, include: Include, base_url: str) -> Iterator[tuple[str, str]]:
     """(type, id) of what is stored here and pointed to."""
+    resource = source.resource
     for parameter in definitions.search_parameters(source.type).values():
         if parameter.type == "reference" and include.code in ("*", parameter.code):
-            for value_type, value in path.select(parameter, source.resource):
+            for value_type, value in path.select(parameter, resource):
                 for row in KINDS["reference"].rows(value_type, value, base_url):
                     kind, slash, key = row["target"].partition("/")
                     if slash and kind in definitions.resource_types():
@@ -102,5 +104,6 @@ def _pointing(
             visible(visibility),
             found_by(visibility, include.source, include.code),
         )
-        query = query.order_by(resource.rid).limit(MAX_INCLUDED + 1)
+        # Those that are held already are among them: whoever counts them ends it, and rows come as they are asked for.
+        query = query.order_by(resource.rid).execution_options(yield_per=_AT_ONCE)
         yield from (stored(row, visibility) for row in connection.execute(query))

@@ -245,3 +245,22 @@ def test_the_oldest_lists_make_room(database: Database, monkeypatch: pytest.Monk
             page(database, f"_sort=_id&_count=1&_page={link}")
     for link in links[2:]:
         assert page(database, f"_sort=_id&_count=1&_page={link}")[0] == ["p1"]
+
+
+def test_what_points_back_is_never_cut_without_a_word(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A match may be among what points to the others: it takes no place of what has to come along."""
+    monkeypatch.setattr(includes, "MAX_INCLUDED", 3)
+    named(database, "Patient", [("p", {"active": True})])
+    named(database, "Observation", [("first", observation("p"))])
+    for number in range(3):
+        member = {"hasMember": [{"reference": "Observation/first"}]}
+        named(database, "Observation", [(f"o{number}", observation("p", **member))])
+    asked = "_revinclude=Observation:has-member"
+    assert came_with(database, "Observation", f"_id=first&{asked}") == ["o0", "o1", "o2"]
+    assert came_with(database, "Observation", f"_id=first,o0&{asked}") == ["o1", "o2"]
+    named(database, "Observation", [("o3", observation("p", **member))])
+    # Four point to it, one of which is a match itself: three come along.
+    assert came_with(database, "Observation", f"_id=first,o0&{asked}") == ["o1", "o2", "o3"]
+    named(database, "Observation", [("o4", observation("p", **member))])
+    with pytest.raises(Invalid, match="_count"):
+        came_with(database, "Observation", f"_id=first,o0&{asked}")
