@@ -11,12 +11,12 @@ from uuid import uuid4
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, NotFound, Unsupported
+from fhir_secondop.errors import Forbidden, NotFound
 from fhir_secondop.fhir import codec, criteria, definitions, excerpts, query
 from fhir_secondop.fhir.criteria import Condition, Refused
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.rest import answers, disclosure, outcome
+from fhir_secondop.rest import answers, disclosure, interactions, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import includes, ordering, search
 from fhir_secondop.store.resources import Stored
@@ -39,19 +39,13 @@ def search_compartment(endpoint: Endpoint, caller: Caller, owner: str, owner_id:
     except Refused as refusal:
         raise NotFound(str(refusal)) from refusal
     here = f"{endpoint.base_url}/{owner}/{owner_id}/{resource_type}"
-    # The list of a sorted search belongs to what was asked, and that is more than its parameters here.
-    applied = (*wanted.applied, ("", f"{owner}/{owner_id}"))
-    return _search(endpoint, caller, replace(wanted, criteria=(within, *wanted.criteria)), here, applied)
+    return _search(endpoint, caller, replace(wanted, criteria=(within, *wanted.criteria)), here)
 
 
-def _search(
-    endpoint: Endpoint, caller: Caller, wanted: Search, here: str, asked: tuple[tuple[str, str], ...] | None = None
-) -> Response:
-    resource_type, applied = wanted.type, wanted.applied
-    wanted = wanted if asked is None else replace(wanted, applied=asked)
-    check(endpoint, caller, resource_type)
+def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Response:
+    interactions.may(endpoint, caller, wanted.type, "search-type", "s")
     wanted = replace(wanted, criteria=tuple(_within(endpoint, caller, each) for each in wanted.criteria))
-    types = {resource_type, *(kind for each in wanted.criteria for kind in criteria.types(each))}
+    types = {wanted.type, *(kind for each in wanted.criteria for kind in criteria.types(each))}
     seen = [(kind, "s") for kind in sorted(types)]
     if wanted.includes:
         seen += [(kind, letter) for kind in endpoint.types() for letter in "rs"]
@@ -64,11 +58,11 @@ def _search(
         )  # fmt: skip
     next_page = found.next_page
     if found.to_keep:
-        next_page = ordering.keep(endpoint.database, wanted, visibility, list(found.to_keep))
+        next_page = ordering.keep(endpoint.database, wanted, visibility, found.to_keep)
     disclosure.disclosed((*found.matches, *more))
-    links = [{"relation": "self", "url": _url(here, applied)}]
+    links = [{"relation": "self", "url": _url(here, wanted.applied)}]
     if next_page:
-        links.append({"relation": "next", "url": _url(here, (*applied, ("_page", next_page)))})
+        links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", next_page)))})
     head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
     if found.total is not None:
         head["total"] = found.total
@@ -81,14 +75,6 @@ def _search(
             codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
         )
     return answers.json_answer(answers.with_entries(head, entries))
-
-
-def check(endpoint: Endpoint, caller: Caller, resource_type: str) -> None:
-    """Raises Unsupported, Forbidden unless the type may be searched."""
-    if "search-type" not in endpoint.offered(resource_type):
-        raise Unsupported(f"search-type of {resource_type} is not offered here; see metadata.")
-    if not endpoint.allows(caller, resource_type, "s"):
-        raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
 
 
 def _within(endpoint: Endpoint, caller: Caller, condition: Condition) -> Condition:

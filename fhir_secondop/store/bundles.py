@@ -5,6 +5,7 @@ Source: https://hl7.org/fhir/R4/http.html#trules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,9 @@ from fhir_secondop.model import Resource, Visibility
 from fhir_secondop.store import resources, search
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
+
+# What may stand before "identifier=…": "?", "Patient?", or, as HAPI's client has it, the base, too.
+_ADDRESS = re.compile(r"(?:[^?=]*/)?([^?=/]*)\?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,10 @@ def match_one(
 
     Source: https://hl7.org/fhir/R4/http.html#ccreate
     """
-    # "identifier=…", "?identifier=…", "Patient?identifier=…", or as HAPI's client has it with the base before that.
-    before, mark, after = criteria.partition("?") if "=" not in criteria.partition("?")[0] else (criteria, "", "")
-    if mark and before.rpartition("/")[2] not in ("", resource_type):
+    address = _ADDRESS.match(criteria)
+    if address is not None and address[1] not in ("", resource_type):
         raise Invalid(f"The criteria of a conditional interaction on {resource_type} name another type.")
-    wanted = query.parse(resource_type, after if mark else before)
+    wanted = query.parse(resource_type, criteria[address.end() :] if address else criteria)
     if not wanted.criteria:
         raise PreconditionFailed("The criteria of a conditional interaction are empty.")
     if any(not isinstance(each, Criterion) for each in wanted.criteria):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,7 +73,7 @@ def _values(connection: Connection, resource_type: str, code: str, is_descending
     return found.group_by(columns.rid).subquery()
 
 
-def keep(database: Database, search: Search, visibility: Visibility, rids: list[int]) -> str:
+def keep(database: Database, search: Search, visibility: Visibility, rids: Sequence[int]) -> str:
     """Keeps the list, and gives the page that comes after the first one."""
     name, now = uuid.uuid4().hex, now_ms()
     values = {"id": name, "asked": _asked(search, visibility), "rids": json.dumps(rids), "expires": now + KEPT_MS}
@@ -89,10 +89,10 @@ def keep(database: Database, search: Search, visibility: Visibility, rids: list[
 def listed(connection: Connection, search: Search, visibility: Visibility) -> tuple[str, int, list[int]]:
     """The list that a page link names: its name, the place in it, and the rids. Raises Invalid, Gone."""
     name, _, place = search.page.partition(".")
-    columns = tables.search_list.c
-    row = connection.execute(sa.select(columns.asked, columns.rids, columns.expires).where(columns.id == name)).first()
     if not place.isdecimal() or len(place) > 9 or len(name) != 32:
         raise Invalid("This page link is not one of ours; start the search again.", path="_page")
+    columns = tables.search_list.c
+    row = connection.execute(sa.select(columns.asked, columns.rids, columns.expires).where(columns.id == name)).first()
     if row is None or row.expires < now_ms():
         raise Gone("This page is no longer kept; start the search again.")
     if row.asked != _asked(search, visibility):
@@ -101,4 +101,5 @@ def listed(connection: Connection, search: Search, visibility: Visibility) -> tu
 
 
 def _asked(search: Search, visibility: Visibility) -> str:
-    return hashlib.sha256(json.dumps([visibility.owner, search.type, search.applied]).encode()).hexdigest()
+    asked = (visibility.owner, search.type, search.criteria, search.sort)
+    return hashlib.sha256(repr(asked).encode()).hexdigest()

@@ -8,6 +8,7 @@ change, pages go along a list that is kept of the first one (store.ordering).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class Found:
     matches: tuple[Stored, ...]
     next_page: str
     total: int | None
-    to_keep: tuple[int, ...] = ()
+    to_keep: Sequence[int] = ()
 
 
 def seen_by(visibility: Visibility) -> Sees:
@@ -107,7 +108,7 @@ def _sorted(
         tuple(found[rid] for rid in page if rid in found),
         f"{name}.{end}" if name and end < len(rids) else "",
         len(rids) if search.total == "accurate" else None,
-        tuple(rids) if not name and end < len(rids) else (),
+        rids if not name and end < len(rids) else (),
     )
 
 

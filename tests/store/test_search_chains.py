@@ -189,7 +189,7 @@ def page(database: Database, asked: str, visibility: Visibility = EVERYTHING) ->
         found = search.run(connection, wanted, visibility, BASE)
     following = found.next_page
     if found.to_keep:
-        following = ordering.keep(database, wanted, visibility, list(found.to_keep))
+        following = ordering.keep(database, wanted, visibility, found.to_keep)
     return [each.id for each in found.matches], following
 
 
