@@ -68,7 +68,7 @@ class SecondStage:
         for place, url in claims.unknown(resource, demanded):
             asker = self._responsible(url)
             if asker is None:
-                nobodys.append(Issue("information", "not-supported", place, claims.not_checked(url)))
+                nobodys.append(claims.of_nobody(place, url))
             else:
                 wanted.setdefault(asker, []).append((place, url))
         issues = _first(nobodys)

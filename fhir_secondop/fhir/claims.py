@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.faults import Place, child, expression, root
 from fhir_secondop.fhir.walk import known_type
+from fhir_secondop.model import Resource
 
 _OF_R4 = frozenset(f"http://hl7.org/fhir/StructureDefinition/{name}" for name in definitions.resource_types())
 """Whoever claims one of these claims R4."""
@@ -25,6 +27,18 @@ def unknown(resource: Mapping[str, Any], demanded: Iterable[str] = ()) -> list[t
 def is_unknown(url: str) -> bool:
     """Whether a canonical URL, with or without |version, is of a profile that is neither R4's nor ours."""
     return definitions.profile(url.partition("|")[0]) is None and url not in _OF_R4
+
+
+def unchecked(resource: Resource, text: str, demanded: Iterable[str] = ()) -> list[Issue]:
+    """That nobody looks at the profiles which are not known here, each where it is claimed: what is said of a resource
+    where no other validator is configured (`text` is looked at by those).
+    """
+    return [of_nobody(place, url) for place, url in unknown(resource, demanded)]
+
+
+def of_nobody(place: str, url: str) -> Issue:
+    """That nobody looks at a profile."""
+    return Issue("information", "not-supported", place, not_checked(url))
 
 
 def not_checked(url: str) -> str:

@@ -209,9 +209,8 @@ def looked_at(resource_type: str, condition: Condition) -> list[tuple[str, str]]
         return []
     found = [(resource_type, condition.code)]
     if isinstance(condition, Criterion) and condition.kind == "composite":
-        for url, _ in definitions.search_parameters(resource_type)[condition.code].components:
-            part = definitions.search_parameter_by_url(url)
-            found += [(resource_type, part.code)] if part is not None else []
+        composite = definitions.search_parameters(resource_type)[condition.code]
+        found += [(resource_type, part.code) for part, _ in definitions.components(composite)]
     return found
 
 

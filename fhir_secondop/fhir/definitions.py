@@ -197,8 +197,8 @@ def _binding_of_code(type_name: str, steps: list[str]) -> str:
 @cache
 def search_parameters_digest() -> str:
     """A SHA-256 (hex) that changes when any search parameter does, R4's or ours."""
-    rows = [dict(_table("search-parameters")), dict(_own("searchparameters"))]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    of_r4 = files(PACKAGE).joinpath("r4", "search-parameters.json").read_bytes()
+    return hashlib.sha256(of_r4 + json.dumps(dict(_own("searchparameters")), sort_keys=True).encode()).hexdigest()
 
 
 @cache
@@ -206,6 +206,22 @@ def search_parameter_by_url(url: str) -> SearchParameter | None:
     """The parameter with that canonical URL: a composite names its components so."""
     rows = (*_table("search-parameters").values(), *_own("searchparameters").values())
     return next((_search_parameter(row) for row in rows if row["url"] == url), None)
+
+
+_RELATIONSHIP = "http://hl7.org/fhir/SearchParameter/DocumentReference-relationship"
+_MIXED_UP = {(_RELATIONSHIP, "code"): "target", (_RELATIONSHIP, "target"): "code"}
+"""R4 gives relatesto$relation the expressions of relation$relatesto; R5 has mended it."""
+
+
+@cache
+def components(composite: SearchParameter) -> tuple[tuple[SearchParameter, str], ...]:
+    """The simple parameters that a composite combines, each with its expression in the composite's element."""
+    found = []
+    for url, expression in composite.components:
+        part = search_parameter_by_url(url)
+        assert part is not None, f"a composite of R4's names {url}, which is not there"
+        found.append((part, _MIXED_UP.get((composite.url, expression), expression)))
+    return tuple(found)
 
 
 def _search_parameter(row: Mapping[str, Any]) -> SearchParameter:

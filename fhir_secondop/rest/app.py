@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import cache
 
 from flask import Blueprint, Flask, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
@@ -13,7 +14,7 @@ from fhir_secondop.errors import (
     NotFound,
     TooLarge,
 )
-from fhir_secondop.fhir import definitions, times
+from fhir_secondop.fhir import codec, definitions, times
 from fhir_secondop.model import Caller
 from fhir_secondop.rest import (
     answers,
@@ -65,9 +66,14 @@ def blueprint(endpoint: Endpoint, *, started: str | None = None) -> Blueprint:
     routes = Blueprint("fhir", __name__)
     date = started or times.instant(now_ms())
 
+    @cache
+    def statement() -> str:
+        """Made when it is first asked for: 700 KB that stay the same as long as the endpoint does."""
+        return codec.dumps(capability.statement(endpoint, date))
+
     def metadata() -> Response:
         formats.check(xml=endpoint.xml)
-        return answers.json_answer(capability.statement(endpoint, date))
+        return answers.json_answer(statement())
 
     routes.add_url_rule("/metadata", "metadata", metadata, methods=["GET"])
     for place, (method, address, handler) in enumerate(ROUTES):

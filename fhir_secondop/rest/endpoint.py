@@ -9,7 +9,7 @@ from typing import Protocol
 from werkzeug.wrappers import Request
 
 from fhir_secondop.errors import Issue
-from fhir_secondop.fhir import definitions, query
+from fhir_secondop.fhir import claims, definitions, query
 from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
@@ -78,7 +78,7 @@ class Endpoint:
     xml: bool = False  # whether resources are read and written in XML, too
     validates: bool = False  # whether [type]/$validate is offered
     smart: bool = False  # whether one signs in by SMART
-    second_stage: SecondStage = lambda resource, text, demanded=(): ()
+    second_stage: SecondStage = claims.unchecked
     canonical: str = ""  # under which the operations have their canonical names
 
     def sees(self, caller: Caller, *wanted: tuple[str, str]) -> Visibility:

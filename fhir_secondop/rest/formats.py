@@ -106,7 +106,10 @@ def write_xml(routes: Blueprint) -> None:
         try:
             written = to_xml(text) if (text := answer.get_data(as_text=True)) else b""
         except Malformed as error:
-            # A copy of what an EHR gave may say in JSON what XML can't.
+            # A copy of what an EHR gave may say in JSON what XML can't. Of what has been done nobody is told that it
+            # is not: that answer stays as it is.
+            if request.method not in ("GET", "HEAD"):
+                return answer
             said = f"This can't be said in XML; ask for {JSON}."
             issues = [Issue("error", "not-supported", issue.expression, said) for issue in error.issues]
             answer, written = Response(status=406), to_xml(codec.dumps(outcome.outcome(issues)))

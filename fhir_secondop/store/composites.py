@@ -23,9 +23,6 @@ from fhir_secondop.store.search_text import parted
 from fhir_secondop.store.search_types import KINDS, Row
 
 _OF_RESOURCE = "%resource."
-_RELATIONSHIP = "http://hl7.org/fhir/SearchParameter/DocumentReference-relationship"
-_MIXED_UP = {(_RELATIONSHIP, "code"): "target", (_RELATIONSHIP, "target"): "code"}
-"""R4 gives relatesto$relation the expressions of relation$relatesto; R5 has mended it."""
 OfPart = Callable[[str, str], ColumnElement[bool]]
 """(code of a simple parameter, wanted text) → the condition on tables.resource."""
 
@@ -71,23 +68,12 @@ def _with_rows(resource_type: str) -> tuple[SearchParameter, ...]:
 
 
 def _values(parameter: SearchParameter, resource: Resource, value_type: str, value: Any) -> Iterator[tuple[Any, Any]]:
-    for part, expression in components(parameter):
+    for part, expression in definitions.components(parameter):
         kind = KINDS[part.type]
         if expression.startswith(_OF_RESOURCE):
             yield kind, path.select(expression.removeprefix(_OF_RESOURCE), resource)
         else:
             yield kind, path.select(expression, value, value_type)
-
-
-@cache
-def components(parameter: SearchParameter) -> tuple[tuple[SearchParameter, str], ...]:
-    """The simple parameters that a composite combines, each with its expression in the composite's element."""
-    found = []
-    for url, expression in parameter.components:
-        part = definitions.search_parameter_by_url(url)
-        assert part is not None, f"a composite of R4's names {url}, which is not there"
-        found.append((part, _MIXED_UP.get((parameter.url, expression), expression)))
-    return tuple(found)
 
 
 def condition(
@@ -96,12 +82,12 @@ def condition(
     """The condition on tables.resource for one alternative. Raises Invalid."""
     texts = parted(wanted, "$")
     if len(texts) != len(parameter.components) or not all(texts):
-        names = "$".join(part.code for part, _ in components(parameter))
+        names = "$".join(part.code for part, _ in definitions.components(parameter))
         raise Invalid(f"{parameter.code} is searched by {names}.", path=parameter.code)
     found = []
     for each in parts(resource_type, parameter):
         if each.expression == resource_type:
-            wanted_parts = zip(components(each), texts, strict=True)
+            wanted_parts = zip(definitions.components(each), texts, strict=True)
             found.append(sa.and_(*(of_part(part.code, text) for (part, _), text in wanted_parts)))
         else:
             found.append(_in_one_element(resource_type, each, texts, base_url))
@@ -112,7 +98,7 @@ def _in_one_element(
     resource_type: str, parameter: SearchParameter, texts: list[str], base_url: str
 ) -> ColumnElement[bool]:
     found: sa.Select[Any] | None = None
-    for number, ((part, _), text) in enumerate(zip(components(parameter), texts, strict=True)):
+    for number, ((part, _), text) in enumerate(zip(definitions.components(parameter), texts, strict=True)):
         kind = KINDS[part.type]
         columns = kind.table.c
         conditions = [

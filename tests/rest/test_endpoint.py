@@ -21,7 +21,6 @@ from fhir_secondop.rest import app as rest_app
 from fhir_secondop.rest.app import blueprint
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.sandbox import ehr
-from fhir_secondop.store import composites
 from fhir_secondop.store.database import Database, now_ms
 
 BASE = "https://secondop.example.org/fhir"
@@ -779,7 +778,7 @@ def test_what_is_declared_works_and_what_is_not_is_refused(shape: str, tmp_path:
 def value_for(parameter: definitions.SearchParameter) -> str:
     """A value that a parameter can take."""
     if parameter.type == "composite":
-        return "$".join(value_for(part) for part, _ in composites.components(parameter))
+        return "$".join(value_for(part) for part, _ in definitions.components(parameter))
     return {"date": "2024-01-01", "number": "1", "quantity": "1"}.get(parameter.type, "x")
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flask import Flask
 from lxml import etree
 
-from fhir_secondop.access import rights
+from fhir_secondop.errors import Malformed
 from fhir_secondop.fhir.xml import from_xml
 from fhir_secondop.model import Caller
-from fhir_secondop.rest.app import blueprint
-from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store.database import Database, now_ms
-from tests.store.rows import BASE, named
+from fhir_secondop.rest import formats
+from fhir_secondop.store.database import Database
+from tests.rest.served import client_of
+from tests.store.rows import named
 
 XML, JSON = "application/fhir+xml", "application/fhir+json"
 DESK = Caller("desk", "Desk", frozenset({"coordinator"}), ("system/*.cruds",))
@@ -30,14 +28,8 @@ OBSERVATION = b"""<?xml version="1.0" encoding="UTF-8"?>
 
 
 @pytest.fixture
-def client(database: Database) -> Iterator[Any]:
-    endpoint = Endpoint(
-        database=database, base_url=BASE, software="test", authenticate=lambda request: DESK, xml=True,
-        visibility=lambda caller: rights.visibility(caller, now_ms()), allows=rights.allows,
-    )  # fmt: skip
-    app = Flask("test", static_folder=None)
-    app.register_blueprint(blueprint(endpoint), url_prefix="/fhir")
-    return app.test_client()
+def client(database: Database) -> Any:
+    return client_of(database, lambda request: DESK, xml=True)
 
 
 def said(answer: Any) -> dict[str, Any]:
@@ -128,3 +120,14 @@ def test_what_xml_cannot_say_is_refused_and_still_there_in_json(client: Any, dat
     told = client.get("/fhir/Patient/odd?_format=xml")
     assert (told.status_code, said(told)["issue"][0]["code"]) == (406, "not-supported")
     assert json.loads(client.get("/fhir/Patient/odd").data)["colour"] == "red"
+
+
+def test_what_has_been_stored_is_not_refused_for_its_form(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was told so would send it again. Nothing that is valid here is known that XML can't say."""
+
+    def cannot(text: str) -> bytes:
+        raise Malformed("This can't be said in XML.")
+
+    monkeypatch.setattr(formats, "to_xml", cannot)
+    made = client.post("/fhir/Observation", data=OBSERVATION, content_type=XML, headers={"Accept": XML})
+    assert (made.status_code, made.mimetype, json.loads(made.data)["status"]) == (201, JSON, "final")
