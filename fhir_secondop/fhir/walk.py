@@ -56,14 +56,18 @@ class Shape(dict[str, Field]):
     def field(self, key: str, element: Element, type_name: str) -> Field:
         """The check of an element, with the invariants that are written at it."""
         at = f"{self.type.name}.{element.name}{'[x]' if element.is_choice else ''}"
-        syntax = "absolute" if at in ABSOLUTE else type_name
-        field = _field(element, type_name, syntax)
         written = invariants.of_element(at, type_name)
-        if not written and element.max == 1:
-            if definitions.structure(type_name).kind != "primitive-type":
-                self.objects[key] = (element.name, _check(element, type_name))
-            elif sound := _at_once(element, syntax):
+        is_plain = not written and element.max == 1
+        if definitions.structure(type_name).kind == "primitive-type":
+            syntax = "absolute" if at in ABSOLUTE else type_name
+            field = _primitive(element, syntax) if element.max == 1 else _primitives(element, syntax)
+            if is_plain and (sound := _at_once(element, syntax)):
                 self.texts[key] = sound
+        else:
+            check = _check(element, type_name)
+            field = _object(element, check) if element.max == 1 else _objects(element, type_name, check)
+            if is_plain:
+                self.objects[key] = (element.name, check)
         return _with_invariants(field, element.name, type_name, written) if written else field
 
 
@@ -219,15 +223,13 @@ def _pass(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
     return
 
 
-def _field(element: Element, type_name: str, syntax: str) -> Field:
-    many = element.max is None or element.max > 1
-    if definitions.structure(type_name).kind == "primitive-type":
-        return _primitives(element, syntax) if many else _primitive(element, syntax)
-    check = _check(element, type_name)
+def _object(element: Element, check: Check) -> Field:
     name = element.name
-    if not many:
-        return lambda parent, value, place, walk: check(value, (place, name, None, place[3] + 1), walk)
+    return lambda parent, value, place, walk: check(value, (place, name, None, place[3] + 1), walk)
 
+
+def _objects(element: Element, type_name: str, check: Check) -> Field:
+    name = element.name
     of_extensions = type_name == "Extension"
     most = sys.maxsize if element.max is None else element.max
 
@@ -282,17 +284,23 @@ def _is_list(value: Any, element: Element, place: Place, walk: Walk) -> bool:
 def _at_once(element: Element, syntax: str) -> Callable[[str], object] | None:
     """What finds most texts of an element sound before anything else is called; None where there is more to say."""
     if element.binding:
-        codes = definitions.value_set(element.binding)
-        return frozenset().union(*codes.values()).__contains__ if codes else None
+        allowed = _allowed(element.binding)
+        return None if allowed is None else allowed.__contains__
     return primitives.at_once(syntax)
+
+
+@cache
+def _allowed(binding: str) -> frozenset[str] | None:
+    """The codes of a required binding, of whatever system; None where they are not listed."""
+    codes = definitions.value_set(binding)
+    return None if codes is None else frozenset().union(*codes.values())
 
 
 def _value_test(element: Element, syntax: str) -> Callable[[Any], bool]:
     """Syntax, or membership where a required binding lists the codes: they are of the right syntax."""
-    codes = definitions.value_set(element.binding) if element.binding else None
-    if codes is None:
+    allowed = _allowed(element.binding) if element.binding else None
+    if allowed is None:
         return primitives.test(syntax)
-    allowed = frozenset().union(*codes.values())
     return lambda value: type(value) is str and value in allowed
 
 
@@ -309,7 +317,7 @@ def _bad_value(value: Any, element: Element, syntax: str, place: Place, walk: Wa
 
 def _primitive(element: Element, syntax: str) -> Field:
     test, name = _value_test(element, syntax), element.name
-    is_unlisted = bool(element.binding) and definitions.value_set(element.binding) is None
+    is_unlisted = bool(element.binding) and _allowed(element.binding) is None
 
     def check(parent: dict[str, Any], value: Any, place: Place, walk: Walk) -> None:
         if not test(value):
