@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, wait_for
 from tests.interop.hapi_server import JVM, PROJECT, classpath
+from tests.interop.our_service import serving
 
 pytestmark = pytest.mark.shared
 GOT = """version: 4.0.1
@@ -31,17 +29,8 @@ invalid: 422 Observation.status
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder: Path = tmp_path_factory.mktemp("service")
-    base = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "fhir_secondop.cli", "serve", "--auth", "none", "--port", str(port)]
-    with open(folder / "service.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    try:
-        wait_for(f"{base}/healthz", process)
-        yield f"{base}/fhir"
-    finally:
-        process.kill()
-        process.wait()
+    with serving(tmp_path_factory.mktemp("service")) as base:
+        yield base
 
 
 @pytest.mark.parametrize("encoding", ["JSON", "XML"])

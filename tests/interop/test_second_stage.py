@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,10 +26,10 @@ from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Resource
 from fhir_secondop.store.database import now_ms
-from tests.conftest import free_port, wait_for
 from tests.ehr.test_second_stage import PROFILE, US_CORE, validator
 from tests.interop.hapi_server import hapi_server
 from tests.interop.hl7_server import Running, guide, hl7_server
+from tests.interop.our_service import serving
 
 pytestmark = pytest.mark.shared
 
@@ -201,23 +199,10 @@ def test_a_document_of_ips_passes_and_without_its_allergies_does_not(hl7: Second
     assert (issue.expression, "Bundle.entry:composition" in issue.diagnostics) == ("Bundle", True)
 
 
-@contextmanager
-def serving(folder: Path, base: str, *more: str) -> Iterator[str]:
-    """The service as an operator starts it, with HL7's program as its validator; its FHIR base."""
-    folder.mkdir()
-    port = free_port()
-    lines = [f"port = {port}", 'auth = "none"', "[validators.hl7]", f'base = "{base}"', 'protocol = "hl7"',
-             f'profiles = ["{US_CORE}"]', "timeout_s = 10.0", *more]  # fmt: skip
-    (folder / "secondop.toml").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "fhir_secondop.cli", "serve", "--config", str(folder / "secondop.toml")]
-    with open(folder / "service.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/healthz", process)
-        yield f"http://127.0.0.1:{port}/fhir"
-    finally:
-        process.terminate()
-        process.wait()
+def with_hl7(base: str, *more: str) -> list[str]:
+    """The settings of a service that has HL7's program as its validator."""
+    return ["[validators.hl7]", f'base = "{base}"', 'protocol = "hl7"', f'profiles = ["{US_CORE}"]', "timeout_s = 10.0",
+            *more]  # fmt: skip
 
 
 def create(base: str, resource: Resource) -> tuple[int, list[dict[str, Any]], float]:
@@ -232,8 +217,8 @@ def test_the_service_goes_on_when_the_validator_hangs_and_when_it_has_ended(shar
     patient = examples(shared_data, "us-core-6.1.0")["Patient-child-example"]
     with (
         hl7_program(shared_data, tmp_path) as program,
-        serving(tmp_path / "lenient", program.base, ) as lenient,
-        serving(tmp_path / "strict", program.base, "required = true") as strict,
+        serving(tmp_path / "lenient", *with_hl7(program.base)) as lenient,
+        serving(tmp_path / "strict", *with_hl7(program.base, "required = true")) as strict,
     ):  # fmt: skip
         for base in (lenient, strict):
             assert create(base, patient)[0] == 201
