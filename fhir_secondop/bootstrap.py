@@ -20,7 +20,7 @@ from fhir_secondop.ehr.second_stage import SecondStage
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import clock_file, codes
-from fhir_secondop.rest.endpoint import ALL, Endpoint
+from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.service import operations, workflows
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
@@ -114,7 +114,6 @@ def assembled(settings: Settings) -> Service:
         restrictions=rights.restrictions,
         hooks=CaseHooks(context),
         operations=table,
-        interactions=ALL - {"delete"},  # nothing of a case is deleted
         max_entries=settings.max_entries,
         second_stage=second_stage(settings).examine,
         canonical=codes.CANONICAL,

@@ -81,15 +81,23 @@ def parse(data: bytes | str) -> Resource:
     Raises Malformed on anything that is not one JSON object, on a key that stands twice, on nesting deeper than
     100, on NUL and on half of a surrogate pair.
     """
-    return _parse(data, _decoder)
+    resource: Resource = _parse(data, _decoder)
+    return resource
 
 
 def parse_exact(data: bytes | str) -> Resource:
     """The resource in a JSON body, every number a `Number`: its text. Raises Malformed as `parse` does."""
-    return _parse(data, _exact)
+    resource: Resource = _parse(data, _exact)
+    return resource
 
 
-def _parse(data: bytes | str, decoder: json.JSONDecoder) -> Resource:
+def parse_array(data: bytes | str) -> list[Any]:
+    """The values of a JSON body that is one array. Raises Malformed as `parse` does."""
+    values: list[Any] = _parse(data, _decoder, list)
+    return values
+
+
+def _parse(data: bytes | str, decoder: json.JSONDecoder, kind: type = dict) -> Any:
     text = text_of(data) if isinstance(data, bytes) else data
     _check_depth(text)
     try:
@@ -100,8 +108,8 @@ def _parse(data: bytes | str, decoder: json.JSONDecoder) -> Resource:
         raise Malformed("Not readable as JSON: a number has an exponent that is far too large.") from error
     except ValueError as error:
         raise Malformed(f"Not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise Malformed("The body must be one JSON object.")
+    if not isinstance(value, kind):
+        raise Malformed(f"The body must be one JSON {'object' if kind is dict else 'array'}.")
     if _SUSPECT_ESCAPE.search(text):
         _check_characters(value)
     return value

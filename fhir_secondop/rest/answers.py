@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from email.utils import formatdate
 
 from flask import Response, request
@@ -50,16 +51,18 @@ def valid(resource: Resource, text: str = "") -> None:
         raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=placed)
 
 
-def further(endpoint: Endpoint, resource: Resource, text: str) -> list[Issue]:
+def further(endpoint: Endpoint, resource: Resource, text: str, *, is_sent: bool = True) -> list[Issue]:
     """What other validators say of a resource that is valid to us, and what was not checked; never in a transaction.
 
+    Faults have line and column where the text `is_sent`, and not made here.
     Raises Invalid with every fault that they find, Unavailable where one had to look at it and did not.
     """
     found = list(endpoint.second_stage(resource, text))
     errors = [issue for issue in found if issue.severity in ("error", "fatal")]
     faults = [issue for issue in errors if issue.code != "transient"]
     if faults:
-        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=formats.in_what_was_sent(text, faults))
+        placed = formats.in_what_was_sent(text, faults) if is_sent else faults
+        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=placed)
     if errors:
         raise Unavailable("What has to be checked could not be; nothing was stored.", issues=errors)
     return found
@@ -72,12 +75,17 @@ def check_entries(resource: Resource, limit: int) -> None:
         raise TooLarge(f"The Bundle has {len(entries)} entries; send at most {limit} at once.", path="Bundle.entry")
 
 
-def resource_body(
-    endpoint: Endpoint, resource_type: str, resource_id: str | None = None
-) -> tuple[Body, Resource, list[Issue]]:
-    """The valid resource of that type, and of that id where one is given, in the request's body: its text, its members,
-    and what there is to say of it.
-    """
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A valid resource that shall be stored: its text, its members, and what there is to say of it."""
+
+    body: Body
+    resource: Resource
+    said: Sequence[Issue] = ()
+
+
+def resource_body(endpoint: Endpoint, resource_type: str, resource_id: str | None = None) -> Sent:
+    """The valid resource of that type, and of that id where one is given, in the request's body."""
     text = formats.body(xml=endpoint.xml)
     body, resource = codec.split(text)
     if resource["resourceType"] != resource_type:
@@ -85,13 +93,7 @@ def resource_body(
     valid(resource, text)
     if resource_id is not None and resource.get("id") != resource_id:
         raise Malformed(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
-    return body, resource, further(endpoint, resource, text)
-
-
-def if_match() -> int | None:
-    """The version that the If-Match header demands."""
-    header = request.headers.get("If-Match")
-    return None if header is None else version_of(header, "")
+    return Sent(body, resource, further(endpoint, resource, text))
 
 
 def version_of(etag: str, path: str) -> int:
@@ -126,7 +128,7 @@ def stored_answer(
 
     `said` is what there is to say of it beside.
     """
-    writing = request.method in ("POST", "PUT")
+    writing = request.method in ("POST", "PUT", "PATCH")
     prefer = request.headers.get("Prefer", "") if writing else ""
     if "return=minimal" in prefer:
         answer = Response("", status, mimetype=JSON)

@@ -26,6 +26,7 @@ from fhir_secondop.rest import (
     histories,
     interactions,
     operations,
+    patching,
     searching,
     transaction,
 )
@@ -48,6 +49,10 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/<t>", lambda e, c, t: interactions.create(e, c, t)),
     ("POST", "/<t>/_search", lambda e, c, t: searching.search_type(e, c, t)),
     ("GET", "/<t>/<i>", lambda e, c, t, i: interactions.read(e, c, t, i)),
+    ("PUT", "/<t>", lambda e, c, t: interactions.update_found(e, c, t)),
+    ("PATCH", "/<t>", lambda e, c, t: patching.patch_found(e, c, t)),
+    ("DELETE", "/<t>", lambda e, c, t: interactions.delete_found(e, c, t)),
+    ("PATCH", "/<t>/<i>", lambda e, c, t, i: patching.patch_one(e, c, t, i)),
     ("PUT", "/<t>/<i>", lambda e, c, t, i: interactions.update(e, c, t, i)),
     ("DELETE", "/<t>/<i>", lambda e, c, t, i: interactions.delete(e, c, t, i)),
     ("GET", "/<t>/_history", lambda e, c, t: histories.history_of_type(e, c, t)),
@@ -114,6 +119,8 @@ def _add_refusals(routes: Blueprint) -> None:
         offered.setdefault(address, []).extend(["GET", "HEAD"] if method == "GET" else [method])
     for place, (address, methods) in enumerate(offered.items()):
         rest = [m for m in _METHODS if m not in methods]
+        if not rest:
+            continue
         routes.add_url_rule(
             address, f"not{place}", _refusal(sorted(methods)), methods=rest, strict_slashes=False,
             provide_automatic_options=False,

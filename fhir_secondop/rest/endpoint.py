@@ -14,7 +14,9 @@ from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
 
-ALL = frozenset({"read", "vread", "history-instance", "history-type", "create", "update", "delete", "search-type"})
+ALL = frozenset(
+    {"read", "vread", "history-instance", "history-type", "create", "update", "patch", "delete", "search-type"}
+)
 
 
 class SecondStage(Protocol):
@@ -50,8 +52,8 @@ class Endpoint:
     """One FHIR base: where it is, what it stores in, who may do what.
 
     `interactions` are those offered on every type, or on those of `by_type` alone where that is given; `system` those
-    of the whole endpoint ("transaction"). `searchable` names the search parameters of a type where not all that we
-    can serve are offered.
+    of the whole endpoint ("transaction", "batch"). `searchable` names the search parameters of a type where not all
+    that we can serve are offered.
     `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s; `restrictions` are the searches of which a
     resource must match one, where only some of the type are granted. `second_stage(resource, text)` is what others say
     of a resource that is valid R4: of profiles that are not known here.
@@ -69,9 +71,10 @@ class Endpoint:
     interactions: frozenset[str] = ALL
     by_type: Mapping[str, frozenset[str]] | None = None
     searchable: Mapping[str, frozenset[str]] | None = None
-    system: frozenset[str] = frozenset({"transaction"})
+    system: frozenset[str] = frozenset({"transaction", "batch"})
     update_creates: bool = False
     conditional_create: bool = True
+    conditional_changes: bool = True  # update, patch and delete of what a search finds
     max_count: int = query.MAX_COUNT
     max_entries: int = 5000  # of a Bundle that is sent to us
     security: str = ""

@@ -17,6 +17,7 @@ from fhir_secondop.fhir.xml import from_xml, to_xml
 from fhir_secondop.rest import outcome
 
 JSON, XML = "application/fhir+json", "application/fhir+xml"
+JSON_PATCH = "application/json-patch+json"
 _JSON = (JSON, "application/json", "text/json")
 _XML = (XML, "application/xml", "text/xml")
 MAX_MEMBERS = 3_000_000  # of a body of 64 MB; Synthea's records have 24,000 a megabyte
@@ -65,6 +66,25 @@ def body(*, xml: bool) -> str:
     is_xml = xml and sent in _XML
     if sent and sent not in _JSON and not is_xml:
         raise UnsupportedMedia(f"Content-Type {sent}: this endpoint reads {f'{JSON} and {XML}' if xml else JSON}.")
+    data = _sent()
+    if is_xml:
+        g.sent_xml = data
+        check_members(data, [b"<"])
+        return from_xml(data)
+    check_members(data)
+    return codec.text_of(data)
+
+
+def patch_body() -> str:
+    """The request's body as the text of a JSON Patch. Raises UnsupportedMedia, TooLarge, Malformed."""
+    if request.mimetype != JSON_PATCH:
+        raise UnsupportedMedia(f"Content-Type {request.mimetype or 'not given'}: a PATCH takes {JSON_PATCH}.")
+    data = _sent()
+    check_members(data)
+    return codec.text_of(data)
+
+
+def _sent() -> bytes:
     data = request.get_data()
     limit = request.max_content_length
     if limit is not None and len(data) >= limit:
@@ -72,12 +92,7 @@ def body(*, xml: bool) -> str:
         raise TooLarge(f"The body is larger than {limit} bytes.")
     if not data.strip():
         raise Malformed("The body is empty.")
-    if is_xml:
-        g.sent_xml = data
-        check_members(data, [b"<"])
-        return from_xml(data)
-    check_members(data)
-    return codec.text_of(data)
+    return data
 
 
 def check_members(data: bytes, signs: Iterable[bytes] = (b",", b"[", b"{")) -> None:

@@ -111,6 +111,7 @@ def _endpoint(facts: dict[str, Any], database: Database, base_url: str) -> Endpo
         searchable=None if search is None else {kind: frozenset(codes) for kind, codes in search.items()},
         system=frozenset(facts["system"]),
         conditional_create=facts["conditional_create"],
+        conditional_changes=facts.get("conditional_changes", False),
         max_count=facts["page_size"],
         security="None: a simulation on loopback.",
     )

@@ -11,6 +11,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from fhir_secondop.errors import Invalid, NotFound, PreconditionFailed, Unsupported
 from fhir_secondop.fhir import query, refs
 from fhir_secondop.fhir.codec import Body
@@ -88,7 +90,7 @@ def apply(
 
 
 def match_one(
-    tx: Transaction, resource_type: str, criteria: str, visibility: Visibility, base_url: str
+    connection: Connection, resource_type: str, criteria: str, visibility: Visibility, base_url: str
 ) -> Stored | None:
     """The one resource that If-None-Exist criteria match. Raises PreconditionFailed when there are several.
 
@@ -106,7 +108,7 @@ def match_one(
         raise Unsupported(
             "The criteria of a conditional interaction only say what matches: no _sort, _include and so on."
         )
-    page = search.run(tx.connection, replace(wanted, count=2, page=""), visibility, base_url)
+    page = search.run(connection, replace(wanted, count=2, page=""), visibility, base_url)
     if len(page.matches) > 1:
         raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")
     return page.matches[0] if page.matches else None
@@ -150,7 +152,7 @@ def _identities(
         if entry.method == "POST":
             found = None
             if entry.if_none_exist is not None:
-                found = match_one(tx, entry.type, entry.if_none_exist, visibility, base_url)
+                found = match_one(tx.connection, entry.type, entry.if_none_exist, visibility, base_url)
             if found is not None:
                 existing[entry.place] = found
             # Only our own use cases draw the id of a POST beforehand; the endpoint never does.
@@ -182,7 +184,7 @@ def _resolver(
             return None
         kind, mark, criteria = reference.partition("?")
         if mark and kind.isalpha() and kind[:1].isupper():
-            found = match_one(tx, kind, criteria, visibility, base_url)
+            found = match_one(tx.connection, kind, criteria, visibility, base_url)
             if found is None:
                 raise PreconditionFailed(f"No {kind} matches the conditional reference.", path="Bundle.entry")
             return f"{kind}/{found.id}"
@@ -234,7 +236,7 @@ def _not_created_before(tx: Transaction, entry: Entry, visibility: Visibility, b
     """Nothing matched before the transaction; Invalid when an earlier entry of it has created a match since."""
     if entry.if_none_exist is None:
         return
-    if match_one(tx, entry.type, entry.if_none_exist, visibility, base_url) is not None:
+    if match_one(tx.connection, entry.type, entry.if_none_exist, visibility, base_url) is not None:
         raise Invalid(
             "Another entry of this transaction creates what ifNoneExist matches; send it once and refer to it.",
             path=f"Bundle.entry[{entry.place}].request.ifNoneExist",

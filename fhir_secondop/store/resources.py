@@ -30,7 +30,10 @@ _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One version of a resource, as it stands in the store. `updated` is in ms since 1970."""
+    """One version of a resource, as it stands in the store. `updated` is in ms since 1970.
+
+    `is_cut`: this reader sees only a part of it now.
+    """
 
     rid: int
     type: str
@@ -42,6 +45,7 @@ class Stored:
     case_id: str | None
     body: Body
     client_meta: str
+    is_cut: bool = False
 
     @property
     def meta(self) -> Resource:
@@ -64,8 +68,8 @@ class Stored:
 
     @property
     def etag(self) -> str:
-        """The weak ETag of this version."""
-        return f'W/"{self.version}"'
+        """The weak ETag of this version; of a part of it another one, for the whole may be seen later."""
+        return f'W/"{self.version}-part"' if self.is_cut else f'W/"{self.version}"'
 
     @property
     def versioned(self) -> str:
@@ -124,7 +128,7 @@ def _cut(whole: Stored, visibility: Visibility) -> Stored:
     shown = visibility.cut(resource)
     if shown is resource:
         return whole
-    return replace(whole, body=codec.compose(shown), client_meta=_client_meta(shown))
+    return replace(whole, body=codec.compose(shown), client_meta=_client_meta(shown), is_cut=True)
 
 
 def visible(visibility: Visibility) -> ColumnElement[bool]:
@@ -366,7 +370,7 @@ def update(
     """Stores the next version of `before`. Raises PreconditionFailed when it is no longer version `if_match`."""
     if resource["resourceType"] != before.type:
         raise Invalid(f"The body is a {resource['resourceType']}, the address a {before.type}.", path="resourceType")
-    _expect(before, if_match)
+    expect(before, if_match)
     values = {
         "type": before.type, "id": before.id, "version": before.version + 1, "updated": tx.tick(), "deleted": False,
         "owner": before.owner, "case_id": before.case_id,
@@ -378,7 +382,7 @@ def update(
 
 def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> Stored:
     """Marks a resource as deleted; its versions stay."""
-    _expect(before, if_match)
+    expect(before, if_match)
     values = {
         "type": before.type, "id": before.id, "version": before.version + 1, "updated": tx.tick(), "deleted": True,
         "owner": before.owner, "case_id": before.case_id,
@@ -418,7 +422,8 @@ def adopt(tx: Transaction, stored_: Stored, case_id: str) -> None:
             tx.changes[place] = replace(change, case_id=case_id)
 
 
-def _expect(before: Stored, if_match: int | None) -> None:
+def expect(before: Stored, if_match: int | None) -> None:
+    """Raises PreconditionFailed when that is not the version wanted."""
     if if_match is not None and if_match != before.version:
         raise PreconditionFailed(
             f"{before.type}/{before.id} is at version {before.version}, not {if_match}; read it again."

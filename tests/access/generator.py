@@ -81,7 +81,8 @@ BODIES: dict[str, Plain] = {
 # Every route of the program, and what asks it here. A route that is not listed makes the generator fail.
 ROUTES: dict[str, str] = {
     "/fhir/": "transaction", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
-    "/fhir/<t>": "search, create", "/fhir/<t>/_search": "search", "/fhir/<t>/<i>": "read, update, delete",
+    "/fhir/<t>": "search, create, conditional", "/fhir/<t>/_search": "search",
+    "/fhir/<t>/<i>": "read, update, patch, delete",
     "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "no operation",
     "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
     "/fhir/<t>/<i>/$<code>": "operation", "/fhir/<path:rest>": "nowhere",
@@ -162,6 +163,7 @@ class Generator:
 
     def call(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
         kind = FHIR if path.startswith("/fhir") else "application/json"
+        kind = "application/json-patch+json" if method == "PATCH" else kind
         signed_in = {} if who == NOBODY else {"Authorization": f"Bearer {who}"}
         answer = self.stage.world.client.open(
             path, method=method, data=codec.dumps(body) if body is not None else None,
@@ -196,8 +198,8 @@ class Generator:
         id_ = local.partition("/")[2]
         other = str(uuid.UUID(int=random.Random(local).getrandbits(128), version=4))
         said = self.call(who, method, path, body)
-        text = codec.dumps(body).replace(id_, other) if body is not None else ""
-        none = self.call(who, method, path.replace(id_, other), codec.parse(text) if text else None)
+        sent = json.loads(codec.dumps(body).replace(id_, other)) if body is not None else None
+        none = self.call(who, method, path.replace(id_, other), sent)
         if said[0] != none[0] or said[1].replace(id_, "ID") != none[1].replace(other, "ID"):
             return f"{said[0]} {said[1][:200]} tells it from what isn't there: {none[0]} {none[1][:200]}"
         return ""
@@ -391,23 +393,25 @@ class Generator:
                 yield self._unseen(who, held, "POST", "/fhir", bundle)
 
     def _writes(self) -> Iterator[Combination]:
-        """What belongs to a case is not written by anybody's PUT or DELETE; what can't be seen is not even there."""
+        """What belongs to a case is not written by anybody's PUT, PATCH or DELETE, by its id or by criteria; what can't
+        be seen is not even there.
+        """
         for who, held in self._each():
             if held.zone.startswith("loose") and self._sees(who, held, "u"):
                 continue
-            body = held.stored.resource
-            yield Combination(who, f"PUT {held.local}", self._unchanged(who, "PUT", held, body))
-            yield Combination(who, f"DELETE {held.local}", self._unchanged(who, "DELETE", held, None))
-            if not self._sees(who, held, "r"):
-                yield self._unseen(who, held, "PUT", f"/fhir/{held.local}", body)
+            # Nothing is changed by it: the same content would be, by those who may.
+            changed = {**held.stored.resource, "language": "en"}
+            patch = [{"op": "add", "path": "/language", "value": "en"}]
+            for address in (held.local, f"{held.stored.type}?_id={held.stored.id}"):
+                for method, body in (("PUT", changed), ("PATCH", patch), ("DELETE", None)):
+                    yield Combination(who, f"{method} {address}", self._unchanged(who, method, address, body))
+                    if not self._sees(who, held, "r"):
+                        yield self._unseen(who, held, method, f"/fhir/{address}", body)
 
-    def _unchanged(self, who: str, method: str, held: Held, body: Any) -> Callable[[], str]:
-        # Nothing is changed by it: the same content would be, by those who may.
-        changed = {**body, "language": "en"} if body is not None else None
-
+    def _unchanged(self, who: str, method: str, address: str, body: Any) -> Callable[[], str]:
         def ask() -> str:
             before = self._rows()
-            status, text = self.call(who, method, f"/fhir/{held.local}", changed)
+            status, text = self.call(who, method, f"/fhir/{address}", body)
             if self._rows() != before:
                 return f"it wrote, answering {status}"
             return self.expect(who, False, status, text)

@@ -21,7 +21,8 @@ from fhir_secondop.rest import answers, failures, formats, operations
 from fhir_secondop.sandbox import ehr
 from fhir_secondop.store.database import Database
 from tests.conftest import new_postgres
-from tests.rest.test_endpoint import BASE, PATIENT, sender
+from tests.rest.served import PATIENT, sender
+from tests.store.rows import BASE
 
 TYPES = sorted(definitions.resource_types())
 MODIFIERS = ("", ":missing", ":not", ":exact", ":contains", ":identifier", ":Patient", ":of-type", ":", "::", ":a:b")

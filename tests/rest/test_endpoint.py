@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
-from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Unauthenticated
@@ -22,66 +21,20 @@ from fhir_secondop.rest.app import blueprint
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.sandbox import ehr
 from fhir_secondop.store.database import Database, now_ms
-
-BASE = "https://secondop.example.org/fhir"
-NAME = "Wolkenstein"  # planted in what is sent, never to be repeated by an error
-PATIENT = {"resourceType": "Patient", "name": [{"family": NAME}]}
-URN = "urn:uuid:00000000-0000-4000-8000-00000000000"
-
-Send = Callable[..., TestResponse]
-
-
-def sender(app: Flask) -> Send:
-    client: FlaskClient = app.test_client()
-
-    def send(method: str, path: str, body: Any = None, **headers: str) -> TestResponse:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        if body is not None:
-            named.setdefault("Content-Type", "application/fhir+json")
-        data = body if isinstance(body, str | bytes) or body is None else json.dumps(body)
-        answer = client.open(f"/fhir{path}", method=method, data=data, headers=named)
-        if answer.status_code >= 400:
-            check_failure(method, answer)
-        return answer
-
-    return send
-
-
-def check_failure(method: str, answer: TestResponse) -> None:
-    """Every failure is a valid OperationOutcome without the planted name."""
-    assert answer.mimetype == "application/fhir+json"
-    assert NAME.lower() not in answer.text.lower()
-    assert NAME.lower() not in str(answer.headers).lower()
-    if method != "HEAD":
-        outcome = codec.parse(answer.get_data())
-        assert outcome["resourceType"] == "OperationOutcome"
-        assert validate.validate(outcome) == []
-
-
-@pytest.fixture
-def send(database: Database) -> Send:
-    """The full simulated EHR, in this process, on both databases."""
-    return sender(ehr.build("full", database, BASE))
-
-
-def created(send: Send, resource: Resource = PATIENT) -> str:
-    answer = send("POST", f"/{resource['resourceType']}", resource)
-    assert answer.status_code == 201, answer.text
-    assert answer.json
-    return str(answer.json["id"])
-
-
-def expressions(answer: TestResponse) -> list[str]:
-    assert answer.json
-    return [e for issue in answer.json["issue"] for e in issue.get("expression", [])]
-
-
-def matches(answer: TestResponse) -> list[str]:
-    assert answer.json
-    assert answer.status_code == 200, answer.text
-    assert validate.validate(codec.parse(answer.get_data())) == []
-    return [e["resource"]["id"] for e in answer.json.get("entry", []) if e["search"]["mode"] == "match"]
-
+from tests.rest.served import (
+    BINARY,
+    NAME,
+    PATIENT,
+    URN,
+    Send,
+    bundle,
+    created,
+    expressions,
+    matches,
+    posting,
+    sender,
+)
+from tests.store.rows import BASE
 
 # create
 
@@ -242,18 +195,8 @@ def test_ids_that_are_none_are_not_found_on_either_database(send: Send) -> None:
     assert send("PUT", "/Patient/nowhere", {**PATIENT, "id": "nowhere"}).status_code == 405  # R4: no update as create
 
 
-@pytest.fixture
-def sqlite_send(tmp_path: Any) -> Iterator[Send]:
-    """As `send`, where the database makes no difference."""
-    database = Database(str(tmp_path / "one.sqlite"))
-    database.migrate()
-    yield sender(ehr.build("full", database, BASE))
-    database.dispose()
-
-
 @pytest.mark.parametrize(("method", "path", "allowed"), [
-    ("DELETE", "/Patient", "GET, HEAD, POST"), ("PUT", "/Patient?identifier=1", "GET, HEAD, POST"),
-    ("PATCH", "/Patient/1", "DELETE, GET, HEAD, PUT"), ("POST", "/Patient/1", "DELETE, GET, HEAD, PUT"),
+    ("POST", "/Patient/1", "DELETE, GET, HEAD, PATCH, PUT"),
     ("POST", "/Patient/1/_history", "GET, HEAD"), ("GET", "/", "POST"), ("DELETE", "", "POST"),
     ("POST", "/metadata", "GET, HEAD"), ("GET", "/Patient/1/_history/1/x", ""),
 ])  # fmt: skip
@@ -437,25 +380,11 @@ def test_a_search_that_cannot_be_run_is_refused_without_repeating_it(send: Send)
 # transaction
 
 
-def bundle(*entries: Resource, kind: str = "transaction") -> Resource:
-    return {"resourceType": "Bundle", "type": kind, **({"entry": list(entries)} if entries else {})}
-
-
-def posting(resource: Resource, full_url: str = "", **request: str) -> Resource:
-    return {
-        **({"fullUrl": full_url} if full_url else {}), "resource": resource,
-        "request": {"method": "POST", "url": resource["resourceType"], **request},
-    }  # fmt: skip
-
-
 def document(patient: str, binary: str) -> Resource:
     return {
         "resourceType": "DocumentReference", "status": "current", "subject": {"reference": patient},
         "content": [{"attachment": {"contentType": "text/plain", "url": binary}}],
     }  # fmt: skip
-
-
-BINARY = {"resourceType": "Binary", "contentType": "text/plain", "data": "aGVsbG8="}
 
 
 def test_a_transaction_stores_all_and_answers_in_order(send: Send) -> None:
@@ -661,21 +590,24 @@ def test_nobody_reaches_what_belongs_to_somebody_else(guarded: Callable[[Caller]
 SCOPES = [
     ("r", "GET", "/Patient/{}"), ("r", "GET", "/Patient/{}/_history"), ("r", "GET", "/Patient/{}/_history/1"),
     ("s", "GET", "/Patient"), ("s", "POST", "/Patient/_search"), ("c", "POST", "/Patient"), ("u", "PUT", "/Patient/{}"),
-    ("d", "DELETE", "/Patient/{}"), ("c", "POST", "/"),
+    ("u", "PATCH", "/Patient/{}"), ("d", "DELETE", "/Patient/{}"), ("c", "POST", "/"),
 ]  # fmt: skip
 
 
 def test_each_interaction_needs_its_letter(guarded: Callable[[Caller], Send]) -> None:
     for letter, method, path in SCOPES:
         name = created(guarded(ALICE))
-        body: Resource | None = {**PATIENT, "id": name} if method in ("POST", "PUT") and "_search" not in path else None
+        body: Any = {**PATIENT, "id": name} if method in ("POST", "PUT") and "_search" not in path else None
+        more = {}
         if path == "/":
             body = bundle(posting(PATIENT))
+        if method == "PATCH":
+            body, more = [], {"Content_Type": "application/json-patch+json"}
         for scopes, allowed in (
             (f"user/Patient.{letter}", True), ("user/Observation.cruds", False), ("", False),
             ("user/Patient." + "cruds".replace(letter, ""), False),
         ):  # fmt: skip
-            status = guarded(replace(ALICE, scopes=(scopes,)))(method, path.format(name), body).status_code
+            status = guarded(replace(ALICE, scopes=(scopes,)))(method, path.format(name), body, **more).status_code
             assert (status < 300) == allowed, (method, path, scopes, status)
             assert allowed or status == 403
 
@@ -756,9 +688,16 @@ def test_what_is_declared_works_and_what_is_not_is_refused(shape: str, tmp_path:
         assert (posted.status_code == 201) == ("create" in offered), posted.text
         updated = send("PUT", f"/{kind}/{name}", {**resource, "id": name})
         assert (updated.status_code == 200) == ("update" in offered), updated.text
+        patched = send("PATCH", f"/{kind}/{name}", "[]", Content_Type="application/json-patch+json")
+        assert (patched.status_code == 200) == ("patch" in offered), patched.text
+        elsewhere = send("PUT", f"/{kind}?_id=nowhere", resource)
+        assert (elsewhere.status_code == 201) == declared.get(kind, {}).get("conditionalUpdate", False), elsewhere.text
+        absent = send("DELETE", f"/{kind}?_id=nowhere").status_code
+        assert (absent == 404) == (declared.get(kind, {}).get("conditionalDelete") == "single")
         assert (send("GET", f"/{kind}/{name}").status_code == 200) == ("read" in offered)
         assert (send("GET", f"/{kind}/{name}/_history").status_code == 200) == ("history-instance" in offered)
         assert (send("GET", f"/{kind}/{name}/_history/1").status_code == 200) == ("vread" in offered)
+    assert statement.get("patchFormat") == (["application/json-patch+json"] if shape == "full" else None)
     transactions = {"code": "transaction"} in rest.get("interaction", [])
     assert (send("POST", "/", bundle(posting(basic))).status_code == 200) == transactions
     for entry in declared.values():
@@ -766,7 +705,10 @@ def test_what_is_declared_works_and_what_is_not_is_refused(shape: str, tmp_path:
         assert entry["versioning"] == "versioned", "If-Match is not demanded"
         assert entry["readHistory"] == ("vread" in codes)
         assert entry["conditionalCreate"] == (shape == "full" and "create" in codes)
-        assert (entry["updateCreate"], entry["conditionalUpdate"]) == (False, False)
+        assert entry["updateCreate"] is False
+        assert entry["conditionalRead"] == "full-support"
+        assert entry["conditionalUpdate"] == (shape == "full" and "update" in codes)
+        assert entry["conditionalDelete"] == ("single" if shape == "full" and "delete" in codes else "not-supported")
         assert bool(entry.get("searchInclude")) == (shape != "epic" and "search-type" in codes)
         for name in ("searchInclude", "searchRevInclude"):
             parameter = "_include" if name == "searchInclude" else "_revinclude"
