@@ -121,6 +121,11 @@ def wants_outcome() -> bool:
     return "return=OperationOutcome" in request.headers.get("Prefer", "")
 
 
+def wants_representation() -> bool:
+    """Whether the writer asks for what it wrote."""
+    return "return=representation" in request.headers.get("Prefer", "")
+
+
 def stored_answer(
     endpoint: Endpoint, stored: Stored, status: int = 200, said: Sequence[Issue] = ()
 ) -> Response:  # fmt: skip

@@ -42,7 +42,7 @@ Handler = Callable[..., Response]
 
 # (method, address, handler); <t> a resource type, <i> an id. Order does not matter, Werkzeug picks the closest.
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("POST", "/", lambda e, c: transaction.transaction(e, c)),
+    ("POST", "/", lambda e, c: transaction.submit(e, c)),
     ("POST", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
     ("GET", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
     ("GET", "/<t>", lambda e, c, t: searching.search_type(e, c, t)),

@@ -70,9 +70,10 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """POST [type]; with If-None-Exist the one that is there already."""
     may(endpoint, caller, resource_type, "create", "c")
     answers.check_no_search()
-    preconditions.check_taken(*(("If-None-Exist",) if endpoint.conditional_create else ()))
+    preconditions.check_taken("If-None-Exist")
     sent = answers.resource_body(endpoint, resource_type)
-    criteria = request.headers.get("If-None-Exist")
+    # The EHRs that don't offer it, and are simulated so, pass over it.
+    criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
     visibility = endpoint.sees(caller, (resource_type, "c"))
     with endpoint.database.transaction(caller) as tx:
         if criteria is not None:

@@ -7,14 +7,15 @@ Source: https://hl7.org/fhir/R4/http.html#patch
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 
 from flask import Response
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import NotFound, Unavailable
+from fhir_secondop.errors import Invalid, NotFound, Unavailable
 from fhir_secondop.fhir import codec, patch
-from fhir_secondop.model import Caller, Visibility
+from fhir_secondop.model import Caller, Resource, Visibility
 from fhir_secondop.rest import answers, formats, interactions, preconditions
 from fhir_secondop.rest.answers import Sent
 from fhir_secondop.rest.endpoint import Endpoint
@@ -79,3 +80,17 @@ def patched(endpoint: Endpoint, before: Stored, operations: Sequence[patch.Opera
     resource = codec.parse(text)  # its depth, too
     answers.valid(resource)
     return Sent(codec.body(text), resource, answers.further(endpoint, resource, text, is_sent=False))
+
+
+def sent_patch(resource: Resource, path: str) -> str:
+    """The text of a JSON Patch that stands in a Bundle: as a Binary, for it is no resource. Raises Invalid, Malformed.
+
+    R4 says nothing of JSON Patch in a Bundle; a Binary is what R5 says, and what other servers take.
+    Source: https://hl7.org/fhir/R5/http.html#patch
+    """
+    if resource.get("resourceType") != "Binary" or resource.get("contentType") != formats.JSON_PATCH:
+        raise Invalid(f"A patch in a Bundle is a Binary with the contentType {formats.JSON_PATCH}.", path=path)
+    try:
+        return codec.text_of(base64.b64decode(resource.get("data", ""), validate=True))
+    except ValueError as error:
+        raise Invalid("The data of the patch is no base64.", path=f"{path}.data") from error

@@ -80,7 +80,7 @@ BODIES: dict[str, Plain] = {
 
 # Every route of the program, and what asks it here. A route that is not listed makes the generator fail.
 ROUTES: dict[str, str] = {
-    "/fhir/": "transaction", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
+    "/fhir/": "transaction, batch", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
     "/fhir/<t>": "search, create, conditional", "/fhir/<t>/_search": "search",
     "/fhir/<t>/<i>": "read, update, patch, delete",
     "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "no operation",
@@ -154,7 +154,8 @@ class Generator:
         return {
             "read": self._reads(), "history": self._histories(), "search": self._searches(),
             "through": self._throughs(),
-            "transaction": self._transactions(), "write": self._writes(), "refer": self._referring(),
+            "transaction": self._transactions(), "batch": self._batches(), "write": self._writes(),
+            "refer": self._referring(),
             "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
             "link": self._links(), "page": self._pages(), "form": self._forms(),
         }  # fmt: skip
@@ -178,8 +179,7 @@ class Generator:
         told = sorted(zone for zone in shown if not self.stage.sees(who, zone))
         only = {"only-tasks": "Task", "only-laboratory": "Observation"}.get(who)
         if only and '"resourceType":"Bundle"' in text:
-            kinds = {e["resource"]["resourceType"] for e in json.loads(text).get("entry", []) if "resource" in e}
-            told += sorted(kinds - {only, "OperationOutcome"})
+            told += sorted(_kinds_in(json.loads(text)) - {only, "OperationOutcome"})
         return f"it shows {', '.join(told)}" if told else ""
 
     def expect(self, who: str, allowed: bool, status: int, text: str) -> str:
@@ -391,6 +391,29 @@ class Generator:
             yield self._one(who, "POST", "/fhir", allowed, bundle)
             if not allowed:
                 yield self._unseen(who, held, "POST", "/fhir", bundle)
+
+    def _batches(self) -> Iterator[Combination]:
+        """Each entry has the answer that it would have by itself."""
+        for who, held in self._each():
+            yield Combination(who, f"a batch about {held.local}", self._batch(who, held))
+
+    def _batch(self, who: str, held: Held) -> Callable[[], str]:
+        urls = (held.local, f"{held.local}/_history", f"{held.stored.type}?_id={held.stored.id}")
+
+        def ask() -> str:
+            entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+            sent = {"resourceType": "Bundle", "type": "batch", "entry": entries}
+            status, text = self.call(who, "POST", "/fhir", sent)
+            wrong = self.expect(who, who != NOBODY, status, text)
+            if wrong or status >= 300:
+                return wrong
+            for url, entry in zip(urls, json.loads(text)["entry"], strict=True):
+                alone, _ = self.call(who, "GET", f"/fhir/{url}")
+                if int(entry["response"]["status"][:3]) != alone:
+                    return f"{url} answers {entry['response']['status']}, and by itself {alone}"
+            return ""
+
+        return ask
 
     def _writes(self) -> Iterator[Combination]:
         """What belongs to a case is not written by anybody's PUT, PATCH or DELETE, by its id or by criteria; what can't
@@ -647,6 +670,16 @@ class Generator:
                         continue  # what it is for
                     who = list(EVERYONE)[n % len(EVERYONE)]
                     yield self._one(NOBODY if n % 2 else who, "GET", where.format(quote(bad, safe="")), False)
+
+
+def _kinds_in(bundle: Plain) -> set[str]:
+    """The types of the resources in a Bundle, and in the Bundles in it."""
+    found: set[str] = set()
+    for entry in bundle.get("entry", []):
+        resource = entry.get("resource", {})
+        kind = resource.get("resourceType")
+        found |= _kinds_in(resource) if kind == "Bundle" else {kind} if kind else set()
+    return found
 
 
 def _bent(token: str) -> Iterator[str]:

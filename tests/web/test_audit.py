@@ -124,6 +124,21 @@ def _matched(app: Any, path: str, method: str) -> str:
     return str(rule.rule)
 
 
+def test_a_batch_is_recorded_and_so_is_each_request_in_it(bench: Bench) -> None:
+    case_id = opened(bench)
+    before = number(bench)
+    urls = (f"ServiceRequest/{case_id}", f"Patient?name={NAME}", "Nothing/1")
+    entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+    answer = bench.call("POST", "/fhir", {"resourceType": "Bundle", "type": "batch", "entry": entries})
+    assert answer.status_code == 200
+    found = rows(bench)[before:]
+    assert [(row.operation, row.status, row.number) for row in found] == [
+        ("read", 200, 1), ("search-type", 200, 0), ("read", 404, 0), ("batch", 200, 0)
+    ]  # fmt: skip
+    assert (found[0].case_id, found[0].caller) == (case_id, "desk")
+    assert found[1].params == "name"
+
+
 def test_what_is_exempt_is_there() -> None:
     assert {
         "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/.well-known/jwks.json",
