@@ -75,12 +75,19 @@ class TooManyWays(Refused):
     """A chain that goes through too many types."""
 
 
-def parse(resource_type: str, name: str, value: str, *, only: Collection[str] | None = None) -> Condition | None:
+def parse(
+    resource_type: str,
+    name: str,
+    value: str,
+    *,
+    only: Collection[str] | None = None,
+    tried: list[str] | None = None,
+) -> Condition | None:
     """What a parameter demands; None where its value is empty. `only` names the parameters that count as known.
 
-    Raises Refused.
+    `tried` counts what chains go through, over all types that the same is asked of. Raises Refused.
     """
-    return _parse(resource_type, name, value, only, _Way(depth=0, tried=[]))
+    return _parse(resource_type, name, value, only, _Way(depth=0, tried=[] if tried is None else tried))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +178,22 @@ def in_compartment(owner: str, owner_id: str, resource_type: str) -> AnyOf:
 
     Source: https://hl7.org/fhir/R4/compartmentdefinition.html
     """
-    members = definitions.compartment(owner)
-    known = definitions.search_parameters(resource_type)
     # The owner is in it; R4's table says so of some by "{def}".
     ways = [Criterion("_id", "token", "", (owner_id,))] if owner == resource_type else []
-    codes = (code for code in members.get(resource_type, ()) if code in known)
-    ways += [Criterion(code, "reference", "", (f"{owner}/{owner_id}",)) for code in codes]
+    ways += [Criterion(code, "reference", "", (f"{owner}/{owner_id}",)) for code in _ways(owner, resource_type)]
     if not ways:
         raise Refused(f"No {resource_type} is in the compartment of a {owner}.")
     return AnyOf(tuple(ways))
+
+
+def in_compartment_of(owner: str) -> list[str]:
+    """The types of which a resource can be in the compartment of such an owner, sorted. Raises Unsupported."""
+    return sorted(kind for kind in {owner, *definitions.compartment(owner)} if kind == owner or _ways(owner, kind))
+
+
+def _ways(owner: str, resource_type: str) -> list[str]:
+    known = definitions.search_parameters(resource_type)
+    return [code for code in definitions.compartment(owner).get(resource_type, ()) if code in known]
 
 
 def types(condition: Condition) -> set[str]:

@@ -195,6 +195,12 @@ def _binding_of_code(type_name: str, steps: list[str]) -> str:
 
 
 @cache
+def search_parameter_codes() -> frozenset[str]:
+    """The codes of the search parameters of all types."""
+    return frozenset(row["code"] for row in (*_table("search-parameters").values(), *_own("searchparameters").values()))
+
+
+@cache
 def search_parameters_digest() -> str:
     """A SHA-256 (hex) that changes when any search parameter does, R4's or ours."""
     of_r4 = files(PACKAGE).joinpath("r4", "search-parameters.json").read_bytes()

@@ -6,7 +6,7 @@ Source: https://hl7.org/fhir/R4/search.html
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
@@ -18,6 +18,7 @@ DEFAULT_COUNT = 50
 MAX_COUNT = 500
 MAX_PARAMETERS = 100
 MAX_VALUES = 1000  # of all parameters together, what commas part counted singly
+MAX_ASKED = 10_000  # values times types, of a search over several: each type is asked for by itself
 SUPPORTED_TYPES = tuple(criteria.MODIFIERS)
 # Where a client may put them without asking for a different result.
 _FORMAT_ONLY = ("_format", "_pretty")
@@ -37,11 +38,16 @@ class Include:
     reverse: bool
 
 
+Part = tuple[str, tuple[Condition, ...]]
+"""A type, and what must match of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """What is asked of one type. `page` is the opaque place to continue from; `applied` goes into the self link.
 
     `sort`: (parameter, whether the highest comes first). `elements` and `summary` say what is shown of a match.
+    `also` are further types and what must match of each, in a search over several.
     """
 
     type: str
@@ -55,13 +61,19 @@ class Search:
     summary: str = ""
     applied: tuple[tuple[str, str], ...] = ()
     ignored: tuple[Issue, ...] = ()
+    also: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Each type that is asked for, with what must match of it."""
+        return ((self.type, self.criteria), *self.also)
 
 
 @dataclass(slots=True)
 class _Asked:
     """What the parameters that are no criteria have said so far."""
 
-    resource_type: str
+    types: Sequence[str]
     count: int = DEFAULT_COUNT
     total: str = "none"
     page: str = ""
@@ -79,11 +91,11 @@ class _Asked:
         elif not advanced:
             return False
         elif name == "_sort":
-            self.sort = _sort(self.resource_type, value)
+            self.sort = _sort(self.types, value)
         elif name.partition(":")[0] in ("_include", "_revinclude"):
             self.includes.append(_include(name, value))
         elif name == "_elements":
-            self.elements = _elements(self.resource_type, value)
+            self.elements = _elements(self.types, value)
         elif name == "_summary":
             if value not in _SUMMARIES:
                 raise Refused(f"_summary is one of {', '.join(_SUMMARIES)}.")
@@ -94,23 +106,25 @@ class _Asked:
 
 
 def parse(
-    resource_type: str,
+    resource_type: str | Sequence[str],
     query: str | Iterable[tuple[str, str]],
     *,
     lenient: bool = False,
     only: Collection[str] | None = None,
 ) -> Search:
-    """The search that a query string asks for.
+    """The search that a query string asks for, of a type or over several.
 
-    An unknown parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and
-    named in `ignored`. `only` names the parameters that count as known, where not all of them do; then there are no
-    chains, includes, orders and excerpts either. Raises Invalid too (too-costly) on more than MAX_PARAMETERS
-    parameters or MAX_VALUES values.
+    Over several each parameter must be one of all of them, though it may be of another kind in each. An unknown
+    parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and named in `ignored`.
+    `only` names the parameters that count as known, where not all of them do; then there are no chains, includes,
+    orders and excerpts either. Raises Invalid too (too-costly) on more than MAX_PARAMETERS parameters or MAX_VALUES
+    values, or MAX_ASKED over several types.
     """
     pairs = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else list(query)
-    _check_size(pairs)
-    asked = _Asked(resource_type)
-    found: list[Condition] = []
+    types = [resource_type] if isinstance(resource_type, str) else list(resource_type)
+    _check_size(pairs, len(types))
+    asked = _Asked(types)
+    found: dict[str, list[Condition]] = {each: [] for each in types}
     applied: list[tuple[str, str]] = []
     problems: list[Issue] = []
     for name, value in pairs:
@@ -121,10 +135,11 @@ def parse(
             continue
         try:
             if not asked.takes(name, value, advanced=only is None):
-                condition = criteria.parse(resource_type, name, value, only=only)
-                if condition is None:
+                conditions = _conditions(types, name, value, only)
+                if not conditions:
                     continue
-                found.append(condition)
+                for each, condition in conditions.items():
+                    found[each].append(condition)
         except Refused as refusal:
             problems.append(Issue("error", "not-supported", name, str(refusal)))
             continue
@@ -133,13 +148,25 @@ def parse(
         raise Invalid("The search was not run: " + problems[0].diagnostics, issues=problems)
     if asked.summary and asked.elements:
         raise Invalid("_summary and _elements can't be asked for together.", path="_summary")
+    first, *also = ((each, tuple(conditions)) for each, conditions in found.items())
     return Search(
-        resource_type, tuple(found), asked.count, asked.total, asked.page, asked.sort, tuple(asked.includes),
-        asked.elements, asked.summary, tuple(applied), tuple(problems),
+        *first, asked.count, asked.total, asked.page, asked.sort, tuple(asked.includes),
+        asked.elements, asked.summary, tuple(applied), tuple(problems), tuple(also),
     )  # fmt: skip
 
 
-def _check_size(pairs: list[tuple[str, str]]) -> None:
+def _conditions(types: Sequence[str], name: str, value: str, only: Collection[str] | None) -> dict[str, Condition]:
+    """What the parameter demands of each type; empty where its value is. Raises Refused."""
+    tried: list[str] = []  # a chain counts what it goes through over all types
+    found: dict[str, Condition] = {}
+    for each in types:
+        condition = criteria.parse(each, name, value, only=only, tried=tried)
+        if condition is not None:
+            found[each] = condition
+    return found
+
+
+def _check_size(pairs: list[tuple[str, str]], types: int) -> None:
     if any("\0" in text for pair in pairs for text in pair):
         raise Invalid("A search parameter holds a NUL; no database here can hold one.")
     # Each criterion is a join or subquery, each value a bound variable: both databases have ends to these.
@@ -147,6 +174,9 @@ def _check_size(pairs: list[tuple[str, str]]) -> None:
     if len(pairs) > MAX_PARAMETERS or values > MAX_VALUES:
         said = f"The search was not run: send at most {MAX_PARAMETERS} parameters and {MAX_VALUES} values at once."
         raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+    if types > 1 and values * types > MAX_ASKED:
+        said = f"{values} values of {types} types are too many to search for at once; name fewer types by _type."
+        raise Invalid(said, issues=[Issue("error", "too-costly", "_type", said)])
 
 
 def count(value: str) -> int:
@@ -162,14 +192,17 @@ def _total(value: str) -> str:
     return "accurate" if value == "estimate" else value
 
 
-def _sort(resource_type: str, value: str) -> tuple[tuple[str, bool], ...]:
+def _sort(types: Sequence[str], value: str) -> tuple[tuple[str, bool], ...]:
     """Source: https://hl7.org/fhir/R4/search.html#sort"""
     rules = []
     for each in value.split(",") if value else ():
         code = each.removeprefix("-")
-        parameter = definitions.search_parameters(resource_type).get(code)
-        if parameter is None or parameter.type in ("composite", "special"):
-            raise Refused(f"{code!r} is nothing that {resource_type} can be sorted by.")
+        known = [definitions.search_parameters(kind).get(code) for kind in types]
+        for kind, parameter in zip(types, known, strict=True):
+            if parameter is None or parameter.type in ("composite", "special"):
+                raise Refused(f"{code!r} is nothing that {kind} can be sorted by.")
+        if len({parameter.type for parameter in known if parameter}) > 1:
+            raise Refused(f"{code!r} is of another kind in each of these types; nothing is sorted by it.")
         rules.append((code, each.startswith("-")))
     if len(rules) > 5:
         raise Refused("_sort takes five parameters at most.")
@@ -191,10 +224,15 @@ def _include(name: str, value: str) -> Include:
     return Include(parts[0], parts[1], "".join(parts[2:]), bool(modifier), reverse=kind == "_revinclude")
 
 
-def _elements(resource_type: str, value: str) -> tuple[str, ...]:
-    """Source: https://hl7.org/fhir/R4/search.html#elements"""
-    known = {element.name for element in definitions.structure(resource_type).elements.values()}
-    wanted = tuple(part.removeprefix(f"{resource_type}.") for part in value.split(",") if part)
+def _elements(types: Sequence[str], value: str) -> tuple[str, ...]:
+    """Of several types what one of them has, each by its name alone.
+
+    Source: https://hl7.org/fhir/R4/search.html#elements
+    """
+    known = {element.name for kind in types for element in definitions.structure(kind).elements.values()}
+    named = f"{types[0]}." if len(types) == 1 else ""
+    wanted = tuple(part.removeprefix(named) for part in value.split(",") if part)
     if unknown := [name for name in wanted if name not in known]:
-        raise Refused(f"{resource_type} has no element {unknown[0]!r} at its top.")
+        said = f"{types[0]} has no element" if len(types) == 1 else "None of these types has an element"
+        raise Refused(f"{said} {unknown[0]!r} at its top.")
     return wanted

@@ -43,6 +43,9 @@ Handler = Callable[..., Response]
 # (method, address, handler); <t> a resource type, <i> an id. Order does not matter, Werkzeug picks the closest.
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/", lambda e, c: transaction.submit(e, c)),
+    ("GET", "/", lambda e, c: searching.search_system(e, c)),
+    ("POST", "/_search", lambda e, c: searching.search_system(e, c)),
+    ("GET", "/_history", lambda e, c: histories.history_of_all(e, c)),
     ("POST", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
     ("GET", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
     ("GET", "/<t>", lambda e, c, t: searching.search_type(e, c, t)),

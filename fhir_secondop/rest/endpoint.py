@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -71,7 +72,7 @@ class Endpoint:
     interactions: frozenset[str] = ALL
     by_type: Mapping[str, frozenset[str]] | None = None
     searchable: Mapping[str, frozenset[str]] | None = None
-    system: frozenset[str] = frozenset({"transaction", "batch"})
+    system: frozenset[str] = frozenset({"transaction", "batch", "search-system", "history-system"})
     update_creates: bool = False
     conditional_create: bool = True
     conditional_changes: bool = True  # update, patch and delete of what a search finds
@@ -82,6 +83,7 @@ class Endpoint:
     validates: bool = False  # whether [type]/$validate is offered
     smart: bool = False  # whether one signs in by SMART
     second_stage: SecondStage = claims.unchecked
+    page_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)  # seals links to further pages
     canonical: str = ""  # under which the operations have their canonical names
 
     def sees(self, caller: Caller, *wanted: tuple[str, str]) -> Visibility:

@@ -1,17 +1,18 @@
-"""Searches of a type, over all of it or in a compartment.
+"""Searches of a type or over several, everywhere or in a compartment.
 
 Source: https://hl7.org/fhir/R4/search.html
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from urllib.parse import urlencode
 from uuid import uuid4
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, NotFound
+from fhir_secondop.errors import Forbidden, Invalid, NotFound, Unsupported
 from fhir_secondop.fhir import codec, criteria, definitions, excerpts, query
 from fhir_secondop.fhir.criteria import Condition, Refused
 from fhir_secondop.fhir.query import Search
@@ -26,26 +27,78 @@ COMPARTMENTS = ("Device", "Encounter", "Patient", "Practitioner", "RelatedPerson
 
 def search_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """GET [type]?… and POST [type]/_search"""
-    return _search(endpoint, caller, _asked(endpoint, resource_type), f"{endpoint.base_url}/{resource_type}")
+    interactions.may(endpoint, caller, resource_type, "search-type", "s")
+    wanted = _asked(endpoint, resource_type, _pairs())
+    return _search(endpoint, caller, wanted, f"{endpoint.base_url}/{resource_type}")
+
+
+def search_system(endpoint: Endpoint, caller: Caller) -> Response:
+    """GET [base]?_type=…&… and POST [base]/_search"""
+    if "search-system" not in endpoint.system:
+        raise Unsupported("A search over several types is not offered here; see metadata.")
+    return _search_types(endpoint, caller, endpoint.types(), _as_asked, endpoint.base_url)
 
 
 def search_compartment(endpoint: Endpoint, caller: Caller, owner: str, owner_id: str, resource_type: str) -> Response:
-    """GET [compartment]/[id]/[type]?…"""
-    if resource_type not in definitions.resource_types() or not endpoint.follows or owner not in COMPARTMENTS:
+    """GET [compartment]/[id]/[type]?…, and GET [compartment]/[id]/*?_type=…&…"""
+    if resource_type not in (*definitions.resource_types(), "*") or not endpoint.follows or owner not in COMPARTMENTS:
         raise NotFound("There is nothing at this address; see metadata.")
-    wanted = _asked(endpoint, resource_type)
+    here = f"{endpoint.base_url}/{owner}/{owner_id}/{resource_type}"
+
+    def inside(part: query.Part) -> query.Part:
+        return part[0], (criteria.in_compartment(owner, owner_id, part[0]), *part[1])
+
+    if resource_type == "*":
+        return _search_types(endpoint, caller, criteria.in_compartment_of(owner), inside, here)
+    interactions.may(endpoint, caller, resource_type, "search-type", "s")
+    wanted = _asked(endpoint, resource_type, _pairs())
     try:
-        within = criteria.in_compartment(owner, owner_id, resource_type)
+        return _search(endpoint, caller, _each_part(wanted, inside), here)
     except Refused as refusal:
         raise NotFound(str(refusal)) from refusal
-    here = f"{endpoint.base_url}/{owner}/{owner_id}/{resource_type}"
-    return _search(endpoint, caller, replace(wanted, criteria=(within, *wanted.criteria)), here)
+
+
+def _as_asked(part: query.Part) -> query.Part:
+    return part
+
+
+def _each_part(wanted: Search, change: Callable[[query.Part], query.Part]) -> Search:
+    (kind, conditions), *also = (change(part) for part in wanted.parts)
+    return replace(wanted, type=kind, criteria=conditions, also=tuple(also))
+
+
+def _search_types(
+    endpoint: Endpoint, caller: Caller, known: Sequence[str], change: Callable[[query.Part], query.Part], here: str
+) -> Response:
+    """A search over those types that `_type` names, or over all of `known` that the caller may search."""
+    pairs = _pairs()
+    named = [value for name, value in pairs if name == "_type"]
+    if len(named) > 1:
+        raise Invalid("Send _type once, with commas between the types.", path="_type")
+    if named:
+        types = list(dict.fromkeys(criteria.split(named[0])))
+        for each in types:
+            if each not in known:
+                raise Invalid(f"{each!r} is no type that can be searched here.", path="_type")
+            interactions.may(endpoint, caller, each, "search-type", "s")
+    else:
+        types = [each for each in known if _may_search(endpoint, caller, each)]
+    if not types:
+        raise Forbidden(f"{caller.name} has no scope to search any type.")
+    wanted = _asked(endpoint, types, [(name, value) for name, value in pairs if name != "_type"])
+    if named or len(types) < len(known):
+        # Also who named none is told which were searched, where it wasn't all.
+        wanted = replace(wanted, applied=(("_type", ",".join(types)), *wanted.applied))
+    return _search(endpoint, caller, _each_part(wanted, change), here)
 
 
 def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Response:
-    interactions.may(endpoint, caller, wanted.type, "search-type", "s")
-    wanted = replace(wanted, criteria=tuple(_within(endpoint, caller, each) for each in wanted.criteria))
-    types = {wanted.type, *(kind for each in wanted.criteria for kind in criteria.types(each))}
+    """Answers a search of types that the caller may search."""
+    wanted = _each_part(
+        wanted, lambda part: (part[0], tuple(_within(endpoint, caller, condition) for condition in part[1]))
+    )
+    own = {kind for kind, _ in wanted.parts}
+    types = own | {kind for _, conditions in wanted.parts for each in conditions for kind in criteria.types(each)}
     seen = [(kind, "s") for kind in sorted(types)]
     if wanted.includes:
         seen += [(kind, letter) for kind in endpoint.types() for letter in "rs"]
@@ -77,26 +130,33 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
     return answers.json_answer(answers.with_entries(head, entries))
 
 
+def _may_search(endpoint: Endpoint, caller: Caller, resource_type: str) -> bool:
+    return "search-type" in endpoint.offered(resource_type) and endpoint.allows(caller, resource_type, "s")
+
+
 def _within(endpoint: Endpoint, caller: Caller, condition: Condition) -> Condition:
     """The condition by the ways that the caller may search. Raises Forbidden if there is none."""
-
-    def may(resource_type: str) -> bool:
-        return "search-type" in endpoint.offered(resource_type) and endpoint.allows(caller, resource_type, "s")
-
-    left = criteria.within(condition, may)
+    left = criteria.within(condition, lambda kind: _may_search(endpoint, caller, kind))
     if left is None:
         raise Forbidden(f"{caller.name} has no scope for what this search goes through.")
     return left
 
 
-def _asked(endpoint: Endpoint, resource_type: str) -> Search:
+def _pairs() -> list[tuple[str, str]]:
     pairs = list(request.args.items(multi=True))
     if request.method == "POST":
         answers.check_form()
         pairs += list(request.form.items(multi=True))
+    return pairs
+
+
+def _asked(endpoint: Endpoint, types: str | Sequence[str], pairs: list[tuple[str, str]]) -> Search:
     lenient = "handling=lenient" in request.headers.get("Prefer", "")
-    offered = None if endpoint.follows else {p.code for p in endpoint.parameters(resource_type)}
-    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered)
+    offered = None
+    if not endpoint.follows:
+        each = [types] if isinstance(types, str) else types
+        offered = set.intersection(*({p.code for p in endpoint.parameters(kind)} for kind in each))
+    wanted = query.parse(types, pairs, lenient=lenient, only=offered)
     count = 0 if wanted.summary == "count" else min(wanted.count, endpoint.max_count)
     return replace(wanted, count=count)
 

@@ -47,10 +47,12 @@ def ordered(
         if code in ("_id", "_lastUpdated"):
             value = resource.id if code == "_id" else resource.updated
         else:
-            values = _values(connection, search.type, code, is_descending)
+            types = [kind for kind, _ in search.parts]
+            values = _values(connection, types, code, is_descending)
             # What a reader does not see of a resource says nothing of its place either.
-            seen = sa.and_(values.c.rid == resource.rid, found_by(visibility, search.type, code))
-            of = of.outerjoin(values, seen)
+            seen = [sa.or_(resource.type != kind, found_by(visibility, kind, code)) for kind in types
+                    if (kind, code) in visibility.unsearchable]  # fmt: skip
+            of = of.outerjoin(values, sa.and_(values.c.rid == resource.rid, *seen))
             value = values.c.value
             order.append(value.is_(None))
         order.append(value.desc() if is_descending else value.asc())
@@ -62,14 +64,15 @@ def ordered(
     return rids
 
 
-def _values(connection: Connection, resource_type: str, code: str, is_descending: bool) -> sa.Subquery:
-    kind = definitions.search_parameters(resource_type)[code].type
+def _values(connection: Connection, types: Sequence[str], code: str, is_descending: bool) -> sa.Subquery:
+    kind = definitions.search_parameters(types[0])[code].type  # the same of all
     columns = KINDS[kind].table.c
     column: ColumnElement[Any] = columns[_VALUE[kind][is_descending]]
     if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
         column = sa.collate(column, "C")
     value = sa.func.max(column) if is_descending else sa.func.min(column)
-    found = sa.select(columns.rid, value.label("value")).where(columns.type == resource_type, columns.param == code)
+    of_types = columns.type == types[0] if len(types) == 1 else columns.type.in_(types)
+    found = sa.select(columns.rid, value.label("value")).where(of_types, columns.param == code)
     return found.group_by(columns.rid).subquery()
 
 
@@ -101,5 +104,5 @@ def listed(connection: Connection, search: Search, visibility: Visibility) -> tu
 
 
 def _asked(search: Search, visibility: Visibility) -> str:
-    asked = (visibility.owner, search.type, search.criteria, search.sort)
+    asked = (visibility.owner, search.parts, search.sort)
     return hashlib.sha256(repr(asked).encode()).hexdigest()

@@ -257,21 +257,21 @@ def history(
     return found
 
 
-def history_of_type(
+def history_of_types(
     connection: Connection,
     visibility: Visibility,
-    resource_type: str,
+    types: Sequence[str],
     count: int,
     *,
     before_ms: int | None = None,
     since_ms: int | None = None,
 ) -> list[Stored]:
-    """At most so many versions of resources of a type, newest first: those written before, and not before."""
+    """At most so many versions of resources of these types, newest first: those written before, and not before."""
     updated = tables.version.c.updated
     query = (
         _columns(visibility)
         .select_from(tables.resource.join(tables.version, tables.version.c.rid == tables.resource.c.rid))
-        .where(tables.resource.c.type == resource_type, visible(visibility))
+        .where(tables.resource.c.type.in_(types), visible(visibility))
         .order_by(updated.desc())
         .limit(count)
     )

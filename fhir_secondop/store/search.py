@@ -4,12 +4,14 @@ Pages go by the creation number (keyset), bounded by the highest one at the firs
 appears exactly once, whatever is written meanwhile. The place to continue from is "after~bound", two ids of matches:
 the numbers themselves would tell how much is stored here that the caller may not see. In an order that writes can
 change, pages go along a list that is kept of the first one (store.ordering).
+
+Over several types each is searched by itself, as a search of it alone would be, and what comes first of all is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,8 +45,14 @@ def seen_by(visibility: Visibility) -> Sees:
     return lambda resource_type, code: sa.and_(visible(visibility), found_by(visibility, resource_type, code))
 
 
-def conditions_of(search: Search, visibility: Visibility, base_url: str) -> list[ColumnElement[bool]]:
-    """The conditions on `tables.resource` of all that matches, may be seen and is not deleted. Raises Invalid."""
+Conditions = list[ColumnElement[bool]]
+
+
+def conditions_of(search: Search, visibility: Visibility, base_url: str) -> Conditions:
+    """The conditions on `tables.resource` of all that matches, may be seen and is not deleted. Raises Invalid.
+
+    Of a search of one type.
+    """
     sees = seen_by(visibility)
     looked_at = (pair for each in search.criteria for pair in criteria.looked_at(search.type, each))
     return [
@@ -56,7 +64,7 @@ def conditions_of(search: Search, visibility: Visibility, base_url: str) -> list
     ]
 
 
-def count(connection: Connection, conditions: list[ColumnElement[bool]]) -> int:
+def count(connection: Connection, conditions: Conditions) -> int:
     """How many resources these conditions hold for."""
     counted: int = connection.execute(
         sa.select(sa.func.count()).select_from(tables.resource).where(*conditions)
@@ -64,45 +72,88 @@ def count(connection: Connection, conditions: list[ColumnElement[bool]]) -> int:
     return counted
 
 
+@dataclass(frozen=True, slots=True)
+class _Matching:
+    """What matches, by type: the conditions of each."""
+
+    of_types: list[Conditions]
+
+    def all(self, *more: ColumnElement[bool]) -> Conditions:
+        """The conditions of whatever matches, and of `more`."""
+        if len(self.of_types) == 1:
+            return [*self.of_types[0], *more]
+        return [_one_of(sa.select(tables.resource.c.rid).where(*each, *more) for each in self.of_types)]
+
+    def first(self, number: int, *more: ColumnElement[bool], newest: bool = False) -> Conditions:
+        """The conditions of the first ones, or the newest: at most so many of each type, if there are several.
+
+        Each type is cut by itself, so that as little of it is looked at as when it was searched alone.
+        """
+        if len(self.of_types) == 1:
+            return [*self.of_types[0], *more]
+        rid = tables.resource.c.rid
+        order = rid.desc() if newest else rid.asc()
+        cut = (sa.select(rid).where(*each, *more).order_by(order).limit(number).subquery() for each in self.of_types)
+        return [_one_of(sa.select(each.c.rid) for each in cut)]
+
+
+def _one_of(found: Iterable[sa.Select[Any]]) -> ColumnElement[bool]:
+    each = list(found)
+    return tables.resource.c.rid.in_(sa.union_all(*each)) if each else sa.false()
+
+
+def _matching(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> _Matching:
+    parts = search.parts
+    if search.also:
+        there = _types_held(connection)
+        parts = tuple((kind, wanted) for kind, wanted in parts if kind in there)
+    asked = (replace(search, type=kind, criteria=wanted, also=()) for kind, wanted in parts)
+    return _Matching([conditions_of(each, visibility, base_url) for each in asked])
+
+
+def _types_held(connection: Connection) -> set[str]:
+    """The types of which something is stored: by a jump in the index from each to the next."""
+    kind = tables.resource.c.type
+    first = sa.select(sa.func.min(kind).label("type")).cte("held", recursive=True)
+    following = sa.select(sa.func.min(kind)).where(kind > first.c.type).correlate(first).scalar_subquery()
+    held = first.union_all(sa.select(following).where(first.c.type.is_not(None)))
+    return set(connection.execute(sa.select(held.c.type).where(held.c.type.is_not(None))).scalars())
+
+
 def run(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> Found:
     """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says."""
     resource = tables.resource.c
-    conditions = conditions_of(search, visibility, base_url)
+    matching = _matching(connection, search, visibility, base_url)
     if search.sort and search.count:
-        return _sorted(connection, search, conditions, visibility)
+        return _sorted(connection, search, matching, visibility)
     first, last = _place(connection, search, visibility)
     total = None
     if search.total == "accurate" or search.count == 0:
-        total = count(connection, conditions if last is None else [*conditions, resource.rid <= last.rid])
+        total = count(connection, matching.all(*([] if last is None else [resource.rid <= last.rid])))
     if search.count == 0:
         return Found((), "", total)
-    query = rows(visibility).where(*conditions).order_by(resource.rid).limit(search.count + 1)
-    if first is not None and last is not None:
-        query = query.where(resource.rid > first.rid, resource.rid <= last.rid)
-    found = [stored(row, visibility) for row in connection.execute(query)]
+    here = [] if first is None or last is None else [resource.rid > first.rid, resource.rid <= last.rid]
+    query = rows(visibility).where(*matching.first(search.count + 1, *here)).order_by(resource.rid)
+    found = [stored(row, visibility) for row in connection.execute(query.limit(search.count + 1))]
     more = len(found) > search.count
     found = found[: search.count]
     if not more:
         return Found(tuple(found), "", total)
     if last is None:
-        newest = sa.select(resource.id).where(*conditions).order_by(resource.rid.desc()).limit(1)
-        bound = connection.execute(newest).scalar_one()
-    else:
-        bound = last.id
-    return Found(tuple(found), f"{found[-1].id}~{bound}", total)
+        newest = sa.select(resource.type, resource.id).where(*matching.first(1, newest=True))
+        last = connection.execute(newest.order_by(resource.rid.desc()).limit(1)).one()
+    return Found(tuple(found), f"{found[-1].type}/{found[-1].id}~{last.type}/{last.id}", total)
 
 
-def _sorted(
-    connection: Connection, search: Search, conditions: list[ColumnElement[bool]], visibility: Visibility
-) -> Found:
+def _sorted(connection: Connection, search: Search, matching: _Matching, visibility: Visibility) -> Found:
     name, start = "", 0
     if search.page:
         name, start, rids = ordering.listed(connection, search, visibility)
     else:
-        rids = ordering.ordered(connection, search, conditions, visibility)
+        rids = ordering.ordered(connection, search, matching.all(), visibility)
     page, end = rids[start : start + search.count], start + search.count
     # Whoever may no longer be seen, or no longer matches, has left the list.
-    query = rows(visibility).where(tables.resource.c.rid.in_(page), *conditions)
+    query = rows(visibility).where(*matching.all(tables.resource.c.rid.in_(page)))
     found = {row.rid: stored(row, visibility) for row in connection.execute(query)}
     return Found(
         tuple(found[rid] for rid in page if rid in found),
@@ -116,12 +167,14 @@ def _place(connection: Connection, asked: Search, visibility: Visibility) -> tup
     """The rows of the last match before this page and of the last one of all pages; None, None on the first page."""
     if not asked.page:
         return None, None
-    ids = asked.page.split("~")
+    named = [(kind, key) for kind, _, key in (one.partition("/") for one in asked.page.split("~"))]
     resource = tables.resource.c
-    query = sa.select(resource.id, resource.rid).where(
-        resource.type == asked.type, resource.id.in_(ids), visible(visibility)
+    types = {kind for kind, _ in asked.parts}
+    query = sa.select(resource.type, resource.id, resource.rid).where(
+        sa.tuple_(resource.type, resource.id).in_([each for each in named if each[0] in types]),
+        visible(visibility),
     )
-    found = {row.id: row for row in connection.execute(query)}
-    if len(ids) != 2 or not set(ids) <= set(found):
+    found = {(row.type, row.id): row for row in connection.execute(query)}
+    if len(named) != 2 or not set(named) <= set(found):
         raise Invalid("This page link is not one of ours; start the search again.", path="_page")
-    return found[ids[0]], found[ids[1]]
+    return found[named[0]], found[named[1]]

@@ -27,6 +27,9 @@ _CASE = "/api/second-opinions/<case_id>"
 # (method, rule) → FHIR interaction, or the operation that it is; other rules are told by their method.
 _INTERACTIONS = {
     ("POST", "/fhir/"): "transaction",
+    ("GET", "/fhir/"): "search-system",
+    ("POST", "/fhir/_search"): "search-system",
+    ("GET", "/fhir/_history"): "history-system",
     ("GET", "/fhir/<t>"): "search-type",
     ("POST", "/fhir/<t>/_search"): "search-type",
     ("GET", "/fhir/<t>/_history"): "history-type",
@@ -39,11 +42,12 @@ _INTERACTIONS = {
     ("POST", "/upload/<token>"): "$upload",
 }
 _BY_METHOD = {"GET": "read", "HEAD": "read", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-_ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "history-type": "R", "update": "U",
+_ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "history-type": "R",
+            "history-system": "R", "update": "U",
             "patch": "U", "delete": "D"}  # fmt: skip
 _CONTROLS = frozenset(
     {"_format", "_pretty", "_count", "_total", "_page", "_cursor", "_id", "_lastUpdated", "_sort", "_include",
-     "_revinclude", "_has", "_elements", "_summary"}
+     "_revinclude", "_has", "_elements", "_summary", "_type", "_since"}
 )  # fmt: skip
 
 
@@ -129,4 +133,5 @@ def _describe(noted: Access, rule: str, codes: frozenset[str]) -> None:
 def _named(name: str, kind: str) -> str:
     """A parameter's name where it is one, of a chain its first; "?" for what may be anything."""
     known = name.partition(":")[0].partition(".")[0]
-    return known if known in _CONTROLS or (kind and known in definitions.search_parameters(kind)) else "?"
+    codes = definitions.search_parameters(kind) if kind else definitions.search_parameter_codes()
+    return known if known in _CONTROLS or known in codes else "?"

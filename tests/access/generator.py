@@ -6,6 +6,7 @@ parameter type that it has no rule for.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -80,7 +81,8 @@ BODIES: dict[str, Plain] = {
 
 # Every route of the program, and what asks it here. A route that is not listed makes the generator fail.
 ROUTES: dict[str, str] = {
-    "/fhir/": "transaction, batch", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
+    "/fhir/": "transaction, batch, search", "/fhir/_search": "search", "/fhir/_history": "history",
+    "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
     "/fhir/<t>": "search, create, conditional", "/fhir/<t>/_search": "search",
     "/fhir/<t>/<i>": "read, update, patch, delete",
     "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "no operation",
@@ -157,7 +159,7 @@ class Generator:
             "transaction": self._transactions(), "batch": self._batches(), "write": self._writes(),
             "refer": self._referring(),
             "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
-            "link": self._links(), "page": self._pages(), "form": self._forms(),
+            "several": self._severals(), "link": self._links(), "page": self._pages(), "form": self._forms(),
         }  # fmt: skip
 
     # ---- asking
@@ -233,30 +235,47 @@ class Generator:
         for who, held in self._each():
             allowed = self._sees(who, held, "r")
             yield self._one(who, "GET", f"/fhir/{held.local}/_history", allowed)
-            yield Combination(who, f"{held.stored.type}/_history", self._of_type(who, held))
+            for path in (f"{held.stored.type}/_history", "_history", f"_history?_type=Task,{held.stored.type}"):
+                yield Combination(who, path, self._of_types(who, held, path))
             for version in held.versions[:2]:
                 yield self._one(who, "GET", f"/fhir/{held.local}/_history/{version}", allowed)
             if not allowed:
                 yield self._unseen(who, held, "GET", f"/fhir/{held.local}/_history")
                 yield self._unseen(who, held, "GET", f"/fhir/{held.local}/_history/1")
 
-    def _of_type(self, who: str, held: Held) -> Callable[[], str]:
+    def _of_types(self, who: str, held: Held, path: str) -> Callable[[], str]:
+        named = ("Task", held.stored.type) if "Task," in path else (held.stored.type,)
+        allowed = bool(who != NOBODY and self._any_scope(who, "r"))
+        if path != "_history":
+            allowed = all(self._scope(who, kind, "r") for kind in named)
+
         def ask() -> str:
-            found: set[str] = set()
-            path = f"/fhir/{held.stored.type}/_history?_count=500"
-            while path:
-                status, text = self.call(who, "GET", path)
-                wrong = self.expect(who, self._scope(who, held.stored.type, "r"), status, text)
-                if wrong or status >= 300:
-                    return wrong
-                bundle = json.loads(text)
-                found |= {entry["fullUrl"].rpartition("/")[2] for entry in bundle.get("entry", [])}
-                following = [link["url"] for link in bundle["link"] if link["relation"] == "next"]
-                path = "/fhir/" + following[0].partition("/fhir/")[2] if following else ""
-            is_there = held.stored.id in found
-            return "" if is_there == self.stage.sees_it(who, held) else f"{held.local} is there: {is_there}"
+            found, following = self._walk(who, f"/fhir/{path}{'&' if '?' in path else '?'}_count=500", allowed)
+            if found is None:
+                return following
+            is_there = held.local in found
+            wanted = self.stage.sees_it(who, held) and self._scope(who, held.stored.type, "r")
+            return "" if is_there == wanted else f"{held.local} is there: {is_there}"
 
         return ask
+
+    def _any_scope(self, who: str, letter: str) -> bool:
+        granted = [] if who == NOBODY else CALLERS[who][1]
+        return any(letter in scope.partition("?")[0].rpartition(".")[2] for scope in granted)
+
+    def _walk(self, who: str, path: str, allowed: bool) -> tuple[set[str] | None, str]:
+        """What all pages of it show ("Type/id"); or None, and what is wrong with the refusal ("": nothing)."""
+        found: set[str] = set()
+        while path:
+            status, text = self.call(who, "GET", path)
+            wrong = self.expect(who, allowed, status, text)
+            if wrong or status >= 300:
+                return None, wrong
+            bundle = json.loads(text)
+            found |= {entry["fullUrl"].partition("/fhir/")[2] for entry in bundle.get("entry", [])}
+            following = [link["url"] for link in bundle["link"] if link["relation"] == "next"]
+            path = "/fhir" + following[0].partition("/fhir")[2] if following else ""
+        return found, ""
 
     def _one(self, who: str, method: str, path: str, allowed: bool, body: Any = None) -> Combination:
         def ask() -> str:
@@ -598,6 +617,51 @@ class Generator:
             own = {h.stored.id for h in self.stage.held if h.stored.type == kind and self.stage.sees_it(who, h)}
             known = {h.stored.id for h in self.stage.held}
             return "" if found & known == own else f"it shows {len(found & known)}, and should {len(own)}"
+
+        return ask
+
+    def _severals(self) -> Iterator[Combination]:
+        kinds = sorted({h.stored.type for h in self.stage.held})
+        for who in EVERYONE:
+            for named in (*itertools.combinations(kinds, 2), ()):
+                for order in ("", "&_sort=-_lastUpdated"):
+                    yield Combination(who, f"all of {','.join(named)}{order}", self._of_several(who, named, order))
+            for held in self.stage.held:
+                if held.stored.type == "Patient":
+                    path = f"/fhir/{held.local}/*?_count=500"
+                    yield Combination(who, path, self._compartment(who, held, path))
+
+    def _of_several(self, who: str, named: tuple[str, ...], order: str) -> Callable[[], str]:
+        """A search over several types finds what searches of each find, and counts it."""
+        allowed = all(self._scope(who, kind, "s") for kind in named) if named else self._any_scope(who, "s")
+
+        def ask() -> str:
+            asked = f"_type={','.join(named)}" if named else "_lastUpdated=gt2000"
+            found, wrong = self._walk(who, f"/fhir?{asked}&_count={7 if named else 400}{order}", allowed)
+            if found is None:
+                return wrong
+            asked_of = [h for h in self.stage.held if not named or h.stored.type in named]
+            own = {h.local for h in asked_of if self._sees(who, h, "s")}
+            known = {h.local for h in self.stage.held}
+            if found & known != own:
+                return f"it shows {len(found & known)}, and should {len(own)}"
+            total = json.loads(self.call(who, "GET", f"/fhir?{asked}&_summary=count")[1])["total"]
+            return "" if total == len(found) else f"it counts {total}, and shows {len(found)}"
+
+        return ask
+
+    def _compartment(self, who: str, held: Held, path: str) -> Callable[[], str]:
+        def ask() -> str:
+            found, wrong = self._walk(who, path, self._any_scope(who, "s"))
+            if found is None:
+                return "" if not self._scope(who, "Patient", "s") else wrong
+            seen = {h.local for h in self.stage.held if self.stage.sees_it(who, h)}
+            strange = {local for local in found if local in {h.local for h in self.stage.held}} - seen
+            is_there = held.local in found
+            wanted = held.local in seen and self._scope(who, "Patient", "s")
+            return (
+                f"it shows {sorted(strange)}" if strange else "" if is_there == wanted else f"it is there: {is_there}"
+            )
 
         return ask
 

@@ -197,7 +197,7 @@ def test_ids_that_are_none_are_not_found_on_either_database(send: Send) -> None:
 
 @pytest.mark.parametrize(("method", "path", "allowed"), [
     ("POST", "/Patient/1", "DELETE, GET, HEAD, PATCH, PUT"),
-    ("POST", "/Patient/1/_history", "GET, HEAD"), ("GET", "/", "POST"), ("DELETE", "", "POST"),
+    ("POST", "/Patient/1/_history", "GET, HEAD"), ("PUT", "/", "GET, HEAD, POST"), ("DELETE", "", "GET, HEAD, POST"),
     ("POST", "/metadata", "GET, HEAD"), ("GET", "/Patient/1/_history/1/x", ""),
 ])  # fmt: skip
 def test_a_wrong_method_is_told_the_right_ones(sqlite_send: Send, method: str, path: str, allowed: str) -> None:

@@ -173,3 +173,93 @@ def test_the_history_of_a_type_has_every_version_once_newest_first(client: Any, 
     for asked, status in (("_at=2024", 400), ("name=x", 400), ("_since=x", 422), ("_count=x", 422), ("_page=x", 422)):
         assert bundle(client, f"Patient/_history?{asked}", status)
     assert bundle(client, "Patient/_history", 403, As="observations")
+
+
+def test_several_types_are_searched_at_once(client: Any) -> None:
+    found = bundle(client, "?_type=Patient,Observation&_total=accurate&_count=500")
+    assert (len(found["entry"]), found["total"]) == (10, 10)
+    assert found["link"][0]["url"] == f"{BASE}?_type=Patient%2CObservation&_total=accurate&_count=500"
+    # What each of them has as a parameter, and what goes along with a match.
+    found = bundle(client, "?_type=Observation,Patient&_id=o1,p2&_include=Observation:subject")
+    assert shown(found) == [("p2", "match"), ("o1", "match"), ("p1", "include")]
+    assert shown(bundle(client, "?_type=Observation&patient.family=sampleton&_id=o1")) == [("o1", "match")]
+    # Without _type what all types have, here and by form.
+    assert len(bundle(client, "?_tag=urn:x|kept")["entry"]) == 5
+    posted = json.loads(client.post("/fhir/_search", data={"_id": "o1,p1,p2"}).text)
+    assert shown(posted) == [("p1", "match"), ("p2", "match"), ("o1", "match")]
+    assert bundle(client, "?_type=Patient,Observation&_summary=count&_id=p1,o1,o2")["total"] == 3
+    [entry] = bundle(client, "?_type=Patient,Observation&_elements=name,code&_id=p1")["entry"]
+    assert set(entry["resource"]) == {"resourceType", "id", "meta", "name", "link"}
+
+
+@pytest.mark.parametrize("order", ["_sort=-_id", "_sort=-_lastUpdated", "_sort=identifier", ""])
+def test_pages_over_several_types_show_each_match_once(client: Any, database: Database, order: str) -> None:
+    path, seen, pages = f"?_type=Encounter,Patient,Observation&_count=3&_total=accurate&{order}", [], 0
+    while path:
+        found = bundle(client, path)
+        assert found["total"] == 10
+        seen += [name for name, _ in shown(found)]
+        following = [link["url"] for link in found["link"] if link["relation"] == "next"]
+        path, pages = (following[0].removeprefix(BASE.removesuffix("/fhir")) if following else ""), pages + 1
+        named(database, "Encounter", [(f"later{pages}", {"status": "planned", "class": {"code": "x"}})])
+    everyone = [*(f"p{n}" for n in range(5)), *(f"o{n}" for n in range(5))]
+    assert seen == {"_sort=-_id": [*everyone[4::-1], *everyone[:4:-1]], "_sort=-_lastUpdated": everyone[::-1]}.get(
+        order, everyone
+    )
+
+
+def test_a_search_over_several_types_says_what_it_was_not_asked_of(client: Any) -> None:
+    found = bundle(client, "?_lastUpdated=gt2000", As="observations")
+    assert {name for name, _ in shown(found)} == {f"o{n}" for n in range(5)}
+    assert found["link"][0]["url"] == f"{BASE}?_type=Observation&_lastUpdated=gt2000"
+    assert bundle(client, "?_type=Patient,Observation", 403, As="observations")
+    assert bundle(client, "?_id=p1", 403, As="by-id")
+    for asked, name in (("name=x", "name"), ("_type=Patient,Observation&name=x", "name"), ("_sort=date", "_sort"),
+                        ("_type=Patient,Nothing", "_type"), ("_type=", "_type"), ("_elements=x", "_elements"),
+                        ("_type=Patient&_type=Observation", "_type"), ("_id=" + "x," * 99, "_type"),
+                        ("_type=Observation,Flag&_sort=status", "_sort")):  # fmt: skip
+        told = bundle(client, f"?{asked}", 422)
+        assert told["issue"][0].get("expression") == [name], asked
+    ignored = bundle(client, "?_type=Patient,Observation&name=x&_id=p1", Prefer="handling=lenient")
+    assert ignored["link"][0]["url"] == f"{BASE}?_type=Patient%2CObservation&_id=p1"
+    assert [issue["severity"] for issue in ignored["entry"][-1]["resource"]["issue"]] == ["warning"]
+
+
+def test_a_compartment_is_searched_over_its_types(client: Any) -> None:
+    found = bundle(client, "Patient/p1/*?_sort=-_id")
+    # p1 itself, and each patient that links to it: R4 has Patient.link among the ways.
+    assert [name for name, _ in shown(found)] == ["p4", "p3", "p2", "p1", "p0", "o1"]
+    assert shown(bundle(client, "Patient/p1/*?_type=Observation,Condition")) == [("o1", "match")]
+    assert shown(bundle(client, "Patient/p1/*?_type=Observation&status=amended")) == []
+    found = bundle(client, "Patient/p1/*", As="observations")
+    assert shown(found) == [("o1", "match")]
+    assert found["link"][0]["url"] == f"{BASE}/Patient/p1/*?_type=Observation"
+    assert bundle(client, "Patient/p1/*?_type=Organization", 422)
+    assert bundle(client, "Patient/p1/*?_type=Patient", 403, As="observations")
+    assert bundle(client, "Organization/p1/*", 404)
+
+
+def test_the_history_of_all_types_is_one(client: Any, database: Database) -> None:
+    seen, path = [], "_history?_count=4"
+    while path:
+        found = bundle(client, path)
+        seen += [e["fullUrl"].removeprefix(f"{BASE}/") for e in found["entry"]]
+        following = [link["url"] for link in found["link"] if link["relation"] == "next"]
+        path = following[0].removeprefix(BASE.removesuffix("/fhir")) if following else ""
+        named(database, "Patient", [(f"new{len(seen)}", {"active": True})])
+    assert seen == [*(f"Observation/o{n}" for n in (4, 3, 2, 1, 0)), *(f"Patient/p{n}" for n in (4, 3, 2, 1, 0))]
+    found = bundle(client, "_history", As="observations")
+    assert {e["fullUrl"].split("/")[-2] for e in found["entry"]} == {"Observation"}
+    assert found["link"][0]["url"] == f"{BASE}/_history?_type=Observation"
+    assert len(bundle(client, "_history?_type=Observation,Encounter")["entry"]) == 5
+    assert bundle(client, "_history?_type=Patient", 403, As="observations")
+    for asked, status in (("_at=2024", 400), ("_type=Nothing", 422), ("_type=", 422), ("_page=x", 422)):
+        assert bundle(client, f"_history?{asked}", status)
+    assert bundle(client, "Patient/_history?_type=Patient", 400)
+
+
+def test_an_endpoint_that_does_not_offer_it_says_so(database: Database) -> None:
+    client = client_of(database, lambda request: Caller("them", "Them", frozenset({"operator"}), SCOPES["all"]),
+                       system=frozenset({"transaction"}))  # fmt: skip
+    for path in ("?_id=x", "_history"):
+        assert bundle(client, path, 400)["issue"][0]["code"] == "not-supported"
