@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import secrets
@@ -105,6 +106,7 @@ def assembled(settings: Settings) -> Service:
     endpoint = Endpoint(
         xml=True,
         validates=True,
+        page_key=hmac.digest(context.link_secret, b"pages", "sha256"),
         database=database,
         base_url=base_url,
         software="fhir_secondop",

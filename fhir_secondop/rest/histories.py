@@ -12,7 +12,7 @@ from flask import Response, request
 from fhir_secondop.errors import Forbidden, Invalid, Unsupported
 from fhir_secondop.fhir import codec, definitions, query, times
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.rest import answers, disclosure, interactions
+from fhir_secondop.rest import answers, disclosure, interactions, pages
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources
 from fhir_secondop.store.resources import Stored
@@ -88,10 +88,9 @@ def _history_of(endpoint: Endpoint, caller: Caller, types: list[str], said: dict
     asked = {**said, **{name: request.args[name] for name in _TAKES if name in request.args}}
     count = min(query.count(asked["_count"]) if "_count" in asked else query.DEFAULT_COUNT, endpoint.max_count)
     since = times.interval(asked["_since"]).low if "_since" in asked else None
+    bound_to = ("history", types, since)
     page = request.args.get("_page")
-    if page is not None and (not page.isdecimal() or len(page) > 15):
-        raise Invalid("This page link is not one of ours; ask for the history again.", path="_page")
-    before = None if page is None else int(page)
+    before = None if page is None else int(pages.opened(endpoint, caller, bound_to, page))
     with endpoint.database.reading() as connection:
         seen = endpoint.sees(caller, *((each, "r") for each in types))
         found = resources.history_of_types(connection, seen, types, count + 1, before_ms=before, since_ms=since)
@@ -99,6 +98,7 @@ def _history_of(endpoint: Endpoint, caller: Caller, types: list[str], said: dict
     disclosure.disclosed(shown)
     links = [{"relation": "self", "url": f"{here}?{urlencode(asked)}" if asked else here}]
     if len(found) > count and shown:
-        links.append({"relation": "next", "url": f"{here}?{urlencode({**asked, '_page': shown[-1].updated})}"})
+        following = pages.sealed(endpoint, caller, bound_to, str(shown[-1].updated))
+        links.append({"relation": "next", "url": f"{here}?{urlencode({**asked, '_page': following})}"})
     head: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
     return answers.json_answer(answers.with_entries(head, [_history_entry(endpoint, each) for each in shown]))

@@ -17,7 +17,7 @@ from fhir_secondop.fhir import codec, criteria, definitions, excerpts, query
 from fhir_secondop.fhir.criteria import Condition, Refused
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.rest import answers, disclosure, interactions, outcome
+from fhir_secondop.rest import answers, disclosure, interactions, outcome, pages
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import includes, ordering, search
 from fhir_secondop.store.resources import Stored
@@ -103,6 +103,9 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
     if wanted.includes:
         seen += [(kind, letter) for kind in endpoint.types() for letter in "rs"]
     visibility = endpoint.sees(caller, *seen)
+    asked = (wanted.parts, wanted.sort)
+    if wanted.page:
+        wanted = replace(wanted, page=pages.opened(endpoint, caller, asked, wanted.page))
     with endpoint.database.reading() as connection:
         found = search.run(connection, wanted, visibility, endpoint.base_url)
         more = includes.included(
@@ -115,7 +118,8 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
     disclosure.disclosed((*found.matches, *more))
     links = [{"relation": "self", "url": _url(here, wanted.applied)}]
     if next_page:
-        links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", next_page)))})
+        page = pages.sealed(endpoint, caller, asked, next_page)
+        links.append({"relation": "next", "url": _url(here, (*wanted.applied, ("_page", page)))})
     head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
     if found.total is not None:
         head["total"] = found.total

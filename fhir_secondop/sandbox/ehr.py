@@ -114,6 +114,7 @@ def _endpoint(facts: dict[str, Any], database: Database, base_url: str) -> Endpo
         conditional_changes=facts.get("conditional_changes", False),
         max_count=facts["page_size"],
         security="None: a simulation on loopback.",
+        page_key=base_url.encode(),  # nothing is guarded here; one that starts again goes on with its pages
     )
 
 

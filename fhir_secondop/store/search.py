@@ -1,9 +1,9 @@
 """A Search and a visibility condition → a page.
 
 Pages go by the creation number (keyset), bounded by the highest one at the first page: what matches throughout
-appears exactly once, whatever is written meanwhile. The place to continue from is "after~bound", two ids of matches:
-the numbers themselves would tell how much is stored here that the caller may not see. In an order that writes can
-change, pages go along a list that is kept of the first one (store.ordering).
+appears exactly once, whatever is written meanwhile. The place to continue from is "after~bound", two creation numbers:
+whoever shows it to a caller seals it, for it tells how much is stored here. In an order that writes can change, pages
+go along a list that is kept of the first one (store.ordering).
 
 Over several types each is searched by itself, as a search of it alone would be, and what comes first of all is shown.
 """
@@ -126,13 +126,13 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
     matching = _matching(connection, search, visibility, base_url)
     if search.sort and search.count:
         return _sorted(connection, search, matching, visibility)
-    first, last = _place(connection, search, visibility)
+    after, last = _place(search)
     total = None
     if search.total == "accurate" or search.count == 0:
-        total = count(connection, matching.all(*([] if last is None else [resource.rid <= last.rid])))
+        total = count(connection, matching.all(*([] if last is None else [resource.rid <= last])))
     if search.count == 0:
         return Found((), "", total)
-    here = [] if first is None or last is None else [resource.rid > first.rid, resource.rid <= last.rid]
+    here = [] if last is None else [resource.rid > after, resource.rid <= last]
     query = rows(visibility).where(*matching.first(search.count + 1, *here)).order_by(resource.rid)
     found = [stored(row, visibility) for row in connection.execute(query.limit(search.count + 1))]
     more = len(found) > search.count
@@ -140,9 +140,9 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
     if not more:
         return Found(tuple(found), "", total)
     if last is None:
-        newest = sa.select(resource.type, resource.id).where(*matching.first(1, newest=True))
-        last = connection.execute(newest.order_by(resource.rid.desc()).limit(1)).one()
-    return Found(tuple(found), f"{found[-1].type}/{found[-1].id}~{last.type}/{last.id}", total)
+        newest = sa.select(resource.rid).where(*matching.first(1, newest=True))
+        last = connection.execute(newest.order_by(resource.rid.desc()).limit(1)).scalar_one()
+    return Found(tuple(found), f"{found[-1].rid}~{last}", total)
 
 
 def _sorted(connection: Connection, search: Search, matching: _Matching, visibility: Visibility) -> Found:
@@ -163,18 +163,11 @@ def _sorted(connection: Connection, search: Search, matching: _Matching, visibil
     )
 
 
-def _place(connection: Connection, asked: Search, visibility: Visibility) -> tuple[Any, Any]:
-    """The rows of the last match before this page and of the last one of all pages; None, None on the first page."""
+def _place(asked: Search) -> tuple[int, int | None]:
+    """The creation numbers of the last match before this page and of the last one of all; 0, None on the first page."""
     if not asked.page:
-        return None, None
-    named = [(kind, key) for kind, _, key in (one.partition("/") for one in asked.page.split("~"))]
-    resource = tables.resource.c
-    types = {kind for kind, _ in asked.parts}
-    query = sa.select(resource.type, resource.id, resource.rid).where(
-        sa.tuple_(resource.type, resource.id).in_([each for each in named if each[0] in types]),
-        visible(visibility),
-    )
-    found = {(row.type, row.id): row for row in connection.execute(query)}
-    if len(named) != 2 or not set(named) <= set(found):
+        return 0, None
+    after, mark, last = asked.page.partition("~")
+    if not mark or not all(each.isdecimal() and len(each) < 19 for each in (after, last)):
         raise Invalid("This page link is not one of ours; start the search again.", path="_page")
-    return found[named[0]], found[named[1]]
+    return int(after), int(last)

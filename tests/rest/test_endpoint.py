@@ -373,7 +373,7 @@ UNRUNNABLE = (
 def test_a_search_that_cannot_be_run_is_refused_without_repeating_it(send: Send) -> None:
     for asked in UNRUNNABLE:
         answer = send("GET", f"/Patient?{asked}")
-        assert answer.status_code == 422, asked
+        assert answer.status_code == (400 if asked.startswith("_page") else 422), asked
         assert "1970" not in answer.text
 
 

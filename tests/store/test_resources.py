@@ -322,18 +322,6 @@ def test_the_total_counts_only_what_may_be_seen(database: Database) -> None:
             assert search.run(connection, query.parse("Patient", asked), sees(ALICE), "").total == 1, asked
 
 
-def test_a_page_link_of_somebody_else_is_none_of_ours(database: Database) -> None:
-    for _ in range(3):
-        put(database, PATIENT, caller=BOB)
-    put(database, PATIENT, caller=ALICE)
-    with database.reading() as connection:
-        page = search.run(connection, query.parse("Patient", "_count=1"), sees(BOB), "").next_page
-        asked = query.parse("Patient", f"_count=50&_page={page}")
-        # Were it told apart from one that was made up, it would say which ids there are.
-        with pytest.raises(Invalid, match="not one of ours"):
-            search.run(connection, asked, sees(ALICE), "")
-
-
 def test_a_recipient_of_the_report_does_not_see_the_record_it_is_based_on(database: Database) -> None:
     with database.transaction(DESK) as tx:
         for owner in (f"{resources.SOURCE}lakeside", f"{resources.UPLOAD}1", "somebody"):

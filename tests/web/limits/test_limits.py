@@ -185,7 +185,7 @@ ROWS: dict[str, tuple[bytes, int, str]] = {
     "multipart to _search": (post("--x--", "/fhir/Patient/_search", kind="multipart/form-data; boundary=x"),
                              415, "not-supported"),
     "_count is no number": (raw(target="/fhir/Patient?_count=1e9"), 422, "invalid"),
-    "_page of ours, changed": (raw(target="/fhir/Patient?_page=zzz"), 422, "invalid"),
+    "_page of ours, changed": (raw(target="/fhir/Patient?_page=zzz"), 400, "invalid"),
     "unknown parameter": (raw(target="/fhir/Patient?surname=" + NAME), 422, "not-supported"),
 }  # fmt: skip
 
