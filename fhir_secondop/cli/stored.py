@@ -58,7 +58,7 @@ def _run(database: str, config_file: str, as_json: bool, *, anew: bool) -> None:
                 if bar is not None and whole:
                     bar.update(min(100, 100 * done // whole) - bar.pos)
 
-            work = reindex.again if anew else reindex.bring_up_to_date
+            work = reindex.again if anew else reindex.upgrade
             number = work(opened, f"{settings.public_url}/fhir", tell)
     finally:
         opened.dispose()

@@ -202,9 +202,13 @@ def search_parameter_codes() -> frozenset[str]:
 
 @cache
 def search_parameters_digest() -> str:
-    """A SHA-256 (hex) that changes when any search parameter does, R4's or ours."""
-    of_r4 = files(PACKAGE).joinpath("r4", "search-parameters.json").read_bytes()
-    return hashlib.sha256(of_r4 + json.dumps(dict(_own("searchparameters")), sort_keys=True).encode()).hexdigest()
+    """A SHA-256 (hex) that changes when any search parameter of R4's does."""
+    return hashlib.sha256(files(PACKAGE).joinpath("r4", "search-parameters.json").read_bytes()).hexdigest()
+
+
+def own_search_parameters() -> Mapping[str, Mapping[str, Any]]:
+    """URL → SearchParameter, of profiles/searchparameters: those that are indexed."""
+    return {url: row for url, row in _own("searchparameters").items() if row.get("expression")}
 
 
 @cache

@@ -12,6 +12,7 @@ from werkzeug.wrappers import Request
 from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import claims, definitions, query
 from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
+from fhir_secondop.store import pending
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
 
@@ -90,6 +91,7 @@ class Endpoint:
         """What the caller may see for these interactions, each a type and a letter."""
         narrowed = {(kind, self.restrictions(caller, kind, letter)) for kind, letter in wanted}
         found = tuple(sorted((kind, queries) for kind, queries in narrowed if queries))
+        pending.refuse_restrictions(self.database, found)
         seen = self.visibility(caller)
         return replace(seen, narrowed=found) if found else seen
 

@@ -22,7 +22,7 @@ from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import criteria
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
-from fhir_secondop.store import ordering, tables
+from fhir_secondop.store import ordering, pending, tables
 from fhir_secondop.store.conditions import Sees, condition
 from fhir_secondop.store.resources import Stored, found_by, rows, stored, visible
 
@@ -121,8 +121,12 @@ def _types_held(connection: Connection) -> set[str]:
 
 
 def run(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> Found:
-    """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says."""
+    """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says.
+
+    Raises Unavailable where it goes by a parameter whose index is being made.
+    """
     resource = tables.resource.c
+    pending.refuse(connection, pending.used(search))
     matching = _matching(connection, search, visibility, base_url)
     if search.sort and search.count:
         return _sorted(connection, search, matching, visibility)

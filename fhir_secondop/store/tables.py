@@ -132,7 +132,8 @@ uri = sa.Table(
 
 INDEXES = (token, string, date, reference, number, uri)
 
-# One row: by which search parameters the rows above were made, and how far making them anew has come.
+# By which search parameters the rows above were made, and how far making them anew has come: row 1 of R4's, one more
+# for each of ours (store/pending).
 index_state = sa.Table(
     "index_state",
     metadata,

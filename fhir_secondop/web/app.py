@@ -16,6 +16,7 @@ from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
+from fhir_secondop.store import reindex
 from fhir_secondop.web import api, assets, audit, inbound, links, metrics, oauth, openapi, pages, throttle, uploads
 from fhir_secondop.web.signin import SignIn
 
@@ -100,7 +101,12 @@ def started(settings: Settings) -> Iterator[Flask]:
     Raises Unavailable when another service works on the same database: two would run the same workflows.
     """
     service = throttle.remembering(bootstrap.build(settings))
-    with service.context.database.alone(), workflows.working(service.context, _work(settings, "local")):
+    context = service.context
+    with (
+        context.database.alone(),
+        workflows.working(context, _work(settings, "local")),
+        reindex.beside(context.database, context.base_url),
+    ):
         requeue(service.context)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
