@@ -30,7 +30,7 @@ from fhir_secondop.rest.formats import JSON, JSON_PATCH
 MAX_SECONDS = 60.0  # after which no further entry is begun
 MAX_ANSWER_CHARACTERS = 64 * 1024 * 1024  # after which none is either
 
-_ADDRESS = re.compile(r"/?([A-Za-z0-9$_.\-/]*)(?:\?(.*))?", re.DOTALL)
+_ADDRESS = re.compile(r"/?([A-Za-z0-9$_.\-/*]*)(?:\?(.*))?", re.DOTALL)
 # Of the request that brought the batch: what says who asks, and from where.
 _KEPT = ("HTTP_HOST", "HTTP_AUTHORIZATION", "HTTP_USER_AGENT")
 _HEADERS = {"ifMatch": "HTTP_IF_MATCH", "ifNoneMatch": "HTTP_IF_NONE_MATCH", "ifNoneExist": "HTTP_IF_NONE_EXIST"}

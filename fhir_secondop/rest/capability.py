@@ -9,6 +9,7 @@ from functools import cache
 
 from fhir_secondop import __version__
 from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir.definitions import SearchParameter
 from fhir_secondop.model import Operation, Resource
 from fhir_secondop.rest import formats, searching
 from fhir_secondop.rest.endpoint import Endpoint
@@ -27,6 +28,8 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
     }
     if not rest["interaction"]:
         del rest["interaction"]
+    if "search-system" in endpoint.system:
+        rest["searchParam"] = [_search_parameter(each) for each in _of_all(endpoint)]
     if system:
         rest["operation"] = [_operation(endpoint, op) for op in system]
     if endpoint.follows:
@@ -74,10 +77,7 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
         else "not-supported",
     }  # fmt: skip
     if "search-type" in endpoint.offered(kind):
-        result["searchParam"] = [
-            {"name": parameter.code, "type": parameter.type, "definition": parameter.url}
-            for parameter in endpoint.parameters(kind)
-        ]
+        result["searchParam"] = [_search_parameter(each) for each in endpoint.parameters(kind)]
         if endpoint.follows:
             result["searchInclude"] = ["*", *(f"{kind}:{code}" for code in _references(kind))]
             result["searchRevInclude"] = [
@@ -93,6 +93,17 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
     if operations:
         result["operation"] = operations
     return result
+
+
+def _of_all(endpoint: Endpoint) -> list[SearchParameter]:
+    """The search parameters that a search over all types takes."""
+    first, *others = (endpoint.parameters(kind) for kind in endpoint.types())
+    shared = set.intersection(*({each.url for each in of_type} for of_type in (first, *others)))
+    return [each for each in first if each.url in shared]
+
+
+def _search_parameter(parameter: SearchParameter) -> Resource:
+    return {"name": parameter.code, "type": parameter.type, "definition": parameter.url}
 
 
 @cache

@@ -263,3 +263,24 @@ def test_an_endpoint_that_does_not_offer_it_says_so(database: Database) -> None:
                        system=frozenset({"transaction"}))  # fmt: skip
     for path in ("?_id=x", "_history"):
         assert bundle(client, path, 400)["issue"][0]["code"] == "not-supported"
+
+
+def test_a_batch_searches_over_several_types_too(client: Any) -> None:
+    asked = ("?_type=Patient,Observation&_id=p1,o1", "Patient/p1/*?_type=Observation")
+    sent = {
+        "resourceType": "Bundle",
+        "type": "batch",
+        "entry": [{"request": {"method": "GET", "url": u}} for u in asked],
+    }
+    answer = client.post("/fhir", json=sent, content_type="application/fhir+json")
+    found = [entry["resource"] for entry in json.loads(answer.text)["entry"]]
+    assert [shown(each) for each in found] == [[("p1", "match"), ("o1", "match")], [("o1", "match")]]
+
+
+def test_what_a_search_over_all_types_takes_is_stated(client: Any) -> None:
+    stated = json.loads(client.get("/fhir/metadata").text)["rest"][0]
+    assert {"search-system", "history-system"} <= {each["code"] for each in stated["interaction"]}
+    names = {each["name"] for each in stated["searchParam"]}
+    assert names == {"_id", "_lastUpdated", "_profile", "_security", "_source", "_tag"}
+    for name in names:
+        bundle(client, f"?{name}={'2024' if name == '_lastUpdated' else 'x'}")
