@@ -114,7 +114,7 @@ def assembled(settings: Settings) -> Service:
         restrictions=rights.restrictions,
         hooks=CaseHooks(context),
         operations=table,
-        max_entries=settings.max_entries,
+        limits=settings.limits,
         second_stage=second_stage(settings).examine,
         canonical=codes.CANONICAL,
         security=_SECURITY[settings.auth],

@@ -72,7 +72,8 @@ def check_entries(resource: Resource, limit: int) -> None:
     """Raises TooLarge when a Bundle has more entries than one request may carry."""
     entries = resource.get("entry")
     if resource.get("resourceType") == "Bundle" and isinstance(entries, list) and len(entries) > limit:
-        raise TooLarge(f"The Bundle has {len(entries)} entries; send at most {limit} at once.", path="Bundle.entry")
+        said = f"The Bundle has {len(entries)} entries; send at most {limit} at once (max_entries)."
+        raise TooLarge(said, path="Bundle.entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Sent:
 
 def resource_body(endpoint: Endpoint, resource_type: str, resource_id: str | None = None) -> Sent:
     """The valid resource of that type, and of that id where one is given, in the request's body."""
-    text = formats.body(xml=endpoint.xml)
+    text = formats.body(endpoint.limits, xml=endpoint.xml)
     body, resource = codec.split(text)
     if resource["resourceType"] != resource_type:
         raise Invalid(f"The body is not a {resource_type}, as the address says.", path="resourceType")

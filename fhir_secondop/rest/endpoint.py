@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from sqlalchemy.engine import Connection
 from werkzeug.wrappers import Request
 
 from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import claims, definitions, query
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
+from fhir_secondop.store import deadline
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
 
@@ -75,8 +79,7 @@ class Endpoint:
     update_creates: bool = False
     conditional_create: bool = True
     conditional_changes: bool = True  # update, patch and delete of what a search finds
-    max_count: int = query.MAX_COUNT
-    max_entries: int = 5000  # of a Bundle that is sent to us
+    limits: Limits = field(default_factory=Limits)
     security: str = ""
     xml: bool = False  # whether resources are read and written in XML, too
     validates: bool = False  # whether [type]/$validate is offered
@@ -90,6 +93,12 @@ class Endpoint:
         found = tuple(sorted((kind, queries) for kind, queries in narrowed if queries))
         seen = self.visibility(caller)
         return replace(seen, narrowed=found) if found else seen
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One snapshot for an answer, for as long as a search may take. Raises TooCostly beyond that."""
+        with self.database.reading() as connection, deadline.within(connection, self.limits.max_search_s):
+            yield connection
 
     def types(self) -> list[str]:
         """The types offered, sorted."""

@@ -50,11 +50,12 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
     if wanted.includes:
         seen += [(kind, letter) for kind in endpoint.types() for letter in "rs"]
     visibility = endpoint.sees(caller, *seen)
-    with endpoint.database.reading() as connection:
+    with endpoint.reading() as connection:
         found = search.run(connection, wanted, visibility, endpoint.base_url)
         more = includes.included(
             connection, found.matches, wanted.includes, visibility, endpoint.base_url,
             lambda kind, is_search: endpoint.allows(caller, kind, "s" if is_search else "r"),
+            endpoint.limits.max_included,
         )  # fmt: skip
     next_page = found.next_page
     if found.to_keep:
@@ -96,9 +97,8 @@ def _asked(endpoint: Endpoint, resource_type: str) -> Search:
         pairs += list(request.form.items(multi=True))
     lenient = "handling=lenient" in request.headers.get("Prefer", "")
     offered = None if endpoint.follows else {p.code for p in endpoint.parameters(resource_type)}
-    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered)
-    count = 0 if wanted.summary == "count" else min(wanted.count, endpoint.max_count)
-    return replace(wanted, count=count)
+    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered, limits=endpoint.limits)
+    return replace(wanted, count=0) if wanted.summary == "count" else wanted
 
 
 def _shown(match: Stored, wanted: Search) -> str:

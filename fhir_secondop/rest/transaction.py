@@ -29,13 +29,13 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
     """Runs the Bundle in the request's body."""
     if "transaction" not in endpoint.system:
         raise Unsupported("Transactions are not offered here; see metadata.")
-    text = formats.body(xml=endpoint.xml)
+    text = formats.body(endpoint.limits, xml=endpoint.xml)
     bundle = codec.parse(text)
     if bundle.get("resourceType") != "Bundle":
         raise Invalid("POST to the base takes a Bundle.", path="resourceType")
     if bundle.get("type") != "transaction":
         raise Unsupported("Only Bundles of type transaction are offered.", path="Bundle.type")
-    answers.check_entries(bundle, endpoint.max_entries)
+    answers.check_entries(bundle, endpoint.limits.max_entries)
     answers.valid(bundle, text)
     entries = entries_of(bundle, text)
     for entry in entries:

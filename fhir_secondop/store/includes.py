@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import Invalid, Issue
+from fhir_secondop.errors import TooCostly
 from fhir_secondop.fhir import definitions, path
+from fhir_secondop.fhir.criteria import LIMITS
 from fhir_secondop.fhir.query import Include
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
 from fhir_secondop.store.resources import Stored, found_by, rows, stored, visible
 from fhir_secondop.store.search_types import KINDS
 
-MAX_INCLUDED = 1000
 _AT_ONCE = 300  # in one statement
 
 
@@ -30,10 +30,11 @@ def included(
     visibility: Visibility,
     base_url: str,
     may_see: Callable[[str, bool], bool],
+    most: int = LIMITS.max_included,
 ) -> list[Stored]:
     """What is asked to come with the matches, each once and none of them, as far as it may be seen.
 
-    `may_see` says of which types, read or (True) searched. Raises Invalid (too-costly) beyond MAX_INCLUDED.
+    `may_see` says of which types, read or (True) searched. Raises TooCostly beyond `most`.
     """
     asked = list(includes)
     fresh = list(matches)
@@ -46,9 +47,9 @@ def included(
             for each in follow(connection, fresh, include, visibility, base_url):
                 if (each.type, each.id) in held or not may_see(each.type, include.reverse):
                     continue
-                if len(found) + len(more) == MAX_INCLUDED:
-                    said = f"More than {MAX_INCLUDED} resources would come with this page; ask for a smaller _count."
-                    raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+                if len(found) + len(more) == most:
+                    said = f"More than {most} resources would come with this page (max_included)"
+                    raise TooCostly(f"{said}; ask for a smaller _count.")
                 held.add((each.type, each.id))
                 more.append(each)
         found += more

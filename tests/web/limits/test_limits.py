@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import requests
 
-from fhir_secondop.rest.app import MAX_BODY_BYTES
+from fhir_secondop.limits import Limits
 from fhir_secondop.web import inbound, listener
 from tests.web.limits.conftest import NAME, Dial, Said, Served
 
+MAX_BODY_BYTES = Limits().max_body_bytes
 FHIR = "application/fhir+json"
 FORM = "application/x-www-form-urlencoded"
 PATIENT = json.dumps({"resourceType": "Patient", "name": [{"family": NAME}]})
