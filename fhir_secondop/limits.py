@@ -19,6 +19,7 @@ class Limits:
     max_depth: int = 100  # of objects and lists in each other
     max_entries: int = 5000  # of a Bundle that is sent to us
     max_page: int = 500  # resources on a page
+    max_page_bytes: int = 32 * 1024 * 1024  # of the resources on a page, and as many of those that come along
     max_parameters: int = 100  # of a search
     max_alternatives: int = 1000  # values of all its parameters together, what commas part counted singly
     max_chain: int = 4  # references that one parameter follows
@@ -36,6 +37,7 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
     "max_depth": (10, 100),
     "max_entries": (1, 100_000),
     "max_page": (1, 10_000),
+    "max_page_bytes": (1024, 1024**3),
     "max_parameters": (1, 100),
     "max_alternatives": (1, 10_000),
     "max_chain": (0, 8),

@@ -26,10 +26,9 @@ def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id:
             connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
         )
     disclosure.disclosed(versions)
-    entries = [_history_entry(endpoint, stored) for stored in versions]
     link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
     head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
-    return answers.json_answer(answers.with_entries(head, entries))
+    return answers.bundle_answer(head, (_history_entry(endpoint, stored) for stored in versions))
 
 
 def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
@@ -64,12 +63,15 @@ def history_of_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> R
     before = None if page is None else int(page)
     with endpoint.reading() as connection:
         seen = endpoint.sees(caller, (resource_type, "r"))
-        found = resources.history_of_type(connection, seen, resource_type, count + 1, before_ms=before, since_ms=since)
+        found, is_cut = resources.history_of_type(
+            connection, seen, resource_type, count + 1, before_ms=before, since_ms=since,
+            most_bytes=endpoint.limits.max_page_bytes,
+        )  # fmt: skip
     shown = found[:count]
     disclosure.disclosed(shown)
     here = f"{endpoint.base_url}/{resource_type}/_history"
     links = [{"relation": "self", "url": f"{here}?{urlencode(asked)}" if asked else here}]
-    if len(found) > count and shown:
+    if shown and (is_cut or len(found) > count):
         links.append({"relation": "next", "url": f"{here}?{urlencode({**asked, '_page': shown[-1].updated})}"})
     head: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
-    return answers.json_answer(answers.with_entries(head, [_history_entry(endpoint, each) for each in shown]))
+    return answers.bundle_answer(head, (_history_entry(endpoint, each) for each in shown))

@@ -5,6 +5,7 @@ Source: https://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -55,11 +56,11 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
         more = includes.included(
             connection, found.matches, wanted.includes, visibility, endpoint.base_url,
             lambda kind, is_search: endpoint.allows(caller, kind, "s" if is_search else "r"),
-            endpoint.limits.max_included,
+            endpoint.limits,
         )  # fmt: skip
     next_page = found.next_page
     if found.to_keep:
-        next_page = ordering.keep(endpoint.database, wanted, visibility, found.to_keep)
+        next_page = ordering.keep(endpoint.database, wanted, visibility, found.to_keep, found.shown)
     disclosure.disclosed((*found.matches, *more))
     links = [{"relation": "self", "url": _url(here, wanted.applied)}]
     if next_page:
@@ -67,15 +68,18 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
     head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
     if found.total is not None:
         head["total"] = found.total
-    entries = [_entry(endpoint, each, "match", _shown(each, wanted)) for each in found.matches]
-    entries += [_entry(endpoint, each, "include", each.text) for each in more]
+    return answers.bundle_answer(head, _entries(endpoint, wanted, found.matches, more))
+
+
+def _entries(endpoint: Endpoint, wanted: Search, matches: Iterable[Stored], more: Iterable[Stored]) -> Iterator[str]:
+    for each in matches:
+        yield _entry(endpoint, each, "match", _shown(each, wanted))
+    for each in more:
+        yield _entry(endpoint, each, "include", each.text)
     if wanted.ignored:
         notice = outcome.outcome(replace(issue, severity="warning") for issue in wanted.ignored)
         # R4 wants each entry named; nothing is stored under this name.
-        entries.append(
-            codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
-        )
-    return answers.json_answer(answers.with_entries(head, entries))
+        yield codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
 
 
 def _within(endpoint: Endpoint, caller: Caller, condition: Condition) -> Condition:

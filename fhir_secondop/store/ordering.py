@@ -75,8 +75,8 @@ def _values(connection: Connection, resource_type: str, code: str, is_descending
     return found.group_by(columns.rid).subquery()
 
 
-def keep(database: Database, search: Search, visibility: Visibility, rids: Sequence[int]) -> str:
-    """Keeps the list, and gives the page that comes after the first one."""
+def keep(database: Database, search: Search, visibility: Visibility, rids: Sequence[int], shown: int) -> str:
+    """Keeps the list, and gives the page that comes after the first so many of it."""
     name, now = uuid.uuid4().hex, now_ms()
     values = {"id": name, "asked": _asked(search, visibility), "rids": json.dumps(rids), "expires": now + KEPT_MS}
     with database.appending() as connection:
@@ -85,7 +85,7 @@ def keep(database: Database, search: Search, visibility: Visibility, rids: Seque
         beyond = sa.select(columns.id).order_by(columns.expires.desc()).offset(MAX_LISTS - 1)
         connection.execute(sa.delete(tables.search_list).where(columns.id.in_(beyond.correlate(None))))
         connection.execute(sa.insert(tables.search_list).values(**values))
-    return f"{name}.{search.count}"
+    return f"{name}.{shown}"
 
 
 def listed(connection: Connection, search: Search, visibility: Visibility) -> tuple[str, int, list[int]]:

@@ -115,7 +115,13 @@ def test_nothing_is_found_through_what_may_not_be_seen(database: Database) -> No
 
 
 def came_with(
-    database: Database, kind: str, asked: str, visibility: Visibility = EVERYTHING, types: str = "", most: int = 1000
+    database: Database,
+    kind: str,
+    asked: str,
+    visibility: Visibility = EVERYTHING,
+    types: str = "",
+    most: int = 1000,
+    most_bytes: int = 1_000_000,
 ) -> list[str]:
     wanted = query.parse(kind, asked)
     with database.reading() as connection:
@@ -127,7 +133,7 @@ def came_with(
             visibility,
             BASE,
             lambda of, _: not types or of in types.split(),
-            most,
+            Limits(max_included=most, max_page_bytes=most_bytes),
         )
     return [each.id for each in found]
 
@@ -168,6 +174,8 @@ def test_too_much_that_would_come_along_is_refused(database: Database) -> None:
     with pytest.raises(Invalid, match="_count"):
         came_with(database, "Patient", "_revinclude=Observation:patient", most=3)
     assert len(came_with(database, "Patient", "_revinclude=Observation:patient", most=4)) == 4
+    with pytest.raises(TooCostly, match="max_page_bytes"):
+        came_with(database, "Patient", "_revinclude=Observation:patient", most_bytes=300)
 
 
 # order
@@ -196,7 +204,7 @@ def page(database: Database, asked: str, visibility: Visibility = EVERYTHING) ->
         found = search.run(connection, wanted, visibility, BASE)
     following = found.next_page
     if found.to_keep:
-        following = ordering.keep(database, wanted, visibility, found.to_keep)
+        following = ordering.keep(database, wanted, visibility, found.to_keep, found.shown)
     return [each.id for each in found.matches], following
 
 
