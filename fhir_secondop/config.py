@@ -78,6 +78,7 @@ class Settings(Limits):
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
     requests_per_s: float = 50.0  # of one caller, or of an address that did not sign in; 0: without end
     burst: int = 100  # how many of them at once
+    writable_types: str = "case"  # by plain FHIR writes; service.writable says what else may stand here
     trusted_proxy: str = ""  # the address or network of the proxy whose X-Forwarded-For is believed
     connections: Mapping[str, Connection] = field(default_factory=dict)
     validators: Mapping[str, Validator] = field(default_factory=dict)  # of other guides' profiles

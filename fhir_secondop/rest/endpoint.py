@@ -23,6 +23,9 @@ ALL = frozenset(
 )
 
 
+WRITES = frozenset({"create", "update", "patch", "delete"})
+
+
 class SecondStage(Protocol):
     """What other validators say of a resource that is valid to us."""
 
@@ -56,8 +59,8 @@ class Endpoint:
     """One FHIR base: where it is, what it stores in, who may do what.
 
     `interactions` are those offered on every type, or on those of `by_type` alone where that is given; `system` those
-    of the whole endpoint ("transaction", "batch"). `searchable` names the search parameters of a type where not all
-    that we can serve are offered.
+    of the whole endpoint ("transaction", "batch"). `writable` are the types that may be written, where not all may.
+    `searchable` names the search parameters of a type where not all that we can serve are offered.
     `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s; `restrictions` are the searches of which a
     resource must match one, where only some of the type are granted. `second_stage(resource, text)` is what others say
     of a resource that is valid R4: of profiles that are not known here.
@@ -75,6 +78,7 @@ class Endpoint:
     interactions: frozenset[str] = ALL
     by_type: Mapping[str, frozenset[str]] | None = None
     searchable: Mapping[str, frozenset[str]] | None = None
+    writable: frozenset[str] | None = None
     system: frozenset[str] = frozenset({"transaction", "batch"})
     update_creates: bool = False
     conditional_create: bool = True
@@ -106,7 +110,19 @@ class Endpoint:
 
     def offered(self, resource_type: str) -> frozenset[str]:
         """The interactions offered on a type."""
-        return self.interactions if self.by_type is None else self.by_type.get(resource_type, frozenset())
+        offered = self.interactions if self.by_type is None else self.by_type.get(resource_type, frozenset())
+        return offered - WRITES if self._is_kept(resource_type) else offered
+
+    def _is_kept(self, resource_type: str) -> bool:
+        """Whether plain writes leave a type as it is, here."""
+        return self.writable is not None and resource_type not in self.writable
+
+    def not_offered(self, interaction: str, resource_type: str) -> str:
+        """What to say of an interaction that is not offered on a type."""
+        said = f"{interaction} of {resource_type} is not offered here; see metadata."
+        if interaction in WRITES and self._is_kept(resource_type):
+            said += " The types that may be written are a setting of this service, writable_types."
+        return said
 
     @property
     def follows(self) -> bool:

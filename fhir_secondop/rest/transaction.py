@@ -41,7 +41,7 @@ def transaction(endpoint: Endpoint, caller: Caller) -> Response:
     for entry in entries:
         if _INTERACTION[entry.method] not in endpoint.offered(entry.type):
             raise Unsupported(
-                f"{_INTERACTION[entry.method]} of {entry.type} is not offered here; see metadata.",
+                endpoint.not_offered(_INTERACTION[entry.method], entry.type),
                 path=f"Bundle.entry[{entry.place}].request",
             )
         if not endpoint.allows(caller, entry.type, _LETTER[entry.method]):
