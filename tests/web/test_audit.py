@@ -126,8 +126,8 @@ def _matched(app: Any, path: str, method: str) -> str:
 
 def test_what_is_exempt_is_there() -> None:
     assert {
-        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/.well-known/jwks.json",
-        "/.well-known/document-keys.json",
+        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/fhir/openapi.json",
+        "/.well-known/jwks.json", "/.well-known/document-keys.json",
         "/fhir/.well-known/smart-configuration", "/assets/<path:filename>",
         "/api/schemas/<any('second-opinion-request','report-draft'):name>.json",
     } == EXEMPT  # fmt: skip
