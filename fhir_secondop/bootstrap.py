@@ -21,7 +21,7 @@ from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import clock_file, codes
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.service import operations, workflows
+from fhir_secondop.service import operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
@@ -114,7 +114,8 @@ def assembled(settings: Settings) -> Service:
         restrictions=rights.restrictions,
         hooks=CaseHooks(context),
         operations=table,
-        max_entries=settings.max_entries,
+        limits=settings.limits,
+        writable=writable.types(settings.writable_types),
         second_stage=second_stage(settings).examine,
         canonical=codes.CANONICAL,
         security=_SECURITY[settings.auth],

@@ -21,15 +21,14 @@ from fhir_secondop.store.resources import Stored
 def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """GET [type]/[id]/_history: every version, newest first."""
     interactions.may(endpoint, caller, resource_type, "history-instance", "r")
-    with endpoint.database.reading() as connection:
+    with endpoint.reading() as connection:
         versions = resources.history(
             connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
         )
     disclosure.disclosed(versions)
-    entries = [_history_entry(endpoint, stored) for stored in versions]
     link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
     head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
-    return answers.json_answer(answers.with_entries(head, entries))
+    return answers.bundle_answer(head, (_history_entry(endpoint, stored) for stored in versions))
 
 
 def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
@@ -56,20 +55,23 @@ def history_of_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> R
     if extra:
         raise Unsupported("The history of a type takes _count and _since.", path=extra[0])
     asked = {name: request.args[name] for name in ("_count", "_since") if name in request.args}
-    count = min(query.count(asked["_count"]) if "_count" in asked else query.DEFAULT_COUNT, endpoint.max_count)
+    count = min(query.count(asked["_count"]) if "_count" in asked else query.DEFAULT_COUNT, endpoint.limits.max_page)
     since = times.interval(asked["_since"]).low if "_since" in asked else None
     page = request.args.get("_page")
     if page is not None and (not page.isdecimal() or len(page) > 15):
         raise Invalid("This page link is not one of ours; ask for the history again.", path="_page")
     before = None if page is None else int(page)
-    with endpoint.database.reading() as connection:
+    with endpoint.reading() as connection:
         seen = endpoint.sees(caller, (resource_type, "r"))
-        found = resources.history_of_type(connection, seen, resource_type, count + 1, before_ms=before, since_ms=since)
+        found, is_cut = resources.history_of_type(
+            connection, seen, resource_type, count + 1, before_ms=before, since_ms=since,
+            most_bytes=endpoint.limits.max_page_bytes,
+        )  # fmt: skip
     shown = found[:count]
     disclosure.disclosed(shown)
     here = f"{endpoint.base_url}/{resource_type}/_history"
     links = [{"relation": "self", "url": f"{here}?{urlencode(asked)}" if asked else here}]
-    if len(found) > count and shown:
+    if shown and (is_cut or len(found) > count):
         links.append({"relation": "next", "url": f"{here}?{urlencode({**asked, '_page': shown[-1].updated})}"})
     head: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
-    return answers.json_answer(answers.with_entries(head, [_history_entry(endpoint, each) for each in shown]))
+    return answers.bundle_answer(head, (_history_entry(endpoint, each) for each in shown))

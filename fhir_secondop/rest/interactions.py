@@ -23,7 +23,7 @@ from fhir_secondop.store.resources import Stored
 def may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> None:
     """Raises Unsupported, Forbidden unless it is offered on the type and covered by the caller's scopes."""
     if interaction not in endpoint.offered(resource_type):
-        raise Unsupported(f"{interaction} of {resource_type} is not offered here; see metadata.")
+        raise Unsupported(endpoint.not_offered(interaction, resource_type))
     if not endpoint.allows(caller, resource_type, letter):
         raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
 

@@ -78,9 +78,9 @@ def _input(endpoint: Endpoint, row: Operation) -> Resource:
     if request.method != "POST" or not request.get_data():
         sent = of_query(row)
     else:
-        text = formats.body(xml=endpoint.xml)
+        text = formats.body(endpoint.limits, xml=endpoint.xml)
         resource = codec.parse(text)
-        answers.check_entries(resource, endpoint.max_entries)
+        answers.check_entries(resource, endpoint.limits.max_entries)
         answers.valid(resource, text)
         answers.further(endpoint, resource, text)
         if row.raw:

@@ -55,7 +55,7 @@ def patch_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
 
 def _patch(endpoint: Endpoint, caller: Caller, visibility: Visibility, find: Find) -> Response:
     preconditions.check_taken("If-Match")
-    operations = patch.parse(formats.patch_body())
+    operations = patch.parse(formats.patch_body(endpoint.limits))
     wanted = preconditions.if_match()
     for _ in range(ATTEMPTS):
         with endpoint.database.reading() as connection:

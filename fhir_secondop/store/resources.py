@@ -25,6 +25,7 @@ SOURCE = "source:"
 UPLOAD = "upload:"
 IN_RECORD = sa.or_(tables.resource.c.owner.startswith(SOURCE), tables.resource.c.owner.startswith(UPLOAD))
 _AT_ONCE = 300  # pairs in one statement
+_FETCHED = 25  # rows that PostgreSQL sends at once, where they may be large
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
@@ -60,6 +61,12 @@ class Stored:
     def text(self) -> str:
         """The resource as JSON text, spliced and not parsed again."""
         return codec.splice(self.body, self.id, self.meta)
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes its text has."""
+        text = self.body.text
+        return len(text) if text.isascii() else len(text.encode())
 
     @property
     def resource(self) -> Resource:
@@ -121,6 +128,27 @@ def stored(row: Any, visibility: Visibility = EVERYTHING) -> Stored:
         Body(row.body, row.cut), row.meta,
     )  # fmt: skip
     return _cut(found, visibility) if not visibility.everything and row.blind else found
+
+
+def taken(
+    connection: Connection, query: sa.Select[Any], visibility: Visibility, most_bytes: int
+) -> tuple[list[Stored], bool]:
+    """What a query of `rows(visibility)` finds, until that has so many bytes, but one at least; and whether it is cut.
+
+    No more is held at once than that: rows come as they are asked for.
+    """
+    if connection.dialect.name == "postgresql":  # whose client takes all of them at once, unless it is told
+        query = query.execution_options(yield_per=_FETCHED)
+    found: list[Stored] = []
+    size = 0
+    with connection.execute(query) as result:
+        for row in result:
+            each = stored(row, visibility)
+            size += each.bytes
+            if found and size > most_bytes:
+                return found, True
+            found.append(each)
+    return found, False
 
 
 def _cut(whole: Stored, visibility: Visibility) -> Stored:
@@ -265,8 +293,11 @@ def history_of_type(
     *,
     before_ms: int | None = None,
     since_ms: int | None = None,
-) -> list[Stored]:
-    """At most so many versions of resources of a type, newest first: those written before, and not before."""
+    most_bytes: int,
+) -> tuple[list[Stored], bool]:
+    """At most so many versions of resources of a type, newest first: those written before, and not before; and whether
+    they are cut at so many bytes.
+    """
     updated = tables.version.c.updated
     query = (
         _columns(visibility)
@@ -279,7 +310,7 @@ def history_of_type(
         query = query.where(updated < before_ms)
     if since_ms is not None:
         query = query.where(updated >= since_ms)
-    return [stored(row, visibility) for row in connection.execute(query)]
+    return taken(connection, query, visibility, most_bytes)
 
 
 def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> list[Stored]:

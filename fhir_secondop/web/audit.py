@@ -20,6 +20,7 @@ from fhir_secondop.store.audit.rows import Access, access_rows
 # Nothing of a case, a person or a caller stands here; health checks would fill the table.
 EXEMPT = frozenset({
     "/fhir/metadata", "/fhir/.well-known/smart-configuration", "/healthz", "/readyz", "/docs", "/api/openapi.json",
+    "/fhir/openapi.json",
     "/.well-known/jwks.json", "/.well-known/document-keys.json", "/assets/<path:filename>",
     "/api/schemas/<any('second-opinion-request','report-draft'):name>.json",
 })  # fmt: skip

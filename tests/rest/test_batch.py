@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fhir_secondop.fhir import codec, validate
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.rest import batch
 from tests.rest.served import NAME, PATIENT, URN, Send, bundle, client_of, created, matches, posting
 from tests.rest.test_transaction import asking, patch
 from tests.store.rows import BASE
@@ -95,13 +95,20 @@ def test_a_batch_that_is_no_bundle_is_refused_whole(sqlite_send: Send) -> None:
     assert answered(sqlite_send) == []
 
 
-def test_what_a_batch_cannot_answer_is_not_done(sqlite_send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "MAX_ANSWER_CHARACTERS", 100)
-    found = answered(sqlite_send, asking("GET", "metadata"), posting(PATIENT))
-    assert statuses(found) == [200, 413]
-    monkeypatch.setattr(batch, "MAX_SECONDS", -1.0)
-    assert statuses(answered(sqlite_send, posting(PATIENT))) == [503]
-    assert matches(sqlite_send("GET", "/Patient")) == []
+def test_what_a_batch_cannot_answer_is_not_done(database: Any) -> None:
+    alice = Caller(id="alice", name="alice", scopes=("user/*.cruds",))
+
+    def found(*entries: Resource, **limits: Any) -> list[Resource]:
+        client = client_of(database, lambda request: alice, limits=Limits(**limits))
+        return list(json.loads(client.post("/fhir", json=bundle(*entries, kind="batch")).text)["entry"])
+
+    full = found(asking("GET", "metadata"), posting(PATIENT), max_page_bytes=1024)
+    assert statuses(full) == [200, 413]
+    assert "max_page_bytes" in json.dumps(full[1])
+    late = found(posting(PATIENT), max_batch_s=-1.0)
+    assert statuses(late) == [503]
+    assert "max_batch_s" in json.dumps(late)
+    assert found(asking("GET", "Patient?_total=accurate"))[0]["resource"]["total"] == 0
 
 
 def test_each_entry_needs_its_own_right(database: Any) -> None:

@@ -141,8 +141,8 @@ def test_a_batch_is_recorded_and_so_is_each_request_in_it(bench: Bench) -> None:
 
 def test_what_is_exempt_is_there() -> None:
     assert {
-        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/.well-known/jwks.json",
-        "/.well-known/document-keys.json",
+        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/fhir/openapi.json",
+        "/.well-known/jwks.json", "/.well-known/document-keys.json",
         "/fhir/.well-known/smart-configuration", "/assets/<path:filename>",
         "/api/schemas/<any('second-opinion-request','report-draft'):name>.json",
     } == EXEMPT  # fmt: skip
