@@ -208,6 +208,9 @@ def plain(text: str) -> str:
     return " ".join("".join(each for each in apart if not unicodedata.category(each).startswith("M")).split())
 
 
+PARTS = "family", "text", "city", "state", "country", "postalCode", "district", "given", "prefix", "suffix", "line"
+
+
 def strings(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
