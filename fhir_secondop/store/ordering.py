@@ -72,6 +72,8 @@ def _values(connection: Connection, resource_type: str, code: str, is_descending
         column = sa.collate(column, "C")
     value = sa.func.max(column) if is_descending else sa.func.min(column)
     found = sa.select(columns.rid, value.label("value")).where(columns.type == resource_type, columns.param == code)
+    if isinstance(column.type, sa.Text):
+        found = found.where(column != "")  # a system without a code is no value to sort by
     return found.group_by(columns.rid).subquery()
 
 
