@@ -52,7 +52,7 @@ def install(app: Flask, service: Service) -> None:
     audit = service.context.database.audit
     if audit is None:
         return
-    codes = frozenset({"validate", *(operation.code for operation in service.operations)})
+    codes = frozenset({"validate", *service.endpoint.published, *(operation.code for operation in service.operations)})
 
     def begin() -> None:
         origin.begin(None)

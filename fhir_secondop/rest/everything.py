@@ -1,0 +1,281 @@
+"""$everything: a patient's compartment, and what the resources in it point to, page by page.
+
+What it gives could be had by reading the patient, searching its compartment (scope `s`) and reading what is pointed to
+(scope `r`); what is left out for want of a scope is said in each answer. docs/operations.md says what is in it.
+Source: https://hl7.org/fhir/R4/patient-operation-everything.html
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import urlencode
+from uuid import uuid4
+
+from flask import Response
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
+
+from fhir_secondop.errors import Forbidden, Invalid, Issue
+from fhir_secondop.fhir import codec, definitions, query, refs
+from fhir_secondop.model import Caller, Resource, Visibility
+from fhir_secondop.rest import answers, disclosure, inputs, interactions, outcome
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.rest.inputs import Input
+from fhir_secondop.store import compartments, resources
+from fhir_secondop.store.includes import MAX_INCLUDED
+from fhir_secondop.store.resources import Stored
+
+PARAMETERS = ("start", "end", "_since", "_type", "_count", "_page")
+MAX_WALKED = 5000  # members that one page looks at, where it shows only some of them
+_NAMED = 20  # references that a notice names
+
+Grants = Callable[[Caller, str, str], bool]
+Restrictions = Callable[[Caller, str, str], tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class _Page:
+    """What one page shows. `more`: the place of the next one, or ""."""
+
+    matches: list[Stored] = field(default_factory=list)
+    included: list[Stored] = field(default_factory=list)
+    more: str = ""
+    notices: list[Issue] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    count: int
+    types: frozenset[str]
+    since_ms: int | None
+    link: str
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only some of what is looked at is shown."""
+        return bool(self.types) or self.since_ms is not None
+
+    def shows(self, one: Stored) -> bool:
+        """Whether it is asked for."""
+        return (not self.types or one.type in self.types) and (self.since_ms is None or one.updated >= self.since_ms)
+
+
+def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
+    """GET and POST Patient/[id]/$everything and, of all patients that the caller sees, Patient/$everything.
+
+    Raises NotFound, Gone, Forbidden, Invalid.
+    """
+    sent = inputs.read(endpoint, PARAMETERS)
+    interactions.may(endpoint, caller, "Patient", "read", "r")
+    if not patient_id:
+        interactions.may(endpoint, caller, "Patient", "search-type", "s")
+    asked = _asked(endpoint, caller, sent)
+    readable, searchable = granted(endpoint.allows, caller)
+    left_out = sorted(compartments.types() - searchable)
+    visibility = seen(endpoint, caller)
+    period = sent.period()
+    with endpoint.database.reading() as connection:
+        if patient_id:
+            resources.read(connection, visibility, "Patient", patient_id)
+            members = compartments.of_patient(patient_id)
+        else:
+            members = compartments.of_patients(visibility)
+        conditions = [members] if period is None else [members, compartments.in_care(period)]
+        if left_out:
+            conditions.append(compartments.is_none_of(left_out, but_patient=patient_id))
+        page = _page(connection, conditions, members, visibility, asked, readable, endpoint.base_url)
+    page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
+    disclosed((*page.matches, *page.included))
+    address = f"Patient/{patient_id}/$everything" if patient_id else "Patient/$everything"
+    return searchset(endpoint, address, sent.pairs(), page.more, page.matches, page.included, page.notices)
+
+
+def _not_shown(caller: Caller, left_out: list[str], visibility: Visibility, types: frozenset[str]) -> list[Issue]:
+    """What the caller's scopes keep back, of the types that are asked for: never how much of it there is."""
+    said = []
+    if absent := [kind for kind in left_out if not types or kind in types]:
+        said.append(f"Left out, for {caller.name} has no scope to search for them: {', '.join(absent)}.")
+    if narrowed := sorted({kind for kind, _ in visibility.narrowed if not types or kind in types}):
+        said.append(f"The scopes of {caller.name} grant only some of: {', '.join(narrowed)}.")
+    return [Issue("warning", "suppressed", "", text) for text in said]
+
+
+def _asked(endpoint: Endpoint, caller: Caller, sent: Input) -> _Asked:
+    types = frozenset(sent.each("_type"))
+    unknown = sorted(types - definitions.resource_types())
+    if unknown or (not types and sent.one("_type") == "" and "_type" in sent.values):
+        said = f"_type is a type of R4, or several with commas; not {', '.join(unknown) or 'empty'}."
+        raise Invalid(said, path="_type")
+    readable, searchable = granted(endpoint.allows, caller)
+    missing = sorted(
+        f"{kind}.{letter}"
+        for kind in types - {"Patient"}
+        for letter, has in (("s", searchable), ("r", readable))
+        if kind not in has and (kind in compartments.types()) == (letter == "s")
+    )
+    if missing:
+        raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which this _type needs.")
+    since = sent.time("_since")
+    count = page_size(endpoint, sent)
+    return _Asked(count, types, since.low if since else None, sent.one("_page"))
+
+
+def page_size(endpoint: Endpoint, sent: Input) -> int:
+    """How many matches a page has: as many as we give at once, unless fewer are asked for. Raises Invalid."""
+    text = sent.one("_count")
+    count = query.count(text) if text else endpoint.max_count
+    if not count:
+        raise Invalid("_count is 1 or more.", path="_count")
+    return min(count, endpoint.max_count)
+
+
+@lru_cache(maxsize=256)
+def granted(allows: Grants, caller: Caller) -> tuple[frozenset[str], frozenset[str]]:
+    """The types that the caller may read, and those that it may search for."""
+    types = definitions.resource_types()
+    readable, searchable = (frozenset(kind for kind in types if allows(caller, kind, letter)) for letter in "rs")
+    return readable, searchable
+
+
+@lru_cache(maxsize=256)
+def _narrowed(restrictions: Restrictions, caller: Caller) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (kind, letter)
+        for kind in sorted(definitions.resource_types())
+        for letter in "rs"
+        if restrictions(caller, kind, letter)
+    )
+
+
+def seen(endpoint: Endpoint, caller: Caller) -> Visibility:
+    """What the caller may see of all types, whether it reads or searches."""
+    return endpoint.sees(caller, *_narrowed(endpoint.restrictions, caller))
+
+
+def _page(
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    members: ColumnElement[bool],
+    visibility: Visibility,
+    asked: _Asked,
+    readable: frozenset[str],
+    base_url: str,
+) -> _Page:
+    page, place, last = _Page(), None, ""
+    if asked.link:
+        place, last = compartments.place_of(connection, asked.link, visibility)
+    most = MAX_WALKED if asked.is_part else asked.count
+    mentioned: set[str] = set()
+    walked: list[Stored] = []
+    for one in compartments.page(connection, conditions, visibility, place, most + 1):
+        if len(page.matches) == asked.count or len(walked) == most:
+            last = last or compartments.local_of(compartments.newest(connection, conditions, visibility))
+            page.more = compartments.link_of(walked[-1], last)
+            break
+        walked.append(one)
+        mentioned |= refs.mentioned(one.body.text)
+        if asked.shows(one):
+            page.matches.append(one)
+    held = {(one.type, one.id) for one in walked}
+    _include(connection, page, mentioned, held, members, visibility, asked, readable, base_url)
+    return page
+
+
+def _include(
+    connection: Connection,
+    page: _Page,
+    mentioned: Iterable[str],
+    held: set[tuple[str, str]],
+    members: ColumnElement[bool],
+    visibility: Visibility,
+    asked: _Asked,
+    readable: frozenset[str],
+    base_url: str,
+) -> None:
+    """Adds what is pointed to and is in no compartment that is given here; says what can't be had."""
+    wanted, elsewhere = pointed_to(mentioned, base_url)
+    wanted = {pair for pair in wanted if pair not in held and (not asked.types or pair[0] in asked.types)}
+    others = {pair for pair in wanted if pair[0] == "Patient"}
+    barred = {pair for pair in wanted - others if pair[0] not in readable}
+    wanted -= others | barred
+    found: list[Stored] = []
+    outside = sorted(pair for pair in wanted if pair[0] not in compartments.types())
+    inside = sorted(wanted - set(outside))
+    found += compartments.named(connection, outside, visibility)
+    of_others = list(compartments.named(connection, inside, visibility)) if inside else []
+    if of_others:
+        # Members stand on their own pages, however far away; what belongs to nobody here comes along.
+        own = {(one.type, one.id) for one in compartments.named(connection, inside, visibility, among=members)}
+        found += [one for one in of_others if (one.type, one.id) not in own]
+    there = {(one.type, one.id) for one in (*found, *of_others)}
+    if barred:
+        kinds = ", ".join(sorted({kind for kind, _ in barred}))
+        said = f"What these point to of {kinds} is left out: there is no scope to read it."
+        page.notices.append(Issue("warning", "suppressed", "", said))
+    if len(found) > MAX_INCLUDED:
+        said = f"These point to {len(found)} others; {MAX_INCLUDED} of them are here. Ask for a smaller _count."
+        page.notices.append(Issue("warning", "too-costly", "", said))
+    page.included = [one for one in found if asked.since_ms is None or one.updated >= asked.since_ms][:MAX_INCLUDED]
+    if asked.types:
+        elsewhere = {text for text in elsewhere if (ref := refs.parse(text)) is not None and ref.type in asked.types}
+    lost = sorted(f"{kind}/{id_}" for kind, id_ in wanted - there) + sorted(elsewhere)
+    if lost:
+        page.notices.append(Issue("information", "incomplete", "", _said(lost, "can't be had here")))
+    if others:
+        named = sorted(f"{kind}/{id_}" for kind, id_ in others)
+        page.notices.append(Issue("information", "suppressed", "", _said(named, "are other patients, and left out")))
+
+
+def _said(references: Sequence[str], what: str) -> str:
+    more = f" and {len(references) - _NAMED} more" if len(references) > _NAMED else ""
+    return f"Pointed to by these, {what}: {', '.join(references[:_NAMED])}{more}."
+
+
+def pointed_to(mentioned: Iterable[str], base_url: str) -> tuple[set[tuple[str, str]], set[str]]:
+    """(type, id) of what these references name of ours, and those that name something elsewhere."""
+    here, elsewhere = set(), set()
+    for text in mentioned:
+        if not text or text.startswith("#"):
+            continue
+        ref = refs.parse(text)
+        if ref is not None and ref.base in ("", base_url) and ref.type in definitions.resource_types():
+            here.add((ref.type, ref.id))
+        else:
+            elsewhere.add(text)
+    return here, elsewhere
+
+
+def disclosed(found: Iterable[Stored]) -> None:
+    """Tells the audit what is in the answer, by case."""
+    for case_id, number in Counter(one.case_id for one in found).items():
+        disclosure.disclosed_of(case_id, number)
+
+
+def searchset(
+    endpoint: Endpoint,
+    address: str,
+    pairs: Sequence[tuple[str, str]],
+    more: str,
+    matches: Iterable[Stored],
+    included: Iterable[Stored] = (),
+    notices: Sequence[Issue] = (),
+) -> Response:
+    """The answer of an operation that finds: a Bundle with its links, matches, what comes along, and what is to say."""
+    here = f"{endpoint.base_url}/{address}"
+    links = [{"relation": "self", "url": f"{here}?{urlencode(pairs)}" if pairs else here}]
+    if more:
+        links.append({"relation": "next", "url": f"{here}?{urlencode([*pairs, ('_page', more)])}"})
+    head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
+    base = codec.dumps(endpoint.base_url)[:-1]
+    entries = [
+        f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text},"search":{{"mode":"{mode}"}}}}'
+        for mode, found in (("match", matches), ("include", included))
+        for one in found
+    ]
+    if notices:
+        said = {"fullUrl": f"urn:uuid:{uuid4()}", "resource": outcome.outcome(notices), "search": {"mode": "outcome"}}
+        entries.append(codec.dumps(said))
+    return answers.json_answer(answers.with_entries(head, entries))
