@@ -7,21 +7,17 @@ Source: https://hl7.org/fhir/R4/patient-operation-everything.html
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from urllib.parse import urlencode
-from uuid import uuid4
 
 from flask import Response
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue
-from fhir_secondop.fhir import codec, definitions, query, refs
-from fhir_secondop.model import Caller, Resource, Visibility
-from fhir_secondop.rest import answers, disclosure, inputs, interactions, outcome
+from fhir_secondop.fhir import definitions, refs
+from fhir_secondop.model import Caller, Visibility
+from fhir_secondop.rest import inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store import compartments, resources
@@ -31,9 +27,6 @@ from fhir_secondop.store.resources import Stored
 PARAMETERS = ("start", "end", "_since", "_type", "_count", "_page")
 MAX_WALKED = 5000  # members that one page looks at, where it shows only some of them
 _NAMED = 20  # references that a notice names
-
-Grants = Callable[[Caller, str, str], bool]
-Restrictions = Callable[[Caller, str, str], tuple[str, ...]]
 
 
 @dataclass(slots=True)
@@ -73,9 +66,9 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     if not patient_id:
         interactions.may(endpoint, caller, "Patient", "search-type", "s")
     asked = _asked(endpoint, caller, sent)
-    readable, searchable = granted(endpoint.allows, caller)
+    readable, searchable = shown.granted(endpoint.allows, caller)
     left_out = sorted(compartments.types() - searchable)
-    visibility = seen(endpoint, caller)
+    visibility = shown.seen(endpoint, caller)
     period = sent.period()
     with endpoint.database.reading() as connection:
         if patient_id:
@@ -88,9 +81,9 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
             conditions.append(compartments.is_none_of(left_out, but_patient=patient_id))
         page = _page(connection, conditions, members, visibility, asked, readable, endpoint.base_url)
     page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
-    disclosed((*page.matches, *page.included))
+    shown.disclosed((*page.matches, *page.included))
     address = f"Patient/{patient_id}/$everything" if patient_id else "Patient/$everything"
-    return searchset(endpoint, address, sent.pairs(), page.more, page.matches, page.included, page.notices)
+    return shown.searchset(endpoint, address, sent.pairs(), page.more, page.matches, page.included, page.notices)
 
 
 def _not_shown(caller: Caller, left_out: list[str], visibility: Visibility, types: frozenset[str]) -> list[Issue]:
@@ -109,7 +102,7 @@ def _asked(endpoint: Endpoint, caller: Caller, sent: Input) -> _Asked:
     if unknown or (not types and sent.one("_type") == "" and "_type" in sent.values):
         said = f"_type is a type of R4, or several with commas; not {', '.join(unknown) or 'empty'}."
         raise Invalid(said, path="_type")
-    readable, searchable = granted(endpoint.allows, caller)
+    readable, searchable = shown.granted(endpoint.allows, caller)
     missing = sorted(
         f"{kind}.{letter}"
         for kind in types - {"Patient"}
@@ -119,40 +112,8 @@ def _asked(endpoint: Endpoint, caller: Caller, sent: Input) -> _Asked:
     if missing:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which this _type needs.")
     since = sent.time("_since")
-    count = page_size(endpoint, sent)
+    count = shown.page_size(endpoint, sent)
     return _Asked(count, types, since.low if since else None, sent.one("_page"))
-
-
-def page_size(endpoint: Endpoint, sent: Input) -> int:
-    """How many matches a page has: as many as we give at once, unless fewer are asked for. Raises Invalid."""
-    text = sent.one("_count")
-    count = query.count(text) if text else endpoint.max_count
-    if not count:
-        raise Invalid("_count is 1 or more.", path="_count")
-    return min(count, endpoint.max_count)
-
-
-@lru_cache(maxsize=256)
-def granted(allows: Grants, caller: Caller) -> tuple[frozenset[str], frozenset[str]]:
-    """The types that the caller may read, and those that it may search for."""
-    types = definitions.resource_types()
-    readable, searchable = (frozenset(kind for kind in types if allows(caller, kind, letter)) for letter in "rs")
-    return readable, searchable
-
-
-@lru_cache(maxsize=256)
-def _narrowed(restrictions: Restrictions, caller: Caller) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (kind, letter)
-        for kind in sorted(definitions.resource_types())
-        for letter in "rs"
-        if restrictions(caller, kind, letter)
-    )
-
-
-def seen(endpoint: Endpoint, caller: Caller) -> Visibility:
-    """What the caller may see of all types, whether it reads or searches."""
-    return endpoint.sees(caller, *_narrowed(endpoint.restrictions, caller))
 
 
 def _page(
@@ -246,36 +207,3 @@ def pointed_to(mentioned: Iterable[str], base_url: str) -> tuple[set[tuple[str, 
         else:
             elsewhere.add(text)
     return here, elsewhere
-
-
-def disclosed(found: Iterable[Stored]) -> None:
-    """Tells the audit what is in the answer, by case."""
-    for case_id, number in Counter(one.case_id for one in found).items():
-        disclosure.disclosed_of(case_id, number)
-
-
-def searchset(
-    endpoint: Endpoint,
-    address: str,
-    pairs: Sequence[tuple[str, str]],
-    more: str,
-    matches: Iterable[Stored],
-    included: Iterable[Stored] = (),
-    notices: Sequence[Issue] = (),
-) -> Response:
-    """The answer of an operation that finds: a Bundle with its links, matches, what comes along, and what is to say."""
-    here = f"{endpoint.base_url}/{address}"
-    links = [{"relation": "self", "url": f"{here}?{urlencode(pairs)}" if pairs else here}]
-    if more:
-        links.append({"relation": "next", "url": f"{here}?{urlencode([*pairs, ('_page', more)])}"})
-    head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
-    base = codec.dumps(endpoint.base_url)[:-1]
-    entries = [
-        f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text},"search":{{"mode":"{mode}"}}}}'
-        for mode, found in (("match", matches), ("include", included))
-        for one in found
-    ]
-    if notices:
-        said = {"fullUrl": f"urn:uuid:{uuid4()}", "resource": outcome.outcome(notices), "search": {"mode": "outcome"}}
-        entries.append(codec.dumps(said))
-    return answers.json_answer(answers.with_entries(head, entries))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flask import Response
 
 from fhir_secondop.model import Caller
-from fhir_secondop.rest import everything
+from fhir_secondop.rest import docref, documents, everything, summary
 from fhir_secondop.rest.endpoint import Endpoint
 
 Handler = Callable[[Endpoint, Caller, str], Response]
@@ -35,6 +35,12 @@ class Published:
 ROWS = (
     Published("everything", "Patient", True, True, "http://hl7.org/fhir/OperationDefinition/Patient-everything",
               everything.run),
+    Published("document", "Composition", True, False, "http://hl7.org/fhir/OperationDefinition/Composition-document",
+              documents.run),
+    Published("docref", "DocumentReference", False, True, "http://hl7.org/fhir/us/core/OperationDefinition/docref",
+              docref.run),
+    Published("summary", "Patient", True, True, "http://hl7.org/fhir/uv/ips/OperationDefinition/summary",
+              summary.run),
 )  # fmt: skip
 CODES = frozenset(row.code for row in ROWS)
 

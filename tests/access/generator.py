@@ -83,7 +83,7 @@ ROUTES: dict[str, str] = {
     "/fhir/": "transaction, batch", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
     "/fhir/<t>": "search, create, conditional", "/fhir/<t>/_search": "search",
     "/fhir/<t>/<i>": "read, update, patch, delete",
-    "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "everything",
+    "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "everything, document",
     "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
     "/fhir/<t>/<i>/$<code>": "operation, everything", "/fhir/<path:rest>": "nowhere",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
@@ -154,6 +154,7 @@ class Generator:
         return {
             "read": self._reads(), "history": self._histories(), "search": self._searches(),
             "through": self._throughs(), "everything": self._everythings(),
+            "document": self._documents(),
             "transaction": self._transactions(), "batch": self._batches(), "write": self._writes(),
             "refer": self._referring(),
             "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
@@ -425,6 +426,45 @@ class Generator:
                     if (held.local in found) != (sees and self._sees(who, held, "s")):
                         return f"{held.local} of {local} is there: {held.local in found}"
             return ""
+
+        return ask
+
+    def _documents(self) -> Iterator[Combination]:
+        """$document, $summary and $docref: of what may be seen it tells, of the rest as of what isn't there."""
+        for who, held in self._each():
+            for kind, code in (("Composition", "document"), ("Patient", "summary")):
+                if held.stored.type == kind:
+                    path = f"/fhir/{held.local}/${code}"
+                    if self._sees(who, held, "r"):
+                        yield Combination(who, path, self._telling(who, path, held))
+                    else:
+                        yield self._unseen(who, held, "GET", path)
+            if held.stored.type == "DocumentReference":
+                path = f"/fhir/DocumentReference/$docref?patient={self._patient_of(held)}&_count=500"
+                yield Combination(who, path, self._referenced(who, path, held))
+
+    def _patient_of(self, held: Held) -> str:
+        return str(held.stored.resource.get("subject", {}).get("reference", "x")).rpartition("/")[2]
+
+    def _telling(self, who: str, path: str, held: Held) -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.call(who, "GET", path)
+            # A document that would not be whole is refused, a summary without the scopes, too.
+            wrong = self.spilled(who, text) or ("" if status in (200, 403, 422) else f"it answers {status}")
+            return wrong or ("" if status > 200 or held.stored.id in text else f"{held.local} is not in it")
+
+        return ask
+
+    def _referenced(self, who: str, path: str, held: Held) -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.call(who, "GET", path)
+            wrong = self.expect(who, self._scope(who, "DocumentReference", "s"), status, text)
+            if wrong or status >= 300:
+                return wrong
+            found = {e["resource"].get("id") for e in json.loads(text).get("entry", [])}
+            is_there = held.stored.id in found
+            named = held.stored.resource.get("subject", {}).get("reference", "").startswith("Patient/")
+            return "" if is_there == (named and self.stage.sees_it(who, held)) else f"{held.local} is there: {is_there}"
 
         return ask
 
