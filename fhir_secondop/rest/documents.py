@@ -114,7 +114,7 @@ def _followed(
     while fresh:
         wanted: dict[tuple[str, str], str] = {}
         for one in fresh:
-            for text in sorted(refs.mentioned(one.body.text)):
+            for text in sorted(refs.mentioned([one.body.text])):
                 ref = _here(text, base_url)
                 if ref is None and not text.startswith("#") and text:
                     why = "which is elsewhere" if refs.parse(text) else "which names nothing that is stored"

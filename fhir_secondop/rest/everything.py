@@ -21,6 +21,7 @@ from fhir_secondop.rest import inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store import compartments, resources
+from fhir_secondop.store.compartments import Place
 from fhir_secondop.store.includes import MAX_INCLUDED
 from fhir_secondop.store.resources import Stored
 
@@ -56,6 +57,29 @@ class _Asked:
         return (not self.types or one.type in self.types) and (self.since_ms is None or one.updated >= self.since_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is looked at: the `members` of a compartment, which of them are given (`conditions`), and for whom."""
+
+    connection: Connection
+    patient_id: str
+    members: ColumnElement[bool]
+    conditions: Sequence[ColumnElement[bool]]
+    visibility: Visibility
+    readable: frozenset[str]
+    base_url: str
+
+    def walk(self, place: Place | None, limit: int) -> Iterable[Stored]:
+        """So many of what is given, from there on."""
+        if self.patient_id and len(self.conditions) == 1 and compartments.sees_all(self.visibility):
+            return compartments.whole(self.connection, self.patient_id, place, limit)
+        return compartments.page(self.connection, self.conditions, self.visibility, place, limit)
+
+    def last(self) -> str:
+        """The newest of what is given."""
+        return compartments.local_of(compartments.newest(self.connection, self.conditions, self.visibility))
+
+
 def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     """GET and POST Patient/[id]/$everything and, of all patients that the caller sees, Patient/$everything.
 
@@ -79,7 +103,8 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
         conditions = [members] if period is None else [members, compartments.in_care(period)]
         if left_out:
             conditions.append(compartments.is_none_of(left_out, but_patient=patient_id))
-        page = _page(connection, conditions, members, visibility, asked, readable, endpoint.base_url)
+        view = _View(connection, patient_id, members, conditions, visibility, readable, endpoint.base_url)
+        page = _page(view, asked)
     page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
     shown.disclosed((*page.matches, *page.included))
     address = f"Patient/{patient_id}/$everything" if patient_id else "Patient/$everything"
@@ -116,60 +141,42 @@ def _asked(endpoint: Endpoint, caller: Caller, sent: Input) -> _Asked:
     return _Asked(count, types, since.low if since else None, sent.one("_page"))
 
 
-def _page(
-    connection: Connection,
-    conditions: Sequence[ColumnElement[bool]],
-    members: ColumnElement[bool],
-    visibility: Visibility,
-    asked: _Asked,
-    readable: frozenset[str],
-    base_url: str,
-) -> _Page:
+def _page(view: _View, asked: _Asked) -> _Page:
     page, place, last = _Page(), None, ""
     if asked.link:
-        place, last = compartments.place_of(connection, asked.link, visibility)
+        place, last = compartments.place_of(view.connection, asked.link, view.visibility)
     most = MAX_WALKED if asked.is_part else asked.count
-    mentioned: set[str] = set()
     walked: list[Stored] = []
-    for one in compartments.page(connection, conditions, visibility, place, most + 1):
+    for one in view.walk(place, most + 1):
         if len(page.matches) == asked.count or len(walked) == most:
-            last = last or compartments.local_of(compartments.newest(connection, conditions, visibility))
+            last = last or view.last()
             page.more = compartments.link_of(walked[-1], last)
             break
         walked.append(one)
-        mentioned |= refs.mentioned(one.body.text)
         if asked.shows(one):
             page.matches.append(one)
+    mentioned = refs.mentioned(one.body.text for one in walked)
     held = {(one.type, one.id) for one in walked}
-    _include(connection, page, mentioned, held, members, visibility, asked, readable, base_url)
+    _include(view, page, mentioned, held, asked)
     return page
 
 
-def _include(
-    connection: Connection,
-    page: _Page,
-    mentioned: Iterable[str],
-    held: set[tuple[str, str]],
-    members: ColumnElement[bool],
-    visibility: Visibility,
-    asked: _Asked,
-    readable: frozenset[str],
-    base_url: str,
-) -> None:
+def _include(view: _View, page: _Page, mentioned: Iterable[str], held: set[tuple[str, str]], asked: _Asked) -> None:
     """Adds what is pointed to and is in no compartment that is given here; says what can't be had."""
-    wanted, elsewhere = pointed_to(mentioned, base_url)
+    wanted, elsewhere = pointed_to(mentioned, view.base_url)
     wanted = {pair for pair in wanted if pair not in held and (not asked.types or pair[0] in asked.types)}
     others = {pair for pair in wanted if pair[0] == "Patient"}
-    barred = {pair for pair in wanted - others if pair[0] not in readable}
+    barred = {pair for pair in wanted - others if pair[0] not in view.readable}
     wanted -= others | barred
     found: list[Stored] = []
     outside = sorted(pair for pair in wanted if pair[0] not in compartments.types())
     inside = sorted(wanted - set(outside))
-    found += compartments.named(connection, outside, visibility)
-    of_others = list(compartments.named(connection, inside, visibility)) if inside else []
+    found += compartments.named(view.connection, outside, view.visibility)
+    of_others = list(compartments.named(view.connection, inside, view.visibility)) if inside else []
     if of_others:
         # Members stand on their own pages, however far away; what belongs to nobody here comes along.
-        own = {(one.type, one.id) for one in compartments.named(connection, inside, visibility, among=members)}
+        members = compartments.named(view.connection, inside, view.visibility, among=view.members)
+        own = {(one.type, one.id) for one in members}
         found += [one for one in of_others if (one.type, one.id) not in own]
     there = {(one.type, one.id) for one in (*found, *of_others)}
     if barred:

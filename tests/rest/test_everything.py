@@ -340,4 +340,4 @@ def test_no_way_into_a_compartment_is_one_that_a_blind_reader_may_not_search_by(
     ],
 )  # fmt: skip
 def test_what_a_text_mentions_is_found_without_parsing_it(text: str) -> None:
-    assert refs.mentioned(text) == set(refs.find(json.loads(text)))
+    assert refs.mentioned([text, text]) == set(refs.find(json.loads(text)))
