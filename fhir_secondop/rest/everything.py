@@ -16,6 +16,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue
 from fhir_secondop.fhir import definitions, refs
+from fhir_secondop.fhir.times import Interval
 from fhir_secondop.model import Caller, Visibility
 from fhir_secondop.rest import inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
@@ -59,19 +60,37 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What is looked at: the `members` of a compartment, which of them are given (`conditions`), and for whom."""
+    """What is looked at: the compartment of a patient, or of all ("") who are seen, and what of it is given to whom."""
 
     connection: Connection
     patient_id: str
-    members: ColumnElement[bool]
-    conditions: Sequence[ColumnElement[bool]]
+    period: Interval | None
+    left_out: Sequence[str]
     visibility: Visibility
     readable: frozenset[str]
     base_url: str
 
+    @property
+    def members(self) -> ColumnElement[bool]:
+        """The condition of all that is in it."""
+        return (
+            compartments.of_patient(self.patient_id) if self.patient_id else compartments.of_patients(self.visibility)
+        )
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The conditions of what of it is given."""
+        found = [self.members]
+        if self.period is not None:
+            found.append(compartments.in_care(self.period))
+        if self.left_out:
+            found.append(compartments.is_none_of(self.left_out, but_patient=self.patient_id))
+        return found
+
     def walk(self, place: Place | None, limit: int) -> Iterable[Stored]:
         """So many of what is given, from there on."""
-        if self.patient_id and len(self.conditions) == 1 and compartments.sees_all(self.visibility):
+        is_whole = self.period is None and not self.left_out and compartments.sees_all(self.visibility)
+        if self.patient_id and is_whole:
             return compartments.whole(self.connection, self.patient_id, place, limit)
         return compartments.page(self.connection, self.conditions, self.visibility, place, limit)
 
@@ -93,17 +112,8 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     readable, searchable = shown.granted(endpoint.allows, caller)
     left_out = sorted(compartments.types() - searchable)
     visibility = shown.seen(endpoint, caller)
-    period = sent.period()
     with endpoint.database.reading() as connection:
-        if patient_id:
-            resources.read(connection, visibility, "Patient", patient_id)
-            members = compartments.of_patient(patient_id)
-        else:
-            members = compartments.of_patients(visibility)
-        conditions = [members] if period is None else [members, compartments.in_care(period)]
-        if left_out:
-            conditions.append(compartments.is_none_of(left_out, but_patient=patient_id))
-        view = _View(connection, patient_id, members, conditions, visibility, readable, endpoint.base_url)
+        view = _View(connection, patient_id, sent.period(), left_out, visibility, readable, endpoint.base_url)
         page = _page(view, asked)
     page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
     shown.disclosed((*page.matches, *page.included))
@@ -155,8 +165,11 @@ def _page(view: _View, asked: _Asked) -> _Page:
         walked.append(one)
         if asked.shows(one):
             page.matches.append(one)
-    mentioned = refs.mentioned(one.body.text for one in walked)
     held = {(one.type, one.id) for one in walked}
+    if view.patient_id and ("Patient", view.patient_id) not in held:
+        # It stands on another page, or there is none: then nothing is said of what may be theirs.
+        resources.read(view.connection, view.visibility, "Patient", view.patient_id)
+    mentioned = refs.mentioned(one.body.text for one in walked)
     _include(view, page, mentioned, held, asked)
     return page
 
