@@ -92,7 +92,8 @@ class _View:
         is_whole = self.period is None and not self.left_out and compartments.sees_all(self.visibility)
         if self.patient_id and is_whole:
             return compartments.whole(self.connection, self.patient_id, place, limit)
-        return compartments.page(self.connection, self.conditions, self.visibility, place, limit)
+        of_all = not self.patient_id
+        return compartments.page(self.connection, self.conditions, self.visibility, place, limit, of_all=of_all)
 
     def last(self) -> str:
         """The newest of what is given."""

@@ -162,13 +162,19 @@ def page(
     visibility: Visibility,
     place: Place | None,
     limit: int,
+    *,
+    of_all: bool = False,
 ) -> Iterator[Stored]:
-    """At most `limit` resources of which these conditions hold, that may be seen and are not deleted, oldest first."""
+    """At most `limit` resources of which these conditions hold, that may be seen and are not deleted, oldest first.
+
+    `of_all`: the conditions are those of all patients, and most resources keep them.
+    """
     resource = tables.resource.c
     query = rows(visibility).where(*conditions, resource.deleted.is_(False), visible(visibility))
     if place is not None:
         # With the sum no index on the number is used: what is in the compartment is found first, and then put in order.
-        query = query.where(resource.rid + 0 > place.after, resource.rid + 0 <= place.last)
+        number = resource.rid if of_all else resource.rid + 0
+        query = query.where(number > place.after, number <= place.last)
     query = query.order_by(resource.rid).limit(limit)
     found = connection.execute(query.execution_options(yield_per=_AT_ONCE) if limit > _STREAMED else query)
     return (stored(row, visibility) for row in found)

@@ -111,6 +111,8 @@ def test_the_first_opinion_is_in_no_answer_until_the_first_read_is_locked(clinic
     routes = {path.partition("?")[0].split("/")[1] for _, path in told}
     assert routes >= {"fhir", "api", "cases", ""}
     assert any("/cases/" in path and path.endswith("/review") for _, path in told)
+    codes = {path.partition("?")[0].rpartition("$")[2] for _, path in told if path.startswith("/fhir")}
+    assert codes >= {"everything", "summary"}
 
 
 def test_a_reviewer_reads_blind_and_locks_by_forms_alone(clinic: Clinic) -> None:
