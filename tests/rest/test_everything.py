@@ -224,6 +224,34 @@ def test_a_page_brings_what_it_points_to(client: Any) -> None:
     ]  # fmt: skip
 
 
+def test_what_stands_on_another_page_does_not_come_along(client: Any, database: Database) -> None:
+    named(database, "Observation", [observation("n1", hasMember=[{"reference": "Observation/n2"}]), observation("n2")])
+    found = pages(client, "Patient/p1/$everything?_count=1&_type=Observation")
+    assert [shown(each) for each in found] == [[f"Observation/{name}"] for name in ("b1", "b2", "n1", "n2")]
+
+
+def test_a_page_link_tells_nothing_of_what_may_not_be_seen(client: Any, database: Database) -> None:
+    put(database, {"resourceType": "Patient"}, resource_id="own", caller=CALLERS["guest"])
+    there, not_there = (
+        bundle(client, f"Patient/own/$everything?_page=Observation/{name}~Observation/{name}", 422, As="guest")
+        for name in ("b1", "nothing")
+    )
+    assert there == not_there
+
+
+def test_where_a_page_ended_may_no_longer_be_seen_and_then_it_begins_again(client: Any, database: Database) -> None:
+    put(database, {"resourceType": "Patient"}, resource_id="own", caller=CALLERS["guest"])
+    for name in ("a1", "a2"):
+        about = {"resourceType": "Basic", "code": {"text": "x"}, "subject": {"reference": "Patient/own"}}
+        put(database, about, resource_id=name, caller=CALLERS["guest"])
+    first = bundle(client, "Patient/own/$everything?_count=2", As="guest")
+    with database.transaction(DESK) as tx:
+        moved = sa.update(tables.resource).where(tables.resource.c.id == "a1").values(case_id="of-others")
+        tx.connection.execute(moved)
+    told = bundle(client, following(first), 422, As="guest")
+    assert told["issue"][0]["diagnostics"].endswith("begin again.")
+
+
 def test_what_was_seen_on_one_page_may_not_be_on_the_next(client: Any, database: Database) -> None:
     with database.transaction(CALLERS["guest"]) as tx:
         create(tx, {"resourceType": "Patient"}, resource_id="own")
