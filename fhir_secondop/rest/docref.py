@@ -10,7 +10,7 @@ from flask import Response
 from fhir_secondop.errors import Invalid, Issue
 from fhir_secondop.fhir import query
 from fhir_secondop.model import Caller
-from fhir_secondop.rest import inputs, interactions, shown
+from fhir_secondop.rest import disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import compartments, resources, search
 
@@ -25,6 +25,7 @@ def run(endpoint: Endpoint, caller: Caller, _: str) -> Response:
     patient_id = sent.one("patient").removeprefix("Patient/")
     if not resources.is_id(patient_id):
         raise Invalid("$docref takes the id of the patient.", path="patient")
+    disclosure.asked("Patient", patient_id)
     count, period = shown.page_size(endpoint, sent), sent.period()
     is_on_demand, types = sent.flag("on-demand"), ",".join(sent.values.get("type", ()))
     asked = [("patient", f"Patient/{patient_id}"), *([("type", types)] if types else [])]

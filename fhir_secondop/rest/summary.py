@@ -15,7 +15,7 @@ from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, Unsupporte
 from fhir_secondop.fhir import query, refs, times
 from fhir_secondop.model import Caller, Visibility
 from fhir_secondop.opinion import ips
-from fhir_secondop.rest import answers, inputs, interactions, shown
+from fhir_secondop.rest import answers, disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store import compartments, resources, search, tables
@@ -39,6 +39,7 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     with endpoint.database.reading() as connection:
         if not patient_id:
             patient_id = _identified(connection, endpoint, visibility, sent)
+            disclosure.asked("Patient", patient_id)
         patient = resources.read(connection, visibility, "Patient", patient_id)
         conditions = [compartments.of_patient(patient_id), tables.resource.c.type.in_(sorted(ips.types()))]
         found = list(compartments.page(connection, conditions, visibility, None, MAX_ENTRIES + 1))

@@ -78,15 +78,15 @@ def test_each_shape_of_a_page_goes_by_an_index(sqlite: Database, visibility: Vis
 
 
 def test_a_long_record_comes_whole_and_in_order(database: Database) -> None:
-    record(database, 2400)
+    record(database, 1200)
     conditions = [compartments.of_patient("p1")]
     with database.reading() as connection:
         everything = [one.id for one in compartments.page(connection, conditions, EVERYTHING, None, 5000)]
-        assert len(everything) == 1201
+        assert len(everything) == 601
         found: list[str] = []
         place = None
         last = compartments.newest(connection, conditions, EVERYTHING)
-        while page := compartments.whole(connection, "p1", place, 500):
+        while page := compartments.whole(connection, "p1", place, 250):
             found += [one.id for one in page]
             link = compartments.link_of(page[-1], compartments.local_of(last))
             place, _ = compartments.place_of(connection, link, EVERYTHING)
