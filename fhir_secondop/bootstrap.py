@@ -20,6 +20,7 @@ from fhir_secondop.ehr.second_stage import SecondStage
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import clock_file, codes
+from fhir_secondop.rest import published as operations_of_others
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.service import operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
@@ -105,6 +106,7 @@ def assembled(settings: Settings) -> Service:
     endpoint = Endpoint(
         xml=True,
         validates=True,
+        published=operations_of_others.CODES,
         database=database,
         base_url=base_url,
         software="fhir_secondop",

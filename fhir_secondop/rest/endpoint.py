@@ -87,6 +87,7 @@ class Endpoint:
     security: str = ""
     xml: bool = False  # whether resources are read and written in XML, too
     validates: bool = False  # whether [type]/$validate is offered
+    published: frozenset[str] = frozenset()  # which of the operations that others defined (rest.published) are offered
     smart: bool = False  # whether one signs in by SMART
     second_stage: SecondStage = claims.unchecked
     canonical: str = ""  # under which the operations have their canonical names

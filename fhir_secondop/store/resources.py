@@ -60,7 +60,11 @@ class Stored:
     @property
     def text(self) -> str:
         """The resource as JSON text, spliced and not parsed again."""
-        return codec.splice(self.body, self.id, self.meta)
+        said = self.client_meta[1:-1]
+        own = f'"versionId":"{self.version}","lastUpdated":"{times.instant(self.updated)}"'
+        meta = f"{{{said},{own}}}" if said else f"{{{own}}}"
+        cut = self.body.cut
+        return f'{self.body.text[:cut]},"id":"{self.id}","meta":{meta}{self.body.text[cut:]}'
 
     @property
     def bytes(self) -> int:

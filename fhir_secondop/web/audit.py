@@ -44,7 +44,8 @@ _ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "
             "patch": "U", "delete": "D"}  # fmt: skip
 _CONTROLS = frozenset(
     {"_format", "_pretty", "_count", "_total", "_page", "_cursor", "_id", "_lastUpdated", "_sort", "_include",
-     "_revinclude", "_has", "_elements", "_summary"}
+     "_revinclude", "_has", "_elements", "_summary", "_since", "_type",
+     "start", "end", "on-demand", "persist"}  # of operations
 )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def install(app: Flask, service: Service) -> None:
     audit = service.context.database.audit
     if audit is None:
         return
-    codes = frozenset({"validate", *(operation.code for operation in service.operations)})
+    codes = frozenset({"validate", *service.endpoint.published, *(operation.code for operation in service.operations)})
 
     def begin() -> None:
         origin.begin(None)

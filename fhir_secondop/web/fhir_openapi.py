@@ -7,7 +7,7 @@ A call's `x-examples` are whole requests, each with the status that it is answer
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,9 +16,10 @@ from fhir_secondop import __version__
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Operation, Resource
 from fhir_secondop.opinion import intake_json
-from fhir_secondop.rest import formats
+from fhir_secondop.rest import formats, published
 from fhir_secondop.rest.app import ROUTES
 from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.rest.published import Published
 
 Plain = dict[str, Any]
 FORM = "application/x-www-form-urlencoded"
@@ -221,6 +222,9 @@ def document(endpoint: Endpoint) -> Plain:
     for row in endpoint.operations:
         path, calls = _operation(endpoint, row)
         paths.setdefault(path, {}).update(calls)
+    for kind in endpoint.types():
+        for one in published.offered(endpoint, kind):
+            paths.update(_published(endpoint, one))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -381,6 +385,36 @@ def _operation(endpoint: Endpoint, row: Operation) -> tuple[str, Plain]:
         return path, {"post": described}
     post = {**described, "operationId": f"{call.id}-by-post", "x-examples": []}
     return path, {"get": described, "post": post}
+
+
+# Code and whether it is of one resource → an example; what others defined is described where they did.
+_OF_OTHERS = {
+    ("everything", True): Example("a patient's record", "/Patient/{patient}/$everything?_type=Observation", 200),
+    ("everything", False): Example("the first page of all", "/Patient/$everything?_count=1", 200),
+    ("document", True): Example("of none", "/Composition/nowhere/$document", 404),
+    ("docref", False): Example("a patient's documents", "/DocumentReference/$docref?patient={patient}", 200),
+    ("summary", True): Example("an International Patient Summary", "/Patient/{patient}/$summary", 200),
+    ("summary", False): Example("by an identifier", f"/Patient/$summary?identifier={_IDENTIFIER}", 200),
+}
+
+
+def _published(endpoint: Endpoint, row: Published) -> dict[str, Plain]:
+    """The addresses of an operation that others defined, and what may be done there."""
+    found: dict[str, Plain] = {}
+    for is_of_one in (True, False):
+        if not (row.on_instance if is_of_one else row.on_type):
+            continue
+        address = f"/{row.type}{'/<i>' if is_of_one else ''}/${row.code}"
+        path, parameters = _address(endpoint, address, [])
+        call = Call(
+            f"{row.type}-{row.code}{'-of-one' if is_of_one else ''}", f"As {row.definition} says.", "", (200, 410),
+            (_OF_OTHERS[row.code, is_of_one],),
+        )  # fmt: skip
+        got = _described(endpoint, call, ["Bundle"], parameters)
+        posted = _described(endpoint, replace(call, takes="resource", examples=()), ["Parameters"], parameters)
+        posted["requestBody"]["required"] = False
+        found[path] = {"get": got, "post": {**posted, "operationId": f"{call.id}-by-post"}}
+    return found
 
 
 def _taken_by(row: Operation) -> list[str]:
