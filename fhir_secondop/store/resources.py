@@ -289,6 +289,35 @@ def history(
     return found
 
 
+def history_page(
+    connection: Connection,
+    visibility: Visibility,
+    resource_type: str,
+    resource_id: str,
+    count: int,
+    *,
+    before: int | None = None,
+    since_ms: int | None = None,
+    most_bytes: int,
+) -> tuple[list[Stored], bool]:
+    """At most so many versions of a resource, newest first: those below a version, and not before a time; and whether
+    they are cut at so many bytes.
+    """
+    version = tables.version.c
+    query = (
+        _columns(visibility)
+        .select_from(tables.resource.join(tables.version, version.rid == tables.resource.c.rid))
+        .where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
+        .order_by(version.version.desc())
+        .limit(count)
+    )
+    if before is not None:
+        query = query.where(version.version < before)
+    if since_ms is not None:
+        query = query.where(version.updated >= since_ms)
+    return taken(connection, query, visibility, most_bytes)
+
+
 def history_of_type(
     connection: Connection,
     visibility: Visibility,

@@ -172,7 +172,8 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/<t>/<i>/_history"): Call(
         "history", "Every version of a resource, newest first.", "history-instance", (200,), (
             Example("of a patient", "/Patient/{patient}/_history", 200),
-        )),
+            Example("a page of it", "/Patient/{patient}/_history?_count=1", 200),
+        ), query=("_count", "_since")),
     ("GET", "/<t>/<i>/_history/<v>"): Call(
         "vread", "One version of a resource.", "vread", (200, 410), (
             Example("the first", "/Patient/{patient}/_history/1", 200),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -22,7 +22,7 @@ from fhir_secondop.store.database import Database
 from fhir_secondop.web import listener
 from tests.conftest import free_port
 from tests.rest.served import client_of
-from tests.store.rows import named
+from tests.store.rows import named, put, update
 
 NAME = "Wolkenstein"
 CALLER = Caller("them", "Them", frozenset({"coordinator"}), ("system/*.cruds",))
@@ -36,14 +36,16 @@ def client(database: Database, **limits: Any) -> Any:
     return client_of(database, lambda request: CALLER, xml=True, limits=Limits(**limits))
 
 
-def pages(client: Any, asked: str) -> list[list[str]]:
-    """The ids on each page, following the links."""
+def pages(
+    client: Any, asked: str, shown: Callable[[Any], str] = lambda entry: str(entry["resource"]["id"])
+) -> list[list[str]]:
+    """The ids on each page, or what else, following the links."""
     found, following = [], f"/fhir/{asked}"
     while following:
         answer = client.get(following)
         assert answer.status_code == 200, answer.text[:500]
         page = answer.get_json()
-        found.append([entry["resource"]["id"] for entry in page["entry"]])
+        found.append([shown(entry) for entry in page["entry"]])
         links = {link["relation"]: link["url"] for link in page["link"]}
         following = links.get("next", "").removeprefix("https://secondop.example.org")
         assert len(found) < 50
@@ -71,6 +73,30 @@ def test_a_history_ends_at_its_bytes_and_each_version_is_on_one_page(database: D
     found = pages(client(database, max_page_bytes=10_000), "Binary/_history")
     assert list(chain(*found)) == [f"b{number}" for number in reversed(range(len(SIZES)))]
     assert len(found) == 6
+
+
+def test_the_versions_of_one_resource_come_in_pages_too(database: Database) -> None:
+    name, rest = large(0, 1000)
+    stored = put(database, {"resourceType": "Binary", **rest}, resource_id=name)
+    for size in SIZES[1:]:
+        stored = update(database, stored, {"resourceType": "Binary", "id": name, **large(0, size)[1]})
+    whole = client(database).get("/fhir/Binary/b0/_history").get_json()
+    assert (whole["total"], len(whole["entry"])) == (10, 10)
+    for asked, limits, number in (("", {"max_page_bytes": 10_000}, 6), ("?_count=3", {}, 4)):
+        found = versions(client(database, **limits), f"Binary/b0/_history{asked}")
+        assert list(chain(*found)) == [str(number) for number in range(10, 0, -1)]
+        assert len(found) == number
+    since = whole["entry"][2]["response"]["lastModified"].replace("+", "%2B")
+    recent = client(database).get(f"/fhir/Binary/b0/_history?_since={since}").get_json()
+    assert [entry["response"]["etag"] for entry in recent["entry"]] == ['W/"10"', 'W/"9"', 'W/"8"']
+    assert "total" not in recent
+    assert client(database).get("/fhir/Binary/nobody/_history").status_code == 404
+    for wrong in ("_page=x", "_count=x", "colour=red"):
+        assert client(database).get(f"/fhir/Binary/b0/_history?{wrong}").status_code in (400, 422)
+
+
+def versions(client: Any, asked: str) -> list[list[str]]:
+    return pages(client, asked, lambda entry: entry["resource"]["meta"]["versionId"])
 
 
 def test_a_large_answer_is_streamed_and_the_same_as_a_small_one(database: Database) -> None:
