@@ -19,7 +19,9 @@ class Limits:
     max_depth: int = 100  # of objects and lists in each other
     max_entries: int = 5000  # of a Bundle that is sent to us
     max_page: int = 500  # resources on a page
-    max_page_bytes: int = 32 * 1024 * 1024  # of the resources on a page, and as many of those that come along
+    max_page_bytes: int = (
+        32 * 1024 * 1024
+    )  # of the resources on a page, of those that come along, of what a transaction reads
     max_parameters: int = 100  # of a search
     max_alternatives: int = 1000  # values of all its parameters together, what commas part counted singly
     max_chain: int = 4  # references that one parameter follows
@@ -28,6 +30,7 @@ class Limits:
     max_sorted: int = 10_000  # matches of a search that is sorted
     max_search_s: float = 10.0  # after which a search ends without an answer
     max_batch_s: float = 60.0  # after which no further entry of a batch is begun
+    max_batch_bytes: int = 64 * 1024 * 1024  # of the answers in a batch-response, after which none is either
 
 
 # The least and the most. The parser recurses, each criterion is a join and each value a bound variable: what goes
@@ -47,4 +50,5 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
     "max_sorted": (1, 100_000),
     "max_search_s": (0.05, 600.0),
     "max_batch_s": (0.05, 600.0),
+    "max_batch_bytes": (1024, 1024**3),
 })  # fmt: skip

@@ -48,11 +48,11 @@ def run(endpoint: Endpoint, caller: Caller, bundle: Resource, text: str) -> Resp
     for place, entry in enumerate(entries):
         try:
             if time.monotonic() > ends:
-                taken = f"{limits.max_batch_s:g} s (max_batch_s)"
-                raise Unavailable(f"The batch has taken {taken}; nothing was done, send this entry again.")
-            if size > limits.max_page_bytes:
-                full = "The answers before this one fill the Bundle (max_page_bytes)"
-                raise TooLarge(f"{full}; nothing was done, send this entry again.")
+                said = f"The batch has taken {limits.max_batch_s:g} seconds (max_batch_s)"
+                raise Unavailable(f"{said}; nothing was done, send this entry again.")
+            if size > limits.max_batch_bytes:
+                said = f"The answers before this one have over {limits.max_batch_bytes} bytes (max_batch_bytes)"
+                raise TooLarge(f"{said}; nothing was done, send this entry again.")
             answered = _entry(endpoint, place, entry, texts[place] if place < len(texts) else None, known)
         except SecondOpError as error:
             answered = _said(http_status(error), {"outcome": outcome.of_error(error)})

@@ -14,9 +14,10 @@ from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import claims, definitions, query
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
-from fhir_secondop.store import deadline
+from fhir_secondop.store import bundles, deadline
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
+from fhir_secondop.store.resources import Stored
 
 ALL = frozenset(
     {"read", "vread", "history-instance", "history-type", "create", "update", "patch", "delete", "search-type"}
@@ -104,6 +105,12 @@ class Endpoint:
         """One snapshot for an answer, for as long as a search may take. Raises TooCostly beyond that."""
         with self.database.reading() as connection, deadline.within(connection, self.limits.max_search_s):
             yield connection
+
+    def match_one(
+        self, connection: Connection, resource_type: str, criteria: str, visibility: Visibility
+    ) -> Stored | None:
+        """The one resource that the criteria of a conditional interaction match, within our limits."""
+        return bundles.match_one(connection, resource_type, criteria, visibility, self.base_url, self.limits)
 
     def types(self) -> list[str]:
         """The types offered, sorted."""

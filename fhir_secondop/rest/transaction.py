@@ -81,6 +81,7 @@ def _applied(endpoint: Endpoint, caller: Caller, entries: Sequence[Entry]) -> li
                     visibility=visibility,
                     base_url=endpoint.base_url,
                     update_creates=endpoint.update_creates,
+                    limits=endpoint.limits,
                 )
                 for made in outcomes:
                     if made.entry.method == "PUT" and made.status == 201:
@@ -114,7 +115,7 @@ def _patched(endpoint: Endpoint, entry: Entry, visibility: Visibility) -> Entry:
     operations = patch.parse(patching.sent_patch(entry.resource, f"{here}.resource"))
     with endpoint.database.reading() as connection:
         if entry.criteria:
-            found = bundles.match_one(connection, entry.type, entry.criteria, visibility, endpoint.base_url)
+            found = endpoint.match_one(connection, entry.type, entry.criteria, visibility)
             if found is None:
                 raise NotFound(f"No {entry.type} matches; nothing was stored.", path=f"{here}.request.url")
         else:

@@ -101,6 +101,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", "/"): Call(
         "transaction", "Runs a Bundle: a transaction as a whole or not at all.", "", (200, 409, 410, 412), (
             Example("a transaction", "/", 200, _bundle("transaction")),
+            Example("a batch", "/", 200, _bundle("batch")),
             Example("no Bundle", "/", 422, PATIENT),
         ), "resource", headers=("Prefer",)),
     ("GET", "/<t>"): Call(

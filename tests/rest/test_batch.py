@@ -11,7 +11,8 @@ import pytest
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Resource
-from tests.rest.served import NAME, PATIENT, URN, Send, bundle, client_of, created, matches, posting
+from fhir_secondop.sandbox.signin import VISITOR
+from tests.rest.served import NAME, PATIENT, URN, Send, bundle, client_of, created, matches, posting, sender
 from tests.rest.test_transaction import asking, patch
 from tests.store.rows import BASE
 
@@ -96,19 +97,16 @@ def test_a_batch_that_is_no_bundle_is_refused_whole(sqlite_send: Send) -> None:
 
 
 def test_what_a_batch_cannot_answer_is_not_done(database: Any) -> None:
-    alice = Caller(id="alice", name="alice", scopes=("user/*.cruds",))
+    def limited(**limits: Any) -> Send:
+        return sender(client_of(database, lambda request: VISITOR, limits=Limits(**limits)).application)
 
-    def found(*entries: Resource, **limits: Any) -> list[Resource]:
-        client = client_of(database, lambda request: alice, limits=Limits(**limits))
-        return list(json.loads(client.post("/fhir", json=bundle(*entries, kind="batch")).text)["entry"])
-
-    full = found(asking("GET", "metadata"), posting(PATIENT), max_page_bytes=1024)
-    assert statuses(full) == [200, 413]
-    assert "max_page_bytes" in json.dumps(full[1])
-    late = found(posting(PATIENT), max_batch_s=-1.0)
-    assert statuses(late) == [503]
-    assert "max_batch_s" in json.dumps(late)
-    assert found(asking("GET", "Patient?_total=accurate"))[0]["resource"]["total"] == 0
+    found = answered(limited(max_batch_bytes=100), asking("GET", "metadata"), posting(PATIENT))
+    assert statuses(found) == [200, 413]
+    assert "max_batch_bytes" in json.dumps(found[1])
+    found = answered(limited(max_batch_s=-1.0), posting(PATIENT))
+    assert statuses(found) == [503]
+    assert "max_batch_s" in json.dumps(found)
+    assert matches(limited()("GET", "/Patient")) == []
 
 
 def test_each_entry_needs_its_own_right(database: Any) -> None:

@@ -190,6 +190,36 @@ def test_a_search_that_waits_for_ever_is_ended_by_postgresql(postgres: str) -> N
     database.dispose()
 
 
+def test_the_criteria_of_a_write_that_take_too_long_hold_nobody_up(sqlite_template: Path, tmp_path: Path) -> None:
+    path = tmp_path / "slow.sqlite"
+    path.write_bytes(sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{path}", pool_size=1)
+    named(database, "Patient", [(f"p{n}", {"name": [{"family": "a" * 1900}]}) for n in range(600)])
+    client = unhurried(database, max_search_s=0.05)
+    entry = {"resource": PATIENT, "request": {"method": "POST", "url": "Patient", "ifNoneExist": ENDLESS}}
+    for path_, sent, headers in [
+        ("/fhir/Patient", PATIENT, {"If-None-Exist": ENDLESS}),
+        ("/fhir/", {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}, {}),
+    ]:
+        assert is_ended(client.post(path_, json=sent, headers=headers, content_type=FHIR))
+        assert client.post("/fhir/Patient", json=PATIENT, content_type=FHIR).status_code == 201
+    database.dispose()
+
+
+def test_what_a_transaction_reads_ends_at_its_bytes(database: Database) -> None:
+    named(database, "Basic", [(f"b{n}", {"code": {"text": "x" * 1000}}) for n in range(3)])
+    reading = [{"request": {"method": "GET", "url": f"Basic/b{n}"}} for n in range(3)]
+    writing = {"resource": PATIENT, "request": {"method": "POST", "url": "Patient"}}
+    sent = {"resourceType": "Bundle", "type": "transaction", "entry": [writing, *reading]}
+    refused = unhurried(database, max_page_bytes=2500).post("/fhir/", json=sent, content_type=FHIR)
+    [issue] = refused.get_json()["issue"]
+    assert (refused.status_code, issue["code"], issue["expression"]) == (422, "too-costly", ["Bundle.entry[3].request"])
+    assert "max_page_bytes" in issue["diagnostics"]
+    assert unhurried(database).get("/fhir/Patient?_total=accurate").get_json()["total"] == 0
+    sent["entry"] = [writing, *reading[:2]]
+    assert unhurried(database, max_page_bytes=2500).post("/fhir/", json=sent, content_type=FHIR).status_code == 200
+
+
 def test_many_statements_together_have_the_time_of_one_search(database: Database) -> None:
     def many(connection: sa.Connection) -> None:
         with deadline.within(connection, 0.05):

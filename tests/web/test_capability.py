@@ -167,7 +167,7 @@ def test_every_search_parameter_and_include_of_a_type_is_taken(asked: Asked, kin
 
 def test_what_the_whole_system_offers_is_as_it_says(asked: Asked) -> None:
     codes = {each["code"] for each in asked.rest.get("interaction", [])}
-    for kind in ("transaction",):
+    for kind in ("transaction", "batch"):
         entry = {"resource": sample("Basic"), "request": {"method": "POST", "url": "Basic"}}
         done = asked.ask(kind, "POST", "/", {"resourceType": "Bundle", "type": kind, "entry": [entry]})
         assert (done.status_code == 200) == (kind in codes), done.text
