@@ -158,11 +158,11 @@ def test_a_search_that_takes_too_long_is_ended_as_it_works(sqlite_template: Path
     path = tmp_path / "slow.sqlite"
     path.write_bytes(sqlite_template.read_bytes())
     database = Database(f"sqlite:///{path}", pool_size=1)
-    named(database, "Patient", [(f"p{n}", {"name": [{"family": "a" * 1900}]}) for n in range(1000)])
+    named(database, "Patient", [(f"p{n}", {"name": [{"family": "a" * 1900}]}) for n in range(600)])
     began = time.perf_counter()
-    assert unhurried(database).get(f"/fhir/{asked}").status_code == 200
+    assert unhurried(database, max_search_s=600).get(f"/fhir/{asked}").status_code == 200
     whole_s = time.perf_counter() - began
-    assert whole_s > 0.4
+    assert whole_s > 0.3
     began = time.perf_counter()
     assert is_ended(unhurried(database, max_search_s=0.05).get(f"/fhir/{asked}"))
     assert time.perf_counter() - began < whole_s * 0.7
