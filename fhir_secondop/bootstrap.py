@@ -21,8 +21,9 @@ from fhir_secondop.ehr.second_stage import SecondStage
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import clock_file, codes
+from fhir_secondop.rest import published as operations_of_others
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.service import operations, workflows
+from fhir_secondop.service import operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
@@ -107,6 +108,7 @@ def assembled(settings: Settings) -> Service:
         xml=True,
         validates=True,
         page_key=hmac.digest(context.link_secret, b"pages", "sha256"),
+        published=operations_of_others.CODES,
         database=database,
         base_url=base_url,
         software="fhir_secondop",
@@ -116,7 +118,8 @@ def assembled(settings: Settings) -> Service:
         restrictions=rights.restrictions,
         hooks=CaseHooks(context),
         operations=table,
-        max_entries=settings.max_entries,
+        limits=settings.limits,
+        writable=writable.types(settings.writable_types),
         second_stage=second_stage(settings).examine,
         canonical=codes.CANONICAL,
         security=_SECURITY[settings.auth],

@@ -99,7 +99,7 @@ def parse_array(data: bytes | str) -> list[Any]:
 
 def _parse(data: bytes | str, decoder: json.JSONDecoder, kind: type = dict) -> Any:
     text = text_of(data) if isinstance(data, bytes) else data
-    _check_depth(text)
+    check_depth(text)
     try:
         value = decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -121,17 +121,18 @@ def trusted(text: str) -> Resource:
     return value
 
 
-def _check_depth(text: str) -> None:
+def check_depth(text: str, limit: int = MAX_DEPTH) -> None:
+    """Raises Malformed of what is nested deeper than that."""
     # Counted before decoding: the C decoder recurses, and a hostile body must not decide how deep.
-    if text.count("[") + text.count("{") <= MAX_DEPTH or _is_shallow(text):
+    if text.count("[") + text.count("{") <= limit or _is_shallow(text, limit):
         return
     depth = 0
     for match in _NESTING.finditer(text):
         token = match.group()
         if token in "[{":
             depth += 1
-            if depth > MAX_DEPTH:
-                raise Malformed(f"Nested deeper than {MAX_DEPTH} levels.")
+            if depth > limit:
+                raise Malformed(f"Nested deeper than {limit} levels (max_depth).")
         elif token in "]}":
             depth -= 1
             if depth < 0:
@@ -144,14 +145,14 @@ _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes(set(range(256)) - set(b'"[]{}'))
 
 
-def _is_shallow(text: str) -> bool:
-    """Whether the brackets close within MAX_DEPTH levels: innermost pairs are taken away level by level, in C.
+def _is_shallow(text: str, limit: int) -> bool:
+    """Whether the brackets close within so many levels: innermost pairs are taken away level by level, in C.
 
     False also of what is not balanced: that is looked at one bracket after the other.
     """
     plain = _ESCAPE.sub("", text) if "\\" in text else text
     brackets = _STRING.sub(b"", plain.encode("utf-8", "replace").translate(_BRACKETS, _OTHERS))
-    for _ in range(MAX_DEPTH):
+    for _ in range(limit):
         if not brackets:
             return True
         brackets = brackets.replace(b"[]", b"")

@@ -10,14 +10,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
-from fhir_secondop.errors import Invalid, Issue
+from fhir_secondop.errors import Invalid, Issue, TooCostly
 from fhir_secondop.fhir import criteria, definitions
-from fhir_secondop.fhir.criteria import Condition, Refused
+from fhir_secondop.fhir.criteria import LIMITS, Condition, Refused, TooManyWays
+from fhir_secondop.limits import Limits
 
 DEFAULT_COUNT = 50
-MAX_COUNT = 500
-MAX_PARAMETERS = 100
-MAX_VALUES = 1000  # of all parameters together, what commas part counted singly
 MAX_ASKED = 10_000  # values times types, of a search over several: each type is asked for by itself
 SUPPORTED_TYPES = tuple(criteria.MODIFIERS)
 # Where a client may put them without asking for a different result.
@@ -61,6 +59,7 @@ class Search:
     summary: str = ""
     applied: tuple[tuple[str, str], ...] = ()
     ignored: tuple[Issue, ...] = ()
+    limits: Limits = LIMITS
     also: tuple[Part, ...] = ()
 
     @property
@@ -111,18 +110,19 @@ def parse(
     *,
     lenient: bool = False,
     only: Collection[str] | None = None,
+    limits: Limits = LIMITS,
 ) -> Search:
     """The search that a query string asks for, of a type or over several.
 
     Over several each parameter must be one of all of them, though it may be of another kind in each. An unknown
     parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and named in `ignored`.
     `only` names the parameters that count as known, where not all of them do; then there are no chains, includes,
-    orders and excerpts either. Raises Invalid too (too-costly) on more than MAX_PARAMETERS parameters or MAX_VALUES
-    values, or MAX_ASKED over several types.
+    orders and excerpts either. Raises Invalid too (too-costly) on more parameters or values than
+    `limits` say, or than MAX_ASKED over several types; a page is no larger than they say.
     """
     pairs = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else list(query)
     types = [resource_type] if isinstance(resource_type, str) else list(resource_type)
-    _check_size(pairs, len(types))
+    _check_size(pairs, len(types), limits)
     asked = _Asked(types)
     found: dict[str, list[Condition]] = {each: [] for each in types}
     applied: list[tuple[str, str]] = []
@@ -135,13 +135,14 @@ def parse(
             continue
         try:
             if not asked.takes(name, value, advanced=only is None):
-                conditions = _conditions(types, name, value, only)
+                conditions = _conditions(types, name, value, only, limits)
                 if not conditions:
                     continue
                 for each, condition in conditions.items():
                     found[each].append(condition)
         except Refused as refusal:
-            problems.append(Issue("error", "not-supported", name, str(refusal)))
+            code = "too-costly" if isinstance(refusal, TooManyWays) else "not-supported"
+            problems.append(Issue("error", code, name, str(refusal)))
             continue
         applied.append((name, value))
     if problems and not lenient:
@@ -150,30 +151,36 @@ def parse(
         raise Invalid("_summary and _elements can't be asked for together.", path="_summary")
     first, *also = ((each, tuple(conditions)) for each, conditions in found.items())
     return Search(
-        *first, asked.count, asked.total, asked.page, asked.sort, tuple(asked.includes),
-        asked.elements, asked.summary, tuple(applied), tuple(problems), tuple(also),
+        *first, min(asked.count, limits.max_page), asked.total, asked.page, asked.sort, tuple(asked.includes),
+        asked.elements, asked.summary, tuple(applied), tuple(problems), limits,
+        tuple(also),
     )  # fmt: skip
 
 
-def _conditions(types: Sequence[str], name: str, value: str, only: Collection[str] | None) -> dict[str, Condition]:
+def _conditions(
+    types: Sequence[str], name: str, value: str, only: Collection[str] | None, limits: Limits
+) -> dict[str, Condition]:
     """What the parameter demands of each type; empty where its value is. Raises Refused."""
     tried: list[str] = []  # a chain counts what it goes through over all types
     found: dict[str, Condition] = {}
     for each in types:
-        condition = criteria.parse(each, name, value, only=only, tried=tried)
+        condition = criteria.parse(each, name, value, only=only, tried=tried, limits=limits)
         if condition is not None:
             found[each] = condition
     return found
 
 
-def _check_size(pairs: list[tuple[str, str]], types: int) -> None:
+def _check_size(pairs: list[tuple[str, str]], types: int, limits: Limits) -> None:
     if any("\0" in text for pair in pairs for text in pair):
         raise Invalid("A search parameter holds a NUL; no database here can hold one.")
     # Each criterion is a join or subquery, each value a bound variable: both databases have ends to these.
     values = sum(value.count(",") + 1 for _, value in pairs)
-    if len(pairs) > MAX_PARAMETERS or values > MAX_VALUES:
-        said = f"The search was not run: send at most {MAX_PARAMETERS} parameters and {MAX_VALUES} values at once."
-        raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+    asked = (("parameters", len(pairs), "max_parameters"), ("values", values, "max_alternatives"))
+    for what, number, name in asked:
+        if number <= (most := getattr(limits, name)):
+            continue
+        said = f"The search was not run: it has {number} {what}; send at most {most} at once ({name})."
+        raise TooCostly(said)
     if types > 1 and values * types > MAX_ASKED:
         said = f"{values} values of {types} types are too many to search for at once; name fewer types by _type."
         raise Invalid(said, issues=[Issue("error", "too-costly", "_type", said)])
@@ -183,7 +190,7 @@ def count(value: str) -> int:
     """The number of a page's resources that `_count` asks for. Raises Invalid."""
     if not re.fullmatch("[0-9]{1,9}", value):
         raise Invalid("_count is not a whole number.", path="_count")
-    return min(int(value), MAX_COUNT)
+    return int(value)
 
 
 def _total(value: str) -> str:

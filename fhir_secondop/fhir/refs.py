@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape, unescape
@@ -27,6 +27,7 @@ _LINKS = (
     "targetUri",
 )  # fmt: skip
 _IN_NARRATIVE = re.compile(r"""(\s(?:href|src)\s*=\s*)(["'])([^"'<>]*)\2""")
+_MENTIONED = re.compile(r'"reference"\s*:\s*"([^"]*)"')
 _LITERAL = re.compile(
     r"(?:(?P<base>https?://.+?)/)?(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.\-]{1,64})"
     r"(?:/_history/(?P<version>[A-Za-z0-9.\-]{1,64}))?"
@@ -67,6 +68,20 @@ def find(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for child in value:
             yield from find(child)
+
+
+def mentioned(texts: Iterable[str]) -> set[str]:
+    """Every Reference.reference string in the texts of valid resources, without parsing them.
+
+    A record has hundreds of resources: parsed, each would take as long as all the rest of an answer.
+    """
+    several = list(texts)
+    joined = "\n".join(several)
+    found = set(_MENTIONED.findall(joined))
+    # A key or a value may be written with escapes: those are read as JSON. Most texts have none but \\n and \\".
+    if "\\u00" in joined or any("\\" in each for each in found):
+        return {text for each in several for text in find(json.loads(each))}
+    return found
 
 
 Replacement = Callable[[str], str | None]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from itertools import chain
 
 from flask import Response, request
 
@@ -21,7 +22,7 @@ from fhir_secondop.errors import (
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import Resource
-from fhir_secondop.rest import formats, outcome
+from fhir_secondop.rest import failures, formats, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.formats import JSON
 from fhir_secondop.store.resources import Stored
@@ -72,7 +73,8 @@ def check_entries(resource: Resource, limit: int) -> None:
     """Raises TooLarge when a Bundle has more entries than one request may carry."""
     entries = resource.get("entry")
     if resource.get("resourceType") == "Bundle" and isinstance(entries, list) and len(entries) > limit:
-        raise TooLarge(f"The Bundle has {len(entries)} entries; send at most {limit} at once.", path="Bundle.entry")
+        said = f"The Bundle has {len(entries)} entries; send at most {limit} at once (max_entries)."
+        raise TooLarge(said, path="Bundle.entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Sent:
 
 def resource_body(endpoint: Endpoint, resource_type: str, resource_id: str | None = None) -> Sent:
     """The valid resource of that type, and of that id where one is given, in the request's body."""
-    text = formats.body(xml=endpoint.xml)
+    text = formats.body(endpoint.limits, xml=endpoint.xml)
     body, resource = codec.split(text)
     if resource["resourceType"] != resource_type:
         raise Invalid(f"The body is not a {resource_type}, as the address says.", path="resourceType")
@@ -114,6 +116,44 @@ def with_entries(head: Resource, entries: list[str]) -> str:
     """A Bundle's text from its head and the texts of its entries, which are not parsed again."""
     text = codec.dumps(head)
     return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
+
+
+STREAMED_BYTES = 1024 * 1024
+
+
+def bundle_answer(head: Resource, entries: Iterable[str]) -> Response:
+    """An answer with a Bundle from its head and the texts of its entries; what is large goes out entry by entry.
+
+    All that it shows must have been read and decided before: `entries` only writes it down. Where that fails on the
+    way, the connection is cut, and what has been sent is no JSON yet.
+    """
+    parts = _parts(head, entries)
+    held: list[str] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        if size > STREAMED_BYTES:
+            return Response(_sent(chain(held, parts)), mimetype=JSON)
+    return Response("".join(held), mimetype=JSON)
+
+
+def _parts(head: Resource, entries: Iterable[str]) -> Iterator[str]:
+    text, between = codec.dumps(head)[:-1], ',"entry":['
+    for entry in entries:
+        yield f"{text}{between}"
+        text, between = "", ","
+        yield entry
+    yield f"{text}}}" if text else "]}"
+
+
+def _sent(parts: Iterator[str]) -> Iterator[bytes]:
+    try:
+        for part in parts:
+            yield part.encode()
+    except Exception as error:
+        # Its text may quote a patient, and the server logs what it is given.
+        raise failures.unforeseen(error) from None
 
 
 def wants_outcome() -> bool:

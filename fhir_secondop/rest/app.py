@@ -35,7 +35,6 @@ from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
 
 log = logging.getLogger(__name__)
-MAX_BODY_BYTES = 64 * 1024 * 1024
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 Handler = Callable[..., Response]
@@ -146,9 +145,10 @@ def _view(endpoint: Endpoint, handler: Handler, address: str) -> Callable[..., R
     def view(**parts: str) -> Response:
         if address != "/<t>/<i>" or not binary.is_wanted(endpoint, parts["t"]):
             formats.check(xml=endpoint.xml)
-        if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-        request.max_content_length = MAX_BODY_BYTES  # a chunked body says no length
+        limit = endpoint.limits.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise TooLarge(formats.too_many_bytes(limit))
+        request.max_content_length = limit + 1  # a chunked body says no length, and Werkzeug cuts it without a word
         if "t" in parts and parts["t"] not in definitions.resource_types():
             raise NotFound("There is no such resource type in R4, and nothing else at this address; see metadata.")
         if "i" in parts and not resources.is_id(parts["i"]):

@@ -23,12 +23,9 @@ from werkzeug.wrappers import Response as WSGIResponse
 from fhir_secondop.errors import Invalid, SecondOpError, TooLarge, Unavailable, Unsupported, http_status
 from fhir_secondop.fhir import codec, refs, times
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.rest import answers, disclosure, outcome, patching
+from fhir_secondop.rest import answers, disclosure, failures, outcome, patching
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.formats import JSON, JSON_PATCH
-
-MAX_SECONDS = 60.0  # after which no further entry is begun
-MAX_ANSWER_CHARACTERS = 64 * 1024 * 1024  # after which none is either
 
 _ADDRESS = re.compile(r"/?([A-Za-z0-9$_.\-/*]*)(?:\?(.*))?", re.DOTALL)
 # Of the request that brought the batch: what says who asks, and from where.
@@ -46,13 +43,16 @@ def run(endpoint: Endpoint, caller: Caller, bundle: Resource, text: str) -> Resp
     answers.valid({**bundle, **({"entry": [_bare(entry) for entry in entries]} if entries else {})}, text)
     texts = codec.entry_resources(text)
     known = {entry["fullUrl"] for entry in entries if entry.get("fullUrl", "").startswith("urn:")}
-    ends, size, done = time.monotonic() + MAX_SECONDS, 0, []
+    limits = endpoint.limits
+    ends, size, done = time.monotonic() + limits.max_batch_s, 0, []
     for place, entry in enumerate(entries):
         try:
             if time.monotonic() > ends:
-                raise Unavailable(f"The batch has taken {MAX_SECONDS:.0f} s; nothing was done, send this entry again.")
-            if size > MAX_ANSWER_CHARACTERS:
-                raise TooLarge("The answers before this one fill the Bundle; nothing was done, send this entry again.")
+                said = f"The batch has taken {limits.max_batch_s:g} seconds (max_batch_s)"
+                raise Unavailable(f"{said}; nothing was done, send this entry again.")
+            if size > limits.max_batch_bytes:
+                said = f"The answers before this one have over {limits.max_batch_bytes} bytes (max_batch_bytes)"
+                raise TooLarge(f"{said}; nothing was done, send this entry again.")
             answered = _entry(endpoint, place, entry, texts[place] if place < len(texts) else None, known)
         except SecondOpError as error:
             answered = _said(http_status(error), {"outcome": outcome.of_error(error)})
@@ -84,7 +84,10 @@ def _entry(endpoint: Endpoint, place: int, entry: Resource, text: str | None, kn
     environ = _environ(match[1], match[2] or "", asked, content.encode("utf-8"))
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     # In a context of its own: nothing of this request is the other's, nor is its audit.
-    answer = Context().run(WSGIResponse.from_app, _Inner(app), environ, buffered=True)
+    try:
+        answer = Context().run(WSGIResponse.from_app, _Inner(app), environ, buffered=True)
+    except Exception as error:  # in the middle of a large answer
+        raise failures.unforeseen(error) from error
     return _answered(endpoint, asked["method"], answer)
 
 

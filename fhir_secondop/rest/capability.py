@@ -11,7 +11,7 @@ from fhir_secondop import __version__
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.definitions import SearchParameter
 from fhir_secondop.model import Operation, Resource
-from fhir_secondop.rest import formats, searching
+from fhir_secondop.rest import formats, published, searching
 from fhir_secondop.rest.endpoint import Endpoint
 
 _R4 = "http://hl7.org/fhir"
@@ -90,6 +90,7 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
     operations = [_operation(endpoint, op) for op in endpoint.operations if op.type == kind]
     if endpoint.validates:
         operations.append({"name": "validate", "definition": f"{_R4}/OperationDefinition/Resource-validate"})
+    operations += [{"name": row.code, "definition": row.definition} for row in published.offered(endpoint, kind)]
     if operations:
         result["operation"] = operations
     return result

@@ -5,11 +5,12 @@ Source: https://hl7.org/fhir/R4/http.html#history
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Invalid, Unsupported
+from fhir_secondop.errors import Forbidden, Invalid, NotFound, Unsupported
 from fhir_secondop.fhir import codec, definitions, query, times
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.rest import answers, disclosure, interactions, pages
@@ -20,18 +21,62 @@ from fhir_secondop.store.resources import Stored
 _TAKES = ("_count", "_since")
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A history that is asked for. `links` are the parameters of its links; `before` is where the page begins."""
+
+    here: str
+    bound_to: object
+    count: int
+    links: dict[str, str]
+    since: int | None
+    before: int | None
+
+    def bundle(self, endpoint: Endpoint, caller: Caller, following: str, total: int | None = None) -> Resource:
+        """The Bundle without its entries; `following` is the place at which the next page begins, or ""."""
+        links = [{"relation": "self", "url": f"{self.here}?{urlencode(self.links)}" if self.links else self.here}]
+        if following:
+            page = pages.sealed(endpoint, caller, self.bound_to, following)
+            links.append({"relation": "next", "url": f"{self.here}?{urlencode({**self.links, '_page': page})}"})
+        head: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
+        return head if total is None else {**head, "total": total}
+
+
+def _asked(
+    endpoint: Endpoint, caller: Caller, here: str, of: object, takes: tuple[str, ...], said: dict[str, str]
+) -> _Asked:
+    """What the request asks for; `said` stands in the links beside that."""
+    extra = [name for name in request.args if name not in (*takes, "_page", "_format", "_pretty")]
+    if extra:
+        raise Unsupported(f"This history takes {', '.join(takes)}.", path=extra[0])
+    links = {**said, **{name: request.args[name] for name in _TAKES if name in request.args}}
+    since = times.interval(links["_since"]).low if "_since" in links else None
+    wanted = query.count(links["_count"]) if "_count" in links else query.DEFAULT_COUNT
+    bound_to = ("history", of, since)
+    page = request.args.get("_page")
+    before = None if page is None else int(pages.opened(endpoint, caller, bound_to, page))
+    return _Asked(here, bound_to, min(wanted, endpoint.limits.max_page), links, since, before)
+
+
 def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
-    """GET [type]/[id]/_history: every version, newest first."""
+    """GET [type]/[id]/_history: every version, in pages; `_since` says from when on, `_count` how many."""
     interactions.may(endpoint, caller, resource_type, "history-instance", "r")
-    with endpoint.database.reading() as connection:
-        versions = resources.history(
-            connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id
-        )
-    disclosure.disclosed(versions)
-    entries = [_history_entry(endpoint, stored) for stored in versions]
-    link = [{"relation": "self", "url": f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"}]
-    head = {"resourceType": "Bundle", "type": "history", "total": len(versions), "link": link}
-    return answers.json_answer(answers.with_entries(head, entries))
+    here = f"{endpoint.base_url}/{resource_type}/{resource_id}/_history"
+    asked = _asked(endpoint, caller, here, (resource_type, resource_id), _TAKES, {})
+    with endpoint.reading() as connection:
+        seen = endpoint.sees(caller, (resource_type, "r"))
+        current = resources.find(connection, seen, resource_type, resource_id)
+        if current is None:
+            raise NotFound(f"There is no {resource_type}/{resource_id}.")
+        found, is_cut = resources.history_page(
+            connection, seen, resource_type, resource_id, asked.count + 1, before=asked.before, since_ms=asked.since,
+            most_bytes=endpoint.limits.max_page_bytes,
+        )  # fmt: skip
+    shown = found[: asked.count]
+    disclosure.disclosed(shown)
+    following = str(shown[-1].version) if shown and (is_cut or len(found) > asked.count) else ""
+    head = asked.bundle(endpoint, caller, following, current.version if asked.since is None else None)
+    return answers.bundle_answer(head, (_history_entry(endpoint, stored) for stored in shown))
 
 
 def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
@@ -50,7 +95,8 @@ def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
 def history_of_type(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """GET [type]/_history: of all resources of the type, in pages; `_since` says from when on, `_count` how many."""
     interactions.may(endpoint, caller, resource_type, "history-type", "r")
-    return _history_of(endpoint, caller, [resource_type], {}, f"{endpoint.base_url}/{resource_type}/_history")
+    here = f"{endpoint.base_url}/{resource_type}/_history"
+    return _history_of(endpoint, caller, [resource_type], here, _TAKES, {})
 
 
 def history_of_all(endpoint: Endpoint, caller: Caller) -> Response:
@@ -72,33 +118,26 @@ def history_of_all(endpoint: Endpoint, caller: Caller) -> Response:
     if not types:
         raise Forbidden(f"{caller.name} has no scope to read any type.")
     said = {"_type": ",".join(types)} if types != known else {}
-    return _history_of(endpoint, caller, types, said, f"{endpoint.base_url}/_history")
+    return _history_of(endpoint, caller, types, f"{endpoint.base_url}/_history", (*_TAKES, "_type"), said)
 
 
-def _history_of(endpoint: Endpoint, caller: Caller, types: list[str], said: dict[str, str], here: str) -> Response:
-    """What both histories do; `said` stands in the links beside what was asked.
+def _history_of(
+    endpoint: Endpoint, caller: Caller, types: list[str], here: str, takes: tuple[str, ...], said: dict[str, str]
+) -> Response:
+    """What both histories do.
 
     The next page begins before the last version of this one: what is written meanwhile is on none of the further
     pages, and none of what was there is left out.
     """
-    takes = _TAKES if here != f"{endpoint.base_url}/_history" else (*_TAKES, "_type")
-    extra = [name for name in request.args if name not in (*takes, "_page", "_format", "_pretty")]
-    if extra:
-        raise Unsupported(f"This history takes {', '.join(takes)}.", path=extra[0])
-    asked = {**said, **{name: request.args[name] for name in _TAKES if name in request.args}}
-    count = min(query.count(asked["_count"]) if "_count" in asked else query.DEFAULT_COUNT, endpoint.max_count)
-    since = times.interval(asked["_since"]).low if "_since" in asked else None
-    bound_to = ("history", types, since)
-    page = request.args.get("_page")
-    before = None if page is None else int(pages.opened(endpoint, caller, bound_to, page))
-    with endpoint.database.reading() as connection:
+    asked = _asked(endpoint, caller, here, types, takes, said)
+    with endpoint.reading() as connection:
         seen = endpoint.sees(caller, *((each, "r") for each in types))
-        found = resources.history_of_types(connection, seen, types, count + 1, before_ms=before, since_ms=since)
-    shown = found[:count]
+        found, is_cut = resources.history_of_types(
+            connection, seen, types, asked.count + 1, before_ms=asked.before, since_ms=asked.since,
+            most_bytes=endpoint.limits.max_page_bytes,
+        )  # fmt: skip
+    shown = found[: asked.count]
     disclosure.disclosed(shown)
-    links = [{"relation": "self", "url": f"{here}?{urlencode(asked)}" if asked else here}]
-    if len(found) > count and shown:
-        following = pages.sealed(endpoint, caller, bound_to, str(shown[-1].updated))
-        links.append({"relation": "next", "url": f"{here}?{urlencode({**asked, '_page': following})}"})
-    head: Resource = {"resourceType": "Bundle", "type": "history", "link": links}
-    return answers.json_answer(answers.with_entries(head, [_history_entry(endpoint, each) for each in shown]))
+    following = str(shown[-1].updated) if shown and (is_cut or len(found) > asked.count) else ""
+    head = asked.bundle(endpoint, caller, following)
+    return answers.bundle_answer(head, (_history_entry(endpoint, each) for each in shown))

@@ -15,7 +15,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.rest import answers, binary, disclosure, formats, preconditions
 from fhir_secondop.rest.answers import Sent
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import bundles, resources
+from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -23,7 +23,7 @@ from fhir_secondop.store.resources import Stored
 def may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> None:
     """Raises Unsupported, Forbidden unless it is offered on the type and covered by the caller's scopes."""
     if interaction not in endpoint.offered(resource_type):
-        raise Unsupported(f"{interaction} of {resource_type} is not offered here; see metadata.")
+        raise Unsupported(endpoint.not_offered(interaction, resource_type))
     if not endpoint.allows(caller, resource_type, letter):
         raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
 
@@ -77,7 +77,7 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     visibility = endpoint.sees(caller, (resource_type, "c"))
     with endpoint.database.transaction(caller) as tx:
         if criteria is not None:
-            found = bundles.match_one(tx.connection, resource_type, criteria, visibility, endpoint.base_url)
+            found = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
             if found is not None:
                 return _there_already(endpoint, caller, tx, found)
         stored = resources.create(tx, sent.body, sent.resource, base_url=endpoint.base_url)
@@ -122,7 +122,7 @@ def update_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Resp
     named = sent.resource.get("id")
     visibility = endpoint.sees(caller, (resource_type, "u"), (resource_type, "s"))
     with endpoint.database.transaction(caller) as tx:
-        before = bundles.match_one(tx.connection, resource_type, criteria, visibility, endpoint.base_url)
+        before = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
         if before is None:
             may(endpoint, caller, resource_type, "create", "c")
             visibility = endpoint.sees(caller, *((resource_type, letter) for letter in "usc"))
@@ -181,7 +181,7 @@ def delete_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Resp
     preconditions.check_taken("If-Match")
     visibility = endpoint.sees(caller, (resource_type, "d"), (resource_type, "s"))
     with endpoint.database.transaction(caller) as tx:
-        before = bundles.match_one(tx.connection, resource_type, criteria, visibility, endpoint.base_url)
+        before = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
         if before is None:
             raise NotFound(f"No {resource_type} matches; nothing was deleted.")
         return _deleted(endpoint, tx, before)

@@ -19,7 +19,7 @@ from fhir_secondop.model import Caller, Resource, Visibility
 from fhir_secondop.rest import answers, formats, interactions, preconditions
 from fhir_secondop.rest.answers import Sent
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import bundles, resources
+from fhir_secondop.store import resources
 from fhir_secondop.store.resources import Stored
 
 ATTEMPTS = 5  # while others change the same resource
@@ -45,7 +45,7 @@ def patch_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     visibility = endpoint.sees(caller, (resource_type, "u"), (resource_type, "s"))
 
     def find(connection: Connection) -> Stored:
-        found = bundles.match_one(connection, resource_type, criteria, visibility, endpoint.base_url)
+        found = endpoint.match_one(connection, resource_type, criteria, visibility)
         if found is None:
             raise NotFound(f"No {resource_type} matches; nothing was changed.")
         return found
@@ -55,7 +55,7 @@ def patch_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
 
 def _patch(endpoint: Endpoint, caller: Caller, visibility: Visibility, find: Find) -> Response:
     preconditions.check_taken("If-Match")
-    operations = patch.parse(formats.patch_body())
+    operations = patch.parse(formats.patch_body(endpoint.limits))
     wanted = preconditions.if_match()
     for _ in range(ATTEMPTS):
         with endpoint.database.reading() as connection:

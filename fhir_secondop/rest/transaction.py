@@ -34,11 +34,11 @@ def submit(endpoint: Endpoint, caller: Caller) -> Response:
     """Runs the transaction or the batch in the request's body."""
     if not endpoint.system & {"transaction", "batch"}:
         raise Unsupported("Bundles are not taken here; see metadata.")
-    text = formats.body(xml=endpoint.xml)
+    text = formats.body(endpoint.limits, xml=endpoint.xml)
     bundle = codec.parse(text)
     if bundle.get("resourceType") != "Bundle":
         raise Invalid("POST to the base takes a Bundle.", path="resourceType")
-    answers.check_entries(bundle, endpoint.max_entries)
+    answers.check_entries(bundle, endpoint.limits.max_entries)
     if bundle.get("type") == "batch":
         return batch.run(endpoint, caller, bundle, text)
     if bundle.get("type") != "transaction" or "transaction" not in endpoint.system:
@@ -81,6 +81,7 @@ def _applied(endpoint: Endpoint, caller: Caller, entries: Sequence[Entry]) -> li
                     visibility=visibility,
                     base_url=endpoint.base_url,
                     update_creates=endpoint.update_creates,
+                    limits=endpoint.limits,
                 )
                 for made in outcomes:
                     if made.entry.method == "PUT" and made.status == 201:
@@ -103,7 +104,7 @@ def _may(endpoint: Endpoint, caller: Caller, entry: Entry) -> None:
         asked.append(("search-type", "s"))
     for interaction, letter in asked:
         if interaction not in endpoint.offered(entry.type):
-            raise Unsupported(f"{interaction} of {entry.type} is not offered here; see metadata.", path=here)
+            raise Unsupported(endpoint.not_offered(interaction, entry.type), path=here)
         if not endpoint.allows(caller, entry.type, letter):
             raise Forbidden(f"{caller.name} has no scope for {entry.method} of {entry.type}.", path=here)
 
@@ -114,7 +115,7 @@ def _patched(endpoint: Endpoint, entry: Entry, visibility: Visibility) -> Entry:
     operations = patch.parse(patching.sent_patch(entry.resource, f"{here}.resource"))
     with endpoint.database.reading() as connection:
         if entry.criteria:
-            found = bundles.match_one(connection, entry.type, entry.criteria, visibility, endpoint.base_url)
+            found = endpoint.match_one(connection, entry.type, entry.criteria, visibility)
             if found is None:
                 raise NotFound(f"No {entry.type} matches; nothing was stored.", path=f"{here}.request.url")
         else:

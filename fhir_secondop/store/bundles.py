@@ -12,12 +12,13 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import Forbidden, Invalid, NotFound, PreconditionFailed, Unsupported
+from fhir_secondop.errors import Forbidden, Invalid, NotFound, PreconditionFailed, TooCostly, Unsupported
 from fhir_secondop.fhir import query, refs
 from fhir_secondop.fhir.codec import Body
-from fhir_secondop.fhir.criteria import Criterion
+from fhir_secondop.fhir.criteria import LIMITS, Criterion
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Resource, Visibility
-from fhir_secondop.store import resources, search
+from fhir_secondop.store import deadline, resources, search
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -71,20 +72,26 @@ def apply(
     case_id: str | None = None,
     update_creates: bool = False,
     case_of: Callable[[Entry], str | None] = lambda entry: None,
+    limits: Limits = LIMITS,
 ) -> list[Outcome]:
     """Applies all entries or, by raising, none; outcomes stand in the order of the Bundle.
 
     New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
     client's id.
     """
-    run = _Run(tx, visibility, base_url, update_creates)
+    run = _Run(tx, visibility, base_url, update_creates, limits)
     _identify(run, entries)
     _no_twice(entries, run.existing)
     outcomes: dict[int, Outcome] = {}
+    size = 0
     for entry in sorted(entries, key=lambda e: _ORDER[e.method]):
         found = run.existing.get(entry.place)
         if entry.method in ("GET", "HEAD"):
             read = resources.read(tx.connection, visibility, entry.type, entry.id)
+            size += read.bytes
+            if size > limits.max_page_bytes:
+                said = f"The transaction reads over {limits.max_page_bytes} bytes (max_page_bytes); read less in one."
+                raise TooCostly(said, path=f"Bundle.entry[{entry.place}].request")
             outcomes[entry.place] = Outcome(entry, 200, read)
         elif entry.method == "DELETE":
             outcomes[entry.place] = Outcome(entry, 204, _delete(run, entry, found))
@@ -105,24 +112,31 @@ class _Run:
     visibility: Visibility
     base_url: str
     update_creates: bool
+    limits: Limits
     known: dict[str, str] = field(default_factory=dict)
     existing: dict[int, Stored] = field(default_factory=dict)
 
     def match(self, resource_type: str, criteria: str) -> Stored | None:
-        return match_one(self.tx.connection, resource_type, criteria, self.visibility, self.base_url)
+        return match_one(self.tx.connection, resource_type, criteria, self.visibility, self.base_url, self.limits)
 
 
 def match_one(
-    connection: Connection, resource_type: str, criteria: str, visibility: Visibility, base_url: str
+    connection: Connection,
+    resource_type: str,
+    criteria: str,
+    visibility: Visibility,
+    base_url: str,
+    limits: Limits = LIMITS,
 ) -> Stored | None:
-    """The one resource that If-None-Exist criteria match. Raises PreconditionFailed when there are several.
+    """The one resource that If-None-Exist criteria match. Raises PreconditionFailed when there are several, TooCostly
+    when that takes too long: others wait for it.
 
     Source: https://hl7.org/fhir/R4/http.html#ccreate
     """
     address = _ADDRESS.match(criteria)
     if address is not None and address[1] not in ("", resource_type):
         raise Invalid(f"The criteria of a conditional interaction on {resource_type} name another type.")
-    wanted = query.parse(resource_type, criteria[address.end() :] if address else criteria)
+    wanted = query.parse(resource_type, criteria[address.end() :] if address else criteria, limits=limits)
     if not wanted.criteria:
         raise PreconditionFailed("The criteria of a conditional interaction are empty.")
     if any(not isinstance(each, Criterion) for each in wanted.criteria):
@@ -131,7 +145,8 @@ def match_one(
         raise Unsupported(
             "The criteria of a conditional interaction only say what matches: no _sort, _include and so on."
         )
-    page = search.run(connection, replace(wanted, count=2, page=""), visibility, base_url)
+    with deadline.within(connection, limits.max_search_s):
+        page = search.run(connection, replace(wanted, count=2, page=""), visibility, base_url)
     if len(page.matches) > 1:
         raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")
     return page.matches[0] if page.matches else None

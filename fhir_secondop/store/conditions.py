@@ -16,7 +16,7 @@ from fhir_secondop.fhir import criteria, definitions, query
 from fhir_secondop.fhir.criteria import AnyOf, Chain, Condition, Criterion, Reverse
 from fhir_secondop.store import composites, tables
 from fhir_secondop.store.search_text import parted, unescape
-from fhir_secondop.store.search_types import DATE, KINDS, STRING
+from fhir_secondop.store.search_types import DATE, KINDS, PRESENT, STRING, TOKEN
 
 Sees = Callable[[str, str], ColumnElement[bool]]
 """(type, parameter) → the condition on `tables.resource` of what may be found by that parameter."""
@@ -100,8 +100,8 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
               for value in values)
         )  # fmt: skip
     kind = KINDS[criterion.kind]
-    if modifier in ("text", "of-type"):
-        kind, code = (STRING if modifier == "text" else kind), f"{code}:{modifier}"
+    if modifier in ("text", "of-type", "identifier"):
+        kind, code = (STRING if modifier == "text" else TOKEN), f"{code}:{modifier}"
     columns = kind.table.c
     mine = [columns.type == resource_type, columns.param == code]
     found: ColumnElement[bool]
@@ -110,7 +110,7 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
             raise Invalid(f"{code}:missing is true or false.", path=code)
         # Every resource has an id and a time of its last change.
         always = code in ("_id", "_lastUpdated")
-        found = sa.true() if always else resource.rid.in_(sa.select(columns.rid).where(*mine).correlate(None))
+        found = sa.true() if always else sa.or_(resource.rid.in_(_rids(columns, *mine)), _present(resource_type, code))
         return sa.not_(found) if values == ["true"] else found
     if code == "_id":
         found = resource.id.in_([value.rpartition("|")[2] for value in values])
@@ -119,8 +119,19 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
         return sa.or_(*(DATE.compare(value, resource.updated, resource.updated + 1) for value in values))
     else:
         wanted = sa.or_(sa.false(), *(kind.condition(columns, value, modifier, base_url) for value in values))
-        found = resource.rid.in_(sa.select(columns.rid).where(*mine, wanted).correlate(None))
+        found = resource.rid.in_(_rids(columns, *mine, wanted))
     return sa.not_(found) if modifier == "not" else found
+
+
+def _rids(columns: tables.Columns, *conditions: ColumnElement[bool]) -> sa.Select[tuple[int]]:
+    return sa.select(columns.rid).where(*conditions).correlate(None)
+
+
+def _present(resource_type: str, code: str) -> ColumnElement[bool]:
+    """That there is a value by which nothing can be found."""
+    columns = tables.token.c
+    there = (columns.type == resource_type, columns.param == f"{code}:{PRESENT}")
+    return tables.resource.c.rid.in_(_rids(columns, *there))
 
 
 def _of_implied_system(resource_type: str, parameter: str, values: list[str]) -> Iterator[str]:

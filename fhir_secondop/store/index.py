@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.model import Resource
 from fhir_secondop.store import composites, search_types, tables
-from fhir_secondop.store.search_types import TOKEN
+from fhir_secondop.store.search_types import PRESENT
 
 
 def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, Any]]]:
@@ -34,10 +34,13 @@ def _simple(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, dict[
     for parameter, kind in _kinds(resource["resourceType"]):
         code = parameter.code
         for value_type, value in path.select(parameter, resource):
-            for row in kind.rows(value_type, value, base_url):
+            rows = list(kind.rows(value_type, value, base_url))
+            for row in rows:
                 yield kind.table, {"param": code, "place": 0, **row}
-            if kind is TOKEN:
-                for table, modifier, row in search_types.of_token(value_type, value):
+            if not rows:  # a text without a code, a unit without a number: no row to be found by, yet not missing
+                yield tables.token, {"param": f"{code}:{PRESENT}", "place": 0, "system": "", "code": ""}
+            if parameter.type in ("token", "reference"):
+                for table, modifier, row in search_types.of_modifiers(value_type, value):
                     yield table, {"param": f"{code}:{modifier}", "place": 0, **row}
 
 

@@ -23,7 +23,7 @@ from fhir_secondop.fhir.query import Search
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Database
 
-FORM = 1
+FORM = 2
 """Goes up when the rows of a parameter look otherwise than before."""
 OF_R4 = 1
 """The number of R4's row in `index_state`."""

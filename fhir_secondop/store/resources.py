@@ -25,6 +25,7 @@ SOURCE = "source:"
 UPLOAD = "upload:"
 IN_RECORD = sa.or_(tables.resource.c.owner.startswith(SOURCE), tables.resource.c.owner.startswith(UPLOAD))
 _AT_ONCE = 300  # pairs in one statement
+_FETCHED = 25  # rows that PostgreSQL sends at once, where they may be large
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
@@ -59,7 +60,17 @@ class Stored:
     @property
     def text(self) -> str:
         """The resource as JSON text, spliced and not parsed again."""
-        return codec.splice(self.body, self.id, self.meta)
+        said = self.client_meta[1:-1]
+        own = f'"versionId":"{self.version}","lastUpdated":"{times.instant(self.updated)}"'
+        meta = f"{{{said},{own}}}" if said else f"{{{own}}}"
+        cut = self.body.cut
+        return f'{self.body.text[:cut]},"id":"{self.id}","meta":{meta}{self.body.text[cut:]}'
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes its text has."""
+        text = self.body.text
+        return len(text) if text.isascii() else len(text.encode())
 
     @property
     def resource(self) -> Resource:
@@ -121,6 +132,27 @@ def stored(row: Any, visibility: Visibility = EVERYTHING) -> Stored:
         Body(row.body, row.cut), row.meta,
     )  # fmt: skip
     return _cut(found, visibility) if not visibility.everything and row.blind else found
+
+
+def taken(
+    connection: Connection, query: sa.Select[Any], visibility: Visibility, most_bytes: int
+) -> tuple[list[Stored], bool]:
+    """What a query of `rows(visibility)` finds, until that has so many bytes, but one at least; and whether it is cut.
+
+    No more is held at once than that: rows come as they are asked for.
+    """
+    if connection.dialect.name == "postgresql":  # whose client takes all of them at once, unless it is told
+        query = query.execution_options(yield_per=_FETCHED)
+    found: list[Stored] = []
+    size = 0
+    with connection.execute(query) as result:
+        for row in result:
+            each = stored(row, visibility)
+            size += each.bytes
+            if found and size > most_bytes:
+                return found, True
+            found.append(each)
+    return found, False
 
 
 def _cut(whole: Stored, visibility: Visibility) -> Stored:
@@ -257,6 +289,35 @@ def history(
     return found
 
 
+def history_page(
+    connection: Connection,
+    visibility: Visibility,
+    resource_type: str,
+    resource_id: str,
+    count: int,
+    *,
+    before: int | None = None,
+    since_ms: int | None = None,
+    most_bytes: int,
+) -> tuple[list[Stored], bool]:
+    """At most so many versions of a resource, newest first: those below a version, and not before a time; and whether
+    they are cut at so many bytes.
+    """
+    version = tables.version.c
+    query = (
+        _columns(visibility)
+        .select_from(tables.resource.join(tables.version, version.rid == tables.resource.c.rid))
+        .where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
+        .order_by(version.version.desc())
+        .limit(count)
+    )
+    if before is not None:
+        query = query.where(version.version < before)
+    if since_ms is not None:
+        query = query.where(version.updated >= since_ms)
+    return taken(connection, query, visibility, most_bytes)
+
+
 def history_of_types(
     connection: Connection,
     visibility: Visibility,
@@ -265,8 +326,11 @@ def history_of_types(
     *,
     before_ms: int | None = None,
     since_ms: int | None = None,
-) -> list[Stored]:
-    """At most so many versions of resources of these types, newest first: those written before, and not before."""
+    most_bytes: int,
+) -> tuple[list[Stored], bool]:
+    """At most so many versions of resources of these types, newest first: those written before, and not before; and
+    whether they are cut at so many bytes.
+    """
     updated = tables.version.c.updated
     query = (
         _columns(visibility)
@@ -279,7 +343,7 @@ def history_of_types(
         query = query.where(updated < before_ms)
     if since_ms is not None:
         query = query.where(updated >= since_ms)
-    return [stored(row, visibility) for row in connection.execute(query)]
+    return taken(connection, query, visibility, most_bytes)
 
 
 def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> list[Stored]:

@@ -34,7 +34,9 @@ def client_of(database: Database, authenticate: Callable[[Any], Caller], **optio
     )  # fmt: skip
     app = Flask("test", static_folder=None)
     app.register_blueprint(blueprint(endpoint), url_prefix="/fhir")
-    return app.test_client()
+    client: Any = app.test_client()
+    client.endpoint = endpoint
+    return client
 
 
 def sender(app: Flask) -> Send:

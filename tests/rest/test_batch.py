@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from fhir_secondop.fhir import codec, validate
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.rest import batch
-from tests.rest.served import NAME, PATIENT, URN, Send, bundle, client_of, created, matches, posting
+from fhir_secondop.sandbox.signin import VISITOR
+from tests.rest.served import NAME, PATIENT, URN, Send, bundle, client_of, created, matches, posting, sender
 from tests.rest.test_transaction import asking, patch
 from tests.store.rows import BASE
 
@@ -95,13 +96,17 @@ def test_a_batch_that_is_no_bundle_is_refused_whole(sqlite_send: Send) -> None:
     assert answered(sqlite_send) == []
 
 
-def test_what_a_batch_cannot_answer_is_not_done(sqlite_send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "MAX_ANSWER_CHARACTERS", 100)
-    found = answered(sqlite_send, asking("GET", "metadata"), posting(PATIENT))
+def test_what_a_batch_cannot_answer_is_not_done(database: Any) -> None:
+    def limited(**limits: Any) -> Send:
+        return sender(client_of(database, lambda request: VISITOR, limits=Limits(**limits)).application)
+
+    found = answered(limited(max_batch_bytes=100), asking("GET", "metadata"), posting(PATIENT))
     assert statuses(found) == [200, 413]
-    monkeypatch.setattr(batch, "MAX_SECONDS", -1.0)
-    assert statuses(answered(sqlite_send, posting(PATIENT))) == [503]
-    assert matches(sqlite_send("GET", "/Patient")) == []
+    assert "max_batch_bytes" in json.dumps(found[1])
+    found = answered(limited(max_batch_s=-1.0), posting(PATIENT))
+    assert statuses(found) == [503]
+    assert "max_batch_s" in json.dumps(found)
+    assert matches(limited()("GET", "/Patient")) == []
 
 
 def test_each_entry_needs_its_own_right(database: Any) -> None:

@@ -15,11 +15,12 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Unauthenticated
 from fhir_secondop.fhir import codec, definitions, validate
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Operation, Resource, Result
-from fhir_secondop.rest import app as rest_app
 from fhir_secondop.rest.app import blueprint
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.sandbox import ehr
+from fhir_secondop.sandbox.signin import VISITOR
 from fhir_secondop.store.database import Database, now_ms
 from tests.rest.served import (
     BINARY,
@@ -28,6 +29,7 @@ from tests.rest.served import (
     URN,
     Send,
     bundle,
+    client_of,
     created,
     expressions,
     matches,
@@ -280,19 +282,8 @@ def test_an_update_needs_the_id_of_its_address(sqlite_send: Send) -> None:
         assert (answer.status_code, expressions(answer)) == (400, ["Patient.id"])
 
 
-def test_an_oversized_body_is_refused(sqlite_send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest_app, "MAX_BODY_BYTES", 1000)
-    large = {**PATIENT, "language": "x" * 2000}
-    for path in ("/Patient", "/"):
-        answer = sqlite_send("POST", path, large)
-        assert answer.status_code == 413
-        assert answer.json
-        assert answer.json["issue"][0]["code"] == "too-costly"
-
-
-def test_an_oversized_body_without_a_length_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_oversized_body_without_a_length_is_refused(tmp_path: Any) -> None:
     """Chunked: the length is not known before."""
-    monkeypatch.setattr(rest_app, "MAX_BODY_BYTES", 1000)
     database = Database(str(tmp_path / "one.sqlite"))
     database.migrate()
     text = b'{"resourceType":"Patient"' + b" " * 2000 + b"}"
@@ -300,7 +291,8 @@ def test_an_oversized_body_without_a_length_is_refused(tmp_path: Any, monkeypatc
     environ = sent.get_environ()
     del environ["CONTENT_LENGTH"]
     environ["wsgi.input_terminated"] = True
-    _, status, _ = run_wsgi_app(ehr.build("full", database, BASE), environ)
+    client = client_of(database, lambda request: VISITOR, limits=Limits(max_body_bytes=1000))
+    _, status, _ = run_wsgi_app(client.application, environ)
     assert status.startswith("413")
     database.dispose()
 

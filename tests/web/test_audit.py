@@ -141,8 +141,8 @@ def test_a_batch_is_recorded_and_so_is_each_request_in_it(bench: Bench) -> None:
 
 def test_what_is_exempt_is_there() -> None:
     assert {
-        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/.well-known/jwks.json",
-        "/.well-known/document-keys.json",
+        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/fhir/openapi.json",
+        "/.well-known/jwks.json", "/.well-known/document-keys.json",
         "/fhir/.well-known/smart-configuration", "/assets/<path:filename>",
         "/api/schemas/<any('second-opinion-request','report-draft'):name>.json",
     } == EXEMPT  # fmt: skip
@@ -175,6 +175,13 @@ ASKED: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
     ("desk", "GET", "/fhir/ServiceRequest", 200, {"operation": "search-type", "case_id": "CASE", "number": 2}),
     ("desk", "GET", "/fhir/ServiceRequest/CASE/$manifest", 200, {"action": "E", "operation": "$manifest",
      "case_id": "CASE", "route": "/fhir/ServiceRequest/<i>/$manifest"}),
+    ("desk", "GET", "/fhir/Patient/$everything?_since=1970&_type=ServiceRequest&start=2020", 200,
+     {"action": "E", "operation": "$everything", "type": "Patient", "case_id": "CASE", "params": "_since _type start",
+      "route": "/fhir/Patient/$everything"}),
+    ("desk", "GET", "/fhir/DocumentReference/$docref?patient=x&on-demand=false", 200, {"operation": "$docref",
+     "type": "Patient", "id": "x", "case_id": None, "number": 0, "params": "on-demand patient"}),
+    ("desk", "GET", "/fhir/Patient/x/$summary", 404, {"operation": "$summary", "id": "x"}),
+    ("desk", "GET", "/fhir/Composition/x/$document", 404, {"operation": "$document", "id": "x"}),
     ("desk", "GET", f"/fhir/ServiceRequest/CASE/${NAME}", 404, {"operation": "$", "case_id": "CASE"}),
     ("desk", "GET", "/api/second-opinions", 200, {"operation": "search-type", "case_id": "CASE", "number": 1}),
     ("desk", "GET", "/api/second-opinions/CASE", 200, {"operation": "read", "case_id": "CASE", "id": "CASE"}),
