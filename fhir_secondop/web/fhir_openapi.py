@@ -104,6 +104,19 @@ CALLS: dict[tuple[str, str], Call] = {
             Example("a batch", "/", 200, _bundle("batch")),
             Example("no Bundle", "/", 422, PATIENT),
         ), "resource", headers=("Prefer",)),
+    ("GET", "/"): Call(
+        "search-all", "Searches several types, or all that the caller may search.", "", (200, 410), (
+            Example("two types by what both have", "/?_type=Patient,Observation&_lastUpdated=gt2024&_count=10", 200),
+            Example("what one of them does not have", "/?_type=Patient,Observation&family=sampleton", 422),
+        ), query=("_type", *_SEARCH), headers=("Prefer",)),
+    ("POST", "/_search"): Call(
+        "search-all-by-form", "Searches several types by a form.", "", (200, 410), (
+            Example("all types by id", "/_search", 200, "_id={patient}", {"Content-Type": FORM}),
+        ), "form", headers=("Prefer",)),
+    ("GET", "/_history"): Call(
+        "history-of-all", "Every version of what the caller may read, newest first, in pages.", "", (200,), (
+            Example("since a day", "/_history?_since=2024-01-01&_count=10", 200),
+        ), query=("_type", "_count", "_since")),
     ("GET", "/<t>"): Call(
         "search", "Searches a type.", "search-type", (200, 410), (
             Example("by a reference, with what it points to",
@@ -194,6 +207,7 @@ _QUERY: dict[str, Plain] = {
     "_revinclude": {"schema": {"type": "string"}, "example": "Observation:subject"},
     "_elements": {"schema": {"type": "string"}, "example": "identifier"},
     "_summary": {"schema": {"enum": ["true", "text", "data", "count", "false"]}},
+    "_type": {"schema": {"type": "string"}, "example": "Patient,Observation"},
     "_since": {"schema": {"type": "string", "format": "date-time"}, "example": "2024-01-01T00:00:00Z"},
     "criteria": {
         "description": "the search parameters of the type; metadata lists them", "style": "form", "explode": True,
@@ -266,6 +280,9 @@ def _types(endpoint: Endpoint, interaction: str) -> list[str]:
 def _is_offered(endpoint: Endpoint, call: Call) -> bool:
     if call.id == "transaction":
         return bool(endpoint.system & {"transaction", "batch"})
+    of_all = {"search-all": "search-system", "search-all-by-form": "search-system", "history-of-all": "history-system"}
+    if call.id in of_all:
+        return of_all[call.id] in endpoint.system
     return endpoint.conditional_changes or not call.id.endswith("-found")
 
 
