@@ -19,9 +19,7 @@ class Limits:
     max_depth: int = 100  # of objects and lists in each other
     max_entries: int = 5000  # of a Bundle that is sent to us
     max_page: int = 500  # resources on a page
-    max_page_bytes: int = (
-        32 * 1024 * 1024
-    )  # of the resources on a page, of those that come along, of what a transaction reads
+    max_page_bytes: int = 32 * 1024 * 1024  # of the resources on a page; of those that come along; of other reads
     max_parameters: int = 100  # of a search
     max_alternatives: int = 1000  # values of all its parameters together, what commas part counted singly
     max_chain: int = 4  # references that one parameter follows

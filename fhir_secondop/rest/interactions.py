@@ -101,6 +101,7 @@ def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: 
     may(endpoint, caller, resource_type, "update", "u")
     answers.check_no_search()
     preconditions.check_taken("If-Match", "If-None-Match")
+    preconditions.if_match()  # one that can't be read is told of, whether there is something or not
     sent = answers.resource_body(endpoint, resource_type, resource_id)
     visibility = endpoint.sees(caller, (resource_type, "u"))
     with endpoint.database.transaction(caller) as tx:

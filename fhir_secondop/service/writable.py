@@ -10,8 +10,8 @@ from fhir_secondop.opinion import directory
 # What asks for a second opinion, answers it and says what became of it; a record has what `ehr.plan` reads. What a
 # case tells of itself (AuditEvent) is written by nobody.
 _CASE = (
-    "Appointment", "Basic", "ClinicalImpression", "Communication", "CommunicationRequest", "Composition", "Consent",
-    "CoverageEligibilityRequest", "CoverageEligibilityResponse", "DetectedIssue", "Endpoint", "Linkage",
+    "Appointment", "Basic", "Bundle", "ClinicalImpression", "Communication", "CommunicationRequest", "Composition",
+    "Consent", "CoverageEligibilityRequest", "CoverageEligibilityResponse", "DetectedIssue", "Endpoint", "Linkage",
     "List", "Media", "MedicationAdministration", "Provenance", "Questionnaire", "QuestionnaireResponse",
     "RelatedPerson", "RequestGroup", "RiskAssessment", "ServiceRequest", "Specimen", "Task",
 )  # fmt: skip
