@@ -240,7 +240,7 @@ class Requests(RuleBasedStateMachine):
     @rule(which=WHICH)
     def history(self, which: int) -> None:
         name = self.name(which)
-        answer = self.send("GET", f"/Patient/{name}/_history")
+        answer = self.send("GET", f"/Patient/{name}/_history?_count=100")
         assert answer.json
         entries = list(reversed(answer.json["entry"]))
         assert [entry["response"]["etag"] for entry in entries] == [
