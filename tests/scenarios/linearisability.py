@@ -28,26 +28,41 @@ class Done:
 
 def is_linearisable(history: Sequence[Done], state: Any, run: Callable[[Any, Any], tuple[Any, Any]]) -> bool:
     """`run(state, asked)` gives the next state and the answer: the register as it should be. States are hashable."""
-    order = sorted(history, key=lambda done: done.began)
-    answered = sum(1 << place for place, done in enumerate(order) if done.answer is not None)
+    answered = sorted((done for done in history if done.answer is not None), key=lambda done: done.began)
+    lost = [done for done in history if done.answer is None]
     seen = set()
-    ahead = [(0, state)]
+    # How many of the answered have happened without a gap, which beyond those, and which of the lost.
+    nothing: frozenset[int] = frozenset()
+    ahead = [(0, nothing, nothing, state)]
     while ahead:
-        happened, state = ahead.pop()
-        if happened & answered == answered:
-            return True
-        if (happened, state) in seen:
+        place = ahead.pop()
+        if place in seen:
             continue
-        seen.add((happened, state))
-        earliest = math.inf
-        for place, done in enumerate(order):
-            if done.began > earliest:
+        seen.add(place)
+        first, beyond, found, state = place
+        if first == len(answered):
+            return True
+        earliest, candidates = math.inf, []
+        for number in range(first, len(answered)):
+            if answered[number].began > earliest:
                 break
-            if not happened >> place & 1:
-                following, answer = run(state, done.asked)
-                # One that was lost and changes nothing here may as well come later, or never.
-                if answer == done.answer or (done.answer is None and following != state):
-                    ahead.append((happened | 1 << place, following))
-                if done.answer is not None:
-                    earliest = min(earliest, done.ended)
+            if number not in beyond:
+                candidates.append(number)
+                earliest = min(earliest, answered[number].ended)
+        for number, done in enumerate(lost):
+            following, _ = run(state, done.asked)
+            # One that changes nothing here may as well come later, or never.
+            if number not in found and done.began <= earliest and following != state:
+                ahead.append((first, beyond, found | {number}, following))
+        for number in reversed(candidates):
+            following, answer = run(state, answered[number].asked)
+            if answer == answered[number].answer:
+                ahead.append((*_past(first, beyond | {number}), found, following))
     return False
+
+
+def _past(first: int, beyond: frozenset[int]) -> tuple[int, frozenset[int]]:
+    while first in beyond:
+        beyond -= {first}
+        first += 1
+    return first, beyond

@@ -151,11 +151,14 @@ def work(servers: Servers, seed: int, *, clients: int, seconds: float, kills: in
 def versions(servers: Servers, name: str) -> dict[int, str]:
     """What is stored of a register; each version stands there once."""
     found: list[tuple[int, str]] = []
-    answer = requests.get(f"{servers.bases[-1]}/Basic/{name}/_history?_count=500", timeout=30).json()
-    for entry in answer["entry"]:
-        is_deleted = entry["request"]["method"] == "DELETE"
-        version = int(entry["response"]["etag"][3:-1])
-        found.append((version, "" if is_deleted else entry["resource"]["code"]["text"]))
+    pages = [f"{servers.bases[-1]}/Basic/{name}/_history?_count=500"]
+    while pages:
+        answer = requests.get(pages.pop(), timeout=30).json()
+        for entry in answer["entry"]:
+            is_deleted = entry["request"]["method"] == "DELETE"
+            version = int(entry["response"]["etag"][3:-1])
+            found.append((version, "" if is_deleted else entry["resource"]["code"]["text"]))
+        pages = [link["url"] for link in answer["link"] if link["relation"] == "next"]
     assert sorted(version for version, _ in found) == list(range(1, len(found) + 1))
     return dict(found)
 
