@@ -75,7 +75,7 @@ def run(endpoint: Endpoint, caller: Caller, composition_id: str) -> Response:
         raise Invalid(said, issues=[Issue("error", each.code, "", each.said) for each in refused[:_NAMED]])
     entries = found.entries()
     shown.disclosed(entries)
-    answer = answers.json_answer(_bundle(endpoint.base_url, entries, found.missing))
+    answer = _answer(endpoint.base_url, entries, found.missing)
     if found.missing:
         answer.headers["Warning"] = f'199 - "not in this document: {_listed(found.missing)}"'
     return answer
@@ -90,7 +90,7 @@ def _listed(missing: list[_Missing]) -> str:
     return " and ".join(filter(None, (said, f"{more} more" if more else "")))
 
 
-def _bundle(base_url: str, entries: Iterable[Stored], missing: list[_Missing]) -> str:
+def _answer(base_url: str, entries: Iterable[Stored], missing: list[_Missing]) -> Response:
     head: Resource = {
         "resourceType": "Bundle",
         "identifier": {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{uuid4()}"},
@@ -100,8 +100,8 @@ def _bundle(base_url: str, entries: Iterable[Stored], missing: list[_Missing]) -
     if missing:
         head["meta"] = {"tag": [SUBSETTED]}
     base = codec.dumps(base_url)[:-1]
-    return answers.with_entries(
-        head, [f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text}}}' for one in entries]
+    return answers.bundle_answer(
+        head, (f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text}}}' for one in entries)
     )
 
 

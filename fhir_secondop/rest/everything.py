@@ -91,7 +91,7 @@ class _View:
     def walk(self, place: Place | None, limit: int) -> Iterable[Stored]:
         """So many of what is given, from there on."""
         is_whole = self.period is None and not self.left_out and compartments.sees_all(self.visibility)
-        if self.patient_id and is_whole:
+        if self.patient_id and is_whole and self.connection.dialect.name == "sqlite":
             return compartments.whole(self.connection, self.patient_id, place, limit)
         of_all = not self.patient_id
         return compartments.page(self.connection, self.conditions, self.visibility, place, limit, of_all=of_all)
@@ -115,9 +115,8 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     left_out = sorted(compartments.types() - searchable)
     visibility = shown.seen(endpoint, caller)
     with endpoint.reading() as connection:
-        view = _View(
-            connection, patient_id, sent.period(), left_out, visibility, readable, endpoint.base_url, endpoint.limits
-        )
+        view = _View(connection, patient_id, sent.period(), left_out, visibility, readable, endpoint.base_url,
+                     endpoint.limits)  # fmt: skip
         page = _page(view, asked)
     page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
     shown.disclosed((*page.matches, *page.included))
@@ -161,10 +160,10 @@ def _page(view: _View, asked: _Asked) -> _Page:
         place, last = compartments.place_of(view.connection, asked.link, view.visibility)
     most = MAX_WALKED if asked.is_part else asked.count
     walked: list[Stored] = []
-    left = view.limits.max_page_bytes
+    size = 0
     for one in view.walk(place, most + 1):
-        left -= one.bytes
-        if len(page.matches) == asked.count or len(walked) == most or (left < 0 and walked):
+        size += one.bytes
+        if len(page.matches) == asked.count or len(walked) == most or (walked and size > view.limits.max_page_bytes):
             last = last or view.last()
             page.more = compartments.link_of(walked[-1], last)
             break
@@ -187,26 +186,30 @@ def _include(view: _View, page: _Page, mentioned: Iterable[str], held: set[tuple
     others = {pair for pair in wanted if pair[0] == "Patient"}
     barred = {pair for pair in wanted - others if pair[0] not in view.readable}
     wanted -= others | barred
-    found: list[Stored] = []
     outside = sorted(pair for pair in wanted if pair[0] not in compartments.types())
     inside = sorted(wanted - set(outside))
-    found += compartments.named(view.connection, outside, view.visibility)
-    of_others = list(compartments.named(view.connection, inside, view.visibility)) if inside else []
-    if of_others:
-        # Members stand on their own pages, however far away; what belongs to nobody here comes along.
-        members = compartments.named(view.connection, inside, view.visibility, among=view.members)
-        own = {(one.type, one.id) for one in members}
-        found += [one for one in of_others if (one.type, one.id) not in own]
-    there = {(one.type, one.id) for one in (*found, *of_others)}
+    # Members stand on their own pages, however far away; what belongs to nobody here comes along.
+    members = compartments.named(view.connection, inside, view.visibility, among=view.members) if inside else ()
+    there = {(one.type, one.id) for one in members}
+    size = left = 0
+    for one in compartments.named(view.connection, [*outside, *(p for p in inside if p not in there)], view.visibility):
+        there.add((one.type, one.id))
+        if asked.since_ms is not None and one.updated < asked.since_ms:
+            continue
+        size += one.bytes
+        if len(page.included) == view.limits.max_included or size > view.limits.max_page_bytes:
+            left += 1
+        else:
+            page.included.append(one)
     if barred:
         kinds = ", ".join(sorted({kind for kind, _ in barred}))
         said = f"What these point to of {kinds} is left out: there is no scope to read it."
         page.notices.append(Issue("warning", "suppressed", "", said))
-    most = view.limits.max_included
-    if len(found) > most:
-        said = f"These point to {len(found)} others; {most} (max_included) of them are here. Ask for a smaller _count."
+    if left:
+        said = (
+            f"These point to {left} more than may come along (max_included, max_page_bytes); ask for a smaller _count."
+        )
         page.notices.append(Issue("warning", "too-costly", "", said))
-    page.included = [one for one in found if asked.since_ms is None or one.updated >= asked.since_ms][:most]
     if asked.types:
         elsewhere = {text for text in elsewhere if (ref := refs.parse(text)) is not None and ref.type in asked.types}
     lost = sorted(f"{kind}/{id_}" for kind, id_ in wanted - there) + sorted(elsewhere)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -76,11 +75,17 @@ def searchset(
     if more:
         links.append({"relation": "next", "url": f"{here}?{urlencode([*pairs, ('_page', more)])}"})
     head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
+    return answers.bundle_answer(head, _entries(endpoint, matches, included, notices))
+
+
+def _entries(
+    endpoint: Endpoint, matches: Iterable[Stored], included: Iterable[Stored], notices: Sequence[Issue]
+) -> Iterator[str]:
     base = codec.dumps(endpoint.base_url)[:-1]
-    entries = (
-        f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text},"search":{{"mode":"{mode}"}}}}'
-        for mode, found in (("match", matches), ("include", included))
-        for one in found
-    )
-    said = {"fullUrl": f"urn:uuid:{uuid4()}", "resource": outcome.outcome(notices), "search": {"mode": "outcome"}}
-    return answers.bundle_answer(head, chain(entries, [codec.dumps(said)] if notices else ()))
+    for mode, found in (("match", matches), ("include", included)):
+        end = f',"search":{{"mode":"{mode}"}}}}'
+        for one in found:
+            yield f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text}{end}'
+    if notices:
+        said = {"fullUrl": f"urn:uuid:{uuid4()}", "resource": outcome.outcome(notices), "search": {"mode": "outcome"}}
+        yield codec.dumps(said)

@@ -23,8 +23,8 @@ from fhir_secondop.model import EVERYTHING, Visibility
 from fhir_secondop.store import lookup, tables
 from fhir_secondop.store.resources import Stored, rows, stored, visible
 
-_AT_ONCE = 300  # pairs in one statement, rows that are held
-_STREAMED = 1000  # rows that are not fetched at once
+_AT_ONCE = 300  # pairs in one statement
+_FETCHED = 100  # rows
 # Dates that say nothing of when somebody was cared for.
 _NO_CARE = frozenset({"_lastUpdated", "birthdate", "death-date", "value-date"})
 
@@ -80,16 +80,17 @@ def _belongs(local: Any, patient_id: Any) -> ColumnElement[bool]:
     return resource.rid.in_(sa.union_all(pointing, itself.correlate(None)))
 
 
-def whole(connection: Connection, patient_id: str, place: Place | None, limit: int) -> list[Stored]:
+def whole(connection: Connection, patient_id: str, place: Place | None, limit: int) -> Iterator[Stored]:
     """At most `limit` resources of a patient's compartment, oldest first, to somebody who may see everything.
 
-    What `page` gives of `of_patient`: most callers are systems that may, and to them it takes half as long.
+    What `page` gives of `of_patient`: most callers are systems that may, and to them it takes half as long. The rows
+    come as they are asked for only on SQLite.
     """
-    found = lookup.all_rows(
+    found = lookup.each_row(
         connection, _whole(), id=patient_id, local=f"Patient/{patient_id}", most=limit,
         after=place.after if place else 0, last=place.last if place else _LAST,
     )  # fmt: skip
-    return list(map(_plain, found))
+    return map(_plain, found)
 
 
 _LAST = 2**62
@@ -176,8 +177,11 @@ def page(
         number = resource.rid if of_all else resource.rid + 0
         query = query.where(number > place.after, number <= place.last)
     query = query.order_by(resource.rid).limit(limit)
-    found = connection.execute(query.execution_options(yield_per=_AT_ONCE) if limit > _STREAMED else query)
-    return (stored(row, visibility) for row in found)
+    if connection.dialect.name == "postgresql":  # whose client takes all of them at once, unless it is told
+        query = query.execution_options(yield_per=_FETCHED)
+    with connection.execute(query) as result:
+        for row in result:
+            yield stored(row, visibility)
 
 
 def newest(connection: Connection, conditions: Sequence[ColumnElement[bool]], visibility: Visibility) -> Stored:
@@ -224,7 +228,7 @@ def named(
     pairs = list(wanted)
     if sees_all(visibility) and among is None:
         for start in range(0, len(pairs), _SLOTS):
-            yield from map(_plain, lookup.all_rows(connection, _of_slots(), **_slots(pairs[start : start + _SLOTS])))
+            yield from map(_plain, lookup.each_row(connection, _of_slots(), **_slots(pairs[start : start + _SLOTS])))
         return
     for start in range(0, len(pairs), _AT_ONCE):
         of_these = sa.tuple_(resource.type, resource.id).in_(pairs[start : start + _AT_ONCE])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.exc import OperationalError
 
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.store.database import Database
@@ -26,44 +26,41 @@ def one_row(database: Database, statement: sa.Select[Any], **values: Any) -> tup
 
     Its columns must be of types that the driver gives as they are.
     """
-    with _available(database.engine.dialect), database.one_statement() as connection:
-        found = _run(connection, statement, database.engine.dialect, values, 1)
-    return found[0] if found else None
+    dialect = database.engine.dialect
+    driver: Any = dialect.loaded_dbapi
+    try:
+        with database.one_statement() as connection:
+            return next(_rows(connection, statement, dialect, values), None)
+    except (driver.OperationalError, driver.InterfaceError) as error:
+        log.error("the database does not answer: %s", type(error).__name__)
+        raise Unavailable("The database does not answer; try again.") from error
 
 
-def all_rows(connection: Connection, statement: sa.Select[Any], **values: Any) -> list[tuple[Any, ...]]:
-    """All rows of such a statement, in the snapshot of a connection that reads. Raises Unavailable.
+def each_row(connection: Connection, statement: sa.Select[Any], **values: Any) -> Iterator[tuple[Any, ...]]:
+    """Each row of such a statement, in the snapshot of a connection that reads. Raises SQLAlchemy's OperationalError.
 
     Of a record of 150 resources SQLAlchemy takes longer to make the statement and its rows than the database to answer.
     """
     if not connection.in_transaction():
         connection.begin()
-    with _available(connection.dialect):
-        return _run(connection.connection, statement, connection.dialect, values, None)
+    driver: Any = connection.dialect.loaded_dbapi
+    try:
+        yield from _rows(connection.connection, statement, connection.dialect, values)
+    except driver.OperationalError as error:
+        raise OperationalError(None, None, error) from error
 
 
-def _run(
-    driver: Any, statement: sa.Select[Any], dialect: Dialect, values: dict[str, Any], most: int | None
-) -> list[tuple[Any, ...]]:
+def _rows(
+    driver: Any, statement: sa.Select[Any], dialect: Dialect, values: dict[str, Any]
+) -> Iterator[tuple[Any, ...]]:
     text, places, written = _compiled(statement, dialect)
     values = {**written, **values}
     cursor = driver.cursor()
     try:
         cursor.execute(text, values if places is None else [values[name] for name in places])
-        found: list[tuple[Any, ...]] = cursor.fetchall() if most is None else cursor.fetchmany(most)
+        yield from cursor
     finally:
         cursor.close()
-    return found
-
-
-@contextmanager
-def _available(dialect: Dialect) -> Iterator[None]:
-    driver: Any = dialect.loaded_dbapi
-    try:
-        yield
-    except (driver.OperationalError, driver.InterfaceError) as error:
-        log.error("the database does not answer: %s", type(error).__name__)
-        raise Unavailable("The database does not answer; try again.") from error
 
 
 @lru_cache(maxsize=64)

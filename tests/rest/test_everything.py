@@ -14,7 +14,7 @@ from fhir_secondop.fhir.validate import validate
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import EVERYTHING, Caller
 from fhir_secondop.rest import everything
-from fhir_secondop.store import compartments, resources, tables
+from fhir_secondop.store import compartments, deadline, resources, tables
 from fhir_secondop.store.database import Database
 from tests.rest.served import client_of
 from tests.store.rows import BASE, DESK, create, delete, named, put, update
@@ -354,15 +354,29 @@ def test_beyond_the_limit_it_says_how_many_are_not_there(client: Any, database: 
     limited = serving(database, limits=Limits(max_included=1))
     found = bundle(limited, "Patient/p1/$everything")
     assert len(shown(found, "include")) == 1
-    assert said(found)[0] == ("These point to 3 others; 1 (max_included) of them are here. Ask for a smaller _count.")
+    assert said(found)[0] == (
+        "These point to 2 more than may come along (max_included, max_page_bytes); ask for a smaller _count."
+    )
+
+
+def test_what_takes_too_long_is_refused(database: Database, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried = serving(database, limits=Limits(max_search_s=0.0))
+    monkeypatch.setattr(deadline, "_STEPS", 1)
+    told = bundle(hurried, "Patient/p1/$everything", 422)
+    assert told["issue"][0]["code"] == "too-costly"
 
 
 def test_a_page_ends_at_its_bytes_and_nothing_is_lost(client: Any, database: Database) -> None:
     whole = {one for each in pages(client, "Patient/p1/$everything") for one in shown(each)}
+    matches = {one for each in pages(client, "Patient/p1/$everything") for one in shown(each, "match")}
     limited = serving(database, limits=Limits(max_page_bytes=1))
     found = pages(limited, "Patient/p1/$everything")
     assert all(len(shown(each, "match")) == 1 for each in found)
-    assert {one for each in found for one in shown(each)} == whole
+    assert {one for each in found for one in shown(each)} == matches
+    # What comes along has a limit of its own, and what is left out for it is counted.
+    assert sum("more than may come along" in text for each in found for text in said(each)) == 4
+    limited = serving(database, limits=Limits(max_page_bytes=1500))
+    assert {one for each in pages(limited, "Patient/p1/$everything") for one in shown(each)} == whole
 
 
 def test_no_way_into_a_compartment_is_one_that_a_blind_reader_may_not_search_by() -> None:

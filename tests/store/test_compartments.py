@@ -86,7 +86,7 @@ def test_a_long_record_comes_whole_and_in_order(database: Database) -> None:
         found: list[str] = []
         place = None
         last = compartments.newest(connection, conditions, EVERYTHING)
-        while page := compartments.whole(connection, "p1", place, 250):
+        while page := list(compartments.whole(connection, "p1", place, 250)):
             found += [one.id for one in page]
             link = compartments.link_of(page[-1], compartments.local_of(last))
             place, _ = compartments.place_of(connection, link, EVERYTHING)
@@ -99,7 +99,7 @@ def test_who_sees_all_gets_the_same_by_the_short_way(database: Database) -> None
     everybody = sa.true()
     with database.reading() as connection:
         long_way = list(compartments.page(connection, [compartments.of_patient("p1")], EVERYTHING, None, 100))
-        assert compartments.whole(connection, "p1", None, 100) == long_way
+        assert list(compartments.whole(connection, "p1", None, 100)) == long_way
         found = list(compartments.named(connection, wanted, EVERYTHING))
         also = list(compartments.named(connection, wanted, EVERYTHING, among=everybody))
     assert sorted(found, key=lambda one: one.rid) == sorted(also, key=lambda one: one.rid)
