@@ -13,6 +13,7 @@ from fhir_secondop.model import Caller
 from fhir_secondop.rest import disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import compartments, resources, search
+from fhir_secondop.store.compartments import Place
 
 PARAMETERS = ("patient", "start", "end", "type", "on-demand", "_count", "_page")
 _ON_DEMAND = "No document is made on demand here; without on-demand=true those that are stored are given."
@@ -44,13 +45,11 @@ def run(endpoint: Endpoint, caller: Caller, _: str) -> Response:
             conditions = search.conditions_of(wanted, visibility, endpoint.base_url)
             if period is not None:
                 conditions.append(compartments.in_care(period))
-            place, last = None, ""
-            if link := sent.one("_page"):
-                place, last = compartments.place_of(connection, link, visibility)
+            place = shown.place_of(endpoint, caller, "$docref", sent)
             found = list(compartments.page(connection, conditions, visibility, place, count + 1))
             if len(found) > count:
                 found = found[:count]
-                last = last or compartments.local_of(compartments.newest(connection, conditions, visibility))
-                more = compartments.link_of(found[-1], last)
+                last = place.last if place else compartments.newest(connection, conditions, visibility)
+                more = shown.link_to(endpoint, caller, "$docref", sent, Place(found[-1].rid, last))
     shown.disclosed(found)
     return shown.searchset(endpoint, "DocumentReference/$docref", sent.pairs(), more, found, (), notices)

@@ -33,11 +33,11 @@ _NAMED = 20  # references that a notice names
 
 @dataclass(slots=True)
 class _Page:
-    """What one page shows. `more`: the place of the next one, or ""."""
+    """What one page shows. `more`: where the next one begins."""
 
     matches: list[Stored] = field(default_factory=list)
     included: list[Stored] = field(default_factory=list)
-    more: str = ""
+    more: Place | None = None
     notices: list[Issue] = field(default_factory=list)
 
 
@@ -46,7 +46,7 @@ class _Asked:
     count: int
     types: frozenset[str]
     since_ms: int | None
-    link: str
+    place: Place | None
 
     @property
     def is_part(self) -> bool:
@@ -96,9 +96,9 @@ class _View:
         of_all = not self.patient_id
         return compartments.page(self.connection, self.conditions, self.visibility, place, limit, of_all=of_all)
 
-    def last(self) -> str:
-        """The newest of what is given."""
-        return compartments.local_of(compartments.newest(self.connection, self.conditions, self.visibility))
+    def last(self) -> int:
+        """The number of the newest of what is given."""
+        return compartments.newest(self.connection, self.conditions, self.visibility)
 
 
 def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
@@ -110,7 +110,8 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     interactions.may(endpoint, caller, "Patient", "read", "r")
     if not patient_id:
         interactions.may(endpoint, caller, "Patient", "search-type", "s")
-    asked = _asked(endpoint, caller, sent)
+    address = f"Patient/{patient_id}/$everything" if patient_id else "Patient/$everything"
+    asked = _asked(endpoint, caller, address, sent)
     readable, searchable = shown.granted(endpoint.allows, caller)
     left_out = sorted(compartments.types() - searchable)
     visibility = shown.seen(endpoint, caller)
@@ -120,8 +121,8 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
         page = _page(view, asked)
     page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
     shown.disclosed((*page.matches, *page.included))
-    address = f"Patient/{patient_id}/$everything" if patient_id else "Patient/$everything"
-    return shown.searchset(endpoint, address, sent.pairs(), page.more, page.matches, page.included, page.notices)
+    more = shown.link_to(endpoint, caller, address, sent, page.more)
+    return shown.searchset(endpoint, address, sent.pairs(), more, page.matches, page.included, page.notices)
 
 
 def _not_shown(caller: Caller, left_out: list[str], visibility: Visibility, types: frozenset[str]) -> list[Issue]:
@@ -134,7 +135,7 @@ def _not_shown(caller: Caller, left_out: list[str], visibility: Visibility, type
     return [Issue("warning", "suppressed", "", text) for text in said]
 
 
-def _asked(endpoint: Endpoint, caller: Caller, sent: Input) -> _Asked:
+def _asked(endpoint: Endpoint, caller: Caller, address: str, sent: Input) -> _Asked:
     types = frozenset(sent.each("_type"))
     unknown = sorted(types - definitions.resource_types())
     if unknown or (not types and sent.one("_type") == "" and "_type" in sent.values):
@@ -151,21 +152,19 @@ def _asked(endpoint: Endpoint, caller: Caller, sent: Input) -> _Asked:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which this _type needs.")
     since = sent.time("_since")
     count = shown.page_size(endpoint, sent)
-    return _Asked(count, types, since.low if since else None, sent.one("_page"))
+    place = shown.place_of(endpoint, caller, address, sent)
+    return _Asked(count, types, since.low if since else None, place)
 
 
 def _page(view: _View, asked: _Asked) -> _Page:
-    page, place, last = _Page(), None, ""
-    if asked.link:
-        place, last = compartments.place_of(view.connection, asked.link, view.visibility)
+    page = _Page()
     most = MAX_WALKED if asked.is_part else asked.count
     walked: list[Stored] = []
     size = 0
-    for one in view.walk(place, most + 1):
+    for one in view.walk(asked.place, most + 1):
         size += one.bytes
         if len(page.matches) == asked.count or len(walked) == most or (walked and size > view.limits.max_page_bytes):
-            last = last or view.last()
-            page.more = compartments.link_of(walked[-1], last)
+            page.more = Place(walked[-1].rid, asked.place.last if asked.place else view.last())
             break
         walked.append(one)
         if asked.shows(one):

@@ -13,9 +13,10 @@ from flask import Response
 from fhir_secondop.errors import Invalid, Issue
 from fhir_secondop.fhir import codec, definitions, query
 from fhir_secondop.model import Caller, Resource, Visibility
-from fhir_secondop.rest import answers, disclosure, outcome
+from fhir_secondop.rest import answers, disclosure, outcome, pages
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
+from fhir_secondop.store.compartments import Place
 from fhir_secondop.store.resources import Stored
 
 Grants = Callable[[Caller, str, str], bool]
@@ -58,6 +59,25 @@ def disclosed(found: Iterable[Stored]) -> None:
     """Tells the audit what is in the answer, by case."""
     for case_id, number in Counter(one.case_id for one in found).items():
         disclosure.disclosed_of(case_id, number)
+
+
+def place_of(endpoint: Endpoint, caller: Caller, operation: str, sent: Input) -> Place | None:
+    """Where the page begins that is asked for; None for the first one. Raises Malformed."""
+    link = sent.one("_page")
+    if not link:
+        return None
+    after, last = pages.opened(endpoint, caller, _asked(operation, sent), link).split()
+    return Place(int(after), int(last))
+
+
+def link_to(endpoint: Endpoint, caller: Caller, operation: str, sent: Input, place: Place | None) -> str:
+    """The `_page` of the page that begins there; "" where there is none."""
+    return pages.sealed(endpoint, caller, _asked(operation, sent), f"{place.after} {place.last}") if place else ""
+
+
+def _asked(operation: str, sent: Input) -> tuple[str, list[tuple[str, str]]]:
+    # A client may ask for smaller pages on its way.
+    return operation, sorted(pair for pair in sent.pairs() if pair[0] != "_count")
 
 
 def searchset(

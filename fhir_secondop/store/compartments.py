@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.fhir.times import Interval
@@ -184,37 +183,17 @@ def page(
             yield stored(row, visibility)
 
 
-def newest(connection: Connection, conditions: Sequence[ColumnElement[bool]], visibility: Visibility) -> Stored:
-    """The last of them. There is one."""
+def newest(connection: Connection, conditions: Sequence[ColumnElement[bool]], visibility: Visibility) -> int:
+    """The number of the last of them. There is one."""
     resource = tables.resource.c
-    query = rows(visibility).where(*conditions, resource.deleted.is_(False), visible(visibility))
-    return stored(connection.execute(query.order_by(resource.rid.desc()).limit(1)).one(), visibility)
-
-
-def link_of(last_shown: Stored, last: str) -> str:
-    """The place of the next page, as a page link names it: by two resources, for the numbers would tell how much is
-    stored here that the caller may not see. `last` is what the link to this page has named so, or a `local_of`.
-    """
-    return f"{local_of(last_shown)}~{last}"
+    query = sa.select(sa.func.max(resource.rid)).where(*conditions, resource.deleted.is_(False), visible(visibility))
+    number: int = connection.execute(query).scalar_one()
+    return number
 
 
 def local_of(one: Stored) -> str:
     """ "Type/id"."""
     return f"{one.type}/{one.id}"
-
-
-def place_of(connection: Connection, link: str, visibility: Visibility) -> tuple[Place, str]:
-    """The place that `link_of` has named, and what it ends with. Raises Invalid."""
-    pairs = [tuple(part.split("/")) for part in link.split("~")]
-    resource = tables.resource.c
-    found: dict[tuple[str, ...], int] = {}
-    if len(pairs) == 2 and all(len(pair) == 2 for pair in pairs):
-        named = sa.tuple_(resource.type, resource.id).in_(pairs)
-        query = sa.select(resource.type, resource.id, resource.rid).where(named, visible(visibility))
-        found = {(row.type, row.id): row.rid for row in connection.execute(query)}
-    if not found or not set(pairs) <= set(found):
-        raise Invalid("This page link is not one of ours, or no longer good; begin again.", path="_page")
-    return Place(found[pairs[0]], found[pairs[1]]), link.split("~")[1]
 
 
 def named(
