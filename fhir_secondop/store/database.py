@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from fhir_secondop.errors import Unavailable
@@ -227,7 +228,17 @@ def _lock(handle: IO[str]) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX)
 
 
+class _SqliteCompiler(SQLiteCompiler):
+    """SQLAlchemy's leaves hints out: INDEXED BY stands behind the table."""
+
+    def get_from_hint_text(self, table: sa.FromClause, text: str | None) -> str | None:
+        """The hint of a table."""
+        return text
+
+
 def _prepare_sqlite(engine: Engine) -> None:
+    engine.dialect.statement_compiler = _SqliteCompiler
+
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves

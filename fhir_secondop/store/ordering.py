@@ -22,6 +22,7 @@ from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Database, now_ms
+from fhir_secondop.store.narrowing import of_resource
 from fhir_secondop.store.resources import found_by
 from fhir_secondop.store.search_types import KINDS
 
@@ -40,37 +41,38 @@ def ordered(
 ) -> list[int]:
     """The rids of all that match, in order; what has no such value comes last. Raises Invalid beyond MAX_SORTED."""
     resource = tables.resource.c
-    of: Any = tables.resource
     order: list[ColumnElement[Any]] = []
     for code, is_descending in search.sort:
         value: ColumnElement[Any]
         if code in ("_id", "_lastUpdated"):
             value = resource.id if code == "_id" else resource.updated
         else:
-            values = _values(connection, search.type, code, is_descending)
             # What a reader does not see of a resource says nothing of its place either.
-            seen = sa.and_(values.c.rid == resource.rid, found_by(visibility, search.type, code))
-            of = of.outerjoin(values, seen)
-            value = values.c.value
+            seen = found_by(visibility, search.type, code)
+            value = sa.case((seen, _value(connection, search.type, code, is_descending)), else_=sa.null())
             order.append(value.is_(None))
         order.append(value.desc() if is_descending else value.asc())
-    query = sa.select(resource.rid).select_from(of).where(*conditions).order_by(*order, resource.rid)
-    rids = list(connection.execute(query.limit(MAX_SORTED + 1)).scalars())
+    # No more is looked at than may be sorted, however much matches.
+    matching = sa.select(resource.rid).where(*conditions).limit(MAX_SORTED + 1).correlate(None)
+    query = sa.select(resource.rid).where(resource.rid.in_(matching)).order_by(*order, resource.rid)
+    rids = list(connection.execute(query).scalars())
     if len(rids) > MAX_SORTED:
         said = f"More than {MAX_SORTED} resources match: too many to sort; make the search narrower."
         raise Invalid(said, issues=[Issue("error", "too-costly", "_sort", said)])
     return rids
 
 
-def _values(connection: Connection, resource_type: str, code: str, is_descending: bool) -> sa.Subquery:
+def _value(connection: Connection, resource_type: str, code: str, is_descending: bool) -> sa.ScalarSelect[Any]:
+    """The least or highest value that a resource has of a parameter, looked up resource by resource."""
     kind = definitions.search_parameters(resource_type)[code].type
     columns = KINDS[kind].table.c
     column: ColumnElement[Any] = columns[_VALUE[kind][is_descending]]
     if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
         column = sa.collate(column, "C")
     value = sa.func.max(column) if is_descending else sa.func.min(column)
-    found = sa.select(columns.rid, value.label("value")).where(columns.type == resource_type, columns.param == code)
-    return found.group_by(columns.rid).subquery()
+    return of_resource(
+        KINDS[kind].table, [columns.type == resource_type, columns.param == code], value
+    ).scalar_subquery()
 
 
 def keep(database: Database, search: Search, visibility: Visibility, rids: Sequence[int]) -> str:

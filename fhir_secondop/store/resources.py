@@ -19,6 +19,7 @@ from fhir_secondop.model import BLIND, EVERYTHING, RECORD, REPORT, Resource, Vis
 from fhir_secondop.store import index, tables
 from fhir_secondop.store.conditions import matching
 from fhir_secondop.store.database import Change, Transaction
+from fhir_secondop.store.narrowing import is_few
 
 # Whose rows are the record of a case: what was pulled from an EHR, and what somebody sent by an upload link.
 SOURCE = "source:"
@@ -271,6 +272,9 @@ def history_of_type(
         .order_by(updated.desc())
         .limit(count)
     )
+    if is_few(connection, resource_type):
+        # Else SQLite goes through the versions of all types, newest first.
+        query = query.with_hint(tables.resource, "INDEXED BY ix_resource_created", "sqlite")
     if before_ms is not None:
         query = query.where(updated < before_ms)
     if since_ms is not None:

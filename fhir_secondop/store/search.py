@@ -22,6 +22,7 @@ from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import ordering, tables
 from fhir_secondop.store.conditions import Sees, condition
+from fhir_secondop.store.narrowing import narrowed
 from fhir_secondop.store.resources import Stored, found_by, rows, stored, visible
 
 
@@ -67,18 +68,18 @@ def count(connection: Connection, conditions: list[ColumnElement[bool]]) -> int:
 def run(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> Found:
     """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says."""
     resource = tables.resource.c
-    conditions = conditions_of(search, visibility, base_url)
+    wanted = conditions_of(search, visibility, base_url)
     if search.sort and search.count:
-        return _sorted(connection, search, conditions, visibility)
+        return _sorted(connection, search, narrowed(connection, wanted), visibility)
     first, last = _place(connection, search, visibility)
+    between = (first.rid, last.rid) if first is not None and last is not None else None
+    conditions = narrowed(connection, wanted, between)
     total = None
     if search.total == "accurate" or search.count == 0:
-        total = count(connection, conditions if last is None else [*conditions, resource.rid <= last.rid])
+        total = count(connection, wanted if last is None else [*wanted, resource.rid <= last.rid])
     if search.count == 0:
         return Found((), "", total)
     query = rows(visibility).where(*conditions).order_by(resource.rid).limit(search.count + 1)
-    if first is not None and last is not None:
-        query = query.where(resource.rid > first.rid, resource.rid <= last.rid)
     found = [stored(row, visibility) for row in connection.execute(query)]
     more = len(found) > search.count
     found = found[: search.count]
