@@ -26,15 +26,16 @@ from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from fhir_secondop.errors import Unavailable
-from fhir_secondop.model import Caller
+from fhir_secondop.model import Caller, Resource
 from fhir_secondop.store import tables
+from fhir_secondop.store.prepared import Prepared
 
 if TYPE_CHECKING:
     from fhir_secondop.store.audit.audit import Audit
 
 # Built once: every write runs them.
-_READ_CLOCK = sa.select(tables.clock.c.at).with_for_update()
-_SET_CLOCK = sa.update(tables.clock).values(at=sa.bindparam("to"))
+_READ_CLOCK = Prepared(sa.select(tables.clock.c.at).with_for_update())
+_SET_CLOCK = Prepared(sa.update(tables.clock).values(at=sa.bindparam("to")))
 
 
 def now_ms() -> int:
@@ -51,6 +52,7 @@ class Change:
     id: str
     version: int
     case_id: str | None = None
+    resource: Resource | None = field(default=None, compare=False, repr=False)  # as it was written, with its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +163,11 @@ class Database:
         with self._write_lock(), self.engine.connect() as raw, ExitStack() as recorded:
             connection = raw.execution_options(secondop_write=True)
             with connection.begin():
-                row = connection.execute(_READ_CLOCK).scalar_one()
+                (row,) = _READ_CLOCK.all(connection)[0]
                 transaction = Transaction(connection, caller, row, self._now)
                 yield transaction
                 if transaction._last_ms != row:
-                    connection.execute(_SET_CLOCK, {"to": transaction._last_ms})
+                    _SET_CLOCK.run(connection, to=transaction._last_ms)
                 if self.audit is not None:
                     recorded.enter_context(self.audit.recording(transaction))  # left after the commit
 

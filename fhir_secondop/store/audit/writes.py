@@ -10,14 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import sqlalchemy as sa
-
 from fhir_secondop.store import tables
 from fhir_secondop.store.audit import origin, rows
 from fhir_secondop.store.audit.rows import Access, Head, Values
 from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.prepared import inserting
 
-_INSERT = sa.insert(tables.audit)
+_INSERT = inserting(tables.audit)
 _ACTION = {"create": "C", "update": "U", "delete": "D"}
 
 
@@ -46,7 +45,7 @@ class Writes:
             return
         with self._lock:
             head, made = rows.append(self._head, found)
-            tx.connection.execute(_INSERT, made)
+            _INSERT.many(tx.connection, made)
             try:
                 yield
             except BaseException:
