@@ -24,7 +24,7 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import MultiSocketServer, TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error
 
 from fhir_secondop.config import Settings
@@ -86,6 +86,8 @@ class _Busy(Error):  # type: ignore[misc]
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    counted: str | None = None  # in which class, while it is at work
+
     def __init__(self, adj: Any) -> None:
         super().__init__(adj)
         self.began_at = time.time()
@@ -117,7 +119,30 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
         return now > self.began_at + BODY_S + float(self.body_bytes_received) / BODY_BYTES_PER_S
 
 
+def _written(task: Any, data: bytes) -> None:
+    """Writes a part of an answer, its headers with the first one; before the last one the request has left.
+
+    A client may ask again as soon as it has the last byte: counted a second time, eight at once would be sixteen.
+    """
+    first = b""
+    if not task.wrote_header and task.complete:
+        first = task.build_response_header()
+        task.wrote_header = True
+    length = task.content_length
+    if not task.has_body or (length is not None and task.content_bytes_written + len(data) >= length):
+        task.channel.leave(task.request)
+    if first and data and task.has_body and not task.chunked_response and (length is None or len(data) <= length):
+        task.content_bytes_written += len(data)
+        task.channel.write_soon(first + data)
+        return
+    if first:
+        task.channel.write_soon(first)
+    Task.write(task, data)
+
+
 class _Refusal(ErrorTask):  # type: ignore[misc]
+    write = _written
+
     def execute(self) -> None:
         kind, said = _KINDS.get(self.request.error.code, (SecondOpError, "This failed on our side."))
         answer = inbound.refusal(kind(said))
@@ -130,6 +155,8 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
 
 class _Task(WSGITask):  # type: ignore[misc]
+    write = _written
+
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
         environ[inbound.RECEIVED_AT] = self.request.received_at
@@ -175,10 +202,17 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     def service(self) -> None:
         self.served = True
-        kind = _class_of(self.requests[0])
+        request = self.requests[0]
+        request.counted = _class_of(request)
         try:
             super().service()
         finally:
+            self.leave(request)
+
+    def leave(self, request: _Parser) -> None:
+        """A request has its answer, and makes room for another; once is enough."""
+        kind, request.counted = request.counted, None
+        if kind is not None:
             self.server.arrived.leave(kind, self.addr[0])
 
     def handle_read(self) -> None:
