@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Connection, Engine, make_url
 
@@ -121,11 +119,8 @@ class Database:
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_lock(20261123)"))
                 connection.commit()
-            config = Config()
-            scripts = package_files.files("fhir_secondop.store") / "migrations"
-            config.set_main_option("script_location", str(scripts))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if _revision(connection) != newest():
+                _upgrade(connection)
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(20261123)"))
             connection.commit()
@@ -223,6 +218,29 @@ class Database:
         with self._thread_lock, open(self._lock_path, "a") as handle:
             _lock(handle)
             yield
+
+
+def newest() -> str:
+    """The number of the newest migration."""
+    scripts = package_files.files("fhir_secondop.store") / "migrations" / "versions"
+    return max(each.name[1:5] for each in scripts.iterdir() if each.name.startswith("v"))
+
+
+def _revision(connection: Connection) -> str:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or ""
+
+
+def _upgrade(connection: Connection) -> None:
+    # Imported here: 0.2 s and 9 MB, which a start with nothing to do has no use for.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(package_files.files("fhir_secondop.store") / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def _lock(handle: IO[str]) -> None:

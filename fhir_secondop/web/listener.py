@@ -313,11 +313,18 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel
     trusted_proxy = ""
 
-    def __init__(self, *given: Any, arrived: Arrived, **named: Any) -> None:
+    def __init__(self, *given: Any, arrived: Arrived, shares_port: bool, **named: Any) -> None:
         self.arrived = arrived
+        self.shares_port = shares_port
         self.refused = 0  # since it was last said
         self._of: Counter[str] = Counter()  # connections of an address
         super().__init__(*given, **named)
+
+    def bind_server_socket(self) -> None:
+        """See waitress.server.TcpWSGIServer."""
+        if self.shares_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().bind_server_socket()
 
     def add_task(self, task: _Channel) -> None:
         """Queues the request that has arrived on a connection."""
@@ -383,8 +390,10 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             wasyncore.read(channel)
 
 
-def listening(app: WSGIApplication, settings: Settings) -> Listener | MultiSocketServer:
-    """A server of the application on the address of the settings, to be run. Raises OSError when it is taken."""
+def listening(app: WSGIApplication, settings: Settings, *, shares_port: bool = False) -> Listener | MultiSocketServer:
+    """A server of the application on the address of the settings, to be run; with `shares_port` beside others of this
+    user, and the system deals the connections out. Raises OSError when the address is taken.
+    """
     adjustments = Adjustments(host=settings.host, port=settings.port, **OPTIONS)
     # It says at each request how long its queue is, just when there is no time for that.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -394,7 +403,10 @@ def listening(app: WSGIApplication, settings: Settings) -> Listener | MultiSocke
     servers = []
     arrived = Arrived()
     for place in adjustments.listen:  # "localhost" is two
-        server = Listener(app, sockets, dispatcher=dispatcher, adj=adjustments, sockinfo=place, arrived=arrived)
+        server = Listener(
+            app, sockets, dispatcher=dispatcher, adj=adjustments, sockinfo=place, arrived=arrived,
+            shares_port=shares_port,
+        )  # fmt: skip
         server.trusted_proxy = settings.trusted_proxy
         servers.append(server)
     if len(servers) == 1:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
+from fhir_secondop import store
 from fhir_secondop.store import tables
-from fhir_secondop.store.database import Database, normalised
+from fhir_secondop.store.database import Database, newest, normalised
 from tests.store.rows import DESK, create, everything, put
 
 BASIC = {"resourceType": "Basic", "code": {"text": "x"}}
@@ -33,6 +37,15 @@ def test_the_migrated_schema_is_the_one_of_the_model(database: Database) -> None
 
 def _is_alembics(difference: object) -> bool:
     return "alembic_version" in repr(difference)
+
+
+def test_the_newest_migration_is_the_one_that_alembic_goes_to(database: Database) -> None:
+    """A start with nothing to do does without alembic."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == newest()
+    with database.reading() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one() == newest()
 
 
 def test_the_comparison_would_see_a_missing_column(database: Database) -> None:
