@@ -23,6 +23,8 @@ from fhir_secondop.store import tables
 
 FEW = 2000
 """Rows that make a list sooner than a page is found by going through a type of a million."""
+VERY_FEW = 100
+"""Where some condition has no more, nobody counts on."""
 _RID = tables.resource.c.rid
 _BY_RID = {table: f"INDEXED BY {table.name}_rid" for table in tables.INDEXES}
 
@@ -70,35 +72,48 @@ class _List:
             return self.condition
         return sa.and_(_RID.in_(sa.union_all(*self.selects)), self.condition)
 
-    def counted(self) -> ColumnElement[int]:
-        """How many rows its lists have, counted to a little beyond FEW. A chain is not gone through for that."""
+    def counted(self, most: int) -> ColumnElement[int]:
+        """How many rows its lists have, counted to one beyond `most`. A chain is not gone through for that."""
         parts = (part for select in self.selects for part in visitors.iterate(select) if part is not select)
         if any(isinstance(part, sa.Select) for part in parts):
             return sa.literal(FEW)
         rows = sa.union_all(*self.selects) if len(self.selects) > 1 else self.selects[0]
-        return sa.select(sa.func.count()).select_from(rows.limit(FEW + 1).subquery()).scalar_subquery()
+        return sa.select(sa.func.count()).select_from(rows.limit(most + 1).subquery()).scalar_subquery()
 
 
 def narrowed(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], between: tuple[int, int] | None = None
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    between: tuple[int, int] | None = None,
+    *,
+    counts: bool = True,
 ) -> list[ColumnElement[bool]]:
     """The same conditions, in the forms in which SQLite goes by the one that fewest rows match.
 
-    `between` are the creation numbers after which, and up to which, a page may go.
+    `between` are the creation numbers after which, and up to which, a page may go. Without `counts` a single condition
+    is taken to match few, as those of a conditional write do.
     """
     is_sqlite = connection.dialect.name == "sqlite"
     lists = [_List(each, selects) for each in conditions if (selects := _selects(each))] if is_sqlite else []
     others = [each for each in conditions if not lists or not _selects(each)]
     best = -1
     if lists:
-        numbers = connection.execute(sa.select(*(each.counted() for each in lists))).one()
-        best = min(range(len(lists)), key=numbers.__getitem__)
-        best = best if numbers[best] <= FEW else -1
+        best = _fewest(connection, lists) if counts or len(lists) > 1 else 0
     if between is not None:
         # With a sum no index is gone through by it: the list is shorter than what lies between two pages.
         rid = _RID + 0 if best >= 0 else _RID
         others += [rid > between[0], rid <= between[1]]
     return [*others, *(each.driving if n == best else _looked_up(each.condition) for n, each in enumerate(lists))]
+
+
+def _fewest(connection: Connection, lists: Sequence[_List]) -> int:
+    """Which one the fewest rows match; -1 where all match many."""
+    for most in sorted({min(VERY_FEW, FEW), FEW}):
+        numbers = connection.execute(sa.select(*(each.counted(most) for each in lists))).one()
+        best = min(range(len(lists)), key=numbers.__getitem__)
+        if numbers[best] <= most:
+            return best
+    return -1
 
 
 def _selects(condition: ColumnElement[bool]) -> list[sa.Select[Any]]:
@@ -122,7 +137,7 @@ def _looked_up(condition: ColumnElement[bool]) -> ColumnElement[bool]:
         join = sa.or_ if condition.operator is operators.or_ else sa.and_
         return join(*map(_looked_up, condition.clauses))
     for select in _selects(condition):
-        (table,) = froms if len(froms := select.get_final_froms()) == 1 else (None,)
+        (table,) = select.columns_clause_froms
         if table is tables.version:
             return sa.true()  # _lastUpdated: what it says of the resource itself stands beside it
         if isinstance(table, sa.Table) and table in _BY_RID and select.whereclause is not None:

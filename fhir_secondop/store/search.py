@@ -65,15 +65,18 @@ def count(connection: Connection, conditions: list[ColumnElement[bool]]) -> int:
     return counted
 
 
-def run(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> Found:
-    """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says."""
+def run(connection: Connection, search: Search, visibility: Visibility, base_url: str, *, counts: bool = True) -> Found:
+    """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says.
+
+    `counts` as in store.narrowing.
+    """
     resource = tables.resource.c
     wanted = conditions_of(search, visibility, base_url)
     if search.sort and search.count:
         return _sorted(connection, search, narrowed(connection, wanted), visibility)
     first, last = _place(connection, search, visibility)
     between = (first.rid, last.rid) if first is not None and last is not None else None
-    conditions = narrowed(connection, wanted, between)
+    conditions = narrowed(connection, wanted, between, counts=counts)
     total = None
     if search.total == "accurate" or search.count == 0:
         total = count(connection, wanted if last is None else [*wanted, resource.rid <= last.rid])
