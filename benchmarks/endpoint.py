@@ -9,8 +9,9 @@ python benchmarks/endpoint.py --sekmet .peers/bin/python --hapi   # 10 minutes
 python benchmarks/endpoint.py --database postgresql://…           # ours alone, on PostgreSQL
 python benchmarks/endpoint.py --growth 10000,100000               # ours alone, with so much stored
 
---rounds 3, --seconds 2 for each measurement, --only create,read … Each number is the median of the rounds, with the
-least and the greatest; "CPU" is the processor time of the whole server, per request, which noise disturbs least.
+--plot FILE.svg; --rounds 3, --seconds 2 for each measurement, --only create,read … Each number is the median of the
+rounds, with the least and the greatest; "CPU" is the processor time of the whole server, per request, which noise
+disturbs least.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import rig
 from joserfc import jwt
 from joserfc.jwk import ECKey
 from load import SYSTEM, Client, Said, forever, order, patient, twelve
+from plot import bars
 
 sys.path.insert(0, str(rig.ROOT))
 SCOPE = "system/*.crus"
@@ -380,6 +382,7 @@ def main() -> None:
     parser.add_argument("--database", default="", help="a PostgreSQL URL for ours")
     parser.add_argument("--growth", default="", help="sizes, as 10000,100000")
     parser.add_argument("--only", default="", help="measurements, by the beginnings of their names")
+    parser.add_argument("--plot", default="", help="an SVG file that is to show it")
     parser.add_argument("--folder", default="", help="where the databases go: on the disk that is to be measured")
     asked = parser.parse_args()
     wanted = asked.only.split(",")
@@ -403,6 +406,9 @@ def main() -> None:
         found = measured(servers, only, asked.rounds, asked.seconds)
         table = said(found, servers)
         rest = {s.name: {"start_s": round(rig.median(s.starts), 2), "memory_mb": memory_mb(s.pid)} for s in servers}
+    if asked.plot:
+        title = "Requests a second (ingest: resources), each beside the fastest"
+        Path(asked.plot).write_text(bars(found, [server.name for server in servers], title))
     print(json.dumps({"measured": found, "servers": rest}) if asked.json else table)
 
 
