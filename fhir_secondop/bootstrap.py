@@ -20,8 +20,9 @@ from fhir_secondop.ehr.second_stage import SecondStage
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import clock_file, codes
-from fhir_secondop.rest.endpoint import ALL, Endpoint
-from fhir_secondop.service import operations, workflows
+from fhir_secondop.rest import published as operations_of_others
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.service import operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.hooks import CaseHooks
@@ -105,6 +106,7 @@ def assembled(settings: Settings) -> Service:
     endpoint = Endpoint(
         xml=True,
         validates=True,
+        published=operations_of_others.CODES,
         database=database,
         base_url=base_url,
         software="fhir_secondop",
@@ -114,8 +116,8 @@ def assembled(settings: Settings) -> Service:
         restrictions=rights.restrictions,
         hooks=CaseHooks(context),
         operations=table,
-        interactions=ALL - {"delete"},  # nothing of a case is deleted
-        max_entries=settings.max_entries,
+        limits=settings.limits,
+        writable=writable.types(settings.writable_types),
         second_stage=second_stage(settings).examine,
         canonical=codes.CANONICAL,
         security=_SECURITY[settings.auth],

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fhir_secondop.errors import Invalid
+from fhir_secondop.limits import RANGES, Limits
 from fhir_secondop.model import Connection, Validator
 
 DEFAULT_FILE = "secondop.toml"
@@ -33,8 +34,8 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What is in force. `origins` says where each value came from: default, the file, or the variable."""
+class Settings(Limits):
+    """What is in force, the limits among it. `origins` says where each value came from: default, file, or variable."""
 
     host: str = "127.0.0.1"
     port: int = 8100
@@ -77,7 +78,7 @@ class Settings:
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
     requests_per_s: float = 50.0  # of one caller, or of an address that did not sign in; 0: without end
     burst: int = 100  # how many of them at once
-    max_entries: int = 5000  # of a Bundle that is sent to us
+    writable_types: str = "case"  # by plain FHIR writes; service.writable says what else may stand here
     trusted_proxy: str = ""  # the address or network of the proxy whose X-Forwarded-For is believed
     connections: Mapping[str, Connection] = field(default_factory=dict)
     validators: Mapping[str, Validator] = field(default_factory=dict)  # of other guides' profiles
@@ -92,6 +93,11 @@ class Settings:
     def escalation(self) -> tuple[int, ...]:
         """The minutes after which an urgent contact escalates."""
         return tuple(int(minutes) for minutes in self.urgent_minutes.split(","))
+
+    @property
+    def limits(self) -> Limits:
+        """How much one request may ask for."""
+        return Limits(**{f.name: getattr(self, f.name) for f in fields(Limits)})
 
     @property
     def public_url(self) -> str:
@@ -306,9 +312,11 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"token_s={settings.token_s}: use seconds from 60 to 3600.")
     if not 0 <= settings.requests_per_s <= 100_000:
         raise Invalid(f"requests_per_s={settings.requests_per_s}: use a number up to 100000, 0 for no limit.")
-    for name in ("burst", "max_entries"):
-        if not 1 <= getattr(settings, name) <= 100_000:
-            raise Invalid(f"{name}={getattr(settings, name)}: use a number from 1 to 100000.")
+    if not 1 <= settings.burst <= 100_000:
+        raise Invalid(f"burst={settings.burst}: use a number from 1 to 100000.")
+    for name, (least, most) in RANGES.items():
+        if not least <= getattr(settings, name) <= most:
+            raise Invalid(f"{name}={getattr(settings, name)}: use a number from {least} to {most}.")
     if settings.trusted_proxy and not _is_network(settings.trusted_proxy):
         raise Invalid(f"trusted_proxy={settings.trusted_proxy}: use an address or a network, 10.0.0.0/24 say.")
     if settings.base_url and not _is_url(settings.base_url):

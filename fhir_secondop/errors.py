@@ -104,6 +104,10 @@ class TooLarge(SecondOpError):
     """More than one request may carry."""
 
 
+class TooCostly(Invalid):
+    """More than one answer may cost; asked more narrowly it is given."""
+
+
 class AddressTooLong(SecondOpError):
     """The request's address has more characters than we read."""
 
@@ -150,6 +154,7 @@ STATUS: dict[type[SecondOpError], tuple[int, str]] = {
     UnsupportedMedia: (415, "not-supported"),
     NotAcceptable: (406, "not-supported"),
     TooLarge: (413, "too-costly"),
+    TooCostly: (422, "too-costly"),
     AddressTooLong: (414, "too-long"),
     HeadersTooLarge: (431, "too-long"),
     TooSlow: (408, "timeout"),

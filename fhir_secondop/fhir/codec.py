@@ -81,17 +81,25 @@ def parse(data: bytes | str) -> Resource:
     Raises Malformed on anything that is not one JSON object, on a key that stands twice, on nesting deeper than
     100, on NUL and on half of a surrogate pair.
     """
-    return _parse(data, _decoder)
+    resource: Resource = _parse(data, _decoder)
+    return resource
 
 
 def parse_exact(data: bytes | str) -> Resource:
     """The resource in a JSON body, every number a `Number`: its text. Raises Malformed as `parse` does."""
-    return _parse(data, _exact)
+    resource: Resource = _parse(data, _exact)
+    return resource
 
 
-def _parse(data: bytes | str, decoder: json.JSONDecoder) -> Resource:
+def parse_array(data: bytes | str) -> list[Any]:
+    """The values of a JSON body that is one array. Raises Malformed as `parse` does."""
+    values: list[Any] = _parse(data, _decoder, list)
+    return values
+
+
+def _parse(data: bytes | str, decoder: json.JSONDecoder, kind: type = dict) -> Any:
     text = text_of(data) if isinstance(data, bytes) else data
-    _check_depth(text)
+    check_depth(text)
     try:
         value = decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -100,8 +108,8 @@ def _parse(data: bytes | str, decoder: json.JSONDecoder) -> Resource:
         raise Malformed("Not readable as JSON: a number has an exponent that is far too large.") from error
     except ValueError as error:
         raise Malformed(f"Not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise Malformed("The body must be one JSON object.")
+    if not isinstance(value, kind):
+        raise Malformed(f"The body must be one JSON {'object' if kind is dict else 'array'}.")
     if _SUSPECT_ESCAPE.search(text):
         _check_characters(value)
     return value
@@ -113,17 +121,18 @@ def trusted(text: str) -> Resource:
     return value
 
 
-def _check_depth(text: str) -> None:
+def check_depth(text: str, limit: int = MAX_DEPTH) -> None:
+    """Raises Malformed of what is nested deeper than that."""
     # Counted before decoding: the C decoder recurses, and a hostile body must not decide how deep.
-    if text.count("[") + text.count("{") <= MAX_DEPTH or _is_shallow(text):
+    if text.count("[") + text.count("{") <= limit or _is_shallow(text, limit):
         return
     depth = 0
     for match in _NESTING.finditer(text):
         token = match.group()
         if token in "[{":
             depth += 1
-            if depth > MAX_DEPTH:
-                raise Malformed(f"Nested deeper than {MAX_DEPTH} levels.")
+            if depth > limit:
+                raise Malformed(f"Nested deeper than {limit} levels (max_depth).")
         elif token in "]}":
             depth -= 1
             if depth < 0:
@@ -136,14 +145,14 @@ _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes(set(range(256)) - set(b'"[]{}'))
 
 
-def _is_shallow(text: str) -> bool:
-    """Whether the brackets close within MAX_DEPTH levels: innermost pairs are taken away level by level, in C.
+def _is_shallow(text: str, limit: int) -> bool:
+    """Whether the brackets close within so many levels: innermost pairs are taken away level by level, in C.
 
     False also of what is not balanced: that is looked at one bracket after the other.
     """
     plain = _ESCAPE.sub("", text) if "\\" in text else text
     brackets = _STRING.sub(b"", plain.encode("utf-8", "replace").translate(_BRACKETS, _OTHERS))
-    for _ in range(MAX_DEPTH):
+    for _ in range(limit):
         if not brackets:
             return True
         brackets = brackets.replace(b"[]", b"")

@@ -11,11 +11,7 @@ from dataclasses import dataclass, replace
 
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.definitions import SearchParameter
-
-MAX_CHAIN = 4
-"""How many references one parameter may follow."""
-MAX_WAYS = 400
-"""How many types one parameter may go through, all its references together: four that lead anywhere are 70,000."""
+from fhir_secondop.limits import Limits
 
 MODIFIERS = {
     "token": ("", "missing", "not", "text", "of-type"),
@@ -27,6 +23,7 @@ MODIFIERS = {
     "uri": ("", "missing", "below", "above"),
     "composite": ("",),
 }
+LIMITS = Limits()  # where nobody says others
 _CHAIN = re.compile(r"([A-Za-z_\-]+)(?::([A-Za-z]+))?\.(.+)")
 
 
@@ -72,15 +69,17 @@ class Refused(Exception):
 
 
 class TooManyWays(Refused):
-    """A chain that goes through too many types."""
+    """A chain that follows too many references, or goes through too many types."""
 
 
-def parse(resource_type: str, name: str, value: str, *, only: Collection[str] | None = None) -> Condition | None:
+def parse(
+    resource_type: str, name: str, value: str, *, only: Collection[str] | None = None, limits: Limits = LIMITS
+) -> Condition | None:
     """What a parameter demands; None where its value is empty. `only` names the parameters that count as known.
 
     Raises Refused.
     """
-    return _parse(resource_type, name, value, only, _Way(depth=0, tried=[]))
+    return _parse(resource_type, name, value, only, _Way(depth=0, tried=[], limits=limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +88,19 @@ class _Way:
 
     depth: int
     tried: list[str]
+    limits: Limits
 
     def to(self, resource_type: str) -> _Way:
         self.tried.append(resource_type)
-        if len(self.tried) > MAX_WAYS:
-            raise TooManyWays("This chain could go through too many types; name them: subject:Patient.name.")
-        return _Way(self.depth + 1, self.tried)
+        if len(self.tried) > (most := self.limits.max_chain_types):
+            said = f"This chain could go through over {most} types (max_chain_types)"
+            raise TooManyWays(f"{said}; name them: subject:Patient.name.")
+        return _Way(self.depth + 1, self.tried, self.limits)
 
 
 def _parse(resource_type: str, name: str, value: str, only: Collection[str] | None, way: _Way) -> Condition | None:
-    if way.depth > MAX_CHAIN:
-        raise Refused(f"A chain may follow {MAX_CHAIN} references; this one follows more.")
+    if way.depth > (most := way.limits.max_chain):
+        raise TooManyWays(f"A chain may follow {most} references (max_chain); this one follows more.")
     if only is None:
         if name.startswith("_has:"):
             return _reverse(name, value, way)

@@ -28,7 +28,17 @@ _XML = "http://www.w3.org/XML/1998/namespace"
 ATTRIBUTES = frozenset((*_ATTRIBUTES.split(), f"{_XML} id", f"{_XML} lang", f"{_XML} space"))
 ADDRESSES = {
     "href": ("http:", "https:", "mailto:", "tel:", "ftp:", "urn:"),
-    "src": ("http:", "https:", "cid:", "data:image/png", "data:image/jpeg", "data:image/gif", "data:image/webp"),
+    # urn:uuid: is what a transaction puts an address for (https://hl7.org/fhir/R4/http.html#trules).
+    "src": (
+        "http:",
+        "https:",
+        "cid:",
+        "urn:uuid:",
+        "data:image/png",
+        "data:image/jpeg",
+        "data:image/gif",
+        "data:image/webp",
+    ),
     "cite": ("http:", "https:", "urn:"),
 }
 _PREFIX = f"{XHTML} "

@@ -10,14 +10,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
-from fhir_secondop.errors import Invalid, Issue
+from fhir_secondop.errors import Invalid, Issue, TooCostly
 from fhir_secondop.fhir import criteria, definitions
-from fhir_secondop.fhir.criteria import Condition, Refused
+from fhir_secondop.fhir.criteria import LIMITS, Condition, Refused, TooManyWays
+from fhir_secondop.limits import Limits
 
 DEFAULT_COUNT = 50
-MAX_COUNT = 500
-MAX_PARAMETERS = 100
-MAX_VALUES = 1000  # of all parameters together, what commas part counted singly
 SUPPORTED_TYPES = tuple(criteria.MODIFIERS)
 # Where a client may put them without asking for a different result.
 _FORMAT_ONLY = ("_format", "_pretty")
@@ -55,6 +53,7 @@ class Search:
     summary: str = ""
     applied: tuple[tuple[str, str], ...] = ()
     ignored: tuple[Issue, ...] = ()
+    limits: Limits = LIMITS
 
 
 @dataclass(slots=True)
@@ -99,16 +98,17 @@ def parse(
     *,
     lenient: bool = False,
     only: Collection[str] | None = None,
+    limits: Limits = LIMITS,
 ) -> Search:
     """The search that a query string asks for.
 
     An unknown parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and
     named in `ignored`. `only` names the parameters that count as known, where not all of them do; then there are no
-    chains, includes, orders and excerpts either. Raises Invalid too (too-costly) on more than MAX_PARAMETERS
-    parameters or MAX_VALUES values.
+    chains, includes, orders and excerpts either. Raises Invalid too (too-costly) on more parameters or
+    values than `limits` say; a page is no larger than they say.
     """
     pairs = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else list(query)
-    _check_size(pairs)
+    _check_size(pairs, limits)
     asked = _Asked(resource_type)
     found: list[Condition] = []
     applied: list[tuple[str, str]] = []
@@ -121,12 +121,13 @@ def parse(
             continue
         try:
             if not asked.takes(name, value, advanced=only is None):
-                condition = criteria.parse(resource_type, name, value, only=only)
+                condition = criteria.parse(resource_type, name, value, only=only, limits=limits)
                 if condition is None:
                     continue
                 found.append(condition)
         except Refused as refusal:
-            problems.append(Issue("error", "not-supported", name, str(refusal)))
+            code = "too-costly" if isinstance(refusal, TooManyWays) else "not-supported"
+            problems.append(Issue("error", code, name, str(refusal)))
             continue
         applied.append((name, value))
     if problems and not lenient:
@@ -134,26 +135,29 @@ def parse(
     if asked.summary and asked.elements:
         raise Invalid("_summary and _elements can't be asked for together.", path="_summary")
     return Search(
-        resource_type, tuple(found), asked.count, asked.total, asked.page, asked.sort, tuple(asked.includes),
-        asked.elements, asked.summary, tuple(applied), tuple(problems),
+        resource_type, tuple(found), min(asked.count, limits.max_page), asked.total, asked.page, asked.sort,
+        tuple(asked.includes), asked.elements, asked.summary, tuple(applied), tuple(problems), limits,
     )  # fmt: skip
 
 
-def _check_size(pairs: list[tuple[str, str]]) -> None:
+def _check_size(pairs: list[tuple[str, str]], limits: Limits) -> None:
     if any("\0" in text for pair in pairs for text in pair):
         raise Invalid("A search parameter holds a NUL; no database here can hold one.")
     # Each criterion is a join or subquery, each value a bound variable: both databases have ends to these.
     values = sum(value.count(",") + 1 for _, value in pairs)
-    if len(pairs) > MAX_PARAMETERS or values > MAX_VALUES:
-        said = f"The search was not run: send at most {MAX_PARAMETERS} parameters and {MAX_VALUES} values at once."
-        raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+    asked = (("parameters", len(pairs), "max_parameters"), ("values", values, "max_alternatives"))
+    for what, number, name in asked:
+        if number <= (most := getattr(limits, name)):
+            continue
+        said = f"The search was not run: it has {number} {what}; send at most {most} at once ({name})."
+        raise TooCostly(said)
 
 
 def count(value: str) -> int:
     """The number of a page's resources that `_count` asks for. Raises Invalid."""
     if not re.fullmatch("[0-9]{1,9}", value):
         raise Invalid("_count is not a whole number.", path="_count")
-    return min(int(value), MAX_COUNT)
+    return int(value)
 
 
 def _total(value: str) -> str:

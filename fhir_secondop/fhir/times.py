@@ -14,6 +14,7 @@ _DATE = re.compile(
     re.ASCII,  # digits of other scripts are no date
 )
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_UTC = EPOCH.replace(tzinfo=None)
 MIN_MS = -(2**53)
 MAX_MS = 2**53
 
@@ -38,7 +39,8 @@ def moment(ms: int) -> datetime:
 
 def instant(ms: int) -> str:
     """A FHIR instant, in UTC with milliseconds: "2026-11-23T09:30:00.125Z"."""
-    return moment(ms).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    # From a time without a zone: each resource that is shown has one.
+    return (_EPOCH_UTC + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"
 
 
 def interval(text: str) -> Interval:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from email.utils import formatdate
+from itertools import chain
 
 from flask import Response, request
 
@@ -20,7 +22,7 @@ from fhir_secondop.errors import (
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import Resource
-from fhir_secondop.rest import formats, outcome
+from fhir_secondop.rest import failures, formats, outcome
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.formats import JSON
 from fhir_secondop.store.resources import Stored
@@ -50,16 +52,18 @@ def valid(resource: Resource, text: str = "") -> None:
         raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=placed)
 
 
-def further(endpoint: Endpoint, resource: Resource, text: str) -> list[Issue]:
+def further(endpoint: Endpoint, resource: Resource, text: str, *, is_sent: bool = True) -> list[Issue]:
     """What other validators say of a resource that is valid to us, and what was not checked; never in a transaction.
 
+    Faults have line and column where the text `is_sent`, and not made here.
     Raises Invalid with every fault that they find, Unavailable where one had to look at it and did not.
     """
     found = list(endpoint.second_stage(resource, text))
     errors = [issue for issue in found if issue.severity in ("error", "fatal")]
     faults = [issue for issue in errors if issue.code != "transient"]
     if faults:
-        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=formats.in_what_was_sent(text, faults))
+        placed = formats.in_what_was_sent(text, faults) if is_sent else faults
+        raise Invalid(f"{len(faults)} fault(s); nothing was stored.", issues=placed)
     if errors:
         raise Unavailable("What has to be checked could not be; nothing was stored.", issues=errors)
     return found
@@ -69,29 +73,29 @@ def check_entries(resource: Resource, limit: int) -> None:
     """Raises TooLarge when a Bundle has more entries than one request may carry."""
     entries = resource.get("entry")
     if resource.get("resourceType") == "Bundle" and isinstance(entries, list) and len(entries) > limit:
-        raise TooLarge(f"The Bundle has {len(entries)} entries; send at most {limit} at once.", path="Bundle.entry")
+        said = f"The Bundle has {len(entries)} entries; send at most {limit} at once (max_entries)."
+        raise TooLarge(said, path="Bundle.entry")
 
 
-def resource_body(
-    endpoint: Endpoint, resource_type: str, resource_id: str | None = None
-) -> tuple[Body, Resource, list[Issue]]:
-    """The valid resource of that type, and of that id where one is given, in the request's body: its text, its members,
-    and what there is to say of it.
-    """
-    text = formats.body(xml=endpoint.xml)
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A valid resource that shall be stored: its text, its members, and what there is to say of it."""
+
+    body: Body
+    resource: Resource
+    said: Sequence[Issue] = ()
+
+
+def resource_body(endpoint: Endpoint, resource_type: str, resource_id: str | None = None) -> Sent:
+    """The valid resource of that type, and of that id where one is given, in the request's body."""
+    text = formats.body(endpoint.limits, xml=endpoint.xml)
     body, resource = codec.split(text)
     if resource["resourceType"] != resource_type:
         raise Invalid(f"The body is not a {resource_type}, as the address says.", path="resourceType")
     valid(resource, text)
     if resource_id is not None and resource.get("id") != resource_id:
         raise Malformed(f"The body's id must be {resource_id}, as in the address.", path=f"{resource_type}.id")
-    return body, resource, further(endpoint, resource, text)
-
-
-def if_match() -> int | None:
-    """The version that the If-Match header demands."""
-    header = request.headers.get("If-Match")
-    return None if header is None else version_of(header, "")
+    return Sent(body, resource, further(endpoint, resource, text))
 
 
 def version_of(etag: str, path: str) -> int:
@@ -114,9 +118,52 @@ def with_entries(head: Resource, entries: list[str]) -> str:
     return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
 
 
+STREAMED_BYTES = 1024 * 1024
+
+
+def bundle_answer(head: Resource, entries: Iterable[str]) -> Response:
+    """An answer with a Bundle from its head and the texts of its entries; what is large goes out entry by entry.
+
+    All that it shows must have been read and decided before: `entries` only writes it down. Where that fails on the
+    way, the connection is cut, and what has been sent is no JSON yet.
+    """
+    parts = _parts(head, entries)
+    held: list[str] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        if size > STREAMED_BYTES:
+            return Response(_sent(chain(held, parts)), mimetype=JSON)
+    return Response("".join(held), mimetype=JSON)
+
+
+def _parts(head: Resource, entries: Iterable[str]) -> Iterator[str]:
+    text, between = codec.dumps(head)[:-1], ',"entry":['
+    for entry in entries:
+        yield f"{text}{between}"
+        text, between = "", ","
+        yield entry
+    yield f"{text}}}" if text else "]}"
+
+
+def _sent(parts: Iterator[str]) -> Iterator[bytes]:
+    try:
+        for part in parts:
+            yield part.encode()
+    except Exception as error:
+        # Its text may quote a patient, and the server logs what it is given.
+        raise failures.unforeseen(error) from None
+
+
 def wants_outcome() -> bool:
     """Whether the writer asks what there is to say of what it wrote."""
     return "return=OperationOutcome" in request.headers.get("Prefer", "")
+
+
+def wants_representation() -> bool:
+    """Whether the writer asks for what it wrote."""
+    return "return=representation" in request.headers.get("Prefer", "")
 
 
 def stored_answer(
@@ -126,7 +173,7 @@ def stored_answer(
 
     `said` is what there is to say of it beside.
     """
-    writing = request.method in ("POST", "PUT")
+    writing = request.method in ("POST", "PUT", "PATCH")
     prefer = request.headers.get("Prefer", "") if writing else ""
     if "return=minimal" in prefer:
         answer = Response("", status, mimetype=JSON)

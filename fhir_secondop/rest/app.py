@@ -26,6 +26,7 @@ from fhir_secondop.rest import (
     histories,
     interactions,
     operations,
+    patching,
     searching,
     transaction,
 )
@@ -34,20 +35,23 @@ from fhir_secondop.store import resources
 from fhir_secondop.store.database import now_ms
 
 log = logging.getLogger(__name__)
-MAX_BODY_BYTES = 64 * 1024 * 1024
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 Handler = Callable[..., Response]
 
 # (method, address, handler); <t> a resource type, <i> an id. Order does not matter, Werkzeug picks the closest.
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("POST", "/", lambda e, c: transaction.transaction(e, c)),
+    ("POST", "/", lambda e, c: transaction.submit(e, c)),
     ("POST", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
     ("GET", "/$<code>", lambda e, c, code: operations.run(e, c, "", "", code)),
     ("GET", "/<t>", lambda e, c, t: searching.search_type(e, c, t)),
     ("POST", "/<t>", lambda e, c, t: interactions.create(e, c, t)),
     ("POST", "/<t>/_search", lambda e, c, t: searching.search_type(e, c, t)),
     ("GET", "/<t>/<i>", lambda e, c, t, i: interactions.read(e, c, t, i)),
+    ("PUT", "/<t>", lambda e, c, t: interactions.update_found(e, c, t)),
+    ("PATCH", "/<t>", lambda e, c, t: patching.patch_found(e, c, t)),
+    ("DELETE", "/<t>", lambda e, c, t: interactions.delete_found(e, c, t)),
+    ("PATCH", "/<t>/<i>", lambda e, c, t, i: patching.patch_one(e, c, t, i)),
     ("PUT", "/<t>/<i>", lambda e, c, t, i: interactions.update(e, c, t, i)),
     ("DELETE", "/<t>/<i>", lambda e, c, t, i: interactions.delete(e, c, t, i)),
     ("GET", "/<t>/_history", lambda e, c, t: histories.history_of_type(e, c, t)),
@@ -114,6 +118,8 @@ def _add_refusals(routes: Blueprint) -> None:
         offered.setdefault(address, []).extend(["GET", "HEAD"] if method == "GET" else [method])
     for place, (address, methods) in enumerate(offered.items()):
         rest = [m for m in _METHODS if m not in methods]
+        if not rest:
+            continue
         routes.add_url_rule(
             address, f"not{place}", _refusal(sorted(methods)), methods=rest, strict_slashes=False,
             provide_automatic_options=False,
@@ -136,9 +142,10 @@ def _view(endpoint: Endpoint, handler: Handler, address: str) -> Callable[..., R
     def view(**parts: str) -> Response:
         if address != "/<t>/<i>" or not binary.is_wanted(endpoint, parts["t"]):
             formats.check(xml=endpoint.xml)
-        if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-        request.max_content_length = MAX_BODY_BYTES  # a chunked body says no length
+        limit = endpoint.limits.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise TooLarge(formats.too_many_bytes(limit))
+        request.max_content_length = limit + 1  # a chunked body says no length, and Werkzeug cuts it without a word
         if "t" in parts and parts["t"] not in definitions.resource_types():
             raise NotFound("There is no such resource type in R4, and nothing else at this address; see metadata.")
         if "i" in parts and not resources.is_id(parts["i"]):

@@ -10,7 +10,7 @@ from functools import cache
 from fhir_secondop import __version__
 from fhir_secondop.fhir import definitions
 from fhir_secondop.model import Operation, Resource
-from fhir_secondop.rest import formats, searching
+from fhir_secondop.rest import formats, published, searching
 from fhir_secondop.rest.endpoint import Endpoint
 
 _R4 = "http://hl7.org/fhir"
@@ -33,6 +33,7 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
         offered = [kind for kind in searching.COMPARTMENTS if "search-type" in endpoint.offered(kind)]
         if offered:
             rest["compartment"] = [f"{_R4}/CompartmentDefinition/{kind.lower()}" for kind in offered]
+    patched = any("patch" in endpoint.offered(kind) for kind in endpoint.types())
     if endpoint.security:
         rest["security"] = {**_smart(endpoint), "description": endpoint.security}
     return {
@@ -44,6 +45,7 @@ def statement(endpoint: Endpoint, date: str) -> Resource:
         "implementation": {"description": endpoint.software, "url": endpoint.base_url},
         "fhirVersion": "4.0.1",
         "format": [formats.JSON, *([formats.XML] if endpoint.xml else [])],
+        **({"patchFormat": [formats.JSON_PATCH]} if patched else {}),
         "rest": [rest],
     }
 
@@ -66,9 +68,11 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
         "readHistory": "vread" in endpoint.offered(kind),
         "updateCreate": endpoint.update_creates and "update" in endpoint.offered(kind),
         "conditionalCreate": endpoint.conditional_create and "create" in endpoint.offered(kind),
-        "conditionalUpdate": False,
-        "conditionalDelete": "not-supported",
-    }
+        "conditionalRead": "full-support",
+        "conditionalUpdate": endpoint.conditional_changes and "update" in endpoint.offered(kind),
+        "conditionalDelete": "single" if endpoint.conditional_changes and "delete" in endpoint.offered(kind)
+        else "not-supported",
+    }  # fmt: skip
     if "search-type" in endpoint.offered(kind):
         result["searchParam"] = [
             {"name": parameter.code, "type": parameter.type, "definition": parameter.url}
@@ -86,6 +90,7 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
     operations = [_operation(endpoint, op) for op in endpoint.operations if op.type == kind]
     if endpoint.validates:
         operations.append({"name": "validate", "definition": f"{_R4}/OperationDefinition/Resource-validate"})
+    operations += [{"name": row.code, "definition": row.definition} for row in published.offered(endpoint, kind)]
     if operations:
         result["operation"] = operations
     return result

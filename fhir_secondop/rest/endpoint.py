@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from sqlalchemy.engine import Connection
 from werkzeug.wrappers import Request
 
 from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import claims, definitions, query
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
+from fhir_secondop.store import bundles, deadline
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Database, Transaction
+from fhir_secondop.store.resources import Stored
 
-ALL = frozenset({"read", "vread", "history-instance", "history-type", "create", "update", "delete", "search-type"})
+ALL = frozenset(
+    {"read", "vread", "history-instance", "history-type", "create", "update", "patch", "delete", "search-type"}
+)
+
+
+WRITES = frozenset({"create", "update", "patch", "delete"})
 
 
 class SecondStage(Protocol):
@@ -50,8 +60,8 @@ class Endpoint:
     """One FHIR base: where it is, what it stores in, who may do what.
 
     `interactions` are those offered on every type, or on those of `by_type` alone where that is given; `system` those
-    of the whole endpoint ("transaction"). `searchable` names the search parameters of a type where not all that we
-    can serve are offered.
+    of the whole endpoint ("transaction", "batch"). `writable` are the types that may be written, where not all may.
+    `searchable` names the search parameters of a type where not all that we can serve are offered.
     `allows(caller, type, letter)` has the SMART v2 letters c, r, u, d, s; `restrictions` are the searches of which a
     resource must match one, where only some of the type are granted. `second_stage(resource, text)` is what others say
     of a resource that is valid R4: of profiles that are not known here.
@@ -69,14 +79,16 @@ class Endpoint:
     interactions: frozenset[str] = ALL
     by_type: Mapping[str, frozenset[str]] | None = None
     searchable: Mapping[str, frozenset[str]] | None = None
-    system: frozenset[str] = frozenset({"transaction"})
+    writable: frozenset[str] | None = None
+    system: frozenset[str] = frozenset({"transaction", "batch"})
     update_creates: bool = False
     conditional_create: bool = True
-    max_count: int = query.MAX_COUNT
-    max_entries: int = 5000  # of a Bundle that is sent to us
+    conditional_changes: bool = True  # update, patch and delete of what a search finds
+    limits: Limits = field(default_factory=Limits)
     security: str = ""
     xml: bool = False  # whether resources are read and written in XML, too
     validates: bool = False  # whether [type]/$validate is offered
+    published: frozenset[str] = frozenset()  # which of the operations that others defined (rest.published) are offered
     smart: bool = False  # whether one signs in by SMART
     second_stage: SecondStage = claims.unchecked
     canonical: str = ""  # under which the operations have their canonical names
@@ -88,13 +100,37 @@ class Endpoint:
         seen = self.visibility(caller)
         return replace(seen, narrowed=found) if found else seen
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One snapshot for an answer, for as long as a search may take. Raises TooCostly beyond that."""
+        with self.database.reading() as connection, deadline.within(connection, self.limits.max_search_s):
+            yield connection
+
+    def match_one(
+        self, connection: Connection, resource_type: str, criteria: str, visibility: Visibility
+    ) -> Stored | None:
+        """The one resource that the criteria of a conditional interaction match, within our limits."""
+        return bundles.match_one(connection, resource_type, criteria, visibility, self.base_url, self.limits)
+
     def types(self) -> list[str]:
         """The types offered, sorted."""
         return sorted(definitions.resource_types() if self.by_type is None else self.by_type)
 
     def offered(self, resource_type: str) -> frozenset[str]:
         """The interactions offered on a type."""
-        return self.interactions if self.by_type is None else self.by_type.get(resource_type, frozenset())
+        offered = self.interactions if self.by_type is None else self.by_type.get(resource_type, frozenset())
+        return offered - WRITES if self._is_kept(resource_type) else offered
+
+    def _is_kept(self, resource_type: str) -> bool:
+        """Whether plain writes leave a type as it is, here."""
+        return self.writable is not None and resource_type not in self.writable
+
+    def not_offered(self, interaction: str, resource_type: str) -> str:
+        """What to say of an interaction that is not offered on a type."""
+        said = f"{interaction} of {resource_type} is not offered here; see metadata."
+        if interaction in WRITES and self._is_kept(resource_type):
+            said += " The types that may be written are a setting of this service, writable_types."
+        return said
 
     @property
     def follows(self) -> bool:

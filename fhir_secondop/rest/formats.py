@@ -14,12 +14,13 @@ from fhir_secondop.errors import Issue, Malformed, NotAcceptable, TooLarge, Unsu
 from fhir_secondop.fhir import codec
 from fhir_secondop.fhir.locations import located, located_xml
 from fhir_secondop.fhir.xml import from_xml, to_xml
+from fhir_secondop.limits import Limits
 from fhir_secondop.rest import outcome
 
 JSON, XML = "application/fhir+json", "application/fhir+xml"
+JSON_PATCH = "application/json-patch+json"
 _JSON = (JSON, "application/json", "text/json")
 _XML = (XML, "application/xml", "text/xml")
-MAX_MEMBERS = 3_000_000  # of a body of 64 MB; Synthea's records have 24,000 a megabyte
 
 
 def offers() -> list[str]:
@@ -59,34 +60,58 @@ def is_xml_wanted() -> bool:
     return next((offer in _XML for offer in best if offer in (*_JSON, *_XML, "application/*", "*/*")), False)
 
 
-def body(*, xml: bool) -> str:
+def too_many_bytes(limit: int) -> str:
+    """What to say of a body that is larger."""
+    return f"The body is larger than {limit} bytes (max_body_bytes); send it in parts."
+
+
+def body(limits: Limits, *, xml: bool) -> str:
     """The request's body as JSON text. Raises UnsupportedMedia, TooLarge, Malformed."""
     sent = request.mimetype
     is_xml = xml and sent in _XML
     if sent and sent not in _JSON and not is_xml:
         raise UnsupportedMedia(f"Content-Type {sent}: this endpoint reads {f'{JSON} and {XML}' if xml else JSON}.")
-    data = request.get_data()
-    limit = request.max_content_length
-    if limit is not None and len(data) >= limit:
-        # Werkzeug cuts a chunked body at its limit without a word.
-        raise TooLarge(f"The body is larger than {limit} bytes.")
-    if not data.strip():
-        raise Malformed("The body is empty.")
+    data = _sent(limits)
     if is_xml:
         g.sent_xml = data
-        check_members(data, [b"<"])
-        return from_xml(data)
-    check_members(data)
-    return codec.text_of(data)
+        check_values(data, limits, [b"<"])
+        return _not_too_deep(from_xml(data), limits)
+    check_values(data, limits)
+    return _not_too_deep(codec.text_of(data), limits)
 
 
-def check_members(data: bytes, signs: Iterable[bytes] = (b",", b"[", b"{")) -> None:
+def patch_body(limits: Limits) -> str:
+    """The request's body as the text of a JSON Patch. Raises UnsupportedMedia, TooLarge, Malformed."""
+    if request.mimetype != JSON_PATCH:
+        raise UnsupportedMedia(f"Content-Type {request.mimetype or 'not given'}: a PATCH takes {JSON_PATCH}.")
+    data = _sent(limits)
+    check_values(data, limits)
+    return _not_too_deep(codec.text_of(data), limits)
+
+
+def _not_too_deep(text: str, limits: Limits) -> str:
+    if limits.max_depth < codec.MAX_DEPTH:  # that one is the parser's own
+        codec.check_depth(text, limits.max_depth)
+    return text
+
+
+def _sent(limits: Limits) -> bytes:
+    data = request.get_data()
+    if len(data) > limits.max_body_bytes:
+        raise TooLarge(too_many_bytes(limits.max_body_bytes))
+    if not data.strip():
+        raise Malformed("The body is empty.")
+    return data
+
+
+def check_values(data: bytes, limits: Limits, signs: Iterable[bytes] = (b",", b"[", b"{")) -> None:
     """Raises TooLarge when a body has more values than any record of its size, by the signs that go before one.
 
     Parsed, each "[]," takes seventy bytes: twenty times its own.
     """
-    if sum(map(data.count, signs)) > MAX_MEMBERS:
-        raise TooLarge(f"The body has over {MAX_MEMBERS} values; send it in parts.")
+    found = sum(map(data.count, signs))
+    if found > limits.max_values:
+        raise TooLarge(f"The body has about {found} values; send at most {limits.max_values} at once (max_values).")
 
 
 def in_what_was_sent(text: str, faults: Iterable[Issue]) -> list[Issue]:

@@ -1,4 +1,4 @@
-"""read, vread, history, create, update and delete.
+"""read, vread, create, update and delete, of one resource or of the one that a search finds.
 
 Source: https://hl7.org/fhir/R4/http.html
 """
@@ -6,14 +6,16 @@ Source: https://hl7.org/fhir/R4/http.html
 from __future__ import annotations
 
 from dataclasses import replace
+from urllib.parse import urlencode
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Gone, NotAllowed, NotFound, Unsupported
+from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, PreconditionFailed, Unsupported
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
-from fhir_secondop.rest import answers, binary, disclosure, formats
+from fhir_secondop.rest import answers, binary, disclosure, formats, preconditions
+from fhir_secondop.rest.answers import Sent
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import bundles, resources
+from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -21,7 +23,7 @@ from fhir_secondop.store.resources import Stored
 def may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> None:
     """Raises Unsupported, Forbidden unless it is offered on the type and covered by the caller's scopes."""
     if interaction not in endpoint.offered(resource_type):
-        raise Unsupported(f"{interaction} of {resource_type} is not offered here; see metadata.")
+        raise Unsupported(endpoint.not_offered(interaction, resource_type))
     if not endpoint.allows(caller, resource_type, letter):
         raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
 
@@ -38,19 +40,15 @@ def written(tx: Transaction, visibility: Visibility) -> None:
 
 
 def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
-    """GET [type]/[id]"""
+    """GET [type]/[id]; with If-None-Match or If-Modified-Since only what has changed."""
     may(endpoint, caller, resource_type, "read", "r")
     with endpoint.database.reading() as connection:
         found = resources.read(connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id)
+        unchanged = preconditions.is_unchanged(connection, found)
     disclosure.disclosed([found])
-    if _holds_already(request.headers.get("If-None-Match", ""), found):
+    if unchanged:
         return Response(status=304, headers={"ETag": found.etag})
     return binary.answer(found) if binary.is_wanted(endpoint, resource_type) else answers.stored_answer(endpoint, found)
-
-
-def _holds_already(if_none_match: str, found: Stored) -> bool:
-    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return "*" in tags or found.etag.removeprefix("W/") in tags
 
 
 def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, version: str) -> Response:
@@ -72,18 +70,20 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     """POST [type]; with If-None-Exist the one that is there already."""
     may(endpoint, caller, resource_type, "create", "c")
     answers.check_no_search()
-    body, resource, said = answers.resource_body(endpoint, resource_type)
+    preconditions.check_taken("If-None-Exist")
+    sent = answers.resource_body(endpoint, resource_type)
+    # The EHRs that don't offer it, and are simulated so, pass over it.
     criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
     visibility = endpoint.sees(caller, (resource_type, "c"))
     with endpoint.database.transaction(caller) as tx:
         if criteria is not None:
-            found = bundles.match_one(tx, resource_type, criteria, visibility, endpoint.base_url)
+            found = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
             if found is not None:
                 return _there_already(endpoint, caller, tx, found)
-        stored = resources.create(tx, body, resource, base_url=endpoint.base_url)
+        stored = resources.create(tx, sent.body, sent.resource, base_url=endpoint.base_url)
         endpoint.hooks.within(tx)
         written(tx, visibility)
-    return answers.stored_answer(endpoint, stored, 201, said)
+    return answers.stored_answer(endpoint, stored, 201, sent.said)
 
 
 def _there_already(endpoint: Endpoint, caller: Caller, tx: Transaction, found: Stored) -> Response:
@@ -97,35 +97,114 @@ def _there_already(endpoint: Endpoint, caller: Caller, tx: Transaction, found: S
 
 
 def update(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
-    """PUT [type]/[id], with If-Match or without."""
+    """PUT [type]/[id], with If-Match, If-None-Match or neither."""
     may(endpoint, caller, resource_type, "update", "u")
     answers.check_no_search()
-    body, resource, said = answers.resource_body(endpoint, resource_type, resource_id)
-    version = answers.if_match()
+    preconditions.check_taken("If-Match", "If-None-Match")
+    sent = answers.resource_body(endpoint, resource_type, resource_id)
+    visibility = endpoint.sees(caller, (resource_type, "u"))
     with endpoint.database.transaction(caller) as tx:
-        visibility = endpoint.sees(caller, (resource_type, "u"))
         before = resources.find(tx.connection, visibility, resource_type, resource_id)
         if before is None and not endpoint.update_creates:
             raise NotAllowed(f"There is no {resource_type}/{resource_id}; POST it, ids are ours to give.")
+        stored = _put(endpoint, tx, before, sent, visibility, resource_id)
+    return answers.stored_answer(endpoint, stored, 201 if before is None else 200, sent.said)
+
+
+def update_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
+    """PUT [type]?criteria: the one that matches is updated, or created where none does.
+
+    Source: https://hl7.org/fhir/R4/http.html#cond-update
+    """
+    criteria = conditional(endpoint, caller, resource_type, "update", "u")
+    preconditions.check_taken("If-Match", "If-None-Match")
+    sent = answers.resource_body(endpoint, resource_type)
+    named = sent.resource.get("id")
+    visibility = endpoint.sees(caller, (resource_type, "u"), (resource_type, "s"))
+    with endpoint.database.transaction(caller) as tx:
+        before = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
         if before is None:
-            stored = resources.create(tx, body, resource, base_url=endpoint.base_url, resource_id=resource_id)
-        else:
-            stored = resources.update(tx, before, body, resource, base_url=endpoint.base_url, if_match=version)
-        endpoint.hooks.within(tx)
-        written(tx, visibility)
-    return answers.stored_answer(endpoint, stored, 201 if before is None else 200, said)
+            may(endpoint, caller, resource_type, "create", "c")
+            visibility = endpoint.sees(caller, *((resource_type, letter) for letter in "usc"))
+        if before is None and named is not None and not endpoint.update_creates:
+            raise NotAllowed("Nothing matches; leave the id out, ids are ours to give.", path=f"{resource_type}.id")
+        if before is not None and named not in (None, before.id):
+            raise Malformed(f"{before.type}/{before.id} matches: the body has another id.", path=f"{resource_type}.id")
+        stored = _put(endpoint, tx, before, sent, visibility, named)
+    return answers.stored_answer(endpoint, stored, 201 if before is None else 200, sent.said)
+
+
+def _put(
+    endpoint: Endpoint, tx: Transaction, before: Stored | None, sent: Sent, visibility: Visibility, new_id: str | None
+) -> Stored:
+    """Stores the next version, or the first one under that id, as the preconditions say."""
+    preconditions.check_absent(before)
+    version = preconditions.if_match()
+    if before is None:
+        if version is not None:
+            raise PreconditionFailed("If-Match names a version, and nothing is there; nothing was stored.")
+        stored = resources.create(tx, sent.body, sent.resource, base_url=endpoint.base_url, resource_id=new_id)
+    else:
+        check_whole(before)
+        stored = resources.update(
+            tx, before, sent.body, sent.resource, base_url=endpoint.base_url, if_match=version
+        )  # fmt: skip
+    endpoint.hooks.within(tx)
+    written(tx, visibility)
+    return stored
+
+
+def check_whole(before: Stored) -> None:
+    """Raises Forbidden when who writes sees only a part of what is there: the rest would be lost."""
+    if before.is_cut:
+        raise Forbidden(f"You see a part of {before.type}/{before.id} only now, and can't write the whole of it.")
 
 
 def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """DELETE [type]/[id]; the versions stay."""
     may(endpoint, caller, resource_type, "delete", "d")
     answers.check_no_search()
-    version = answers.if_match()
+    preconditions.check_taken("If-Match")
     with endpoint.database.transaction(caller) as tx:
         before = resources.find(tx.connection, endpoint.sees(caller, (resource_type, "d")), resource_type, resource_id)
         if before is None:
             raise NotFound(f"There is no {resource_type}/{resource_id}.")
-        if not before.deleted:
-            resources.delete(tx, before, if_match=version)
-            endpoint.hooks.within(tx)
-    return Response(status=204)
+        return _deleted(endpoint, tx, before)
+
+
+def delete_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
+    """DELETE [type]?criteria: the one that matches. Several are refused, none is told.
+
+    Source: https://hl7.org/fhir/R4/http.html#cdelete
+    """
+    criteria = conditional(endpoint, caller, resource_type, "delete", "d")
+    preconditions.check_taken("If-Match")
+    visibility = endpoint.sees(caller, (resource_type, "d"), (resource_type, "s"))
+    with endpoint.database.transaction(caller) as tx:
+        before = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
+        if before is None:
+            raise NotFound(f"No {resource_type} matches; nothing was deleted.")
+        return _deleted(endpoint, tx, before)
+
+
+def _deleted(endpoint: Endpoint, tx: Transaction, before: Stored) -> Response:
+    gone = before
+    if not before.deleted:
+        gone = resources.delete(tx, before, if_match=preconditions.if_match())
+        endpoint.hooks.within(tx)
+    return Response(status=204, headers={"ETag": gone.etag})
+
+
+def conditional(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> str:
+    """The criteria in the address of a write. Raises Unsupported, Forbidden, Malformed.
+
+    Who writes so learns whether something matches: that takes the right to search, too.
+    """
+    if not endpoint.conditional_changes:
+        raise Unsupported(f"{interaction} of what a search finds is not offered here; see metadata.")
+    may(endpoint, caller, resource_type, interaction, letter)
+    may(endpoint, caller, resource_type, "search-type", "s")
+    criteria = [pair for pair in request.args.items(multi=True) if pair[0] not in ("_format", "_pretty")]
+    if not criteria:
+        raise Malformed(f"Say which: {resource_type}/[id], or {resource_type}?criteria.")
+    return urlencode(criteria)

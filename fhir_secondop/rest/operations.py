@@ -13,7 +13,7 @@ from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound
 from fhir_secondop.fhir import codec, parameters
 from fhir_secondop.fhir.faults import MAX_FAULTS
 from fhir_secondop.model import Caller, Operation, Resource, Result
-from fhir_secondop.rest import answers, disclosure, formats, validating
+from fhir_secondop.rest import answers, disclosure, formats, published, validating
 from fhir_secondop.rest.endpoint import Endpoint
 
 
@@ -21,6 +21,8 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
     """Runs [base]/$code, [base]/[type]/$code or [base]/[type]/[id]/$code."""
     if code == "validate" and resource_type and endpoint.validates:
         return validating.run(endpoint, caller, resource_type, resource_id)
+    if (handler := published.handler(endpoint, resource_type, resource_id, code)) is not None:
+        return handler(endpoint, caller, resource_id)
     asked = (resource_type, code, bool(resource_type and not resource_id))
     row = next((op for op in endpoint.operations if (op.type, op.code, op.on_type) == asked), None)
     if row is None or (request.method != "POST" and not row.reads):
@@ -78,9 +80,9 @@ def _input(endpoint: Endpoint, row: Operation) -> Resource:
     if request.method != "POST" or not request.get_data():
         sent = of_query(row)
     else:
-        text = formats.body(xml=endpoint.xml)
+        text = formats.body(endpoint.limits, xml=endpoint.xml)
         resource = codec.parse(text)
-        answers.check_entries(resource, endpoint.max_entries)
+        answers.check_entries(resource, endpoint.limits.max_entries)
         answers.valid(resource, text)
         answers.further(endpoint, resource, text)
         if row.raw:

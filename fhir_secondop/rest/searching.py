@@ -5,6 +5,7 @@ Source: https://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -50,15 +51,16 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
     if wanted.includes:
         seen += [(kind, letter) for kind in endpoint.types() for letter in "rs"]
     visibility = endpoint.sees(caller, *seen)
-    with endpoint.database.reading() as connection:
+    with endpoint.reading() as connection:
         found = search.run(connection, wanted, visibility, endpoint.base_url)
         more = includes.included(
             connection, found.matches, wanted.includes, visibility, endpoint.base_url,
             lambda kind, is_search: endpoint.allows(caller, kind, "s" if is_search else "r"),
+            endpoint.limits,
         )  # fmt: skip
     next_page = found.next_page
     if found.to_keep:
-        next_page = ordering.keep(endpoint.database, wanted, visibility, found.to_keep)
+        next_page = ordering.keep(endpoint.database, wanted, visibility, found.to_keep, found.shown)
     disclosure.disclosed((*found.matches, *more))
     links = [{"relation": "self", "url": _url(here, wanted.applied)}]
     if next_page:
@@ -66,15 +68,18 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
     head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
     if found.total is not None:
         head["total"] = found.total
-    entries = [_entry(endpoint, each, "match", _shown(each, wanted)) for each in found.matches]
-    entries += [_entry(endpoint, each, "include", each.text) for each in more]
+    return answers.bundle_answer(head, _entries(endpoint, wanted, found.matches, more))
+
+
+def _entries(endpoint: Endpoint, wanted: Search, matches: Iterable[Stored], more: Iterable[Stored]) -> Iterator[str]:
+    for each in matches:
+        yield _entry(endpoint, each, "match", _shown(each, wanted))
+    for each in more:
+        yield _entry(endpoint, each, "include", each.text)
     if wanted.ignored:
         notice = outcome.outcome(replace(issue, severity="warning") for issue in wanted.ignored)
         # R4 wants each entry named; nothing is stored under this name.
-        entries.append(
-            codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
-        )
-    return answers.json_answer(answers.with_entries(head, entries))
+        yield codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
 
 
 def _within(endpoint: Endpoint, caller: Caller, condition: Condition) -> Condition:
@@ -96,9 +101,8 @@ def _asked(endpoint: Endpoint, resource_type: str) -> Search:
         pairs += list(request.form.items(multi=True))
     lenient = "handling=lenient" in request.headers.get("Prefer", "")
     offered = None if endpoint.follows else {p.code for p in endpoint.parameters(resource_type)}
-    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered)
-    count = 0 if wanted.summary == "count" else min(wanted.count, endpoint.max_count)
-    return replace(wanted, count=count)
+    wanted = query.parse(resource_type, pairs, lenient=lenient, only=offered, limits=endpoint.limits)
+    return replace(wanted, count=0) if wanted.summary == "count" else wanted
 
 
 def _shown(match: Stored, wanted: Search) -> str:

@@ -35,7 +35,7 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
             seen = endpoint.sees(caller, (resource_type, "r"))
             held = resources.read(connection, seen, resource_type, resource_id)
         disclosure.disclosed([held])
-    sent = formats.body(xml=endpoint.xml) if request.method == "POST" and request.get_data() else ""
+    sent = formats.body(endpoint.limits, xml=endpoint.xml) if request.method == "POST" and request.get_data() else ""
     asked = _asked(sent)
     if asked.resource is not None:
         resource, text = asked.resource, asked.text
@@ -43,7 +43,7 @@ def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str
         resource, text = held.resource, held.text
     else:
         raise Malformed("There is nothing to validate: send a resource, or Parameters with one.")
-    answers.check_entries(resource, endpoint.max_entries)
+    answers.check_entries(resource, endpoint.limits.max_entries)
     issues = _issues(endpoint, resource, text, asked.profile)
     if resource.get("resourceType") != resource_type:
         issues.insert(0, Issue("error", "invalid", "", f"This is not a {resource_type}, as the address says."))

@@ -22,6 +22,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.fhir import codec
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import EVERYTHING, Caller, Ready
 from fhir_secondop.rest.app import blueprint, log_requests
 from fhir_secondop.rest.endpoint import Endpoint
@@ -111,7 +112,8 @@ def _endpoint(facts: dict[str, Any], database: Database, base_url: str) -> Endpo
         searchable=None if search is None else {kind: frozenset(codes) for kind, codes in search.items()},
         system=frozenset(facts["system"]),
         conditional_create=facts["conditional_create"],
-        max_count=facts["page_size"],
+        conditional_changes=facts.get("conditional_changes", False),
+        limits=Limits(max_page=facts["page_size"]),
         security="None: a simulation on loopback.",
     )
 

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from fhir_secondop.access import rights
 from fhir_secondop.errors import Forbidden, Invalid
 from fhir_secondop.fhir import definitions, query
+from fhir_secondop.fhir.criteria import LIMITS
 from fhir_secondop.model import EVERYTHING, Caller, Operation, Resource, Result
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources, search
@@ -115,7 +116,7 @@ def _compartment(connection: Connection, endpoint: Endpoint, patient_id: str) ->
 
 def _all(connection: Connection, endpoint: Endpoint, kind: str, criteria: str) -> Iterator[Stored]:
     """What a search finds, over all its pages."""
-    wanted = replace(query.parse(kind, criteria), count=query.MAX_COUNT)
+    wanted = replace(query.parse(kind, criteria), count=LIMITS.max_page)
     while True:
         found = search.run(connection, wanted, EVERYTHING, endpoint.base_url)
         yield from found.matches

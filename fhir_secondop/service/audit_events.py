@@ -16,7 +16,7 @@ _TERMS = "http://terminology.hl7.org/CodeSystem"
 # http://hl7.org/fhir/restful-interaction; what is none of them is an operation
 _INTERACTIONS = frozenset({
     "read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type",
-    "transaction", "operation",
+    "transaction", "batch", "operation",
 })  # fmt: skip
 _CALLER = "urn:secondop:caller"
 _DICOM = "http://dicom.nema.org/resources/ontology/DCM"

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fhir_secondop.errors import Invalid, NotFound, PreconditionFailed, Unsupported
+from sqlalchemy.engine import Connection
+
+from fhir_secondop.errors import Forbidden, Invalid, NotFound, PreconditionFailed, TooCostly, Unsupported
 from fhir_secondop.fhir import query, refs
 from fhir_secondop.fhir.codec import Body
-from fhir_secondop.fhir.criteria import Criterion
+from fhir_secondop.fhir.criteria import LIMITS, Criterion
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Resource, Visibility
-from fhir_secondop.store import resources, search
+from fhir_secondop.store import deadline, resources, search
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -26,7 +28,11 @@ _ADDRESS = re.compile(r"(?:[^?=]*/)?([^?=/]*)\?")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One request of a transaction; `place` is its index in the Bundle as sent."""
+    """One request of a transaction; `place` is its index in the Bundle as sent.
+
+    `criteria` say by a search which resource a PUT or a DELETE means. A PATCH is a PUT of what was patched, while
+    `patched` (type, id, version) is the current version.
+    """
 
     place: int
     method: str
@@ -37,7 +43,8 @@ class Entry:
     resource: Resource = field(default_factory=dict)
     if_none_exist: str | None = None
     if_match: int | None = None
-    search: str = ""
+    criteria: str = ""
+    patched: Stored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,11 @@ class Outcome:
     stored: Stored | None
 
 
-_ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3}
+class Overtaken(Exception):
+    """What a PATCH was made of has been changed by somebody else meanwhile."""
+
+
+_ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
 
 
 def apply(
@@ -61,43 +72,71 @@ def apply(
     case_id: str | None = None,
     update_creates: bool = False,
     case_of: Callable[[Entry], str | None] = lambda entry: None,
+    limits: Limits = LIMITS,
 ) -> list[Outcome]:
     """Applies all entries or, by raising, none; outcomes stand in the order of the Bundle.
 
     New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
     client's id.
     """
-    changed = _no_twice(entries)
-    known, existing = _identities(tx, entries, visibility, base_url)
-    _found_not_changed(entries, existing, changed)
+    run = _Run(tx, visibility, base_url, update_creates, limits)
+    _identify(run, entries)
+    _no_twice(entries, run.existing)
     outcomes: dict[int, Outcome] = {}
+    size = 0
     for entry in sorted(entries, key=lambda e: _ORDER[e.method]):
-        found = existing.get(entry.place)
+        found = run.existing.get(entry.place)
         if entry.method in ("GET", "HEAD"):
-            outcomes[entry.place] = Outcome(entry, 200, _read(tx, entry, visibility))
+            read = resources.read(tx.connection, visibility, entry.type, entry.id)
+            size += read.bytes
+            if size > limits.max_page_bytes:
+                said = f"The transaction reads over {limits.max_page_bytes} bytes (max_page_bytes); read less in one."
+                raise TooCostly(said, path=f"Bundle.entry[{entry.place}].request")
+            outcomes[entry.place] = Outcome(entry, 200, read)
         elif entry.method == "DELETE":
-            outcomes[entry.place] = Outcome(entry, 204, _delete(tx, entry, visibility))
+            outcomes[entry.place] = Outcome(entry, 204, _delete(run, entry, found))
         elif entry.method == "POST" and found is not None:
             outcomes[entry.place] = Outcome(entry, 200, found)
         else:
-            resolve = _resolver(tx, entry, known, visibility, base_url)
-            outcomes[entry.place] = _write(
-                tx, entry, known, resolve, visibility, base_url, case_id or case_of(entry), update_creates
-            )
+            outcomes[entry.place] = _write(run, entry, found, case_id or case_of(entry))
     return [outcomes[entry.place] for entry in entries]
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all entries share. `known`: fullUrl, or "#" and place, → "Type/id"; `existing`: by place, what criteria
+    found.
+    """
+
+    tx: Transaction
+    visibility: Visibility
+    base_url: str
+    update_creates: bool
+    limits: Limits
+    known: dict[str, str] = field(default_factory=dict)
+    existing: dict[int, Stored] = field(default_factory=dict)
+
+    def match(self, resource_type: str, criteria: str) -> Stored | None:
+        return match_one(self.tx.connection, resource_type, criteria, self.visibility, self.base_url, self.limits)
+
+
 def match_one(
-    tx: Transaction, resource_type: str, criteria: str, visibility: Visibility, base_url: str
+    connection: Connection,
+    resource_type: str,
+    criteria: str,
+    visibility: Visibility,
+    base_url: str,
+    limits: Limits = LIMITS,
 ) -> Stored | None:
-    """The one resource that If-None-Exist criteria match. Raises PreconditionFailed when there are several.
+    """The one resource that If-None-Exist criteria match. Raises PreconditionFailed when there are several, TooCostly
+    when that takes too long: others wait for it.
 
     Source: https://hl7.org/fhir/R4/http.html#ccreate
     """
     address = _ADDRESS.match(criteria)
     if address is not None and address[1] not in ("", resource_type):
         raise Invalid(f"The criteria of a conditional interaction on {resource_type} name another type.")
-    wanted = query.parse(resource_type, criteria[address.end() :] if address else criteria)
+    wanted = query.parse(resource_type, criteria[address.end() :] if address else criteria, limits=limits)
     if not wanted.criteria:
         raise PreconditionFailed("The criteria of a conditional interaction are empty.")
     if any(not isinstance(each, Criterion) for each in wanted.criteria):
@@ -106,105 +145,96 @@ def match_one(
         raise Unsupported(
             "The criteria of a conditional interaction only say what matches: no _sort, _include and so on."
         )
-    page = search.run(tx.connection, replace(wanted, count=2, page=""), visibility, base_url, counts=False)
+    with deadline.within(connection, limits.max_search_s):
+        page = search.run(connection, replace(wanted, count=2, page=""), visibility, base_url, counts=False)
     if len(page.matches) > 1:
         raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")
     return page.matches[0] if page.matches else None
 
 
-def _no_twice(entries: Iterable[Entry]) -> set[tuple[str, str]]:
-    """(type, id) of what is updated or deleted. Raises Invalid when an entry does so a second time."""
-    seen: set[tuple[str, str]] = set()
+def _no_twice(entries: Iterable[Entry], existing: Mapping[int, Stored]) -> None:
+    """Raises Invalid when an entry changes a second time what another one does, or what ifNoneExist of one found.
+
+    Source: https://hl7.org/fhir/R4/http.html#trules: identities may not overlap, resolved ones included.
+    """
+    changed: set[tuple[str, str]] = set()
     for entry in entries:
-        if entry.id and entry.method in ("PUT", "DELETE"):
-            if (entry.type, entry.id) in seen:
-                raise Invalid(
-                    f"{entry.type}/{entry.id} is changed twice in one transaction.",
-                    path=f"Bundle.entry[{entry.place}].request",
-                )
-            seen.add((entry.type, entry.id))
-    return seen
-
-
-def _found_not_changed(
-    entries: Iterable[Entry], existing: Mapping[int, Stored], changed: AbstractSet[tuple[str, str]]
-) -> None:
-    """Raises Invalid when what If-None-Exist found is deleted or updated by another entry: identities overlap."""
+        id_ = existing[entry.place].id if entry.place in existing else entry.id
+        if not id_ or entry.method not in ("PUT", "PATCH", "DELETE"):
+            continue
+        if (entry.type, id_) in changed:
+            raise Invalid(
+                f"{entry.type}/{id_} is changed twice in one transaction.", path=f"Bundle.entry[{entry.place}].request"
+            )
+        changed.add((entry.type, id_))
     for entry in entries:
         found = existing.get(entry.place)
-        if found is not None and (found.type, found.id) in changed:
+        if found is not None and entry.method == "POST" and (found.type, found.id) in changed:
             raise Invalid(
                 f"ifNoneExist matches {found.type}/{found.id}, which another entry changes.",
                 path=f"Bundle.entry[{entry.place}].request.ifNoneExist",
             )
 
 
-def _identities(
-    tx: Transaction, entries: Sequence[Entry], visibility: Visibility, base_url: str
-) -> tuple[dict[str, str], dict[int, Stored]]:
-    """fullUrl → "Type/id" of each entry, ids for new ones drawn now; and what If-None-Exist found, by place."""
-    known: dict[str, str] = {}
-    existing: dict[int, Stored] = {}
+def _identify(run: _Run, entries: Iterable[Entry]) -> None:
+    """Says who each entry is: what criteria find, and ids for new ones, drawn now."""
     for entry in entries:
-        local = f"{entry.type}/{entry.id}"
-        if entry.method == "POST":
-            found = None
-            if entry.if_none_exist is not None:
-                found = match_one(tx, entry.type, entry.if_none_exist, visibility, base_url)
-            if found is not None:
-                existing[entry.place] = found
-            # Only our own use cases draw the id of a POST beforehand; the endpoint never does.
-            local = f"{entry.type}/{found.id if found else entry.id or resources.new_id()}"
-            known[f"#{entry.place}"] = local
+        criteria = entry.if_none_exist if entry.method == "POST" else entry.criteria or None
+        found = run.match(entry.type, criteria) if criteria is not None else None
+        if found is not None:
+            run.existing[entry.place] = found
+        # Only our own use cases draw the id of a POST beforehand; the endpoint never does.
+        drawn = entry.id or (entry.resource.get("id") if entry.criteria else None) or resources.new_id()
+        local = f"{entry.type}/{found.id if found else drawn}"
+        run.known[f"#{entry.place}"] = local
         if entry.full_url and entry.method in ("POST", "PUT"):
-            known[entry.full_url] = local
-    return known, existing
+            run.known[entry.full_url] = local
 
 
-def _resolver(
-    tx: Transaction, entry: Entry, known: dict[str, str], visibility: Visibility, base_url: str
-) -> Callable[[str], str | None]:
+def _linker(run: _Run, entry: Entry) -> Callable[[str], str | None]:
+    """What a link of this entry becomes: "Type/id" where it is another entry's fullUrl."""
+    known = run.known
     own = refs.parse(entry.full_url)
 
-    def resolve(reference: str) -> str | None:
-        if reference.startswith("#"):
+    def resolve(link: str) -> str | None:
+        if link.startswith("#"):
             return None  # contained; "#0" must not be taken for the mark of entry 0
-        target = known.get(reference)
+        target = known.get(link)
         if target is None and own is not None and own.base:
             # Relative to the base of this entry's fullUrl: two hospitals' Patient/1 may stand in one Bundle.
-            target = known.get(f"{own.base}/{reference}")
-        if target is not None:
-            return target
-        if reference.startswith("urn:uuid:"):
-            whole, _, fragment = reference.partition("#")
+            target = known.get(f"{own.base}/{link}")
+        if target is None and link.startswith("urn:uuid:"):
+            whole, _, fragment = link.partition("#")
             if fragment and whole in known:
                 return f"{known[whole]}#{fragment}"
-            return None
-        kind, mark, criteria = reference.partition("?")
-        if mark and kind.isalpha() and kind[:1].isupper():
-            found = match_one(tx, kind, criteria, visibility, base_url)
-            if found is None:
-                raise PreconditionFailed(f"No {kind} matches the conditional reference.", path="Bundle.entry")
-            return f"{kind}/{found.id}"
-        return None
+        return target
 
     return resolve
 
 
-def _write(
-    tx: Transaction,
-    entry: Entry,
-    known: dict[str, str],
-    resolve: Callable[[str], str | None],
-    visibility: Visibility,
-    base_url: str,
-    case_id: str | None,
-    update_creates: bool,
-) -> Outcome:
+def _resolver(run: _Run, link: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """What a reference becomes: as a link, or what its criteria find."""
+
+    def resolve(reference: str) -> str | None:
+        target = link(reference)
+        kind, mark, criteria = reference.partition("?")
+        if target is not None or not mark or not kind.isalpha() or not kind[:1].isupper():
+            return target
+        found = run.match(kind, criteria)
+        if found is None:
+            raise PreconditionFailed(f"No {kind} matches the conditional reference.", path="Bundle.entry")
+        return f"{kind}/{found.id}"
+
+    return resolve
+
+
+def _write(run: _Run, entry: Entry, found: Stored | None, case_id: str | None) -> Outcome:
     if entry.body is None:
         raise Invalid("The entry has no resource.", path=f"Bundle.entry[{entry.place}].resource")
-    body = refs.rewrite(entry.body, resolve)
-    resource = refs.rewritten(entry.resource, resolve)
+    link = _linker(run, entry)
+    resolve = _resolver(run, link)
+    body = refs.rewrite(entry.body, resolve, link)
+    resource = refs.rewritten(entry.resource, resolve, link)
     links = (*refs.find(resource), *_attached(resource))
     unresolved = next((link for link in links if link.startswith("urn:uuid:")), None)
     if unresolved is not None:
@@ -212,32 +242,66 @@ def _write(
             f"{unresolved} is not the fullUrl of any entry in this Bundle.",
             path=f"Bundle.entry[{entry.place}].resource",
         )
-    if entry.method == "POST":
-        _not_created_before(tx, entry, visibility, base_url)
-        new = known[f"#{entry.place}"].partition("/")[2]
-        created = resources.create(tx, body, resource, base_url=base_url, resource_id=new, case_id=case_id)
-        return Outcome(entry, 201, created)
-    before = resources.find(tx.connection, visibility, entry.type, entry.id)
+    if entry.method == "POST" or (entry.criteria and found is None):
+        _not_created_before(run, entry)
+        _check_creates(run, entry)
+        return Outcome(entry, 201, _create(run, entry, body, resource, case_id))
+    before = found or resources.find(run.tx.connection, run.visibility, entry.type, entry.id)
     if before is None:
-        if not update_creates:
+        if not run.update_creates:
             raise NotFound(
                 f"There is no {entry.type}/{entry.id}; POST it, ids are ours to give.",
                 path=f"Bundle.entry[{entry.place}].request.url",
             )
-        created = resources.create(tx, body, resource, base_url=base_url, resource_id=entry.id, case_id=case_id)
-        return Outcome(entry, 201, created)
-    updated = resources.update(tx, before, body, resource, base_url=base_url, if_match=entry.if_match)
+        return Outcome(entry, 201, _create(run, entry, body, resource, case_id))
+    _check_same(entry, before)
+    updated = resources.update(run.tx, before, body, resource, base_url=run.base_url, if_match=entry.if_match)
     return Outcome(entry, 200, updated)
 
 
-def _not_created_before(tx: Transaction, entry: Entry, visibility: Visibility, base_url: str) -> None:
-    """Nothing matched before the transaction; Invalid when an earlier entry of it has created a match since."""
-    if entry.if_none_exist is None:
+def _create(run: _Run, entry: Entry, body: Body, resource: Resource, case_id: str | None) -> Stored:
+    new = run.known[f"#{entry.place}"].partition("/")[2]
+    return resources.create(run.tx, body, resource, base_url=run.base_url, resource_id=new, case_id=case_id)
+
+
+def _check_creates(run: _Run, entry: Entry) -> None:
+    """Raises where criteria match nothing and the entry can't create it."""
+    if entry.method == "POST":
         return
-    if match_one(tx, entry.type, entry.if_none_exist, visibility, base_url) is not None:
+    if entry.patched is not None:
+        raise Overtaken
+    if entry.if_match is not None:
+        here = f"Bundle.entry[{entry.place}].request.ifMatch"
+        raise PreconditionFailed("ifMatch names a version, and nothing matches.", path=here)
+    if entry.resource.get("id") is not None and not run.update_creates:
+        said = "Nothing matches; leave the id out, ids are ours to give."
+        raise Invalid(said, path=f"Bundle.entry[{entry.place}].resource.id")
+
+
+def _check_same(entry: Entry, before: Stored) -> None:
+    """Raises unless what is there is what the entry means, and its writer sees the whole of it."""
+    here = f"Bundle.entry[{entry.place}]"
+    if before.is_cut:
+        raise Forbidden(
+            f"You see a part of {before.type}/{before.id} only, and can't write the whole of it.", path=here
+        )
+    made_of = entry.patched
+    if made_of is not None and (made_of.rid, made_of.version) != (before.rid, before.version):
+        raise Overtaken
+    if entry.criteria and entry.resource.get("id", before.id) != before.id:
+        raise Invalid(f"{before.type}/{before.id} matches: the resource has another id.", path=f"{here}.resource.id")
+
+
+def _not_created_before(run: _Run, entry: Entry) -> None:
+    """Nothing matched before the transaction; Invalid when an earlier entry of it has created a match since."""
+    criteria = entry.if_none_exist if entry.method == "POST" else entry.criteria
+    if criteria is None:
+        return
+    if run.match(entry.type, criteria) is not None:
+        where = "ifNoneExist" if entry.method == "POST" else "url"
         raise Invalid(
-            "Another entry of this transaction creates what ifNoneExist matches; send it once and refer to it.",
-            path=f"Bundle.entry[{entry.place}].request.ifNoneExist",
+            f"Another entry of this transaction creates what {where} matches; send it once and refer to it.",
+            path=f"Bundle.entry[{entry.place}].request.{where}",
         )
 
 
@@ -253,12 +317,8 @@ def _attached(value: Any, key: str = "") -> Iterator[str]:
             yield from _attached(child, key)
 
 
-def _read(tx: Transaction, entry: Entry, visibility: Visibility) -> Stored:
-    return resources.read(tx.connection, visibility, entry.type, entry.id)
-
-
-def _delete(tx: Transaction, entry: Entry, visibility: Visibility) -> Stored | None:
-    before = resources.find(tx.connection, visibility, entry.type, entry.id)
+def _delete(run: _Run, entry: Entry, found: Stored | None) -> Stored | None:
+    before = found if entry.criteria else resources.find(run.tx.connection, run.visibility, entry.type, entry.id)
     if before is None or before.deleted:
         return before
-    return resources.delete(tx, before, if_match=entry.if_match)
+    return resources.delete(run.tx, before, if_match=entry.if_match)

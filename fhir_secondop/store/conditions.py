@@ -17,7 +17,7 @@ from fhir_secondop.fhir.criteria import AnyOf, Chain, Condition, Criterion, Reve
 from fhir_secondop.store import composites, tables
 from fhir_secondop.store.narrowing import held, listed, with_ids
 from fhir_secondop.store.search_text import parted, unescape
-from fhir_secondop.store.search_types import DATE, KINDS, STRING
+from fhir_secondop.store.search_types import DATE, KINDS, PRESENT, STRING, TOKEN
 
 Sees = Callable[[str, str], ColumnElement[bool]]
 """(type, parameter) → the condition on `tables.resource` of what may be found by that parameter."""
@@ -101,8 +101,8 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
               for value in values)
         )  # fmt: skip
     kind = KINDS[criterion.kind]
-    if modifier in ("text", "of-type"):
-        kind, code = (STRING if modifier == "text" else kind), f"{code}:{modifier}"
+    if modifier in ("text", "of-type", "identifier"):
+        kind, code = (STRING if modifier == "text" else TOKEN), f"{code}:{modifier}"
     columns = kind.table.c
     mine = [columns.type == resource_type, columns.param == code]
     found: ColumnElement[bool]
@@ -111,7 +111,7 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
             raise Invalid(f"{code}:missing is true or false.", path=code)
         # Every resource has an id and a time of its last change.
         always = code in ("_id", "_lastUpdated")
-        found = sa.true() if always else held(kind.table, mine)
+        found = sa.true() if always else sa.or_(held(kind.table, mine), _present(resource_type, code))
         return sa.not_(found) if values == ["true"] else found
     if code == "_id":
         found = with_ids(resource_type, [value.rpartition("|")[2] for value in values])
@@ -127,6 +127,12 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
             return sa.not_(held(kind.table, [*mine, wanted]))
         found = listed(kind.table, [*mine, wanted])
     return sa.not_(found) if modifier == "not" else found
+
+
+def _present(resource_type: str, code: str) -> ColumnElement[bool]:
+    """That there is a value by which nothing can be found."""
+    columns = tables.token.c
+    return held(tables.token, [columns.type == resource_type, columns.param == f"{code}:{PRESENT}"])
 
 
 def _of_implied_system(resource_type: str, parameter: str, values: list[str]) -> Iterator[str]:

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import Invalid, Issue
+from fhir_secondop.errors import TooCostly
 from fhir_secondop.fhir import definitions, path
+from fhir_secondop.fhir.criteria import LIMITS
 from fhir_secondop.fhir.query import Include
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
 from fhir_secondop.store.resources import Stored, found_by, rows, stored, visible
 from fhir_secondop.store.search_types import KINDS
 
-MAX_INCLUDED = 1000
 _AT_ONCE = 300  # in one statement
+_FETCHED = 50  # rows at once: they may be large
 
 
 def included(
@@ -30,15 +32,17 @@ def included(
     visibility: Visibility,
     base_url: str,
     may_see: Callable[[str, bool], bool],
+    limits: Limits = LIMITS,
 ) -> list[Stored]:
     """What is asked to come with the matches, each once and none of them, as far as it may be seen.
 
-    `may_see` says of which types, read or (True) searched. Raises Invalid (too-costly) beyond MAX_INCLUDED.
+    `may_see` says of which types, read or (True) searched. Raises TooCostly beyond the limits.
     """
     asked = list(includes)
     fresh = list(matches)
     held = {(each.type, each.id) for each in fresh}
     found: list[Stored] = []
+    size = 0
     while fresh and asked:
         more: list[Stored] = []
         for include in asked:
@@ -46,9 +50,13 @@ def included(
             for each in follow(connection, fresh, include, visibility, base_url):
                 if (each.type, each.id) in held or not may_see(each.type, include.reverse):
                     continue
-                if len(found) + len(more) == MAX_INCLUDED:
-                    said = f"More than {MAX_INCLUDED} resources would come with this page; ask for a smaller _count."
-                    raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+                size += each.bytes
+                if len(found) + len(more) == limits.max_included:
+                    said = f"More than {limits.max_included} resources would come with this page (max_included)"
+                    raise TooCostly(f"{said}; ask for a smaller _count.")
+                if size > limits.max_page_bytes:
+                    said = f"Over {limits.max_page_bytes} bytes would come with this page (max_page_bytes)"
+                    raise TooCostly(f"{said}; ask for a smaller _count.")
                 held.add((each.type, each.id))
                 more.append(each)
         found += more
@@ -76,7 +84,8 @@ def _pointed(
         for start in range(0, len(ids), _AT_ONCE):
             named = (resource.type == kind, resource.id.in_(ids[start : start + _AT_ONCE]))
             query = rows(visibility).where(*named, resource.deleted.is_(False), visible(visibility))
-            yield from (stored(row, visibility) for row in connection.execute(query.order_by(resource.rid)))
+            query = query.order_by(resource.rid).execution_options(yield_per=_FETCHED)
+            yield from (stored(row, visibility) for row in connection.execute(query))
 
 
 def _targets(source: Stored, include: Include, base_url: str) -> Iterator[tuple[str, str]]:
@@ -109,5 +118,5 @@ def _pointing(
             found_by(visibility, include.source, include.code),
         )
         # Those that are held already are among them: whoever counts them ends it, and rows come as they are asked for.
-        query = query.order_by(resource.rid).execution_options(yield_per=_AT_ONCE)
+        query = query.order_by(resource.rid).execution_options(yield_per=_FETCHED)
         yield from (stored(row, visibility) for row in connection.execute(query))

@@ -13,7 +13,7 @@ from fhir_secondop.fhir import definitions, path
 from fhir_secondop.model import Resource
 from fhir_secondop.store import composites, search_types, tables
 from fhir_secondop.store.prepared import Prepared, inserting
-from fhir_secondop.store.search_types import TOKEN
+from fhir_secondop.store.search_types import PRESENT
 
 
 def rows_of(resource: Resource, base_url: str, rid: int = 0) -> dict[sa.Table, list[dict[str, Any]]]:
@@ -38,11 +38,14 @@ def _simple(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, dict[
         code = parameter.code
         for value_type, value in path.select(parameter, resource):
             # The rows are made for us: they are added to, not copied.
-            for row in kind.rows(value_type, value, base_url):
+            rows = list(kind.rows(value_type, value, base_url))
+            for row in rows:
                 row["param"], row["place"] = code, 0
                 yield kind.table, row
-            if kind is TOKEN:
-                for table, modifier, row in search_types.of_token(value_type, value):
+            if not rows:  # a text without a code, a unit without a number: no row to be found by, yet not missing
+                yield tables.token, {"system": "", "code": "", "param": f"{code}:{PRESENT}", "place": 0}
+            if parameter.type in ("token", "reference"):
+                for table, modifier, row in search_types.of_modifiers(value_type, value):
                     row["param"], row["place"] = f"{code}:{modifier}", 0
                     yield table, row
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from fhir_secondop.errors import Gone, Invalid, Issue
+from fhir_secondop.errors import Gone, Invalid, TooCostly
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
@@ -26,7 +26,6 @@ from fhir_secondop.store.narrowing import of_resource
 from fhir_secondop.store.resources import found_by
 from fhir_secondop.store.search_types import KINDS
 
-MAX_SORTED = 10_000
 KEPT_MS = 15 * 60_000
 MAX_LISTS = 1000  # kept at once, of all callers; the oldest make room
 _VALUE = {
@@ -39,7 +38,9 @@ _VALUE = {
 def ordered(
     connection: Connection, search: Search, conditions: Iterable[ColumnElement[bool]], visibility: Visibility
 ) -> list[int]:
-    """The rids of all that match, in order; what has no such value comes last. Raises Invalid beyond MAX_SORTED."""
+    """The rids of all that match, in order; what has no such value comes last. Raises TooCostly
+    beyond max_sorted.
+    """
     resource = tables.resource.c
     order: list[ColumnElement[Any]] = []
     for code, is_descending in search.sort:
@@ -53,12 +54,13 @@ def ordered(
             order.append(value.is_(None))
         order.append(value.desc() if is_descending else value.asc())
     # No more is looked at than may be sorted, however much matches.
-    matching = sa.select(resource.rid).where(*conditions).limit(MAX_SORTED + 1).correlate(None)
+    most = search.limits.max_sorted
+    matching = sa.select(resource.rid).where(*conditions).limit(most + 1).correlate(None)
     query = sa.select(resource.rid).where(resource.rid.in_(matching)).order_by(*order, resource.rid)
     rids = list(connection.execute(query).scalars())
-    if len(rids) > MAX_SORTED:
-        said = f"More than {MAX_SORTED} resources match: too many to sort; make the search narrower."
-        raise Invalid(said, issues=[Issue("error", "too-costly", "_sort", said)])
+    if len(rids) > most:
+        said = f"More than {most} resources match: too many to sort (max_sorted); make the search narrower."
+        raise TooCostly(said, path="_sort")
     return rids
 
 
@@ -70,13 +72,14 @@ def _value(connection: Connection, resource_type: str, code: str, is_descending:
     if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
         column = sa.collate(column, "C")
     value = sa.func.max(column) if is_descending else sa.func.min(column)
-    return of_resource(
-        KINDS[kind].table, [columns.type == resource_type, columns.param == code], value
-    ).scalar_subquery()
+    mine = [columns.type == resource_type, columns.param == code]
+    if isinstance(column.type, sa.Text):
+        mine.append(column != "")  # a system without a code is no value to sort by
+    return of_resource(KINDS[kind].table, mine, value).scalar_subquery()
 
 
-def keep(database: Database, search: Search, visibility: Visibility, rids: Sequence[int]) -> str:
-    """Keeps the list, and gives the page that comes after the first one."""
+def keep(database: Database, search: Search, visibility: Visibility, rids: Sequence[int], shown: int) -> str:
+    """Keeps the list, and gives the page that comes after the first so many of it."""
     name, now = uuid.uuid4().hex, now_ms()
     values = {"id": name, "asked": _asked(search, visibility), "rids": json.dumps(rids), "expires": now + KEPT_MS}
     with database.appending() as connection:
@@ -85,7 +88,7 @@ def keep(database: Database, search: Search, visibility: Visibility, rids: Seque
         beyond = sa.select(columns.id).order_by(columns.expires.desc()).offset(MAX_LISTS - 1)
         connection.execute(sa.delete(tables.search_list).where(columns.id.in_(beyond.correlate(None))))
         connection.execute(sa.insert(tables.search_list).values(**values))
-    return f"{name}.{search.count}"
+    return f"{name}.{shown}"
 
 
 def listed(connection: Connection, search: Search, visibility: Visibility) -> tuple[str, int, list[int]]:

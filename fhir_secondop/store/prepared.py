@@ -80,10 +80,11 @@ def compiled(statement: Any, dialect: Dialect) -> tuple[str, Callable[[Mapping[s
     """The statement's text, and what makes of its values what the driver takes: by name, or in their order."""
     made: Any = statement.compile(dialect=dialect)
     names: list[str] | None = made.positiontup
+    written = {name: value for name, value in made.params.items() if value is not None}  # what stands in it already
     if names is None:
-        return str(made), lambda values: values
-    if len(names) < 2:
-        return str(made), lambda values: tuple(values[name] for name in names)
+        return str(made), lambda values: {**written, **values}
+    if written or len(names) < 2:
+        return str(made), lambda values: tuple(values[name] if name in values else written[name] for name in names)
     return str(made), itemgetter(*names)
 
 

@@ -15,7 +15,7 @@ from fhir_secondop.fhir import definitions
 from fhir_secondop.store import index, resources, tables
 from fhir_secondop.store.database import Database
 
-FORM = 1
+FORM = 2
 """Goes up when the rows of a parameter look otherwise than before."""
 BATCH = 200
 

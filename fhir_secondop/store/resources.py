@@ -27,12 +27,16 @@ SOURCE = "source:"
 UPLOAD = "upload:"
 IN_RECORD = sa.or_(tables.resource.c.owner.startswith(SOURCE), tables.resource.c.owner.startswith(UPLOAD))
 _AT_ONCE = 300  # pairs in one statement
+_FETCHED = 25  # rows that PostgreSQL sends at once, where they may be large
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One version of a resource, as it stands in the store. `updated` is in ms since 1970."""
+    """One version of a resource, as it stands in the store. `updated` is in ms since 1970.
+
+    `is_cut`: this reader sees only a part of it now.
+    """
 
     rid: int
     type: str
@@ -44,6 +48,7 @@ class Stored:
     case_id: str | None
     body: Body
     client_meta: str
+    is_cut: bool = False
 
     @property
     def meta(self) -> Resource:
@@ -57,7 +62,17 @@ class Stored:
     @property
     def text(self) -> str:
         """The resource as JSON text, spliced and not parsed again."""
-        return codec.splice(self.body, self.id, self.meta)
+        said = self.client_meta[1:-1]
+        own = f'"versionId":"{self.version}","lastUpdated":"{times.instant(self.updated)}"'
+        meta = f"{{{said},{own}}}" if said else f"{{{own}}}"
+        cut = self.body.cut
+        return f'{self.body.text[:cut]},"id":"{self.id}","meta":{meta}{self.body.text[cut:]}'
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes its text has."""
+        text = self.body.text
+        return len(text) if text.isascii() else len(text.encode())
 
     @property
     def resource(self) -> Resource:
@@ -66,8 +81,8 @@ class Stored:
 
     @property
     def etag(self) -> str:
-        """The weak ETag of this version."""
-        return f'W/"{self.version}"'
+        """The weak ETag of this version; of a part of it another one, for the whole may be seen later."""
+        return f'W/"{self.version}-part"' if self.is_cut else f'W/"{self.version}"'
 
     @property
     def versioned(self) -> str:
@@ -145,12 +160,33 @@ def stored(row: Any, visibility: Visibility = EVERYTHING) -> Stored:
     return _cut(found, visibility) if not visibility.everything and row.blind else found
 
 
+def taken(
+    connection: Connection, query: sa.Select[Any], visibility: Visibility, most_bytes: int
+) -> tuple[list[Stored], bool]:
+    """What a query of `rows(visibility)` finds, until that has so many bytes, but one at least; and whether it is cut.
+
+    No more is held at once than that: rows come as they are asked for.
+    """
+    if connection.dialect.name == "postgresql":  # whose client takes all of them at once, unless it is told
+        query = query.execution_options(yield_per=_FETCHED)
+    found: list[Stored] = []
+    size = 0
+    with connection.execute(query) as result:
+        for row in result:
+            each = stored(row, visibility)
+            size += each.bytes
+            if found and size > most_bytes:
+                return found, True
+            found.append(each)
+    return found, False
+
+
 def _cut(whole: Stored, visibility: Visibility) -> Stored:
     resource = whole.resource
     shown = visibility.cut(resource)
     if shown is resource:
         return whole
-    return replace(whole, body=codec.compose(shown), client_meta=_client_meta(shown))
+    return replace(whole, body=codec.compose(shown), client_meta=_client_meta(shown), is_cut=True)
 
 
 def visible(visibility: Visibility) -> ColumnElement[bool]:
@@ -282,6 +318,35 @@ def history(
     return found
 
 
+def history_page(
+    connection: Connection,
+    visibility: Visibility,
+    resource_type: str,
+    resource_id: str,
+    count: int,
+    *,
+    before: int | None = None,
+    since_ms: int | None = None,
+    most_bytes: int,
+) -> tuple[list[Stored], bool]:
+    """At most so many versions of a resource, newest first: those below a version, and not before a time; and whether
+    they are cut at so many bytes.
+    """
+    version = tables.version.c
+    query = (
+        _columns(visibility)
+        .select_from(tables.resource.join(tables.version, version.rid == tables.resource.c.rid))
+        .where(tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
+        .order_by(version.version.desc())
+        .limit(count)
+    )
+    if before is not None:
+        query = query.where(version.version < before)
+    if since_ms is not None:
+        query = query.where(version.updated >= since_ms)
+    return taken(connection, query, visibility, most_bytes)
+
+
 def history_of_type(
     connection: Connection,
     visibility: Visibility,
@@ -290,8 +355,11 @@ def history_of_type(
     *,
     before_ms: int | None = None,
     since_ms: int | None = None,
-) -> list[Stored]:
-    """At most so many versions of resources of a type, newest first: those written before, and not before."""
+    most_bytes: int,
+) -> tuple[list[Stored], bool]:
+    """At most so many versions of resources of a type, newest first: those written before, and not before; and whether
+    they are cut at so many bytes.
+    """
     updated = tables.version.c.updated
     query = (
         _columns(visibility)
@@ -307,7 +375,7 @@ def history_of_type(
         query = query.where(updated < before_ms)
     if since_ms is not None:
         query = query.where(updated >= since_ms)
-    return [stored(row, visibility) for row in connection.execute(query)]
+    return taken(connection, query, visibility, most_bytes)
 
 
 def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> list[Stored]:
@@ -405,7 +473,7 @@ def update(
     """Stores the next version of `before`. Raises PreconditionFailed when it is no longer version `if_match`."""
     if resource["resourceType"] != before.type:
         raise Invalid(f"The body is a {resource['resourceType']}, the address a {before.type}.", path="resourceType")
-    _expect(before, if_match)
+    expect(before, if_match)
     values = {
         "type": before.type, "id": before.id, "version": before.version + 1, "updated": tx.tick(), "deleted": False,
         "owner": before.owner, "case_id": before.case_id,
@@ -417,7 +485,7 @@ def update(
 
 def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> Stored:
     """Marks a resource as deleted; its versions stay."""
-    _expect(before, if_match)
+    expect(before, if_match)
     values = {
         "type": before.type, "id": before.id, "version": before.version + 1, "updated": tx.tick(), "deleted": True,
         "owner": before.owner, "case_id": before.case_id,
@@ -455,7 +523,8 @@ def adopt(tx: Transaction, stored_: Stored, case_id: str) -> None:
             tx.changes[place] = replace(change, case_id=case_id)
 
 
-def _expect(before: Stored, if_match: int | None) -> None:
+def expect(before: Stored, if_match: int | None) -> None:
+    """Raises PreconditionFailed when that is not the version wanted."""
     if if_match is not None and if_match != before.version:
         raise PreconditionFailed(
             f"{before.type}/{before.id} is at version {before.version}, not {if_match}; read it again."

@@ -19,24 +19,27 @@ from sqlalchemy.sql.elements import ColumnElement
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import criteria
 from fhir_secondop.fhir.query import Search
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import ordering, tables
 from fhir_secondop.store.conditions import Sees, condition
 from fhir_secondop.store.narrowing import narrowed
-from fhir_secondop.store.resources import Stored, found_by, rows, stored, visible
+from fhir_secondop.store.resources import Stored, found_by, rows, taken, visible
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """One page. `next_page` is empty on the last; `total` is None unless it was asked for.
 
-    `to_keep` is the list of a sorted search that has more pages (ordering.keep gives the next one).
+    `to_keep` is the list of a sorted search that has more pages (ordering.keep gives the next one), of which the first
+    `shown` are done with.
     """
 
     matches: tuple[Stored, ...]
     next_page: str
     total: int | None
     to_keep: Sequence[int] = ()
+    shown: int = 0
 
 
 def seen_by(visibility: Visibility) -> Sees:
@@ -83,8 +86,8 @@ def run(connection: Connection, search: Search, visibility: Visibility, base_url
     if search.count == 0:
         return Found((), "", total)
     query = rows(visibility).where(*conditions).order_by(resource.rid).limit(search.count + 1)
-    found = [stored(row, visibility) for row in connection.execute(query)]
-    more = len(found) > search.count
+    found, is_cut = taken(connection, query, visibility, search.limits.max_page_bytes)
+    more = is_cut or len(found) > search.count
     found = found[: search.count]
     if not more:
         return Found(tuple(found), "", total)
@@ -104,16 +107,40 @@ def _sorted(
         name, start, rids = ordering.listed(connection, search, visibility)
     else:
         rids = ordering.ordered(connection, search, conditions, visibility)
-    page, end = rids[start : start + search.count], start + search.count
-    # Whoever may no longer be seen, or no longer matches, has left the list.
-    query = rows(visibility).where(tables.resource.c.rid.in_(page), *conditions)
-    found = {row.rid: stored(row, visibility) for row in connection.execute(query)}
+    query = rows(visibility).where(*conditions)
+    found, done = _in_order(connection, query, visibility, rids[start : start + search.count], search.limits)
+    end = start + done
     return Found(
-        tuple(found[rid] for rid in page if rid in found),
+        tuple(found),
         f"{name}.{end}" if name and end < len(rids) else "",
         len(rids) if search.total == "accurate" else None,
         rids if not name and end < len(rids) else (),
+        end,
     )
+
+
+def _in_order(
+    connection: Connection, query: sa.Select[Any], visibility: Visibility, rids: Sequence[int], limits: Limits
+) -> tuple[list[Stored], int]:
+    """What is there of these, in their order, until that is as large as a page may be; and of how many that was.
+
+    Whoever may no longer be seen, or no longer matches, has left the list.
+    """
+    found: list[Stored] = []
+    place, at_once, left = 0, len(rids), limits.max_page_bytes
+    while place < len(rids) and left > 0:
+        some = rids[place : place + at_once]
+        here, is_cut = taken(connection, query.where(tables.resource.c.rid.in_(some)), visibility, left)
+        if is_cut and len(some) > 1:
+            at_once = len(some) // 4 or 1  # they come in any order: fewer, of which the first fit
+            continue
+        if here and found and here[0].bytes > left:
+            break
+        by_rid = {each.rid: each for each in here}
+        found += [by_rid[rid] for rid in some if rid in by_rid]
+        left -= sum(each.bytes for each in here)
+        place += len(some)
+    return found, place
 
 
 def _place(connection: Connection, asked: Search, visibility: Visibility) -> tuple[Any, Any]:

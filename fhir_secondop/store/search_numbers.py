@@ -41,6 +41,15 @@ def sortable(number: Decimal | int) -> str:
     return "0" + text.translate(_COMPLEMENT) + "~" if sign else "2" + text
 
 
+def _beside(at: str, *, above: bool) -> str:
+    """What stands next to a number's text: after (or before) it, and before (after) every other number."""
+    if at.endswith("~"):
+        return at + "~" if above else at[:-1] + "}"
+    if above or at == "1":
+        return at + "!" if above else "0~"
+    return at[:-1] + str(int(at[-1]) - 1) + "~"  # 2.99… all stand before "2~": a last digit is never 0
+
+
 class Number:
     """Numbers and quantities, as spans from `low` to `high`, both included: most are one number."""
 
@@ -67,8 +76,10 @@ class Number:
         elif isinstance(value, dict) and "value" in value:
             at = sortable(value["value"])
             comparator = value.get("comparator", "")
+            # "<5" is not 5: what may be 5 or more does not find it.
+            end = _beside(at, above=comparator == ">") if comparator in ("<", ">") else at
             yield _of_quantity(
-                LEAST if comparator.startswith("<") else at, MOST if comparator.startswith(">") else at, value
+                LEAST if comparator.startswith("<") else end, MOST if comparator.startswith(">") else end, value
             )
 
     def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:

@@ -45,11 +45,11 @@ class Token:
             for coding in value.get("coding", ()):
                 yield from self.rows("Coding", coding, base_url)
         elif value_type == "Coding":
-            if "code" in value:
-                yield self._row(value.get("system", ""), value["code"])
+            if "code" in value or "system" in value:  # a system alone is found by `system|`
+                yield self._row(value.get("system", ""), value.get("code", ""))
         elif value_type == "Identifier":
-            if "value" in value:
-                yield self._row(value.get("system", ""), value["value"])
+            if "value" in value or "system" in value:
+                yield self._row(value.get("system", ""), value.get("value", ""))
         elif value_type == "ContactPoint":
             if "value" in value:
                 yield self._row("", value["value"])
@@ -75,11 +75,14 @@ class Token:
         return sa.and_(columns.system == key(first), columns.code == key(second))
 
 
-def of_token(value_type: str, value: Any) -> Iterator[tuple[sa.Table, str, Row]]:
-    """What the modifiers :text and :of-type compare: table, modifier and row.
+def of_modifiers(value_type: str, value: Any) -> Iterator[tuple[sa.Table, str, Row]]:
+    """What the modifiers :text, :of-type and :identifier compare: table, modifier and row.
 
-    Source: https://hl7.org/fhir/R4/search.html#token
+    Source: https://hl7.org/fhir/R4/search.html#token and #reference
     """
+    if value_type == "Reference":
+        for row in TOKEN.rows("Identifier", value.get("identifier", {}), ""):
+            yield tables.token, "identifier", row
     if value_type == "Identifier":
         kind = value.get("type", {})
         for coding in kind.get("coding", ()):
@@ -192,7 +195,7 @@ class Date:
 
 
 class Reference:
-    """References: by "Type/id", a bare id, an absolute URL, or with `:identifier` by "system|value"."""
+    """References: by "Type/id", a bare id, an absolute URL; with `:identifier` as a token (`of_modifiers`)."""
 
     table = tables.reference
 
@@ -202,19 +205,11 @@ class Reference:
                 yield {"target": key(form, TEXT_BYTES), "identifier": ""}
             return
         literal = value.get("reference", "")
-        identifier = value.get("identifier", {})
-        named = f"{identifier.get('system', '')}|{identifier['value']}" if "value" in identifier else ""
-        named = key(named, TEXT_BYTES)
         if literal and not literal.startswith("#"):
-            yield {"target": self._target(literal, base_url), "identifier": named}
-        elif named:
-            yield {"target": "", "identifier": named}
+            yield {"target": self._target(literal, base_url), "identifier": ""}
 
     def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        text = unescape(wanted)
-        if modifier == "identifier":
-            return columns.identifier == key(text if "|" in text else "|" + text, TEXT_BYTES)
-        return columns.target == self._target(text, base_url)
+        return columns.target == self._target(unescape(wanted), base_url)
 
     def _target(self, literal: str, base_url: str) -> str:
         ref = refs.parse(literal)
@@ -223,6 +218,8 @@ class Reference:
         return ref.local if ref.base in ("", base_url) else key(f"{ref.base}/{ref.local}", TEXT_BYTES)
 
 
+PRESENT = "present"
+"""Stands like a modifier at a parameter that a resource has a value of, but none that it could be found by."""
 TOKEN, STRING = Token(), String()
 KINDS: dict[str, Kind] = {
     "token": TOKEN, "string": STRING, "date": Date(), "reference": Reference(), "number": Number(),

@@ -19,7 +19,7 @@ from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import valid
-from fhir_secondop.rest.formats import check_members
+from fhir_secondop.rest.formats import check_values
 from fhir_secondop.rest.operations import check, may, noted, of_query
 from fhir_secondop.service import intake, review, worklist
 from fhir_secondop.service.operations import opening
@@ -38,7 +38,7 @@ def blueprint(service: Service) -> Blueprint:
     @routes.post("/second-opinions")
     def open_case() -> Response:
         caller = _caller(service)
-        plain = _body()
+        plain = _body(service)
         check(plain, review.schema("second-opinion-request"))
         bundle = intake_json.to_bundle(plain)
         valid(bundle)
@@ -96,7 +96,7 @@ def _reader(service: Service) -> Caller:
 
 def _run(service: Service, row: Operation, caller: Caller, case_id: str) -> Result:
     may(service.endpoint, caller, row)
-    plain = _body() if request.get_data() else of_query(row)
+    plain = _body(service) if request.get_data() else of_query(row)
     check(plain, row.schema)
     return row.handler(caller, case_id, plain)
 
@@ -117,14 +117,16 @@ def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource
     return found, older
 
 
-def _body() -> dict[str, Any]:
+def _body(service: Service) -> dict[str, Any]:
     if request.mimetype != JSON:
         raise UnsupportedMedia(f"Send Content-Type: {JSON}.")
     data = request.get_data()
     if not data.strip():
         raise Malformed("The body is empty.")
-    check_members(data)
-    return codec.parse(data)
+    limits = service.endpoint.limits
+    check_values(data, limits)
+    codec.check_depth(text := codec.text_of(data), limits.max_depth)
+    return codec.parse(text)
 
 
 def _answer(result: Result) -> Response:

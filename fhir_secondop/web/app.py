@@ -13,7 +13,7 @@ from fhir_secondop import bootstrap
 from fhir_secondop.config import Settings
 from fhir_secondop.ehr import document_keys, keys
 from fhir_secondop.rest import failures
-from fhir_secondop.rest.app import MAX_BODY_BYTES, blueprint, log_requests
+from fhir_secondop.rest.app import blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.web import api, assets, audit, inbound, links, metrics, oauth, openapi, pages, throttle, uploads
@@ -23,7 +23,7 @@ from fhir_secondop.web.signin import SignIn
 def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> Flask:
     """The application of a service that was put together. `visitors` says who is at the pages, instead of sign-in."""
     app = Flask("fhir_secondop", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = service.endpoint.limits.max_body_bytes
     inbound.bound(app)
     log_requests(app)
     failures.handle(app, "application/json")

@@ -29,7 +29,6 @@ from waitress.utilities import Error
 
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import HeadersTooLarge, Malformed, SecondOpError, TooLarge, TooSlow, Unavailable, Unsupported
-from fhir_secondop.rest.app import MAX_BODY_BYTES
 from fhir_secondop.web import connection, inbound
 from fhir_secondop.web.gate import THREADS, Arrived, class_of
 
@@ -55,7 +54,6 @@ PARTING_BYTES = 1024 * 1024
 OPTIONS: dict[str, Any] = {
     "threads": THREADS,
     "ident": None,  # no Server header
-    "max_request_body_size": MAX_BODY_BYTES + 1,
     "max_request_header_size": HEADER_BYTES,
     "connection_limit": CONNECTIONS,
     "backlog": 1024,  # what comes while a round lasts
@@ -69,7 +67,7 @@ _KINDS: dict[int, tuple[type[SecondOpError], str]] = {
     400: (Malformed, "This is not a request in HTTP/1.1; nothing was read of it."),
     408: (TooSlow, "The request did not arrive in time; send it again, faster."),
     503: (Unavailable, "Too much is arriving at once; nothing was read of it. Send it again later."),
-    413: (TooLarge, f"The body is larger than {MAX_BODY_BYTES} bytes."),
+    413: (TooLarge, "The body is larger than is read here (max_body_bytes); send it in parts."),
     431: (HeadersTooLarge, f"The request's headers are larger than {HEADER_BYTES} bytes."),
     501: (Unsupported, "Transfer-Encoding: send the body as it is, or chunked."),
 }
@@ -394,7 +392,8 @@ def listening(app: WSGIApplication, settings: Settings, *, shares_port: bool = F
     """A server of the application on the address of the settings, to be run; with `shares_port` beside others of this
     user, and the system deals the connections out. Raises OSError when the address is taken.
     """
-    adjustments = Adjustments(host=settings.host, port=settings.port, **OPTIONS)
+    largest = settings.max_body_bytes + 1  # the application refuses with more words what says its length
+    adjustments = Adjustments(host=settings.host, port=settings.port, max_request_body_size=largest, **OPTIONS)
     # It says at each request how long its queue is, just when there is no time for that.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     dispatcher = ThreadedTaskDispatcher()

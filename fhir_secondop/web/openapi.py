@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from flask import Blueprint, Response, render_template
@@ -10,7 +11,7 @@ from fhir_secondop import __version__
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.fhir import codec
 from fhir_secondop.service import review
-from fhir_secondop.web import headers
+from fhir_secondop.web import fhir_openapi, headers
 
 _FAULT = {"description": "an OperationOutcome that names each fault", "content": {"application/json": {}}}
 # What any call may meet before it comes to its own: form, sign-in, rights, size, limits of rate and overload.
@@ -18,13 +19,21 @@ _ANY = {str(code): _FAULT for code in (400, 401, 403, 413, 414, 415, 429, 503)}
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Routes /api/openapi.json, /api/schemas/{name}.json and /docs."""
+    """Routes /api/openapi.json, /fhir/openapi.json, /api/schemas/{name}.json and /docs."""
     routes = Blueprint("openapi", __name__, template_folder="templates")
     text = codec.dumps(document(service))
 
     @routes.get("/api/openapi.json")
     def openapi() -> Response:
         return Response(text, mimetype="application/json")
+
+    @cache
+    def of_fhir() -> str:
+        return codec.dumps(fhir_openapi.document(service.endpoint))
+
+    @routes.get("/fhir/openapi.json")
+    def fhir() -> Response:
+        return Response(of_fhir(), mimetype="application/json")
 
     @routes.get("/api/schemas/<any('second-opinion-request','report-draft'):name>.json")
     def schema(name: str) -> Response:

@@ -80,16 +80,18 @@ BODIES: dict[str, Plain] = {
 
 # Every route of the program, and what asks it here. A route that is not listed makes the generator fail.
 ROUTES: dict[str, str] = {
-    "/fhir/": "transaction", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
-    "/fhir/<t>": "search, create", "/fhir/<t>/_search": "search", "/fhir/<t>/<i>": "read, update, delete",
-    "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread", "/fhir/<t>/$<code>": "no operation",
-    "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
-    "/fhir/<t>/<i>/$<code>": "operation", "/fhir/<path:rest>": "nowhere",
+    "/fhir/": "transaction, batch", "/fhir/metadata": "public", "/fhir/$<code>": "system operation",
+    "/fhir/<t>": "search, create, conditional", "/fhir/<t>/_search": "search",
+    "/fhir/<t>/<i>": "read, update, patch, delete",
+    "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread",
+    "/fhir/<t>/$<code>": "everything, document", "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
+    "/fhir/<t>/<i>/$<code>": "operation, everything, document", "/fhir/<path:rest>": "nowhere",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
     "/api/second-opinions/<case_id>/<code>": "operation",
     "/ack/<token>": "link", "/ack/<token>/document.pdf": "link",
     "/ack/<token>/report.json": "link", "/ack/<token>/report.jws": "link", "/upload/<token>": "link",
-    "/api/openapi.json": "public", "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
+    "/fhir/openapi.json": "public", "/api/openapi.json": "public",
+    "/api/schemas/<any('second-opinion-request','report-draft'):name>.json": "public",
     "/learned": "page without a case", "/learned.csv": "page without a case",
     "/learned/<measure>.svg": "page without a case", "/metrics": "page without a case",
     "/": "page", "/my": "page", "/connections": "page without a case", "/connections/<name>": "page without a case",
@@ -152,8 +154,10 @@ class Generator:
     def _kinds(self) -> dict[str, Iterator[Combination]]:
         return {
             "read": self._reads(), "history": self._histories(), "search": self._searches(),
-            "through": self._throughs(),
-            "transaction": self._transactions(), "write": self._writes(), "refer": self._referring(),
+            "through": self._throughs(), "everything": self._everythings(),
+            "document": self._documents(),
+            "transaction": self._transactions(), "batch": self._batches(), "write": self._writes(),
+            "refer": self._referring(),
             "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
             "link": self._links(), "page": self._pages(), "form": self._forms(),
         }  # fmt: skip
@@ -162,6 +166,7 @@ class Generator:
 
     def call(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
         kind = FHIR if path.startswith("/fhir") else "application/json"
+        kind = "application/json-patch+json" if method == "PATCH" else kind
         signed_in = {} if who == NOBODY else {"Authorization": f"Bearer {who}"}
         answer = self.stage.world.client.open(
             path, method=method, data=codec.dumps(body) if body is not None else None,
@@ -176,8 +181,7 @@ class Generator:
         told = sorted(zone for zone in shown if not self.stage.sees(who, zone))
         only = {"only-tasks": "Task", "only-laboratory": "Observation"}.get(who)
         if only and '"resourceType":"Bundle"' in text:
-            kinds = {e["resource"]["resourceType"] for e in json.loads(text).get("entry", []) if "resource" in e}
-            told += sorted(kinds - {only, "OperationOutcome"})
+            told += sorted(_kinds_in(json.loads(text)) - {only, "OperationOutcome"})
         return f"it shows {', '.join(told)}" if told else ""
 
     def expect(self, who: str, allowed: bool, status: int, text: str) -> str:
@@ -196,8 +200,8 @@ class Generator:
         id_ = local.partition("/")[2]
         other = str(uuid.UUID(int=random.Random(local).getrandbits(128), version=4))
         said = self.call(who, method, path, body)
-        text = codec.dumps(body).replace(id_, other) if body is not None else ""
-        none = self.call(who, method, path.replace(id_, other), codec.parse(text) if text else None)
+        sent = json.loads(codec.dumps(body).replace(id_, other)) if body is not None else None
+        none = self.call(who, method, path.replace(id_, other), sent)
         if said[0] != none[0] or said[1].replace(id_, "ID") != none[1].replace(other, "ID"):
             return f"{said[0]} {said[1][:200]} tells it from what isn't there: {none[0]} {none[1][:200]}"
         return ""
@@ -379,6 +383,92 @@ class Generator:
 
         return ask
 
+    # ---- the operations that others have defined
+
+    def _everythings(self) -> Iterator[Combination]:
+        """Of each patient, and of all: what belongs to them and may be seen, page by page, and nothing else of it."""
+        by_rid = {held.stored.rid: held for held in self.stage.held}
+        columns = tables.reference.c
+        with self.stage.world.context.database.reading() as connection:
+            rows = connection.execute(sa.select(columns.rid, columns.type, columns.param, columns.target)).all()
+        members = definitions.compartment("Patient")
+        mine: dict[str, dict[str, Held]] = {}
+        for row in rows:
+            if row.rid in by_rid and row.param in members.get(row.type, ()):
+                mine.setdefault(row.target, {})[by_rid[row.rid].local] = by_rid[row.rid]
+        for who in EVERYONE:
+            yield Combination(who, "Patient/$everything", self._everything(who, "", mine))
+            for held in (h for h in self.stage.held if h.stored.type == "Patient"):
+                path = f"{held.local}/$everything"
+                if self._sees(who, held, "r"):
+                    of_it = {held.local: mine.get(held.local, {})}
+                    yield Combination(who, path, self._everything(who, held.local, of_it))
+                else:
+                    yield self._unseen(who, held, "GET", f"/fhir/{path}")
+
+    def _everything(self, who: str, patient: str, members: dict[str, dict[str, Held]]) -> Callable[[], str]:
+        def ask() -> str:
+            path, found = f"/fhir/{patient or 'Patient'}/$everything?_count=40", set()
+            allowed = self._scope(who, "Patient", "r") and bool(patient or self._scope(who, "Patient", "s"))
+            while path:
+                status, text = self.call(who, "GET", path)
+                text = re.sub(r'("diagnostics":)"[^"]*"', r'\1""', text)  # names what is pointed to and not shown
+                wrong = self.expect(who, allowed, status, text)
+                if wrong or status >= 300:
+                    return wrong
+                bundle = json.loads(text)
+                matches = [e["fullUrl"] for e in bundle.get("entry", []) if e["search"]["mode"] == "match"]
+                found |= {url.partition("/fhir/")[2] for url in matches}
+                following = [link["url"] for link in bundle["link"] if link["relation"] == "next"]
+                path = "/fhir/" + following[0].partition("/fhir/")[2] if following else ""
+            for local, of_it in members.items():
+                sees = bool(patient) or any(h.local == local and self.stage.sees_it(who, h) for h in self.stage.held)
+                for held in of_it.values():
+                    if (held.local in found) != (sees and self._sees(who, held, "s")):
+                        return f"{held.local} of {local} is there: {held.local in found}"
+            return ""
+
+        return ask
+
+    def _documents(self) -> Iterator[Combination]:
+        """$document, $summary and $docref: of what may be seen it tells, of the rest as of what isn't there."""
+        for who, held in self._each():
+            for kind, code in (("Composition", "document"), ("Patient", "summary")):
+                if held.stored.type == kind:
+                    path = f"/fhir/{held.local}/${code}"
+                    if self._sees(who, held, "r"):
+                        yield Combination(who, path, self._telling(who, path, held))
+                    else:
+                        yield self._unseen(who, held, "GET", path)
+            if held.stored.type == "DocumentReference":
+                path = f"/fhir/DocumentReference/$docref?patient={self._patient_of(held)}&_count=500"
+                yield Combination(who, path, self._referenced(who, path, held))
+
+    def _patient_of(self, held: Held) -> str:
+        return str(held.stored.resource.get("subject", {}).get("reference", "x")).rpartition("/")[2]
+
+    def _telling(self, who: str, path: str, held: Held) -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.call(who, "GET", path)
+            # A document that would not be whole is refused, a summary without the scopes, too.
+            wrong = self.spilled(who, text) or ("" if status in (200, 403, 422) else f"it answers {status}")
+            return wrong or ("" if status > 200 or held.stored.id in text else f"{held.local} is not in it")
+
+        return ask
+
+    def _referenced(self, who: str, path: str, held: Held) -> Callable[[], str]:
+        def ask() -> str:
+            status, text = self.call(who, "GET", path)
+            wrong = self.expect(who, self._scope(who, "DocumentReference", "s"), status, text)
+            if wrong or status >= 300:
+                return wrong
+            found = {e["resource"].get("id") for e in json.loads(text).get("entry", [])}
+            is_there = held.stored.id in found
+            named = held.stored.resource.get("subject", {}).get("reference", "").startswith("Patient/")
+            return "" if is_there == (named and self.stage.sees_it(who, held)) else f"{held.local} is there: {is_there}"
+
+        return ask
+
     # ---- writing
 
     def _transactions(self) -> Iterator[Combination]:
@@ -390,24 +480,49 @@ class Generator:
             if not allowed:
                 yield self._unseen(who, held, "POST", "/fhir", bundle)
 
+    def _batches(self) -> Iterator[Combination]:
+        """Each entry has the answer that it would have by itself."""
+        for who, held in self._each():
+            yield Combination(who, f"a batch about {held.local}", self._batch(who, held))
+
+    def _batch(self, who: str, held: Held) -> Callable[[], str]:
+        urls = (held.local, f"{held.local}/_history", f"{held.stored.type}?_id={held.stored.id}")
+
+        def ask() -> str:
+            entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+            sent = {"resourceType": "Bundle", "type": "batch", "entry": entries}
+            status, text = self.call(who, "POST", "/fhir", sent)
+            wrong = self.expect(who, who != NOBODY, status, text)
+            if wrong or status >= 300:
+                return wrong
+            for url, entry in zip(urls, json.loads(text)["entry"], strict=True):
+                alone, _ = self.call(who, "GET", f"/fhir/{url}")
+                if int(entry["response"]["status"][:3]) != alone:
+                    return f"{url} answers {entry['response']['status']}, and by itself {alone}"
+            return ""
+
+        return ask
+
     def _writes(self) -> Iterator[Combination]:
-        """What belongs to a case is not written by anybody's PUT or DELETE; what can't be seen is not even there."""
+        """What belongs to a case is not written by anybody's PUT, PATCH or DELETE, by its id or by criteria; what can't
+        be seen is not even there.
+        """
         for who, held in self._each():
             if held.zone.startswith("loose") and self._sees(who, held, "u"):
                 continue
-            body = held.stored.resource
-            yield Combination(who, f"PUT {held.local}", self._unchanged(who, "PUT", held, body))
-            yield Combination(who, f"DELETE {held.local}", self._unchanged(who, "DELETE", held, None))
-            if not self._sees(who, held, "r"):
-                yield self._unseen(who, held, "PUT", f"/fhir/{held.local}", body)
+            # Nothing is changed by it: the same content would be, by those who may.
+            changed = {**held.stored.resource, "language": "en"}
+            patch = [{"op": "add", "path": "/language", "value": "en"}]
+            for address in (held.local, f"{held.stored.type}?_id={held.stored.id}"):
+                for method, body in (("PUT", changed), ("PATCH", patch), ("DELETE", None)):
+                    yield Combination(who, f"{method} {address}", self._unchanged(who, method, address, body))
+                    if not self._sees(who, held, "r"):
+                        yield self._unseen(who, held, method, f"/fhir/{address}", body)
 
-    def _unchanged(self, who: str, method: str, held: Held, body: Any) -> Callable[[], str]:
-        # Nothing is changed by it: the same content would be, by those who may.
-        changed = {**body, "language": "en"} if body is not None else None
-
+    def _unchanged(self, who: str, method: str, address: str, body: Any) -> Callable[[], str]:
         def ask() -> str:
             before = self._rows()
-            status, text = self.call(who, method, f"/fhir/{held.local}", changed)
+            status, text = self.call(who, method, f"/fhir/{address}", body)
             if self._rows() != before:
                 return f"it wrote, answering {status}"
             return self.expect(who, False, status, text)
@@ -643,6 +758,16 @@ class Generator:
                         continue  # what it is for
                     who = list(EVERYONE)[n % len(EVERYONE)]
                     yield self._one(NOBODY if n % 2 else who, "GET", where.format(quote(bad, safe="")), False)
+
+
+def _kinds_in(bundle: Plain) -> set[str]:
+    """The types of the resources in a Bundle, and in the Bundles in it."""
+    found: set[str] = set()
+    for entry in bundle.get("entry", []):
+        resource = entry.get("resource", {})
+        kind = resource.get("resourceType")
+        found |= _kinds_in(resource) if kind == "Bundle" else {kind} if kind else set()
+    return found
 
 
 def _bent(token: str) -> Iterator[str]:

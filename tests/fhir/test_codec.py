@@ -371,6 +371,6 @@ def test_depth_is_what_counting_bracket_by_bracket_says(tokens: list[str], deepe
         deepest = max(deepest, depth)
     if deepest > codec.MAX_DEPTH:
         with pytest.raises(Malformed, match="deeper"):
-            codec._check_depth(text)
+            codec.check_depth(text)
     else:
-        codec._check_depth(text)
+        codec.check_depth(text)

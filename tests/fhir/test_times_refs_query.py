@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import codec, query, refs, times
 from fhir_secondop.fhir.refs import Ref
+from fhir_secondop.limits import Limits
 
 # --- times ------------------------------------------------------------------------------------------------------
 
@@ -363,7 +364,7 @@ def test_a_count_or_total_that_is_none_is_invalid(written: str) -> None:
 
 
 def test_count_is_capped_and_format_is_no_search() -> None:
-    assert query.parse("Patient", "_count=100000").count == query.MAX_COUNT
+    assert query.parse("Patient", "_count=100000").count == Limits().max_page
     assert query.parse("Patient", "_count=0").count == 0
     assert query.parse("Patient", "_format=json&_pretty=true").applied == ()
 

@@ -16,8 +16,8 @@ import pytest
 from lxml import etree
 
 from fhir_secondop import fhir
-from fhir_secondop.errors import SecondOpError, Unsupported
-from fhir_secondop.fhir import codec, path
+from fhir_secondop.errors import Conflict, SecondOpError, Unsupported
+from fhir_secondop.fhir import codec, patch, path
 from fhir_secondop.fhir.pathfunctions import SCOPE, Incomparable
 from fhir_secondop.fhir.xml import from_xml, to_xml
 
@@ -155,3 +155,15 @@ def test_each_resource_in_json_comes_back_from_xml_the_same(shared_data: Path) -
     print(same, "come back the same of", same + len(refused), refused)
     assert {name: said for name, said in refused.items() if not said.startswith(NOT_READ.get(name, "?"))} == {}
     assert same >= 76
+
+
+def test_json_patches_are_applied_as_rfc_6902_says(shared_data: Path) -> None:
+    given = json.loads((shared_data / "fhir-test-cases-r4/patch/json-patch-tests.json").read_text("utf-8"))
+    for case in given:
+        try:
+            found = patch.apply(case["doc"], patch.parse(json.dumps(case["patch"])))
+        except Conflict:
+            assert "error" in case, case["comment"]
+        else:
+            assert found == case.get("expected"), case["comment"]
+    assert len(given) == 16

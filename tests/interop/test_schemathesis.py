@@ -1,8 +1,8 @@
-"""schemathesis (PyPI) against our OpenAPI document and a running service: whatever it makes up, nothing breaks.
+"""schemathesis (PyPI) against our OpenAPI documents and a running service: whatever it makes up, nothing breaks.
 
 The long form, with `requests_per_s = 0` in secondop.toml and TOKEN from tokens.toml:
 
-    schemathesis run URL/api/openapi.json -H "Authorization: Bearer TOKEN" --max-time 1800 \
+    schemathesis run URL/api/openapi.json (and URL/fhir/openapi.json) -H "Authorization: Bearer TOKEN" --max-time 1800 \
         -c not_a_server_error,content_type_conformance,status_code_conformance
 """
 
@@ -39,9 +39,11 @@ def case_of(service: Served) -> str:
     return str(answer.json()["id"])
 
 
-@pytest.mark.parametrize(("of_a_case", "seconds"), [(True, 30), (False, 15)])
+@pytest.mark.parametrize(("document", "of_a_case", "seconds"), [
+    ("api", True, 30), ("api", False, 15), ("fhir", True, 60),
+])  # fmt: skip
 def test_nothing_that_schemathesis_makes_up_breaks_the_service(
-    service: Served, tmp_path: Path, of_a_case: bool, seconds: int
+    service: Served, tmp_path: Path, document: str, of_a_case: bool, seconds: int
 ) -> None:
     """With the id of a case, so that operations get to work, and with ids of its own."""
     report = tmp_path / "report.json"
@@ -49,7 +51,7 @@ def test_nothing_that_schemathesis_makes_up_breaks_the_service(
         f'[parameters]\n"path.id" = "{case_of(service)}"\n' if of_a_case else ""
     )
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(tmp_path / "schemathesis.toml"), "run",
-               f"{service.url}/api/openapi.json", "--header", "Authorization: Bearer desk", "--checks", CHECKS,
+               f"{service.url}/{document}/openapi.json", "--header", "Authorization: Bearer desk", "--checks", CHECKS,
                "--max-time", str(seconds), "--request-timeout", "20", "--continue-on-failure", "--no-shrink",
                "--warnings", "off", "--report", "json", "--report-json-path", str(report)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, cwd=tmp_path)

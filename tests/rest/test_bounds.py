@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 
 from fhir_secondop.errors import Invalid, Malformed, SecondOpError, TooLarge
 from fhir_secondop.fhir import codec, definitions, faults, query
-from fhir_secondop.fhir.query import MAX_PARAMETERS, MAX_VALUES
+from fhir_secondop.limits import Limits
 from fhir_secondop.rest import answers, failures, formats, operations
 from fhir_secondop.sandbox import ehr
 from fhir_secondop.store.database import Database
 from tests.conftest import new_postgres
-from tests.rest.test_endpoint import BASE, PATIENT, sender
+from tests.rest.served import PATIENT, sender
+from tests.store.rows import BASE
 
+LIMITS = Limits()
+MAX_PARAMETERS, MAX_VALUES = LIMITS.max_parameters, LIMITS.max_alternatives
 TYPES = sorted(definitions.resource_types())
 MODIFIERS = ("", ":missing", ":not", ":exact", ":contains", ":identifier", ":Patient", ":of-type", ":", "::", ":a:b")
 tried: Counter[str] = Counter()
@@ -94,10 +97,10 @@ def test_plain_json_of_many_faults_gets_no_large_answer() -> None:
 
 
 def test_a_body_of_more_values_than_any_record_has_is_not_parsed() -> None:
-    for data in (b"[]," * (formats.MAX_MEMBERS // 2 + 1), b"1," * (formats.MAX_MEMBERS + 1), b'{"a"' * 3_000_001):
+    for data in (b"[]," * (LIMITS.max_values // 2 + 1), b"1," * (LIMITS.max_values + 1), b'{"a"' * 3_000_001):
         with pytest.raises(TooLarge):
-            formats.check_members(data)
-    formats.check_members(b"," * formats.MAX_MEMBERS)
+            formats.check_values(data, LIMITS)
+    formats.check_values(b"," * LIMITS.max_values, LIMITS)
 
 
 def test_a_string_without_an_end_is_looked_at_once() -> None:
@@ -135,7 +138,7 @@ def test_any_query_is_a_search_or_a_refusal(kind: str, asked: list[tuple[str, st
     except SecondOpError:
         return
     assert found.type == kind
-    assert 0 <= found.count <= query.MAX_COUNT
+    assert 0 <= found.count <= LIMITS.max_page
 
 
 @settings(max_examples=400, deadline=None)

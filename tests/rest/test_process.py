@@ -38,7 +38,7 @@ def test_a_conversation_with_a_real_process(start_ehr: StartEhr) -> None:
         assert [e["fullUrl"] for e in found["entry"]] == [at]
         assert session.delete(at).status_code == 204
         assert session.get(at).status_code == 410
-        assert session.patch(at, json=[], headers=JSON).status_code == 405
+        assert session.patch(at, json=[], headers=JSON).status_code == 415
 
 
 def test_clients_that_race_over_http_make_one_patient(start_ehr: StartEhr) -> None:

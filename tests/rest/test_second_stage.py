@@ -20,7 +20,8 @@ from fhir_secondop.sandbox import ehr
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Database, now_ms
 from tests.ehr.test_second_stage import MISSING, PATIENT, PROFILE, Other, said, validator
-from tests.rest.test_endpoint import BASE, Send, bundle, posting, sender
+from tests.rest.served import Send, bundle, posting, sender
+from tests.store.rows import BASE
 
 STRANGE = "https://nobody.example/StructureDefinition/strange"
 ASKING = {"Prefer": "return=OperationOutcome"}

@@ -11,6 +11,7 @@ import pytest
 from fhir_secondop.errors import Issue
 from fhir_secondop.fhir import claims
 from fhir_secondop.fhir.validate import validate
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller
 from fhir_secondop.store.database import Database
 from tests.rest.served import client_of
@@ -35,7 +36,8 @@ def client(database: Database) -> Any:
 
     them = Caller("desk", "Desk", frozenset({"requester"}), ("system/Patient.rs",))
     return client_of(
-        database, lambda request: them, xml=True, validates=True, second_stage=second_stage, max_entries=2
+        database, lambda request: them, xml=True, validates=True, second_stage=second_stage,
+        limits=Limits(max_entries=2),
     )  # fmt: skip
 
 

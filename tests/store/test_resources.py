@@ -369,5 +369,5 @@ def test_a_conditional_create_does_not_find_what_the_caller_may_not_see(database
     identified = {**PATIENT, "identifier": [{"system": "urn:x", "value": "1"}]}
     put(database, identified, caller=BOB)
     with database.transaction(ALICE) as tx:
-        assert bundles.match_one(tx, "Patient", "identifier=urn:x|1", sees(ALICE), "") is None
-        assert bundles.match_one(tx, "Patient", "identifier=urn:x|1", sees(BOB), "") is not None
+        assert bundles.match_one(tx.connection, "Patient", "identifier=urn:x|1", sees(ALICE), "") is None
+        assert bundles.match_one(tx.connection, "Patient", "identifier=urn:x|1", sees(BOB), "") is not None

@@ -56,8 +56,8 @@ TOKENS = (
     ("code:not=1-2", "else none"),
     ("code:not=1-2,9-9", "none"),
     ("code:not=http://loinc.org|1-2", "other bare else none"),
-    ("code:missing=true", "none"),
-    ("code:missing=false", "loinc other bare else"),
+    ("code:missing=true", ""),
+    ("code:missing=false", "loinc other bare else none"),
     ("status=final", "loinc other bare none"),
     ("status:not=final", "else"),
     ("_id=loinc", "loinc"),
@@ -75,6 +75,16 @@ TOKENS = (
 def test_tokens(coded: Database) -> None:
     found = {asked: everything(coded, "Observation", asked) for asked, _ in TOKENS}
     assert found == {asked: names.split() for asked, names in TOKENS}
+
+
+def test_a_system_without_a_code_is_found_and_sorts_as_nothing(database: Database) -> None:
+    codes = {"without": {"system": "http://loinc.org"}, "with": {"system": "http://loinc.org", "code": "1-2"}}
+    named(
+        database, "Observation", [(name, {"status": "final", "code": {"coding": [one]}}) for name, one in codes.items()]
+    )
+    assert everything(database, "Observation", "code=http://loinc.org|") == ["without", "with"]
+    for order in ("code", "-code"):
+        assert everything(database, "Observation", f"_sort={order}") == ["with", "without"]
 
 
 def test_an_identifier_may_hold_bars_commas_dollars_and_backslashes(database: Database) -> None:
@@ -364,9 +374,10 @@ REFERENCES = (
     ("patient=Patient/p", "relative own version"),
     ("subject=https://third.example.org/fhir/Patient/p", ""),
     ("subject:identifier=urn:mrn|7", "logical"),
-    ("subject:identifier=7", "both"),
+    ("subject:identifier=7", "logical both"),
     ("subject:identifier=|7", "both"),
-    ("subject:missing=true", "contained none"),
+    ("subject:identifier=urn:mrn|", "logical"),
+    ("subject:missing=true", "none"),
     ("subject=Patient/", ""),
     ("subject=#p", ""),
 )

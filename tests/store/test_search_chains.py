@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fhir_secondop.access import rights
-from fhir_secondop.errors import Gone, Invalid
+from fhir_secondop.errors import Gone, Invalid, TooCostly
 from fhir_secondop.fhir import query
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.store import includes, ordering, search
 from fhir_secondop.store.database import Database
@@ -114,13 +115,25 @@ def test_nothing_is_found_through_what_may_not_be_seen(database: Database) -> No
 
 
 def came_with(
-    database: Database, kind: str, asked: str, visibility: Visibility = EVERYTHING, types: str = ""
+    database: Database,
+    kind: str,
+    asked: str,
+    visibility: Visibility = EVERYTHING,
+    types: str = "",
+    most: int = 1000,
+    most_bytes: int = 1_000_000,
 ) -> list[str]:
     wanted = query.parse(kind, asked)
     with database.reading() as connection:
         page = search.run(connection, wanted, visibility, BASE)
         found = includes.included(
-            connection, page.matches, wanted.includes, visibility, BASE, lambda of, _: not types or of in types.split()
+            connection,
+            page.matches,
+            wanted.includes,
+            visibility,
+            BASE,
+            lambda of, _: not types or of in types.split(),
+            Limits(max_included=most, max_page_bytes=most_bytes),
         )
     return [each.id for each in found]
 
@@ -155,12 +168,14 @@ def test_an_include_that_says_nothing_is_refused(linked: Database, asked: str) -
     assert refused(linked, "Observation", asked)
 
 
-def test_too_much_that_would_come_along_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(includes, "MAX_INCLUDED", 3)
+def test_too_much_that_would_come_along_is_refused(database: Database) -> None:
     named(database, "Patient", [("p", {"active": True})])
     named(database, "Observation", [(f"o{number}", observation("p")) for number in range(4)])
     with pytest.raises(Invalid, match="_count"):
-        came_with(database, "Patient", "_revinclude=Observation:patient")
+        came_with(database, "Patient", "_revinclude=Observation:patient", most=3)
+    assert len(came_with(database, "Patient", "_revinclude=Observation:patient", most=4)) == 4
+    with pytest.raises(TooCostly, match="max_page_bytes"):
+        came_with(database, "Patient", "_revinclude=Observation:patient", most_bytes=300)
 
 
 # order
@@ -189,7 +204,7 @@ def page(database: Database, asked: str, visibility: Visibility = EVERYTHING) ->
         found = search.run(connection, wanted, visibility, BASE)
     following = found.next_page
     if found.to_keep:
-        following = ordering.keep(database, wanted, visibility, found.to_keep)
+        following = ordering.keep(database, wanted, visibility, found.to_keep, found.shown)
     return [each.id for each in found.matches], following
 
 
@@ -226,10 +241,10 @@ def test_a_list_belongs_to_who_asked_and_what_was_asked_and_ends(
         page(database, f"_sort=_id&_count=1&_page={following}")
 
 
-def test_too_many_to_sort_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordering, "MAX_SORTED", 2)
+def test_too_many_to_sort_is_refused(database: Database) -> None:
     named(database, "Patient", [(f"p{n}", {"active": True}) for n in range(3)])
-    assert refused(database, "Patient", "_sort=_id")
+    with database.reading() as connection, pytest.raises(TooCostly, match="max_sorted"):
+        search.run(connection, query.parse("Patient", "_sort=_id", limits=Limits(max_sorted=2)), EVERYTHING, BASE)
 
 
 def test_the_oldest_lists_make_room(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,20 +262,19 @@ def test_the_oldest_lists_make_room(database: Database, monkeypatch: pytest.Monk
         assert page(database, f"_sort=_id&_count=1&_page={link}")[0] == ["p1"]
 
 
-def test_what_points_back_is_never_cut_without_a_word(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_points_back_is_never_cut_without_a_word(database: Database) -> None:
     """A match may be among what points to the others: it takes no place of what has to come along."""
-    monkeypatch.setattr(includes, "MAX_INCLUDED", 3)
     named(database, "Patient", [("p", {"active": True})])
     named(database, "Observation", [("first", observation("p"))])
     for number in range(3):
         member = {"hasMember": [{"reference": "Observation/first"}]}
         named(database, "Observation", [(f"o{number}", observation("p", **member))])
     asked = "_revinclude=Observation:has-member"
-    assert came_with(database, "Observation", f"_id=first&{asked}") == ["o0", "o1", "o2"]
-    assert came_with(database, "Observation", f"_id=first,o0&{asked}") == ["o1", "o2"]
+    assert came_with(database, "Observation", f"_id=first&{asked}", most=3) == ["o0", "o1", "o2"]
+    assert came_with(database, "Observation", f"_id=first,o0&{asked}", most=3) == ["o1", "o2"]
     named(database, "Observation", [("o3", observation("p", **member))])
     # Four point to it, one of which is a match itself: three come along.
-    assert came_with(database, "Observation", f"_id=first,o0&{asked}") == ["o1", "o2", "o3"]
+    assert came_with(database, "Observation", f"_id=first,o0&{asked}", most=3) == ["o1", "o2", "o3"]
     named(database, "Observation", [("o4", observation("p", **member))])
     with pytest.raises(Invalid, match="_count"):
-        came_with(database, "Observation", f"_id=first,o0&{asked}")
+        came_with(database, "Observation", f"_id=first,o0&{asked}", most=3)

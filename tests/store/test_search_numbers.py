@@ -66,7 +66,7 @@ QUANTITIES = (
     ("value-quantity=le0", "below minus null"),
     ("value-quantity=lt2", "below minus null"),
     ("value-quantity=sa5.4", "near large"),
-    ("value-quantity=eb3", "minus null"),
+    ("value-quantity=eb3", "below minus null"),
     ("value-quantity=ne5.4", "below minus null large"),
     ("value-quantity=ap98", "large"),
     ("value-quantity=1e2", "large"),
@@ -136,6 +136,20 @@ def test_a_canonical_is_found_with_its_version_and_without(database: Database) -
     named(database, "QuestionnaireResponse", [("r", response)])
     for asked, found in (("http://x.example/q", ["r"]), ("http://x.example/q|2", ["r"]), ("http://x.example/q|1", [])):
         assert everything(database, "QuestionnaireResponse", f"questionnaire={asked}") == found
+
+
+def test_a_value_that_is_less_than_a_number_is_not_that_number(database: Database) -> None:
+    for sign in ("<", "<=", ">", ">="):
+        for number in (3, 0, -3, 10):
+            value = quantity(number, comparator=sign)
+            name = f"{'l' if '<' in sign else 'g'}{'e' if '=' in sign else ''}.{number}"
+            named(database, "Observation", [(name, observation(valueQuantity=value))])
+    for number in (3, 0, -3, 10):
+        found = {prefix: everything(database, "Observation", f"value-quantity={prefix}{number}") for prefix in
+                 ("ge", "le", "sa", "eb")}  # fmt: skip
+        here = {prefix: {name.partition(".")[0] for name in names if name.endswith(f".{number}")}
+                for prefix, names in found.items()}  # fmt: skip
+        assert here == {"ge": {"le", "g", "ge"}, "le": {"l", "le", "ge"}, "sa": {"g"}, "eb": {"l"}}
 
 
 # composites

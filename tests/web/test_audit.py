@@ -124,10 +124,25 @@ def _matched(app: Any, path: str, method: str) -> str:
     return str(rule.rule)
 
 
+def test_a_batch_is_recorded_and_so_is_each_request_in_it(bench: Bench) -> None:
+    case_id = opened(bench)
+    before = number(bench)
+    urls = (f"ServiceRequest/{case_id}", f"Patient?name={NAME}", "Nothing/1")
+    entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+    answer = bench.call("POST", "/fhir", {"resourceType": "Bundle", "type": "batch", "entry": entries})
+    assert answer.status_code == 200
+    found = rows(bench)[before:]
+    assert [(row.operation, row.status, row.number) for row in found] == [
+        ("read", 200, 1), ("search-type", 200, 0), ("read", 404, 0), ("batch", 200, 0)
+    ]  # fmt: skip
+    assert (found[0].case_id, found[0].caller) == (case_id, "desk")
+    assert found[1].params == "name"
+
+
 def test_what_is_exempt_is_there() -> None:
     assert {
-        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/.well-known/jwks.json",
-        "/.well-known/document-keys.json",
+        "/fhir/metadata", "/healthz", "/readyz", "/docs", "/api/openapi.json", "/fhir/openapi.json",
+        "/.well-known/jwks.json", "/.well-known/document-keys.json",
         "/fhir/.well-known/smart-configuration", "/assets/<path:filename>",
         "/api/schemas/<any('second-opinion-request','report-draft'):name>.json",
     } == EXEMPT  # fmt: skip
@@ -152,6 +167,13 @@ ASKED: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
     ("desk", "GET", "/fhir/ServiceRequest", 200, {"operation": "search-type", "case_id": "CASE", "number": 2}),
     ("desk", "GET", "/fhir/ServiceRequest/CASE/$manifest", 200, {"action": "E", "operation": "$manifest",
      "case_id": "CASE", "route": "/fhir/ServiceRequest/<i>/$manifest"}),
+    ("desk", "GET", "/fhir/Patient/$everything?_since=1970&_type=ServiceRequest&start=2020", 200,
+     {"action": "E", "operation": "$everything", "type": "Patient", "case_id": "CASE", "params": "_since _type start",
+      "route": "/fhir/Patient/$everything"}),
+    ("desk", "GET", "/fhir/DocumentReference/$docref?patient=x&on-demand=false", 200, {"operation": "$docref",
+     "type": "Patient", "id": "x", "case_id": None, "number": 0, "params": "on-demand patient"}),
+    ("desk", "GET", "/fhir/Patient/x/$summary", 404, {"operation": "$summary", "id": "x"}),
+    ("desk", "GET", "/fhir/Composition/x/$document", 404, {"operation": "$document", "id": "x"}),
     ("desk", "GET", f"/fhir/ServiceRequest/CASE/${NAME}", 404, {"operation": "$", "case_id": "CASE"}),
     ("desk", "GET", "/api/second-opinions", 200, {"operation": "search-type", "case_id": "CASE", "number": 1}),
     ("desk", "GET", "/api/second-opinions/CASE", 200, {"operation": "read", "case_id": "CASE", "id": "CASE"}),
@@ -160,8 +182,8 @@ ASKED: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
     ("stranger", "GET", "/api/second-opinions/CASE", 404, {"caller": "stranger", "case_id": "CASE", "number": 0}),
     ("stranger", "GET", "/fhir/ServiceRequest", 200, {"caller": "stranger", "case_id": None, "number": 0}),
     ("stranger", "PUT", "/fhir/ServiceRequest/CASE", 400, {"action": "U", "operation": "update", "case_id": "CASE"}),
-    ("stranger", "DELETE", "/fhir/ServiceRequest/CASE", 400, {"action": "D", "operation": "delete", "case_id": "CASE"}),
-    ("stranger", "PATCH", "/fhir/ServiceRequest/CASE", 405, {"action": "U", "operation": "patch", "case_id": "CASE"}),
+    ("stranger", "DELETE", "/fhir/ServiceRequest/CASE", 403, {"action": "D", "operation": "delete", "case_id": "CASE"}),
+    ("stranger", "PATCH", "/fhir/ServiceRequest/CASE", 415, {"action": "U", "operation": "patch", "case_id": "CASE"}),
     ("pcp", "POST", "/fhir/Patient", 403, {"action": "C", "operation": "create", "caller": "pcp"}),
     ("", "GET", "/fhir/ServiceRequest/CASE", 401, {"caller": "", "case_id": "CASE", "number": 0, "purpose": ""}),
     ("", "POST", "/api/second-opinions", 401, {"caller": "", "operation": "$request-second-opinion"}),

@@ -29,6 +29,12 @@ name = "Other desk"
 token = "other"
 roles = ["coordinator", "requester"]
 scopes = ["system/*.crus"]
+
+[callers.keeper]
+name = "Who may delete, too"
+token = "keeper"
+roles = ["coordinator", "requester"]
+scopes = ["system/*.cruds"]
 """
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import requests
 
-from fhir_secondop.rest.app import MAX_BODY_BYTES
+from fhir_secondop.limits import Limits
 from fhir_secondop.web import inbound, listener
 from tests.web.limits.conftest import NAME, Dial, Said, Served
 
+MAX_BODY_BYTES = Limits().max_body_bytes
 FHIR = "application/fhir+json"
 FORM = "application/x-www-form-urlencoded"
 PATIENT = json.dumps({"resourceType": "Patient", "name": [{"family": NAME}]})
@@ -87,7 +88,7 @@ ROWS: dict[str, tuple[bytes, int, str]] = {
     "unknown method": (raw("BREW"), 405, "not-supported"),
     "TRACE": (raw("TRACE"), 405, "not-supported"),
     "CONNECT": (raw("CONNECT", "/fhir/Patient"), 405, "not-supported"),
-    "PATCH": (raw("PATCH", "/fhir/Patient/1", "[]"), 405, "not-supported"),
+    "PATCH that is no JSON Patch": (raw("PATCH", "/fhir/Patient/1", "[]"), 415, "not-supported"),
     "up and out": (raw(target="/fhir/../../etc/passwd"), 404, "not-found"),
     "up and out, escaped": (raw(target="/fhir/%2e%2e/%2e%2e/etc/passwd"), 404, "not-found"),
     "NUL in an id": (raw(target="/fhir/Patient/%00"), 400, "structure"),

@@ -11,6 +11,7 @@ import pytest
 
 from fhir_secondop.fhir import definitions
 from fhir_secondop.opinion import workflow
+from fhir_secondop.rest import published
 from fhir_secondop.store import resources, tables
 from tests.access.generator import BODIES, ROUTES
 from tests.service.test_blinding import LUMP, PLANTED, READ, planted_record, planted_request
@@ -55,6 +56,14 @@ def everything(clinic: Clinic, case_id: str) -> Iterator[Asked]:
                 for one in held:
                     if one.type in ("Condition", "CarePlan", "ServiceRequest"):
                         yield "GET", f"/fhir/{kind}?{code}={one.type}/{one.id}", None
+    for each in published.ROWS:
+        of_type = [one.id for one in held if one.type == each.type]
+        if each.on_instance:
+            yield from (("GET", f"/fhir/{each.type}/{id_}/${each.code}", None) for id_ in of_type)
+        if each.on_type:
+            patients = "&".join(f"patient={one.id}" for one in held if one.type == "Patient")
+            for asked in ("", f"?{patients}", "?_type=Condition,CarePlan,ServiceRequest"):
+                yield "GET", f"/fhir/{each.type}/${each.code}{asked}", None
     for row in clinic.world.service.operations:
         if row.type == "ServiceRequest" and row.code not in _ENDING:
             yield "GET", f"/fhir/ServiceRequest/{case_id}/${row.code}", None
@@ -102,6 +111,8 @@ def test_the_first_opinion_is_in_no_answer_until_the_first_read_is_locked(clinic
     routes = {path.partition("?")[0].split("/")[1] for _, path in told}
     assert routes >= {"fhir", "api", "cases", ""}
     assert any("/cases/" in path and path.endswith("/review") for _, path in told)
+    codes = {path.partition("?")[0].rpartition("$")[2] for _, path in told if path.startswith("/fhir")}
+    assert codes >= {"everything", "summary"}
 
 
 def test_a_reviewer_reads_blind_and_locks_by_forms_alone(clinic: Clinic) -> None:

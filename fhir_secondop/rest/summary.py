@@ -1,0 +1,92 @@
+"""$summary: the International Patient Summary of what is stored of a patient and the caller may see.
+
+A section that is empty for want of a scope would say that we have no information: so without them all it is refused.
+Source: https://hl7.org/fhir/uv/ips/STU1.1/OperationDefinition-summary.html
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from flask import Response
+from sqlalchemy.engine import Connection
+
+from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, Unsupported
+from fhir_secondop.fhir import query, refs, times
+from fhir_secondop.model import Caller, Visibility
+from fhir_secondop.opinion import ips
+from fhir_secondop.rest import answers, disclosure, inputs, interactions, shown
+from fhir_secondop.rest.endpoint import Endpoint
+from fhir_secondop.rest.inputs import Input
+from fhir_secondop.store import compartments, resources, search, tables
+from fhir_secondop.store.database import now_ms
+from fhir_secondop.store.resources import Stored
+
+MAX_ENTRIES = 1000
+
+
+def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
+    """GET and POST Patient/[id]/$summary, and Patient/$summary with an identifier.
+
+    Raises NotFound, Gone, Forbidden, Unsupported, Invalid.
+    """
+    sent = inputs.read(endpoint, ("profile",) if patient_id else ("profile", "identifier"))
+    if sent.one("profile").partition("|")[0] not in ("", ips.PROFILE):
+        raise Unsupported(f"A summary is made by {ips.PROFILE} alone.", path="profile")
+    interactions.may(endpoint, caller, "Patient", "read", "r")
+    _check_scopes(endpoint, caller, needs_search=not patient_id)
+    visibility = endpoint.visibility(caller)
+    with endpoint.reading() as connection:
+        if not patient_id:
+            patient_id = _identified(connection, endpoint, visibility, sent)
+            disclosure.asked("Patient", patient_id)
+        patient = resources.read(connection, visibility, "Patient", patient_id)
+        conditions = [compartments.of_patient(patient_id), tables.resource.c.type.in_(sorted(ips.types()))]
+        found = list(compartments.page(connection, conditions, visibility, None, MAX_ENTRIES + 1))
+        if len(found) > MAX_ENTRIES:
+            said = f"More than {MAX_ENTRIES} resources would be looked at for this summary; $everything has pages."
+            raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+        named = _medications(found, endpoint.base_url)
+        beside = list(compartments.named(connection, named, visibility))
+    document = ips.document(
+        patient.resource, [one.resource for one in found], [one.resource for one in beside],
+        base_url=endpoint.base_url, now=times.instant(now_ms()), new_id=lambda: str(uuid4()),
+    )  # fmt: skip
+    given = {entry["fullUrl"].removeprefix(f"{endpoint.base_url}/") for entry in document["entry"]}
+    shown.disclosed(one for one in (patient, *found, *beside) if compartments.local_of(one) in given)
+    return answers.json_answer(document)
+
+
+def _check_scopes(endpoint: Endpoint, caller: Caller, *, needs_search: bool) -> None:
+    needed = [(kind, "s") for kind in sorted(ips.types())] + [("Patient", "r"), ("Medication", "r")]
+    needed += [("Patient", "s")] if needs_search else []
+    missing = [
+        f"{kind}.{letter}"
+        for kind, letter in needed
+        if not endpoint.allows(caller, kind, letter) or endpoint.restrictions(caller, kind, letter)
+    ]
+    if missing:
+        raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which $summary needs.")
+
+
+def _identified(connection: Connection, endpoint: Endpoint, visibility: Visibility, sent: Input) -> str:
+    """The id of the one patient with that identifier. Raises NotFound, Invalid."""
+    identifier = sent.one("identifier")
+    if not identifier:
+        raise Invalid("Of all patients there is no summary: name one, by its identifier.", path="identifier")
+    wanted = query.parse("Patient", [("identifier", identifier), ("_count", "2")])
+    found = search.run(connection, wanted, visibility, endpoint.base_url).matches
+    if not found:
+        raise NotFound("There is no Patient with this identifier.")
+    if len(found) > 1:
+        said = "More than one Patient has this identifier."
+        raise Invalid(said, issues=[Issue("error", "multiple-matches", "identifier", said)])
+    return found[0].id
+
+
+def _medications(found: list[Stored], base_url: str) -> list[tuple[str, str]]:
+    """(type, id) of the medications that statements and orders name."""
+    named = (one.resource.get("medicationReference", {}).get("reference", "") for one in found)
+    here = (refs.parse(text) for text in named)
+    return sorted({("Medication", ref.id) for ref in here if ref and ref.type == "Medication"
+                   and ref.base in ("", base_url)})  # fmt: skip

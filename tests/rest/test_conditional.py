@@ -1,0 +1,116 @@
+"""Conditional read, update and delete: what is there decides, and two criteria never make two of one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fhir_secondop.model import Caller
+from tests.rest.served import NAME, PATIENT, Send, client_of, created, matches
+
+MRN = {**PATIENT, "identifier": [{"system": "urn:mrn", "value": "1"}]}
+SAME = "/Patient?identifier=urn:mrn|1"
+
+
+def test_an_update_of_what_matches_creates_updates_or_is_refused(send: Send) -> None:
+    made = send("PUT", SAME, MRN)
+    assert made.status_code == 201, made.text
+    name = made.json["id"]  # type: ignore[index]
+    changed = send("PUT", SAME, {**MRN, "gender": "male"})
+    assert (changed.status_code, changed.json["id"]) == (200, name)  # type: ignore[index]
+    assert changed.headers["ETag"] == 'W/"2"'
+    assert send("PUT", SAME, {**MRN, "id": name}).headers["ETag"] == 'W/"3"'
+    assert send("PUT", SAME, {**MRN, "id": "other"}).status_code == 400
+    assert send("PUT", "/Patient?identifier=urn:mrn|2", {**PATIENT, "id": "other"}).status_code == 405
+    created(send, MRN)
+    assert send("PUT", SAME, MRN).status_code == 412
+    assert len(matches(send("GET", "/Patient"))) == 2
+
+
+def test_a_deletion_of_what_matches_takes_one_or_none(send: Send) -> None:
+    name = created(send, MRN)
+    other = created(send)
+    gone = send("DELETE", SAME)
+    assert (gone.status_code, gone.headers["ETag"]) == (204, 'W/"2"')
+    assert send("GET", f"/Patient/{name}").status_code == 410
+    assert send("DELETE", SAME).status_code == 404
+    created(send)
+    assert send("DELETE", f"/Patient?name={NAME}").status_code == 412
+    assert other in matches(send("GET", "/Patient"))
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+def test_a_write_without_id_and_criteria_is_told_what_to_say(sqlite_send: Send, method: str) -> None:
+    name = created(sqlite_send)
+    for path, status in (("/Patient", 400), ("/Patient?_format=json", 400), ("/Patient?nme=x", 422)):
+        assert sqlite_send(method, path, None if method == "DELETE" else MRN).status_code in (status, 415)
+    assert sqlite_send("DELETE", "/Patient?identifier=").status_code == 412, "no criteria are left"
+    assert matches(sqlite_send("GET", "/Patient")) == [name]
+
+
+def test_a_version_is_demanded_of_what_matches(send: Send) -> None:
+    created(send, MRN)
+    assert send("PUT", SAME, MRN, If_Match='W/"2"').status_code == 412
+    assert send("PUT", "/Patient?identifier=urn:mrn|2", MRN, If_Match='W/"1"').status_code == 412
+    assert send("PUT", SAME, MRN, If_Match='W/"1"').status_code == 200
+    assert send("DELETE", SAME, If_Match='W/"1"').status_code == 412
+    assert send("DELETE", SAME, If_Match='W/"2"').status_code == 204
+
+
+def test_if_none_match_of_a_put_keeps_what_is_there(send: Send) -> None:
+    name = created(send, MRN)
+    body = {**MRN, "id": name}
+    assert send("PUT", f"/Patient/{name}", body, If_None_Match="*").status_code == 412
+    assert send("PUT", f"/Patient/{name}", body, If_None_Match='W/"1"').status_code == 412
+    assert send("PUT", SAME, MRN, If_None_Match="*").status_code == 412
+    assert send("PUT", f"/Patient/{name}", body, If_None_Match='W/"7"').status_code == 200
+    assert send("PUT", "/Patient?identifier=urn:mrn|2", PATIENT, If_None_Match="*").status_code == 201
+
+
+@pytest.mark.parametrize(("method", "path", "header"), [
+    ("POST", "/Patient", "If-Match"), ("POST", "/Patient", "If-Unmodified-Since"),
+    ("PUT", "/Patient/{}", "If-None-Exist"), ("PUT", "/Patient/{}", "If-Unmodified-Since"),
+    ("DELETE", "/Patient/{}", "If-None-Match"), ("DELETE", SAME, "If-None-Exist"),
+])  # fmt: skip
+def test_a_precondition_that_is_not_taken_is_not_passed_over(
+    sqlite_send: Send, method: str, path: str, header: str
+) -> None:
+    name = created(sqlite_send, MRN)
+    body = None if method == "DELETE" else {**MRN, "id": name}
+    answer = sqlite_send(method, path.format(name), body, **{header.replace("-", "_"): "x"})
+    assert answer.status_code == 400
+    assert header in answer.text
+    assert matches(sqlite_send("GET", "/Patient")) == [name]
+
+
+def test_if_modified_since_spares_what_has_not_changed(send: Send) -> None:
+    name = created(send)
+    since = send("GET", f"/Patient/{name}").headers["Last-Modified"]
+    same = send("GET", f"/Patient/{name}", If_Modified_Since=since)
+    assert (same.status_code, same.text, same.headers["ETag"]) == (304, "", 'W/"1"')
+    assert send("GET", f"/Patient/{name}", If_Modified_Since="Sat, 01 Jan 2000 00:00:00 GMT").status_code == 200
+    assert send("GET", f"/Patient/{name}", If_Modified_Since="yesterday").status_code == 400
+    # Changed within the second that Last-Modified says, or later: what was read is no longer there.
+    assert send("PUT", f"/Patient/{name}", {**PATIENT, "id": name, "gender": "male"}).status_code == 200
+    again = send("GET", f"/Patient/{name}", If_Modified_Since=since)
+    assert again.status_code == 200
+    assert json.loads(again.text)["gender"] == "male"
+    # If-None-Match says it better, and alone.
+    assert send("GET", f"/Patient/{name}", If_None_Match='W/"1"', If_Modified_Since=again.headers["Last-Modified"]
+                ).status_code == 200  # fmt: skip
+
+
+def test_who_changes_what_matches_may_search_too(database: Any) -> None:
+    """Else the answer to a guess would tell what a search may not."""
+    alice = Caller(id="alice", name="alice", scopes=("user/Patient.cruds",))
+    client = client_of(database, lambda request: alice)
+    assert client.put(f"/fhir{SAME}", json=MRN).status_code == 201
+    for letters, method, status in (
+        ("cru", "put", 403), ("ds", "delete", 204), ("d", "delete", 403), ("us", "put", 403), ("cus", "put", 201),
+    ):  # fmt: skip
+        limited = replace(alice, scopes=(f"user/Patient.{letters}",))
+        answer = getattr(client_of(database, lambda request, who=limited: who), method)(f"/fhir{SAME}", json=MRN)
+        assert answer.status_code == status, (letters, method, answer.text)
