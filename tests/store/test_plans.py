@@ -147,7 +147,7 @@ def statements(database: Database, kind: str, text: str, visibility: Visibility 
         with database.reading() as connection, asked(database, found):
             said = search.run(connection, wanted, visibility, BASE)
             includes.included(connection, said.matches, wanted.includes, visibility, BASE, lambda kind, is_search: True)
-        page = ordering.keep(database, wanted, visibility, said.to_keep) if said.to_keep else said.next_page
+        page = ordering.keep(database, wanted, visibility, said.to_keep, said.shown) if said.to_keep else said.next_page
         if not page:
             break
     return found
@@ -227,8 +227,8 @@ def test_reads_and_histories_go_along_indexes(filled: Database, monkeypatch: pyt
             assert (resources.find(connection, seen, "Observation", "o1") is not None) == (seen is EVERYTHING)
             if seen is EVERYTHING:
                 resources.history(connection, seen, "Observation", "o1")
-            resources.history_of_type(connection, seen, "Observation", 3, since_ms=1)
-            resources.history_of_type(connection, seen, "Observation", 3, before_ms=2**50)
+            resources.history_of_type(connection, seen, "Observation", 3, since_ms=1, most_bytes=10**6)
+            resources.history_of_type(connection, seen, "Observation", 3, before_ms=2**50, most_bytes=10**6)
     if few:
         assert scans(filled, found) == []
     else:  # the newest versions of all, until the page is full
