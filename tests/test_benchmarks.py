@@ -41,3 +41,24 @@ def test_the_format_is_measured_against_fhir_resources() -> None:
     # Far from what the benchmark shows, and still enough to see a way that has become slow.
     assert said["json-xml"]["Bundle"]["fhir.resources"]["times_ours"] > 5
     assert said["tables"]["tables_mb"] < 40
+
+
+def test_every_interaction_of_the_endpoint_is_measured_with_two_processes(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "endpoint.py"), "--rounds", "1", "--seconds", "0.1", "--json", "--folder",
+               str(tmp_path), "--only", "create,read,search,transaction,conditional",
+               "--plot", str(tmp_path / "plot.svg")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert len(said["measured"]) == 9
+    assert all(by["ours"]["per_s"] > 0 for by in said["measured"].values())
+    assert len(said["servers"]["ours"]["memory_mb"]) == 3  # the keeper, and two that serve
+    assert (tmp_path / "plot.svg").read_text().count("<rect") == 9 + 2
+
+
+def test_growth_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "endpoint.py"), "--seconds", "0.1", "--json", "--growth", "100,3000",
+               "--folder", str(tmp_path)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(json.loads(done.stdout)) == {"100", "3000"}

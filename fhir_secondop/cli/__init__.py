@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import sys
@@ -124,11 +125,16 @@ def _until_stopped() -> None:
 @click.option("--port", type=int, default=None, help="8100 by default.")
 @click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
 @click.option("--auth", type=click.Choice(["tokens", "smart", "none"]), default=None, help="tokens by default.")
-def serve(config_file: str, host: str | None, port: int | None, database: str | None, auth: str | None) -> None:
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True,
+              help="As many server processes on the same port; a process uses one core.")  # fmt: skip
+def serve(
+    config_file: str, host: str | None, port: int | None, database: str | None, auth: str | None, processes: int
+) -> None:
     """The service, with its embedded worker.
 
     Example: fhir-secondop serve --port 8100 --auth none
     """
+    gc.disable()  # what a start makes stays: server.run collects it once, and goes on with the collector
     from fhir_secondop import config
     from fhir_secondop.web import server
 
@@ -136,7 +142,7 @@ def serve(config_file: str, host: str | None, port: int | None, database: str | 
     said = {"host": host, "port": port, "database": database, "auth": auth}
     settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
     base = settings.public_url
-    server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)")
+    server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)", processes)
 
 
 @main.command()

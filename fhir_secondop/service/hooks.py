@@ -19,7 +19,6 @@ from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
 from fhir_secondop.store.bundles import Entry
 from fhir_secondop.store.database import Change, Transaction
-from fhir_secondop.store.resources import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,11 @@ def transaction_response(opened: Opened) -> Resource:
 
 
 def _check(context: Context, tx: Transaction, change: Change) -> None:
-    versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
-    if versions[0].case_id is None:
-        _outside(context, tx, versions[0])
+    if change.case_id is None:
+        _outside(context, tx, change)
         return
-    case_id = whole_case(versions[0].case_id)
+    versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
+    case_id = whole_case(change.case_id)
     if change.interaction == "delete":
         raise Forbidden(f"{change.type}/{change.id} belongs to a case; nothing of a case is deleted.")
     if change.type == "Consent":
@@ -113,18 +112,22 @@ def _asks_for_patient(context: Context, tx: Transaction, case_id: str) -> bool:
     return not was_only_asked(load(tx.connection, EVERYTHING, case_id), tx.caller)
 
 
-def _outside(context: Context, tx: Transaction, stored: Stored) -> None:
+def _outside(context: Context, tx: Transaction, change: Change) -> None:
     """A resource that belongs to no case: a Consent of a case's patient becomes part of it, anything else may not
     refer to a case, or it would stand in a search beside what the case itself says.
     """
-    for text in refs.find(stored.resource) if not stored.deleted else ():
+    for text in dict.fromkeys(refs.find(change.resource)):
         ref = refs.parse(text)
+        if ref is None or resources.case_of(tx.connection, ref.type, ref.id) is None:
+            continue
         # What the caller can't see is treated like what isn't there: the answer must not tell the two apart.
-        target = resources.find(tx.connection, context.visibility(tx.caller), ref.type, ref.id) if ref else None
+        target = resources.find(tx.connection, context.visibility(tx.caller), ref.type, ref.id)
         if target is None or target.case_id is None:
             continue
-        if stored.type != "Consent" or not _asks_for_patient(context, tx, target.case_id):
+        if change.type != "Consent" or not _asks_for_patient(context, tx, target.case_id):
             raise Forbidden(f"It refers to {target.type}/{target.id} of a case; use the operations of the case.")
+        stored = resources.find(tx.connection, EVERYTHING, change.type, change.id)
+        assert stored is not None
         resources.adopt(tx, stored, target.case_id)
         return
 

@@ -146,7 +146,7 @@ def match_one(
             "The criteria of a conditional interaction only say what matches: no _sort, _include and so on."
         )
     with deadline.within(connection, limits.max_search_s):
-        page = search.run(connection, replace(wanted, count=2, page=""), visibility, base_url)
+        page = search.run(connection, replace(wanted, count=2, page=""), visibility, base_url, counts=False)
     if len(page.matches) > 1:
         raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")
     return page.matches[0] if page.matches else None

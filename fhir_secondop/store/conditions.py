@@ -15,6 +15,7 @@ from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import criteria, definitions, query
 from fhir_secondop.fhir.criteria import AnyOf, Chain, Condition, Criterion, Reverse
 from fhir_secondop.store import composites, tables
+from fhir_secondop.store.narrowing import held, listed, with_ids
 from fhir_secondop.store.search_text import parted, unescape
 from fhir_secondop.store.search_types import DATE, KINDS, PRESENT, STRING, TOKEN
 
@@ -82,7 +83,7 @@ def _reverse(resource_type: str, wanted: Reverse, base_url: str, sees: Sees) -> 
             *_found(wanted.type, wanted.condition, base_url, sees),
         )
     )
-    return resource.id.in_(pointing.correlate(None))
+    return with_ids(resource_type, pointing.correlate(None))
 
 
 def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> ColumnElement[bool]:
@@ -110,28 +111,28 @@ def _criterion(resource_type: str, criterion: Criterion, base_url: str) -> Colum
             raise Invalid(f"{code}:missing is true or false.", path=code)
         # Every resource has an id and a time of its last change.
         always = code in ("_id", "_lastUpdated")
-        found = sa.true() if always else sa.or_(resource.rid.in_(_rids(columns, *mine)), _present(resource_type, code))
+        found = sa.true() if always else sa.or_(held(kind.table, mine), _present(resource_type, code))
         return sa.not_(found) if values == ["true"] else found
     if code == "_id":
-        found = resource.id.in_([value.rpartition("|")[2] for value in values])
+        found = with_ids(resource_type, [value.rpartition("|")[2] for value in values])
     elif code == "_lastUpdated":
-        # An instant, one millisecond wide.
-        return sa.or_(*(DATE.compare(value, resource.updated, resource.updated + 1) for value in values))
+        # An instant, one millisecond wide. The versions have an index of their times, one of all resources.
+        at, changed = resource.updated, tables.version.c
+        since = sa.or_(*(DATE.compare(value, changed.updated, changed.updated, wide_ms=1) for value in values))
+        now = sa.or_(*(DATE.compare(value, at, at, wide_ms=1) for value in values))
+        return sa.and_(now, listed(tables.version, [since]))
     else:
         wanted = sa.or_(sa.false(), *(kind.condition(columns, value, modifier, base_url) for value in values))
-        found = resource.rid.in_(_rids(columns, *mine, wanted))
+        if modifier == "not":
+            return sa.not_(held(kind.table, [*mine, wanted]))
+        found = listed(kind.table, [*mine, wanted])
     return sa.not_(found) if modifier == "not" else found
-
-
-def _rids(columns: tables.Columns, *conditions: ColumnElement[bool]) -> sa.Select[tuple[int]]:
-    return sa.select(columns.rid).where(*conditions).correlate(None)
 
 
 def _present(resource_type: str, code: str) -> ColumnElement[bool]:
     """That there is a value by which nothing can be found."""
     columns = tables.token.c
-    there = (columns.type == resource_type, columns.param == f"{code}:{PRESENT}")
-    return tables.resource.c.rid.in_(_rids(columns, *there))
+    return held(tables.token, [columns.type == resource_type, columns.param == f"{code}:{PRESENT}"])
 
 
 def _of_implied_system(resource_type: str, parameter: str, values: list[str]) -> Iterator[str]:

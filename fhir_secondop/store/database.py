@@ -1,8 +1,8 @@
 """The engine, the migrations, and the two ways in: `reading` and `transaction`.
 
 One writer at a time on either database: on SQLite a lock file between processes (its busy handler starves
-waiters), on PostgreSQL the clock row. That order is what makes `lastUpdated` rise strictly with commits, and what
-makes conditional creates free of races.
+waiters) and a turn within one, where those who wait share a commit (`store.commits`); on PostgreSQL the clock row.
+That order is what makes `lastUpdated` rise strictly with commits, and what makes conditional creates free of races.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from fhir_secondop.errors import Unavailable
-from fhir_secondop.model import Caller
+from fhir_secondop.model import Caller, Resource
 from fhir_secondop.store import tables
+from fhir_secondop.store.commits import Commits
+from fhir_secondop.store.prepared import Prepared
 
 if TYPE_CHECKING:
     from fhir_secondop.store.audit.audit import Audit
+    from fhir_secondop.store.audit.batch import Batch
 
 # Built once: every write runs them.
-_READ_CLOCK = sa.select(tables.clock.c.at).with_for_update()
-_SET_CLOCK = sa.update(tables.clock).values(at=sa.bindparam("to"))
+_READ_CLOCK = Prepared(sa.select(tables.clock.c.at).with_for_update())
+_SET_CLOCK = Prepared(sa.update(tables.clock).values(at=sa.bindparam("to")))
 
 
 def now_ms() -> int:
@@ -50,6 +52,7 @@ class Change:
     id: str
     version: int
     case_id: str | None = None
+    resource: Resource | None = field(default=None, compare=False, repr=False)  # as it was written, with its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Database:
         parsed = make_url(self.url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self._thread_lock = threading.Lock()
+        self._commits = Commits(self._begin)
         self.audit: Audit | None = None  # the service's own database has one; a simulated EHR's has none
         self._lock_path = f"{parsed.database}.lock" if self.is_sqlite else ""
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
@@ -118,11 +122,8 @@ class Database:
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_lock(20261123)"))
                 connection.commit()
-            config = Config()
-            scripts = package_files.files("fhir_secondop.store") / "migrations"
-            config.set_main_option("script_location", str(scripts))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if _revision(connection) != newest():
+                _upgrade(connection)
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(20261123)"))
             connection.commit()
@@ -157,24 +158,43 @@ class Database:
     @contextmanager
     def transaction(self, caller: Caller) -> Iterator[Transaction]:
         """A write transaction: all of it is durable on leaving, or nothing of it. No network inside."""
-        with self._write_lock(), self.engine.connect() as raw, ExitStack() as recorded:
-            connection = raw.execution_options(secondop_write=True)
-            with connection.begin():
-                row = connection.execute(_READ_CLOCK).scalar_one()
-                transaction = Transaction(connection, caller, row, self._now)
-                yield transaction
-                if transaction._last_ms != row:
-                    connection.execute(_SET_CLOCK, {"to": transaction._last_ms})
-                if self.audit is not None:
-                    recorded.enter_context(self.audit.recording(transaction))  # left after the commit
+        with self._writing() as (connection, batch):
+            (row,) = _READ_CLOCK.all(connection)[0]
+            transaction = Transaction(connection, caller, row, self._now)
+            yield transaction
+            if transaction._last_ms != row:
+                _SET_CLOCK.run(connection, to=transaction._last_ms)
+            if batch is not None:
+                batch.add(transaction)
 
     @contextmanager
     def appending(self) -> Iterator[Connection]:
         """A write transaction for rows that are nobody's resources: it does not wait for the clock."""
-        with self._write_lock(), self.engine.connect() as raw:
-            connection = raw.execution_options(secondop_write=True)
-            with connection.begin():
-                yield connection
+        with self._writing() as (connection, _):
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Connection, Batch | None]]:
+        if self.is_sqlite:
+            with self._commits.writing() as shared:
+                yield shared.connection, shared.batch
+            return
+        committed = False
+        with ExitStack() as held:
+            connection, batch = self._begin(held)
+            try:
+                with connection.begin():
+                    yield connection, batch
+                committed = True
+            finally:
+                if batch is not None:
+                    batch.ended(committed=committed)
+
+    def _begin(self, held: ExitStack) -> tuple[Connection, Batch | None]:
+        """A connection to write on, with what is held meanwhile; its transaction has not begun."""
+        held.enter_context(self._write_lock())
+        connection = held.enter_context(self.engine.connect()).execution_options(secondop_write=True)
+        return connection, self.audit.batch() if self.audit is not None else None
 
     @contextmanager
     def alone(self, executor: str = "service") -> Iterator[None]:
@@ -222,12 +242,45 @@ class Database:
             yield
 
 
+def newest() -> str:
+    """The number of the newest migration."""
+    scripts = package_files.files("fhir_secondop.store") / "migrations" / "versions"
+    return max(each.name[1:5] for each in scripts.iterdir() if each.name.startswith("v"))
+
+
+def _revision(connection: Connection) -> str:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or ""
+
+
+def _upgrade(connection: Connection) -> None:
+    # Imported here: 0.2 s and 9 MB, which a start with nothing to do has no use for.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(package_files.files("fhir_secondop.store") / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
 def _lock(handle: IO[str]) -> None:
     # Released by closing, and by the kernel when the process is killed.
     fcntl.flock(handle, fcntl.LOCK_EX)
 
 
+class _SqliteCompiler(SQLiteCompiler):
+    """SQLAlchemy's leaves hints out: INDEXED BY stands behind the table."""
+
+    def get_from_hint_text(self, table: sa.FromClause, text: str | None) -> str | None:
+        """The hint of a table."""
+        return text
+
+
 def _prepare_sqlite(engine: Engine) -> None:
+    engine.dialect.statement_compiler = _SqliteCompiler
+
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves

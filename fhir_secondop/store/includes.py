@@ -76,12 +76,16 @@ def _pointed(
         if include.target in ("", target[0])
     )
     resource = tables.resource.c
-    pairs = list(wanted)
-    for start in range(0, len(pairs), _AT_ONCE):
-        named = sa.tuple_(resource.type, resource.id).in_(pairs[start : start + _AT_ONCE])
-        query = rows(visibility).where(named, resource.deleted.is_(False), visible(visibility))
-        query = query.order_by(resource.rid).execution_options(yield_per=_FETCHED)
-        yield from (stored(row, visibility) for row in connection.execute(query))
+    by_type: dict[str, list[str]] = {}
+    for kind, key in wanted:
+        by_type.setdefault(kind, []).append(key)
+    # Type by type: of pairs SQLite reads the whole table.
+    for kind, ids in by_type.items():
+        for start in range(0, len(ids), _AT_ONCE):
+            named = (resource.type == kind, resource.id.in_(ids[start : start + _AT_ONCE]))
+            query = rows(visibility).where(*named, resource.deleted.is_(False), visible(visibility))
+            query = query.order_by(resource.rid).execution_options(yield_per=_FETCHED)
+            yield from (stored(row, visibility) for row in connection.execute(query))
 
 
 def _targets(source: Stored, include: Include, base_url: str) -> Iterator[tuple[str, str]]:

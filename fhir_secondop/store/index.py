@@ -12,11 +12,12 @@ from sqlalchemy.engine import Connection
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.model import Resource
 from fhir_secondop.store import composites, search_types, tables
+from fhir_secondop.store.prepared import Prepared, inserting
 from fhir_secondop.store.search_types import PRESENT
 
 
-def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, Any]]]:
-    """The index rows of a resource, by table, without `rid`.
+def rows_of(resource: Resource, base_url: str, rid: int = 0) -> dict[sa.Table, list[dict[str, Any]]]:
+    """The index rows of a resource with that row id, by table.
 
     `base_url` is ours: an absolute reference to it is local.
     """
@@ -26,7 +27,9 @@ def rows_of(resource: Resource, base_url: str) -> dict[sa.Table, list[dict[str, 
     for table, row in (*_simple(resource, base_url), *composites.rows(resource, base_url)):
         if (each := (table, *row.values())) not in seen:
             seen.add(each)
-            found.setdefault(table, []).append({"type": resource_type, **row})
+            row["rid"] = rid
+            row["type"] = resource_type
+            found.setdefault(table, []).append(row)
     return found
 
 
@@ -34,14 +37,17 @@ def _simple(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, dict[
     for parameter, kind in _kinds(resource["resourceType"]):
         code = parameter.code
         for value_type, value in path.select(parameter, resource):
+            # The rows are made for us: they are added to, not copied.
             rows = list(kind.rows(value_type, value, base_url))
             for row in rows:
-                yield kind.table, {"param": code, "place": 0, **row}
+                row["param"], row["place"] = code, 0
+                yield kind.table, row
             if not rows:  # a text without a code, a unit without a number: no row to be found by, yet not missing
-                yield tables.token, {"param": f"{code}:{PRESENT}", "place": 0, "system": "", "code": ""}
+                yield tables.token, {"system": "", "code": "", "param": f"{code}:{PRESENT}", "place": 0}
             if parameter.type in ("token", "reference"):
                 for table, modifier, row in search_types.of_modifiers(value_type, value):
-                    yield table, {"param": f"{code}:{modifier}", "place": 0, **row}
+                    row["param"], row["place"] = f"{code}:{modifier}", 0
+                    yield table, row
 
 
 @cache
@@ -55,17 +61,21 @@ def _kinds(resource_type: str) -> tuple[tuple[definitions.SearchParameter, searc
     )
 
 
+_INSERT = {table: inserting(table) for table in tables.INDEXES}
+_DELETE = [Prepared(sa.delete(table).where(table.c.rid == sa.bindparam("of"))) for table in tables.INDEXES]
+
+
 def write_many(connection: Connection, indexed: Iterable[tuple[int, Resource]], base_url: str) -> None:
     """Puts the index rows of resources in place, by row id; those of an earlier version must have been removed."""
     found: dict[sa.Table, list[dict[str, Any]]] = {}
     for rid, resource in indexed:
-        for table, rows in rows_of(resource, base_url).items():
-            found.setdefault(table, []).extend({"rid": rid, **row} for row in rows)
+        for table, rows in rows_of(resource, base_url, rid).items():
+            found.setdefault(table, []).extend(rows)
     for table, rows in found.items():
-        connection.execute(sa.insert(table), rows)
+        _INSERT[table].many(connection, rows)
 
 
 def remove(connection: Connection, rid: int) -> None:
     """Removes every index row of a resource."""
-    for table in tables.INDEXES:
-        connection.execute(sa.delete(table).where(table.c.rid == rid))
+    for statement in _DELETE:
+        statement.run(connection, of=rid)

@@ -1,4 +1,4 @@
-"""A statement that every request runs: built once, compiled once, run as the driver runs it.
+"""One row that every request looks up, by a statement that was built once.
 
 What is asked for by its key and answered with one row needs no transaction of its own: begun and ended, and through
 all that SQLAlchemy does for a statement, it took five times as long. It is still asked of the database each time.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.store.database import Database
+from fhir_secondop.store.prepared import compiled
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +53,10 @@ def each_row(connection: Connection, statement: sa.Select[Any], **values: Any) -
 def _rows(
     driver: Any, statement: sa.Select[Any], dialect: Dialect, values: dict[str, Any]
 ) -> Iterator[tuple[Any, ...]]:
-    text, places, written = _compiled(statement, dialect)
-    values = {**written, **values}
+    text, place = compiled(statement, dialect)
     cursor = driver.cursor()
     try:
-        cursor.execute(text, values if places is None else [values[name] for name in places])
+        cursor.execute(text, place(values))
         yield from cursor
     finally:
         cursor.close()
-
-
-@lru_cache(maxsize=64)
-def _compiled(statement: sa.Select[Any], dialect: Dialect) -> tuple[str, list[str] | None, dict[str, Any]]:
-    """The statement's text, the order of its values where they have no names in it, and those that stand in it."""
-    compiled: Any = statement.compile(dialect=dialect)
-    return str(compiled), compiled.positiontup, compiled.params

@@ -22,6 +22,7 @@ from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Database, now_ms
+from fhir_secondop.store.narrowing import of_resource
 from fhir_secondop.store.resources import found_by
 from fhir_secondop.store.search_types import KINDS
 
@@ -41,7 +42,6 @@ def ordered(
     beyond max_sorted.
     """
     resource = tables.resource.c
-    of: Any = tables.resource
     order: list[ColumnElement[Any]] = []
     for code, is_descending in search.sort:
         value: ColumnElement[Any]
@@ -49,24 +49,27 @@ def ordered(
             value = resource.id if code == "_id" else resource.updated
         else:
             types = [kind for kind, _ in search.parts]
-            values = _values(connection, types, code, is_descending)
+            value = _value(connection, types, code, is_descending)
             # What a reader does not see of a resource says nothing of its place either.
             seen = [sa.or_(resource.type != kind, found_by(visibility, kind, code)) for kind in types
                     if (kind, code) in visibility.unsearchable]  # fmt: skip
-            of = of.outerjoin(values, sa.and_(values.c.rid == resource.rid, *seen))
-            value = values.c.value
+            if seen:
+                value = sa.case((sa.and_(*seen), value), else_=sa.null())
             order.append(value.is_(None))
         order.append(value.desc() if is_descending else value.asc())
-    query = sa.select(resource.rid).select_from(of).where(*conditions).order_by(*order, resource.rid)
+    # No more is looked at than may be sorted, however much matches.
     most = search.limits.max_sorted
-    rids = list(connection.execute(query.limit(most + 1)).scalars())
+    matching = sa.select(resource.rid).where(*conditions).limit(most + 1).correlate(None)
+    query = sa.select(resource.rid).where(resource.rid.in_(matching)).order_by(*order, resource.rid)
+    rids = list(connection.execute(query).scalars())
     if len(rids) > most:
         said = f"More than {most} resources match: too many to sort (max_sorted); make the search narrower."
         raise TooCostly(said, path="_sort")
     return rids
 
 
-def _values(connection: Connection, types: Sequence[str], code: str, is_descending: bool) -> sa.Subquery:
+def _value(connection: Connection, types: Sequence[str], code: str, is_descending: bool) -> sa.ScalarSelect[Any]:
+    """The least or highest value that a resource has of a parameter, looked up resource by resource."""
     kind = definitions.search_parameters(types[0])[code].type  # the same of all
     columns = KINDS[kind].table.c
     column: ColumnElement[Any] = columns[_VALUE[kind][is_descending]]
@@ -74,10 +77,10 @@ def _values(connection: Connection, types: Sequence[str], code: str, is_descendi
         column = sa.collate(column, "C")
     value = sa.func.max(column) if is_descending else sa.func.min(column)
     of_types = columns.type == types[0] if len(types) == 1 else columns.type.in_(types)
-    found = sa.select(columns.rid, value.label("value")).where(of_types, columns.param == code)
+    mine = [of_types, columns.param == code]
     if isinstance(column.type, sa.Text):
-        found = found.where(column != "")  # a system without a code is no value to sort by
-    return found.group_by(columns.rid).subquery()
+        mine.append(column != "")  # a system without a code is no value to sort by
+    return of_resource(KINDS[kind].table, mine, value).scalar_subquery()
 
 
 def keep(database: Database, search: Search, visibility: Visibility, rids: Sequence[int], shown: int) -> str:

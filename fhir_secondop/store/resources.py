@@ -19,6 +19,8 @@ from fhir_secondop.model import BLIND, EVERYTHING, RECORD, REPORT, Resource, Vis
 from fhir_secondop.store import index, tables
 from fhir_secondop.store.conditions import matching
 from fhir_secondop.store.database import Change, Transaction
+from fhir_secondop.store.narrowing import is_few
+from fhir_secondop.store.prepared import Prepared, inserting
 
 # Whose rows are the record of a case: what was pulled from an EHR, and what somebody sent by an upload link.
 SOURCE = "source:"
@@ -123,6 +125,30 @@ def _columns(visibility: Visibility) -> sa.Select[Any]:
     if visibility.everything:
         return sa.select(*_COLUMNS)
     return sa.select(*_COLUMNS, _is_blind(visibility).label("blind"))
+
+
+def _stored(
+    rid: int, type: str, id: str, owner: str, case_id: str | None, version: int, updated: int, deleted: int, body: str,
+    cut: int, meta: str,
+) -> Stored:  # fmt: skip
+    """The Stored of the columns of `_COLUMNS`."""
+    return Stored(rid, type, id, version, updated, bool(deleted), owner, case_id, Body(body, cut), meta)
+
+
+_FIND = Prepared(
+    rows().where(tables.resource.c.type == sa.bindparam("type"), tables.resource.c.id == sa.bindparam("id"))
+)
+_CASE = Prepared(
+    sa.select(tables.resource.c.case_id).where(
+        tables.resource.c.type == sa.bindparam("type"), tables.resource.c.id == sa.bindparam("id")
+    )
+)
+
+
+def case_of(connection: Connection, resource_type: str, resource_id: str) -> str | None:
+    """The case that a resource belongs to; None also where there is no such resource. For the domain's own use."""
+    found = _CASE.first(connection, type=resource_type, id=resource_id)
+    return None if found is None else found[0]
 
 
 def stored(row: Any, visibility: Visibility = EVERYTHING) -> Stored:
@@ -252,6 +278,9 @@ def find(connection: Connection, visibility: Visibility, resource_type: str, res
     """The current version, deleted ones included; None when there is none that may be seen."""
     if not is_id(resource_id):
         return None
+    if visibility.everything and not visibility.narrowed:
+        found = _FIND.first(connection, type=resource_type, id=resource_id)
+        return _stored(*found) if found is not None else None
     wanted = (tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
     row = connection.execute(rows(visibility).where(*wanted)).one_or_none()
     return stored(row, visibility) if row is not None else None
@@ -339,6 +368,9 @@ def history_of_types(
         .order_by(updated.desc())
         .limit(count)
     )
+    if len(types) == 1 and is_few(connection, types[0]):
+        # Else SQLite goes through the versions of all types, newest first.
+        query = query.with_hint(tables.resource, "INDEXED BY ix_resource_created", "sqlite")
     if before_ms is not None:
         query = query.where(updated < before_ms)
     if since_ms is not None:
@@ -355,6 +387,15 @@ def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> 
     return [stored(row) for row in connection.execute(query.order_by(tables.resource.c.rid))]
 
 
+_INSERT = inserting(tables.resource, tables.resource.c.rid)
+_INSERT_VERSION = inserting(tables.version)
+_ADVANCE = Prepared(
+    sa.update(tables.resource)
+    .where(tables.resource.c.rid == sa.bindparam("row"), tables.resource.c.version == sa.bindparam("was"))
+    .values(version=sa.bindparam("to"), updated=sa.bindparam("at"), deleted=sa.bindparam("gone"))
+)
+
+
 def create(
     tx: Transaction,
     body: Body,
@@ -366,6 +407,7 @@ def create(
     owner: str | None = None,
 ) -> Stored:
     """Stores a new resource under a new id, or under the one given. Raises Conflict when that id is taken."""
+    is_new = resource_id is None
     resource_id = resource_id or new_id()
     if not is_id(resource_id):
         raise Invalid(f"{resource_id!r} is not a FHIR id (letters, digits, - and ., at most 64).", path="id")
@@ -374,14 +416,11 @@ def create(
         "type": resource["resourceType"], "id": resource_id, "version": 1, "updated": updated, "deleted": False,
         "owner": owner or tx.caller.id, "case_id": case_id,
     }  # fmt: skip
-    taken = tx.connection.execute(
-        sa.select(tables.resource.c.rid).where(
-            tables.resource.c.type == values["type"], tables.resource.c.id == resource_id
-        )
-    ).first()
-    if taken is not None:
+    if not is_new and _CASE.first(tx.connection, type=values["type"], id=resource_id) is not None:
         raise Conflict(f"{values['type']}/{resource_id} is there already.")
-    rid = tx.connection.execute(sa.insert(tables.resource).values(**values)).inserted_primary_key[0]  # type: ignore[index]
+    inserted = _INSERT.first(tx.connection, **values)
+    assert inserted is not None
+    (rid,) = inserted
     return _write_version(tx, "create", rid, values, body, resource, base_url)
 
 
@@ -419,7 +458,7 @@ def create_many(tx: Transaction, new: Sequence[New], *, base_url: str, case_id: 
              "meta": _client_meta(n.resource), "by": tx.caller.id}
         )  # fmt: skip
         indexed.append((rid, {**n.resource, "id": n.id}))
-    tx.connection.execute(sa.insert(tables.version), versions)
+    _INSERT_VERSION.many(tx.connection, versions)
     tx.bulk.update((row["type"], case_id) for row in rows)
     index.write_many(tx.connection, indexed, base_url)
 
@@ -453,11 +492,9 @@ def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> S
     }  # fmt: skip
     _advance(tx, before, values)
     index.remove(tx.connection, before.rid)
-    tx.connection.execute(
-        sa.insert(tables.version).values(
-            rid=before.rid, version=values["version"], updated=values["updated"], deleted=True,
-            body=before.body.text, cut=before.body.cut, meta=before.client_meta, by=tx.caller.id,
-        )
+    _INSERT_VERSION.run(
+        tx.connection, rid=before.rid, version=values["version"], updated=values["updated"], deleted=True,
+        body=before.body.text, cut=before.body.cut, meta=before.client_meta, by=tx.caller.id,
     )  # fmt: skip
     tx.changes.append(Change("delete", before.type, before.id, before.version + 1, before.case_id))
     return Stored(before.rid, **values, body=before.body, client_meta=before.client_meta)  # type: ignore[arg-type]
@@ -495,12 +532,11 @@ def expect(before: Stored, if_match: int | None) -> None:
 
 
 def _advance(tx: Transaction, before: Stored, values: dict[str, Any]) -> None:
-    changed = tx.connection.execute(
-        sa.update(tables.resource)
-        .where(tables.resource.c.rid == before.rid, tables.resource.c.version == before.version)
-        .values(version=values["version"], updated=values["updated"], deleted=values["deleted"])
-    )
-    if changed.rowcount != 1:
+    changed = _ADVANCE.run(
+        tx.connection, row=before.rid, was=before.version,
+        to=values["version"], at=values["updated"], gone=values["deleted"],
+    )  # fmt: skip
+    if changed != 1:
         raise PreconditionFailed(f"{before.type}/{before.id} changed since version {before.version}; read it again.")
 
 
@@ -508,12 +544,11 @@ def _write_version(
     tx: Transaction, interaction: str, rid: int, values: dict[str, Any], body: Body, resource: Resource, base_url: str
 ) -> Stored:
     result = Stored(rid, **values, body=body, client_meta=_client_meta(resource))
-    tx.connection.execute(
-        sa.insert(tables.version).values(
-            rid=rid, version=result.version, updated=result.updated, deleted=False,
-            body=body.text, cut=body.cut, meta=result.client_meta, by=tx.caller.id,
-        )
+    _INSERT_VERSION.run(
+        tx.connection, rid=rid, version=result.version, updated=result.updated, deleted=False,
+        body=body.text, cut=body.cut, meta=result.client_meta, by=tx.caller.id,
     )  # fmt: skip
-    index.write_many(tx.connection, [(rid, {**resource, "id": result.id})], base_url)
-    tx.changes.append(Change(interaction, result.type, result.id, result.version, result.case_id))
+    written = {**resource, "id": result.id}
+    index.write_many(tx.connection, [(rid, written)], base_url)
+    tx.changes.append(Change(interaction, result.type, result.id, result.version, result.case_id, written))
     return result

@@ -25,6 +25,7 @@ from fhir_secondop.limits import Limits
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import ordering, pending, tables
 from fhir_secondop.store.conditions import Sees, condition
+from fhir_secondop.store.narrowing import narrowed
 from fhir_secondop.store.resources import Stored, found_by, rows, taken, visible
 
 
@@ -77,7 +78,7 @@ def count(connection: Connection, conditions: Conditions) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Matching:
-    """What matches, by type: the conditions of each."""
+    """What matches, by type: the conditions of each, in the forms of store.narrowing."""
 
     of_types: list[Conditions]
 
@@ -87,16 +88,16 @@ class _Matching:
             return [*self.of_types[0], *more]
         return [_one_of(sa.select(tables.resource.c.rid).where(*each, *more) for each in self.of_types)]
 
-    def first(self, number: int, *more: ColumnElement[bool], newest: bool = False) -> Conditions:
+    def first(self, number: int, *, newest: bool = False) -> Conditions:
         """The conditions of the first ones, or the newest: at most so many of each type, if there are several.
 
         Each type is cut by itself, so that as little of it is looked at as when it was searched alone.
         """
         if len(self.of_types) == 1:
-            return [*self.of_types[0], *more]
+            return self.of_types[0]
         rid = tables.resource.c.rid
         order = rid.desc() if newest else rid.asc()
-        cut = (sa.select(rid).where(*each, *more).order_by(order).limit(number).subquery() for each in self.of_types)
+        cut = (sa.select(rid).where(*each).order_by(order).limit(number).subquery() for each in self.of_types)
         return [_one_of(sa.select(each.c.rid) for each in cut)]
 
 
@@ -105,13 +106,14 @@ def _one_of(found: Iterable[sa.Select[Any]]) -> ColumnElement[bool]:
     return tables.resource.c.rid.in_(sa.union_all(*each)) if each else sa.false()
 
 
-def _matching(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> _Matching:
+def _by_type(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> list[Conditions]:
+    """What matches of each type that is asked for and of which something is stored."""
     parts = search.parts
     if search.also:
         there = _types_held(connection)
         parts = tuple((kind, wanted) for kind, wanted in parts if kind in there)
     asked = (replace(search, type=kind, criteria=wanted, also=()) for kind, wanted in parts)
-    return _Matching([conditions_of(each, visibility, base_url) for each in asked])
+    return [conditions_of(each, visibility, base_url) for each in asked]
 
 
 def _types_held(connection: Connection) -> set[str]:
@@ -123,32 +125,35 @@ def _types_held(connection: Connection) -> set[str]:
     return set(connection.execute(sa.select(held.c.type).where(held.c.type.is_not(None))).scalars())
 
 
-def run(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> Found:
+def run(connection: Connection, search: Search, visibility: Visibility, base_url: str, *, counts: bool = True) -> Found:
     """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says.
 
-    Raises Unavailable where it goes by a parameter whose index is being made.
+    `counts` as in store.narrowing. Raises Unavailable where it goes by a parameter whose index is being made.
     """
     resource = tables.resource.c
     pending.refuse(connection, pending.used(search))
-    matching = _matching(connection, search, visibility, base_url)
+    wanted = _by_type(connection, search, visibility, base_url)
     if search.sort and search.count:
-        return _sorted(connection, search, matching, visibility)
-    after, last = _place(search)
+        return _sorted(connection, search, _Matching([narrowed(connection, each) for each in wanted]), visibility)
+    between = _place(search)
     total = None
     if search.total == "accurate" or search.count == 0:
-        total = count(connection, matching.all(*([] if last is None else [resource.rid <= last])))
+        bound = [] if between is None else [resource.rid <= between[1]]
+        total = count(connection, _Matching(wanted).all(*bound))
     if search.count == 0:
         return Found((), "", total)
-    here = [] if last is None else [resource.rid > after, resource.rid <= last]
-    query = rows(visibility).where(*matching.first(search.count + 1, *here)).order_by(resource.rid)
+    matching = _Matching([narrowed(connection, each, between, counts=counts) for each in wanted])
+    query = rows(visibility).where(*matching.first(search.count + 1)).order_by(resource.rid)
     found, is_cut = taken(connection, query.limit(search.count + 1), visibility, search.limits.max_page_bytes)
     more = is_cut or len(found) > search.count
     found = found[: search.count]
     if not more:
         return Found(tuple(found), "", total)
-    if last is None:
+    if between is None:
         newest = sa.select(resource.rid).where(*matching.first(1, newest=True))
         last = connection.execute(newest.order_by(resource.rid.desc()).limit(1)).scalar_one()
+    else:
+        last = between[1]
     return Found(tuple(found), f"{found[-1].rid}~{last}", total)
 
 
@@ -202,10 +207,10 @@ def _in_order(
     return found, place
 
 
-def _place(asked: Search) -> tuple[int, int | None]:
-    """The creation numbers of the last match before this page and of the last one of all; 0, None on the first page."""
+def _place(asked: Search) -> tuple[int, int] | None:
+    """The creation numbers of the last match before this page and of the last one of all; None on the first page."""
     if not asked.page:
-        return 0, None
+        return None
     after, mark, last = asked.page.partition("~")
     if not mark or not all(each.isdecimal() and len(each) < 19 for each in (after, last)):
         raise Invalid("This page link is not one of ours; start the search again.", path="_page")

@@ -120,7 +120,8 @@ class String:
     def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
         text = unescape(wanted)
         if modifier == "exact":
-            return columns.exact == key(text)
+            # What is the same is the same folded, and by that there is an index.
+            return sa.and_(columns.folded == cut(fold(text), TEXT_BYTES), columns.exact == key(text))
         low = cut(fold(text), TEXT_BYTES)
         if not low:
             raise Invalid("A text to search for is empty but for space and accents.")
@@ -157,8 +158,13 @@ class Date:
     def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
         return self.compare(wanted, columns.low, columns.high)
 
-    def compare(self, wanted: str, low: ColumnElement[int], high: ColumnElement[int]) -> ColumnElement[bool]:
-        """The condition on an indexed interval [low, high) for "ge2024-05" and the like."""
+    def compare(
+        self, wanted: str, low: ColumnElement[int], high: ColumnElement[int], *, wide_ms: int = 0
+    ) -> ColumnElement[bool]:
+        """The condition on an indexed interval [low, high) for "ge2024-05" and the like.
+
+        `wide_ms` is what `high` stands below the end: an instant is one column, not a sum that no index knows.
+        """
         match = self._prefixed.fullmatch(wanted)
         if match is None:
             raise Invalid("A date to search for is empty.")
@@ -169,18 +175,21 @@ class Date:
             raise Invalid(
                 "A date to search for is not one; write ge2024, 2024-05-17 or lt2024-05-17T09:30:00Z."
             ) from error
+        begin, first, end = span.low, span.low - wide_ms, span.high - wide_ms  # the latter two are compared with high
         if prefix == "ap":
             margin = max((span.high - span.low) // 10, abs(span.low - times.milliseconds(times.EPOCH)) // 10_000)
-            return sa.and_(low < span.high + margin, high > span.low - margin)
+            return sa.and_(low < span.high + margin, high > first - margin)
+        # low < high always: what follows from that is said, because an index is gone through between two bounds.
+        within = sa.and_(low >= begin, high <= end, low < span.high)
         conditions: dict[str, ColumnElement[bool]] = {
-            "eq": sa.and_(low >= span.low, high <= span.high),
-            "ne": sa.or_(low < span.low, high > span.high),
-            "gt": high > span.high,
-            "lt": low < span.low,
-            "ge": sa.or_(high > span.high, sa.and_(low >= span.low, high <= span.high)),
-            "le": sa.or_(low < span.low, sa.and_(low >= span.low, high <= span.high)),
+            "eq": within,
+            "ne": sa.or_(low < begin, high > end),
+            "gt": high > end,
+            "lt": low < begin,
+            "ge": sa.and_(high > first, sa.or_(high > end, within)),
+            "le": sa.and_(low < span.high, sa.or_(low < begin, within)),
             "sa": low >= span.high,
-            "eb": high <= span.low,
+            "eb": sa.and_(high <= first, low < begin),
         }
         return conditions[prefix]
 

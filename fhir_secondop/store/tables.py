@@ -28,6 +28,10 @@ resource = sa.Table(
     sa.Column("case_id", sa.String(64), nullable=True),
     sa.UniqueConstraint("type", "id", name="uq_resource_type_id"),
     sa.Index("ix_resource_case", "case_id", "type"),
+    # The order of every search. In SQLite the row's number stands at the end of each index anyway; a second time, rows
+    # would have to be sorted.
+    sa.Index("ix_resource_created", "type", "deleted", info={"only": "sqlite"}),
+    sa.Index("ix_resource_created_rid", "type", "deleted", "rid", info={"only": "postgresql"}),
 )
 
 version = sa.Table(
@@ -85,6 +89,7 @@ date = sa.Table(
     sa.Column("high", sa.BigInteger, nullable=False),
     _place(),
     sa.Index("ix_date_low", "type", "param", "low", "high"),
+    sa.Index("ix_date_high", "type", "param", "high"),
     sa.Index("ix_date_rid", "rid"),
 )
 

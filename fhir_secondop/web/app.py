@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from flask import Flask, Response, jsonify
 from flask.typing import ResponseReturnValue
@@ -95,19 +95,20 @@ def working(settings: Settings, executor: str) -> Iterator[None]:
 
 
 @contextmanager
-def started(settings: Settings) -> Iterator[Flask]:
-    """The service of these settings with its embedded worker, stopped on the way out.
+def started(settings: Settings, *, works: bool = True) -> Iterator[Flask]:
+    """The service of these settings with its embedded worker, stopped on the way out; without it for one more server
+    process beside that one.
 
     Raises Unavailable when another service works on the same database: two would run the same workflows.
     """
     service = throttle.remembering(bootstrap.build(settings))
     context = service.context
-    with (
-        context.database.alone(),
-        workflows.working(context, _work(settings, "local")),
-        reindex.beside(context.database, context.base_url),
-    ):
-        requeue(service.context)
+    with ExitStack() as stack:
+        if works:
+            stack.enter_context(context.database.alone())
+            stack.enter_context(workflows.working(context, _work(settings, "local")))
+            stack.enter_context(reindex.beside(context.database, context.base_url))
+            requeue(context)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
         audited = service.context.database.audit

@@ -24,7 +24,7 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import MultiSocketServer, TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error
 
 from fhir_secondop.config import Settings
@@ -84,6 +84,8 @@ class _Busy(Error):  # type: ignore[misc]
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    counted: str | None = None  # in which class, while it is at work
+
     def __init__(self, adj: Any) -> None:
         super().__init__(adj)
         self.began_at = time.time()
@@ -115,7 +117,30 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
         return now > self.began_at + BODY_S + float(self.body_bytes_received) / BODY_BYTES_PER_S
 
 
+def _written(task: Any, data: bytes) -> None:
+    """Writes a part of an answer, its headers with the first one; before the last one the request has left.
+
+    A client may ask again as soon as it has the last byte: counted a second time, eight at once would be sixteen.
+    """
+    first = b""
+    if not task.wrote_header and task.complete:
+        first = task.build_response_header()
+        task.wrote_header = True
+    length = task.content_length
+    if not task.has_body or (length is not None and task.content_bytes_written + len(data) >= length):
+        task.channel.leave(task.request)
+    if first and data and task.has_body and not task.chunked_response and (length is None or len(data) <= length):
+        task.content_bytes_written += len(data)
+        task.channel.write_soon(first + data)
+        return
+    if first:
+        task.channel.write_soon(first)
+    Task.write(task, data)
+
+
 class _Refusal(ErrorTask):  # type: ignore[misc]
+    write = _written
+
     def execute(self) -> None:
         kind, said = _KINDS.get(self.request.error.code, (SecondOpError, "This failed on our side."))
         answer = inbound.refusal(kind(said))
@@ -128,6 +153,8 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
 
 class _Task(WSGITask):  # type: ignore[misc]
+    write = _written
+
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
         environ[inbound.RECEIVED_AT] = self.request.received_at
@@ -173,10 +200,17 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     def service(self) -> None:
         self.served = True
-        kind = _class_of(self.requests[0])
+        request = self.requests[0]
+        request.counted = _class_of(request)
         try:
             super().service()
         finally:
+            self.leave(request)
+
+    def leave(self, request: _Parser) -> None:
+        """A request has its answer, and makes room for another; once is enough."""
+        kind, request.counted = request.counted, None
+        if kind is not None:
             self.server.arrived.leave(kind, self.addr[0])
 
     def handle_read(self) -> None:
@@ -277,11 +311,18 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel
     trusted_proxy = ""
 
-    def __init__(self, *given: Any, arrived: Arrived, **named: Any) -> None:
+    def __init__(self, *given: Any, arrived: Arrived, shares_port: bool, **named: Any) -> None:
         self.arrived = arrived
+        self.shares_port = shares_port
         self.refused = 0  # since it was last said
         self._of: Counter[str] = Counter()  # connections of an address
         super().__init__(*given, **named)
+
+    def bind_server_socket(self) -> None:
+        """See waitress.server.TcpWSGIServer."""
+        if self.shares_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().bind_server_socket()
 
     def add_task(self, task: _Channel) -> None:
         """Queues the request that has arrived on a connection."""
@@ -347,8 +388,10 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             wasyncore.read(channel)
 
 
-def listening(app: WSGIApplication, settings: Settings) -> Listener | MultiSocketServer:
-    """A server of the application on the address of the settings, to be run. Raises OSError when it is taken."""
+def listening(app: WSGIApplication, settings: Settings, *, shares_port: bool = False) -> Listener | MultiSocketServer:
+    """A server of the application on the address of the settings, to be run; with `shares_port` beside others of this
+    user, and the system deals the connections out. Raises OSError when the address is taken.
+    """
     largest = settings.max_body_bytes + 1  # the application refuses with more words what says its length
     adjustments = Adjustments(host=settings.host, port=settings.port, max_request_body_size=largest, **OPTIONS)
     # It says at each request how long its queue is, just when there is no time for that.
@@ -359,7 +402,10 @@ def listening(app: WSGIApplication, settings: Settings) -> Listener | MultiSocke
     servers = []
     arrived = Arrived()
     for place in adjustments.listen:  # "localhost" is two
-        server = Listener(app, sockets, dispatcher=dispatcher, adj=adjustments, sockinfo=place, arrived=arrived)
+        server = Listener(
+            app, sockets, dispatcher=dispatcher, adj=adjustments, sockinfo=place, arrived=arrived,
+            shares_port=shares_port,
+        )  # fmt: skip
         server.trusted_proxy = settings.trusted_proxy
         servers.append(server)
     if len(servers) == 1:

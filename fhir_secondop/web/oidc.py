@@ -27,11 +27,11 @@ from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.smart import ASSERTION
 from fhir_secondop.errors import Unauthenticated, Unavailable
 from fhir_secondop.model import Connection
+from fhir_secondop.web.pending import LEEWAY_S
 
 SCOPE = "openid profile email"
 # Asymmetric only: none, and keys that are shared with us or made of public ones, never verify.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
-LEEWAY_S = 30
 _KEPT_MS = 3_600_000
 _REFETCH_MS = 10_000
 _TIMEOUT_S = 10.0

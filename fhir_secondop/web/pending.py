@@ -14,6 +14,7 @@ import secrets
 from dataclasses import asdict, dataclass
 
 LASTS_S = 600
+LEEWAY_S = 30  # by which a provider's clock may be off
 _PLAIN = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
 _TRICKS = re.compile(r"%(?:2f|5c|0|1|2e|7f)", re.IGNORECASE)
 _LONGEST = 1000

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from flask import Blueprint, Request, Response, redirect, render_template, request
@@ -27,8 +28,11 @@ from fhir_secondop.rest import disclosure
 from fhir_secondop.service import invitations
 from fhir_secondop.service.context import Context
 from fhir_secondop.store.sessions import Session, Sessions, hash_of
-from fhir_secondop.web import headers, oidc, pending, roster
+from fhir_secondop.web import headers, pending, roster
 from fhir_secondop.web.links import by_link
+
+if TYPE_CHECKING:
+    from fhir_secondop.web import oidc
 
 log = logging.getLogger(__name__)
 TRIES_MS = 900_000
@@ -72,6 +76,8 @@ class SignIn:
             self._accounts = roster.Watched(Path(settings.demo_people), roster.accounts)
             roster.is_password(self._accounts.read(), "", "")
         if settings.oidc_issuer:
+            from fhir_secondop.web import oidc  # its libraries take 7 MB and 0.1 s of a start, which few need
+
             self._provider = oidc.Provider(
                 settings.oidc_issuer, settings.oidc_client_id, f"{context.public_url}/sign-in/callback", context.now,
                 secret_file=settings.oidc_secret_file,
@@ -110,7 +116,7 @@ class SignIn:
     def recent(self, signed: Signed) -> bool:
         """Whether this person proved who it is recently enough to sign (setting signing_age_s)."""
         age = self._now_s() - signed.auth_time
-        return -oidc.LEEWAY_S <= age <= self._settings.signing_age_s
+        return -pending.LEEWAY_S <= age <= self._settings.signing_age_s
 
     # ---- sessions
 
@@ -284,7 +290,7 @@ class SignIn:
         found = self._sessions.find(cookie)
         if found is None or hash_of(cookie) != begun.again or found.person != person.id:
             raise Forbidden("Somebody else is signed in here; sign out, then begin again.")
-        if proof.auth_time <= found.auth_time or proof.auth_time < begun.at // 1000 - oidc.LEEWAY_S:
+        if proof.auth_time <= found.auth_time or proof.auth_time < begun.at // 1000 - pending.LEEWAY_S:
             raise Forbidden("The provider did not ask you again who you are; try once more, or ask who runs it.")
         return found.csrf
 

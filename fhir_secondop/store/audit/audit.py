@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 from fhir_secondop.store.audit.anchors import Anchors
+from fhir_secondop.store.audit.batch import Batch
 from fhir_secondop.store.audit.reads import Reads
 from fhir_secondop.store.audit.refusals import Refusals
 from fhir_secondop.store.audit.rows import Values
 from fhir_secondop.store.audit.writes import Writes
-from fhir_secondop.store.database import Database, Transaction
+from fhir_secondop.store.database import Database
 
 
 class Audit:
@@ -29,9 +29,9 @@ class Audit:
         # Whatever way the process ends, short of being killed: what is queued is written.
         atexit.register(self.close)
 
-    def recording(self, tx: Transaction) -> AbstractContextManager[None]:
-        """Entered as the last thing of a transaction, left after its commit: records what it wrote."""
-        return self._writes.recording(tx)
+    def batch(self) -> Batch:
+        """What one database transaction records, whoever shares it."""
+        return self._writes.batch()
 
     def check(self) -> None:
         """Raises Unavailable while rows can't be written."""

@@ -7,17 +7,15 @@ transaction that rolls back takes no number and leaves no hole.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-import sqlalchemy as sa
+from collections.abc import Callable
 
 from fhir_secondop.store import tables
 from fhir_secondop.store.audit import origin, rows
 from fhir_secondop.store.audit.rows import Access, Head, Values
 from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.prepared import inserting
 
-_INSERT = sa.insert(tables.audit)
+_INSERT = inserting(tables.audit)
 _ACTION = {"create": "C", "update": "U", "delete": "D"}
 
 
@@ -36,29 +34,67 @@ class Writes:
         with self._lock:
             return [head for head in (*self._ended, self._head) if head.n]
 
-    @contextmanager
-    def recording(self, tx: Transaction) -> Iterator[None]:
-        """Entered as the last thing of a transaction, left after its commit."""
-        access = origin.current()
-        found = recorded(tx, access, self._now())
-        if not found:
-            yield
-            return
-        with self._lock:
-            head, made = rows.append(self._head, found)
-            tx.connection.execute(_INSERT, made)
-            try:
-                yield
-            except BaseException:
-                # Whether the commit came through is not known: going on in this chain could take a number twice.
-                self._ended.append(self._head)
-                self._head = rows.new_head()
-                raise
-            self._head = head
-        if access is not None:
-            access.written += len(made)
-            access.cases_written |= {row["case_id"] for row in made}
+    def batch(self) -> Recording:
+        """The rows of one database transaction."""
+        return Recording(self, self._lock)
+
+    def went_on(self, head: Head) -> None:
+        """Called with the lock, when rows are committed."""
+        self._head = head
         self._wake()
+
+    def in_doubt(self) -> None:
+        """Called with the lock. Whether the commit came through is not known: going on could take a number twice."""
+        self._ended.append(self._head)
+        self._head = rows.new_head()
+
+    def now(self) -> int:
+        """ms since 1970."""
+        return self._now()
+
+    def head(self) -> Head:
+        """Called with the lock: where the chain goes on."""
+        return self._head
+
+
+class Recording:
+    """The rows of what shares one database transaction. From the first one to the end the chain is its own."""
+
+    def __init__(self, writes: Writes, lock: threading.Lock) -> None:
+        self._writes = writes
+        self._lock = lock
+        self._head: Head | None = None
+        self._of: list[tuple[Access | None, list[Values]]] = []
+
+    def add(self, transaction: Transaction) -> None:
+        """Records what somebody wrote, as the last thing that it does in the transaction."""
+        access = origin.current()
+        found = recorded(transaction, access, self._writes.now())
+        if not found:
+            return
+        if self._head is None:
+            self._lock.acquire()
+            self._head = self._writes.head()
+        head, made = rows.append(self._head, found)
+        _INSERT.many(transaction.connection, made)
+        self._head = head
+        self._of.append((access, made))
+
+    def ended(self, *, committed: bool) -> None:
+        """The transaction is over; called once, by whoever ends it."""
+        if self._head is None:
+            return
+        try:
+            if not committed:
+                self._writes.in_doubt()
+                return
+            for access, made in self._of:
+                if access is not None:
+                    access.written += len(made)
+                    access.cases_written |= {row["case_id"] for row in made}
+            self._writes.went_on(self._head)
+        finally:
+            self._lock.release()
 
 
 def recorded(tx: Transaction, access: Access | None, at: int) -> list[Values]:

@@ -168,6 +168,24 @@ def test_one_address_has_half_the_places_and_leaves_the_rest_to_others(build: Bu
     assert other.answer().status == 200
 
 
+def test_who_asks_again_as_soon_as_it_is_answered_is_counted_once(build: Build) -> None:
+    """As many clients as an address has places, each with the next request on its way before the thread is free."""
+    house = build()
+    house.go.set()
+    at_once = READS // 2
+    wires = [house.dial(address="127.0.0.2") for _ in range(at_once)]
+
+    def ask(wire: Wire) -> set[int]:
+        statuses = set()
+        for _ in range(60):
+            wire.send(GET)
+            statuses.add(wire.answer().status)
+        return statuses
+
+    with ThreadPoolExecutor(at_once) as threads:
+        assert set().union(*threads.map(ask, wires)) == {200}
+
+
 def test_the_proxy_has_all_places(build: Build) -> None:
     house = build(trusted_proxy="127.0.0.2")
     held = [house.dial(GET, "127.0.0.2") for _ in range(READS)]

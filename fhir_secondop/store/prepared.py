@@ -1,0 +1,96 @@
+"""A statement that every request runs: built once, compiled once, run as the driver runs it.
+
+Built, looked up in SQLAlchemy's cache and taken through its execution, a statement costs 0.1 to 0.3 ms: ten times
+what SQLite needs for it, and a create has a dozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.exc import DBAPIError
+
+Row = tuple[Any, ...]
+
+
+class Prepared:
+    """One statement, its values named by `bindparam`. What it gives must be of types that the driver gives as they are.
+
+    It runs in the transaction of the connection, and fails with SQLAlchemy's errors.
+    """
+
+    __slots__ = ("_statement",)
+
+    def __init__(self, statement: sa.Executable) -> None:
+        self._statement = statement
+
+    def all(self, connection: Connection, **values: Any) -> list[Row]:
+        """Every row."""
+        with self._executed(connection, values) as cursor:
+            found: list[Row] = cursor.fetchall()
+        return found
+
+    def first(self, connection: Connection, **values: Any) -> Row | None:
+        """The first row."""
+        with self._executed(connection, values) as cursor:
+            found: Row | None = cursor.fetchone()
+        return found
+
+    def run(self, connection: Connection, **values: Any) -> int:
+        """How many rows it changed."""
+        with self._executed(connection, values) as cursor:
+            changed: int = cursor.rowcount
+        return changed
+
+    def many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Once for each of these."""
+        with self._executed(connection, rows):
+            pass
+
+    def _executed(self, connection: Connection, values: Any) -> closing[Any]:
+        text, place = compiled(self._statement, connection.dialect)
+        driver: Any = connection.connection.driver_connection
+        cursor = driver.cursor()
+        try:
+            if isinstance(values, dict):
+                cursor.execute(text, place(values))
+            else:
+                cursor.executemany(text, [place(row) for row in values])
+        except connection.dialect.loaded_dbapi.Error as error:
+            cursor.close()
+            raise _wrapped(connection, text, error) from error
+        return closing(cursor)
+
+
+def inserting(table: sa.Table, *returning: sa.Column[Any]) -> Prepared:
+    """An insert of all columns but those that it returns."""
+    names = [column.name for column in table.c if column not in set(returning)]
+    statement = sa.insert(table).values({name: sa.bindparam(name) for name in names})
+    return Prepared(statement.returning(*returning) if returning else statement)
+
+
+@lru_cache(maxsize=256)
+def compiled(statement: Any, dialect: Dialect) -> tuple[str, Callable[[Mapping[str, Any]], Any]]:
+    """The statement's text, and what makes of its values what the driver takes: by name, or in their order."""
+    made: Any = statement.compile(dialect=dialect)
+    names: list[str] | None = made.positiontup
+    written = {name: value for name, value in made.params.items() if value is not None}  # what stands in it already
+    if names is None:
+        return str(made), lambda values: {**written, **values}
+    if written or len(names) < 2:
+        return str(made), lambda values: tuple(values[name] if name in values else written[name] for name in names)
+    return str(made), itemgetter(*names)
+
+
+def _wrapped(connection: Connection, text: str, error: Exception) -> Exception:
+    # Without values: they may be a patient's.
+    found: Exception = DBAPIError.instance(
+        text, None, error, connection.dialect.loaded_dbapi.Error, hide_parameters=True, dialect=connection.dialect
+    )
+    return found

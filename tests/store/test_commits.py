@@ -1,0 +1,239 @@
+"""Writers who wait share a commit: none is told before it is durable, and what fails is undone alone."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from fhir_secondop.errors import Conflict, Unavailable
+from fhir_secondop.model import EVERYTHING
+from fhir_secondop.store import commits, resources, tables
+from fhir_secondop.store.audit.audit import Audit
+from fhir_secondop.store.audit.verify import verify
+from fhir_secondop.store.database import Database, Transaction, now_ms
+from tests.store.rows import DESK, create, everything
+
+BASIC = {"resourceType": "Basic", "code": {"text": "x"}}
+
+
+class Writers:
+    """Threads that write into one database, and the commits that were made of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = Database(f"sqlite:///{folder / 'test.sqlite'}")
+        self.database.migrate()
+        self.database.audit = Audit(self.database, strict=False, now=now_ms)
+        self.threads = ThreadPoolExecutor(16)
+        self.commits = 0
+        sa.event.listen(self.database.engine, "commit", self._committed)
+
+    def _committed(self, connection: Any) -> None:
+        self.commits += bool(connection.get_execution_options().get("secondop_write"))
+
+    def write(self, name: str, then: Callable[[Transaction], None] = lambda tx: None) -> Future[str]:
+        """Creates a resource in a thread of its own, and does more in its transaction."""
+
+        def run() -> str:
+            with self.database.transaction(DESK) as tx:
+                create(tx, BASIC, resource_id=name)
+                then(tx)
+            return name
+
+        return self.threads.submit(run)
+
+    def together(self, *writes: tuple[str, Callable[[Transaction], None]]) -> dict[str, Any]:
+        """What becomes of writers who all came while another one wrote, by name: "stored", or the error."""
+        go, inside = threading.Event(), threading.Event()
+
+        def hold(tx: Transaction) -> None:
+            inside.set()
+            assert go.wait(20)
+
+        first = self.write("first", hold)
+        assert inside.wait(20)
+        running = {"first": first}
+        for number, (name, then) in enumerate(writes, 1):
+            running[name] = self.write(name, then)
+            self.until_waiting(number)
+        self.commits = 0
+        go.set()
+        return {name: future.exception(20) or "stored" for name, future in running.items()}
+
+    def until_waiting(self, number: int) -> None:
+        """Returns when so many wait for their turn."""
+        ends = time.monotonic() + 20
+        while self.database._commits._waiting < number:
+            assert time.monotonic() < ends
+            time.sleep(0.001)
+
+    def stored(self) -> set[str]:
+        return set(everything(self.database, "Basic", ""))
+
+
+@pytest.fixture
+def writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writers]:
+    monkeypatch.setattr(commits, "LONGEST_S", 60)  # the first one waits until all the others have come
+    made = Writers(tmp_path)
+    yield made
+    made.threads.shutdown()
+    made.database.dispose()
+
+
+def nothing(tx: Transaction) -> None:
+    return None
+
+
+def breaks(tx: Transaction) -> None:
+    raise Conflict("No.")
+
+
+def is_whole(database: Database) -> bool:
+    """Whether the audit's chains hold, and every write is in them."""
+    with database.reading() as connection:
+        written = connection.execute(
+            sa.select(sa.func.count()).select_from(tables.audit).where(tables.audit.c.kind == "write")
+        ).scalar_one()
+        versions = connection.execute(sa.select(sa.func.count()).select_from(tables.version)).scalar_one()
+        return bool(written == versions and not verify(connection).bad)
+
+
+def test_those_who_wait_share_one_commit(writers: Writers) -> None:
+    names = [f"w{number}" for number in range(8)]
+    found = writers.together(*((name, nothing) for name in names))
+    assert set(found.values()) == {"stored"}
+    assert writers.commits <= 2  # one may be an anchor of the audit
+    assert writers.stored() == {"first", *names}
+    assert is_whole(writers.database)
+
+
+def test_a_writer_alone_commits_alone(writers: Writers) -> None:
+    for number in range(3):
+        writers.write(f"w{number}").result(20)
+    assert writers.commits in (3, 4)
+
+
+def test_what_fails_is_undone_alone(writers: Writers) -> None:
+    found = writers.together(("a", nothing), ("b", breaks), ("c", nothing), ("d", breaks))
+    assert {name: type(what) for name, what in found.items()} == {
+        "first": str, "a": str, "b": Conflict, "c": str, "d": Conflict,
+    }  # fmt: skip
+    assert writers.commits <= 2
+    assert writers.stored() == {"first", "a", "c"}
+    assert is_whole(writers.database)
+
+
+def test_one_who_fails_first_harms_nobody(writers: Writers) -> None:
+    go, inside = threading.Event(), threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        inside.set()
+        assert go.wait(20)
+        breaks(tx)
+
+    first = writers.write("first", hold)
+    assert inside.wait(20)
+    second = writers.write("second")
+    writers.until_waiting(1)
+    go.set()
+    assert isinstance(first.exception(20), Conflict)
+    assert second.result(20) == "second"
+    assert writers.stored() == {"second"}
+
+
+def test_nobody_is_told_before_the_commit(writers: Writers) -> None:
+    told: list[bool] = []
+    earlier: list[Future[str]] = []
+
+    def look(tx: Transaction) -> None:
+        time.sleep(0.02)  # time enough for one who would not wait
+        told.extend(future.done() for future in earlier)
+        outside = sqlite3.connect(writers.database.engine.url.database or "")
+        told.append(outside.execute("SELECT count(*) FROM resource").fetchone()[0] > 0)
+        outside.close()
+
+    go, inside = threading.Event(), threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        inside.set()
+        assert go.wait(20)
+
+    earlier.append(writers.write("first", hold))
+    assert inside.wait(20)
+    second = writers.write("second", look)
+    writers.until_waiting(1)
+    go.set()
+    assert second.result(20) == "second"
+    assert told == [False, False]
+
+
+def test_a_commit_that_fails_fails_for_all_and_the_next_one_goes_on(writers: Writers) -> None:
+    def full(connection: Any) -> None:
+        if connection.get_execution_options().get("secondop_write"):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    sa.event.listen(writers.database.engine, "commit", full)
+    found = writers.together(("a", nothing), ("b", breaks), ("c", nothing))
+    sa.event.remove(writers.database.engine, "commit", full)
+    assert {name: type(what) for name, what in found.items()} == {
+        "first": Unavailable, "a": Unavailable, "b": Conflict, "c": sqlite3.OperationalError,
+    }  # fmt: skip
+    assert writers.stored() == set()
+    assert writers.write("after").result(20) == "after"
+    assert is_whole(writers.database)
+
+
+def test_when_the_database_gives_all_up_nobody_is_told_that_it_is_stored(writers: Writers) -> None:
+    """Of a full disk SQLite undoes the whole transaction, others' parts as well."""
+
+    def lost(tx: Transaction) -> None:
+        tx.connection.connection.driver_connection.execute("ROLLBACK")  # type: ignore[union-attr]
+        raise sqlite3.OperationalError("database or disk is full")
+
+    found = writers.together(("a", nothing), ("b", lost), ("c", nothing))
+    assert type(found["first"]) is type(found["a"]) is Unavailable
+    assert isinstance(found["b"], sqlite3.OperationalError)
+    # Who had not begun begins anew.
+    assert writers.stored() == {name for name, what in found.items() if what == "stored"} <= {"c"}
+    assert writers.write("after").result(20) == "after"
+
+
+def test_many_writers_at_once_are_all_stored_once(writers: Writers) -> None:
+    names = [f"w{number}" for number in range(300)]
+    futures = [writers.write(name, breaks if number % 7 == 3 else nothing) for number, name in enumerate(names)]
+    failed = {name for name, future in zip(names, futures, strict=True) if future.exception(60)}
+    assert failed == {name for number, name in enumerate(names) if number % 7 == 3}
+    assert writers.stored() == set(names) - failed
+    assert writers.commits < 200
+    assert is_whole(writers.database)
+    with writers.database.reading() as connection:
+        times = [resources.read(connection, EVERYTHING, "Basic", name).updated for name in writers.stored()]
+    assert len(set(times)) == len(times)
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'test.sqlite'}")
+    database.migrate()
+    told: set[str] = set()
+    for _ in range(3):
+        command = [sys.executable, "-m", "tests.store.writer", database.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            told |= {running.stdout.readline().strip() for _ in range(60)}
+            running.kill()
+            told |= {line.strip() for line in running.stdout if line.endswith("\n")}
+    with database.reading() as connection:
+        stored = set(connection.execute(sa.select(tables.resource.c.id)).scalars())
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+    database.dispose()
+    assert len(told) >= 180
+    assert told <= stored
