@@ -125,7 +125,7 @@ def test_after_a_commit_in_doubt_another_chain_begins(audited: Database) -> None
         raise ConnectionResetError
 
     sa.event.listen(audited.engine, "commit", lost)
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises((ConnectionResetError, Unavailable)):  # the latter where an anchor shared the commit
         put(audited, BASIC)
     sa.event.remove(audited.engine, "commit", lost)
     put(audited, BASIC)

@@ -53,8 +53,12 @@ class Anchors:
             return
         listed = json.dumps(sorted([head.chain, head.n, head.digest] for head in moved), separators=(",", ":"))
         anchor, made = rows.append(self._head, [{"at": now, "heads": listed}], ANCHOR_FIELDS)
-        with self._database.appending() as connection:
-            connection.execute(sa.insert(tables.audit_anchor), made)
+        try:
+            with self._database.appending() as connection:
+                connection.execute(sa.insert(tables.audit_anchor), made)
+        except BaseException:
+            self._head = rows.new_head()  # it may be there all the same: its number must not be taken twice
+            raise
         self._head = anchor
         self._known |= {head.chain: head.n for head in moved}
         log.info("%s", line(anchor))
