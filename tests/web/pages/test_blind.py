@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fhir_secondop.fhir import definitions
+from fhir_secondop.fhir import codec, definitions
 from fhir_secondop.opinion import workflow
 from fhir_secondop.rest import published
 from fhir_secondop.store import resources, tables
@@ -56,6 +56,7 @@ def everything(clinic: Clinic, case_id: str) -> Iterator[Asked]:
                 for one in held:
                     if one.type in ("Condition", "CarePlan", "ServiceRequest"):
                         yield "GET", f"/fhir/{kind}?{code}={one.type}/{one.id}", None
+    yield from _through(held)
     for each in published.ROWS:
         of_type = [one.id for one in held if one.type == each.type]
         if each.on_instance:
@@ -74,6 +75,32 @@ def everything(clinic: Clinic, case_id: str) -> Iterator[Asked]:
             yield "GET", rule.replace("<case_id>", case_id), None
     for stage in ("", "?stage=review", "?stage=asked"):
         yield "GET", f"/{stage}", None
+
+
+def _through(held: list[resources.Stored]) -> Iterator[Asked]:
+    """Histories, what comes along, orders, parts, compartments, several types at once, batches."""
+    kinds = sorted({one.type for one in held})
+    for kind in kinds:
+        yield "GET", f"/fhir/{kind}/_history", None
+        for asked in ("_include=*", "_summary=text", "_summary=data", "_total=accurate"):
+            yield "GET", f"/fhir/{kind}?{asked}", None
+        for code, parameter in definitions.search_parameters(kind).items():
+            if parameter.type not in ("composite", "special"):
+                yield "GET", f"/fhir/{kind}?_sort=-{code}", None
+            for other in kinds if parameter.type == "reference" else ():
+                yield "GET", f"/fhir/{other}?_revinclude={kind}:{code}", None
+                if other in parameter.targets and "code" in definitions.search_parameters(other):
+                    yield "GET", f"/fhir/{kind}?{code}:{other}.code:text={PLANTED}", None
+    for one in held:
+        if one.type == "Patient":
+            for path in ("*", *kinds):
+                yield "GET", f"/fhir/Patient/{one.id}/{path}", None
+    for path in (f"?_type={','.join(kinds)}&_lastUpdated=ge2000", "/_history"):
+        yield "GET", f"/fhir{path}", None
+    for start in range(0, len(held), 20):
+        urls = [f"{one.type}/{one.id}" for one in held[start : start + 20]] + [f"{kind}?_count=50" for kind in kinds]
+        entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+        yield "POST", "/fhir", {"resourceType": "Bundle", "type": "batch", "entry": entries}
 
 
 def found(clinic: Clinic, case_id: str, method: str, path: str, body: Any) -> bool:
@@ -113,6 +140,53 @@ def test_the_first_opinion_is_in_no_answer_until_the_first_read_is_locked(clinic
     assert any("/cases/" in path and path.endswith("/review") for _, path in told)
     codes = {path.partition("?")[0].rpartition("$")[2] for _, path in told if path.startswith("/fhir")}
     assert codes >= {"everything", "summary"}
+
+
+def test_no_write_tells_a_blind_reader_whether_the_word_is_there(clinic: Clinic) -> None:
+    """A patch's test, and the criteria of an update, a patch and a deletion: answered as if another word was asked."""
+    world = clinic.world
+    answer = world.call("POST", "/api/second-opinions",
+                        {**planted_request(), "sources": ["lakeside"], "blindFirst": True})  # fmt: skip
+    case_id = answer.get_json()["id"]
+    world.work()
+    world.post(case_id, "ask-reviewer", {"reviewer": example("review.json")["reviewer"]})
+    world.post(case_id, "accept", {"declaration": {"interests": "none"}, "attestation": "None."}, "reviewer")
+    rows = resources.rows().where(tables.resource.c.case_id.startswith(case_id))
+    with world.context.database.reading() as connection:
+        held = [resources.stored(row) for row in connection.execute(rows)]
+
+    def told(method: str, path: str, body: Any, word: str) -> tuple[int, str]:
+        kind = "application/json-patch+json" if method == "PATCH" else "application/fhir+json"
+        said = world.client.open(
+            path.replace(PLANTED, word), method=method, content_type=kind,
+            data=codec.dumps(body).replace(PLANTED, word) if body is not None else None,
+            headers={"Authorization": "Bearer reviewer"},
+        )  # fmt: skip
+        return said.status_code, said.get_data(as_text=True).replace(word, "WORD")
+
+    asked: list[tuple[str, str, Any]] = []
+    for one in held:
+        text = one.text
+        for pointer, value in _strings(one.resource):
+            if PLANTED in value:
+                test = [{"op": "test", "path": pointer, "value": value}]
+                asked.append(("PATCH", f"/fhir/{one.type}/{one.id}", test))
+        if PLANTED in text:
+            for criteria in (f"_id={one.id}&code:text={PLANTED}", f"code:text={PLANTED}"):
+                path = f"/fhir/{one.type}?{criteria}"
+                asked += [("PUT", path, one.resource), ("DELETE", path, None), ("PATCH", path, [])]
+    assert len([one for one in asked if "?" not in one[1]]) > 3
+    differ = [(method, path) for method, path, body in asked
+              if told(method, path, body, PLANTED) != told(method, path, body, "Quux")]  # fmt: skip
+    assert differ == []
+
+
+def _strings(value: Any, pointer: str = "") -> Iterator[tuple[str, str]]:
+    """(JSON pointer, string) of each string in a resource."""
+    if isinstance(value, str):
+        yield pointer, value
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        yield from _strings(child, f"{pointer}/{key}")
 
 
 def test_a_reviewer_reads_blind_and_locks_by_forms_alone(clinic: Clinic) -> None:
