@@ -39,8 +39,8 @@ _SECURITY = {
     "smart": "SMART Backend Services; clients are registered by the operator.",
     "none": "None: loopback.",
 }
-# Single resources are stored as they are; a case is opened and moved by its operations. Nothing deletes.
-LOCAL = Caller("local", "Local caller", frozenset({"coordinator", "requester"}), ("system/*.crus",))
+# Single resources are stored as they are; a case is opened and moved by its operations, and nothing of it is deleted.
+LOCAL = Caller("local", "Local caller", frozenset({"coordinator", "requester"}), ("system/*.cruds",))
 
 
 log = logging.getLogger(__name__)
