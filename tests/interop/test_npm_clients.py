@@ -2,8 +2,8 @@
 
 One script of ours for each (npm/clients) drives it through what it has methods for and prints what it got. Medplum's
 shows no HTTP status of a refusal, and none of the service's words at 401; SMART's has the whole OperationOutcome in the
-text of its error. None has a method for a conditional delete, and SMART's none for a conditional update. Medplum's takes
-of the link to the next page its parameters alone, and asks its own address with them.
+text of its error. None has a method for a conditional delete, and SMART's none for a conditional update. Medplum's
+takes of the link to the next page its parameters alone, and asks its own address with them.
 """
 
 from __future__ import annotations
