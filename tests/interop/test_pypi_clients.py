@@ -1,9 +1,10 @@
-"""FHIR clients from PyPI against the running service, signed in with a token.
+"""FHIR clients from PyPI against the running service, signed in.
 
 They are SMART's fhirclient, FHIR-PYrate, SMART Fetch and fhirpy (of which test_clients.py has more). SMART's has no
 vread, history, patch, conditional write or update with a version, and makes nothing of an OperationOutcome: its
-exceptions keep the response. SMART Fetch asks for the patients of a crawl by a bulk export, unless it is told which.
-What fhirpy sends as a patch is part of a resource, which R4 has not: it knows JSON Patch, XML Patch and FHIRPath Patch.
+exceptions keep the response. SMART Fetch signs in by SMART Backend Services, the others come with a token; it takes the
+patients of a crawl from a bulk export, which we have not, unless it is told which ones. What fhirpy sends as a patch is
+part of a resource, which R4 does not know: it has JSON Patch, XML Patch and FHIRPath Patch.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 
 import pytest
 import requests
+from joserfc.jwk import ECKey
 
-from tests.interop.our_service import signed_in
+from tests.interop.our_service import serving, signed_in
 
 pytestmark = pytest.mark.shared
 GIVEN = [f"N{number}" for number in range(7)]
@@ -176,21 +178,39 @@ def test_fhir_pyrate_makes_tables_of_all_pages(service: tuple[str, str], session
     assert sorted(pieces["id"]) == sorted(ids)
 
 
-def test_smart_fetch_crawls(service: tuple[str, str], session: requests.Session, tmp_path: Path) -> None:
+def test_smart_fetch_signs_in_with_its_key_and_crawls(tmp_path: Path) -> None:
     pytest.importorskip("smart_fetch", reason="pip install smart-fetch")
-    base, token = service
-    ids = loaded(base, session, "Crawled")
-    (tmp_path / "token").write_text(token)
-    command = [Path(sys.executable).parent / "smart-fetch", "crawl", "--fhir-url", base, "--bearer-token"]
-    command += [tmp_path / "token", "--type", "Patient,Observation,Condition", "--no-compression", "--id-system"]
-    command += ["urn:example:mrn", "--id-list", ",".join(f"Crawled-{n}" for n in range(7)), tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    folder = tmp_path / "service"
+    with signed_in(folder) as (base, token), requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {token}"
+        ids = loaded(base, session, "Crawled")
+    for name in ("registered", "stranger"):
+        key = ECKey.generate_key("P-384", {"kid": "1", "alg": "ES384", "use": "sig"})
+        signing = {**key.as_dict(private=True), "key_ops": ["sign"]}
+        (tmp_path / f"{name}.jwks").write_text(json.dumps({"keys": [signing]}))
+        (folder / f"{name}.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+    (folder / "clients.toml").write_text(
+        '[clients.fetcher]\nname = "Fetcher"\nroles = ["coordinator"]\njwks_file = "registered.json"\n'
+        'scopes = ["system/Patient.rs", "system/Observation.rs", "system/Condition.rs"]\n'
+    )
+
+    def crawl(base: str, key: str) -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).parent / "smart-fetch", "crawl", "--fhir-url", base, "--no-compression"]
+        command += ["--smart-client-id", "fetcher", "--smart-key", tmp_path / f"{key}.jwks"]
+        command += ["--type", "Patient,Observation,Condition", "--id-system", "urn:example:mrn"]
+        command += ["--id-list", ",".join(f"Crawled-{number}" for number in range(7)), tmp_path / key]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    with serving(folder, "requests_per_s = 0.0", auth="smart") as base:
+        done, refused = crawl(base, "registered"), crawl(base, "stranger")
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = {file.stem: file.read_text("utf-8").splitlines() for file in (tmp_path / "out").glob("*.ndjson")}
+    lines = {file.stem: file.read_text("utf-8").splitlines() for file in (tmp_path / "registered").glob("*.ndjson")}
     assert sorted(json.loads(line)["id"] for line in lines["Patient"]) == sorted(ids)
     subjects = Counter(json.loads(line)["subject"]["reference"] for line in lines["Observation"])
     assert subjects == {f"Patient/{one}": 2 for one in ids}
     assert "Condition" not in lines
+    assert refused.returncode != 0
+    assert "Could not authenticate" in refused.stdout + refused.stderr
 
 
 def test_fhirpy(service: tuple[str, str]) -> None:
@@ -216,12 +236,12 @@ def test_fhirpy(service: tuple[str, str]) -> None:
     with pytest.raises(exceptions.OperationOutcome, match="a PATCH takes application/json-patch"):
         client.patch("Patient", made.id, gender="female")
 
-    observation = created(weight(f"Patient/{made.id}", 72.5))
+    observation = created(weight(f"Patient/{made.id}", 81.25))
     found = client.resources("Observation").search(_id=observation.id).include("Observation", "subject").fetch_raw()
     assert [entry["resource"].resource_type for entry in found["entry"]] == ["Observation", "Patient"]
     backwards = mine.revinclude("Observation", "subject").fetch_raw()
     assert [entry["resource"].resource_type for entry in backwards["entry"]] == ["Patient", "Observation"]
-    having = client.resources("Patient").has("Observation", "subject", value_quantity="72.5")
+    having = client.resources("Patient").has("Observation", "subject", value_quantity="81.25")
     assert [one.id for one in having.fetch_all()] == [made.id]
     everything = client.resource("Patient", id=made.id).execute("$everything", method="get")
     assert [entry["resource"]["resourceType"] for entry in everything["entry"]] == ["Patient", "Observation"]
