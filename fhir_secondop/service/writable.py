@@ -17,15 +17,18 @@ _CASE = (
 )  # fmt: skip
 CASE = frozenset({*_CASE, *directory.TYPES, *plan.READ})
 """Those of a case and its record."""
+# Whoever has a Subscription taken counts on being told, and nobody is: it is taken only where the site names it.
+_UNSERVED = frozenset({"Subscription"})
 
 
 def types(setting: str) -> frozenset[str]:
-    """The types that a setting names: types of R4 between commas, "case" for those of a case and its record, "all".
+    """The types that a setting names: types of R4 between commas, "case" for those of a case and its record, "all"
+    for all but those that would ask us for what we don't do.
 
     Raises Invalid.
     """
     known = definitions.resource_types()
-    words = {"case": CASE, "all": frozenset(known)}
+    words = {"case": CASE, "all": frozenset(known) - _UNSERVED}
     found: set[str] = set()
     for word in filter(None, (part.strip() for part in setting.split(","))):
         if word not in words and word not in known:
