@@ -42,6 +42,7 @@ def written(tx: Transaction, visibility: Visibility) -> None:
 def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:
     """GET [type]/[id]; with If-None-Match or If-Modified-Since only what has changed."""
     may(endpoint, caller, resource_type, "read", "r")
+    answers.check_no_parameters()
     with endpoint.database.reading() as connection:
         found = resources.read(connection, endpoint.sees(caller, (resource_type, "r")), resource_type, resource_id)
         unchanged = preconditions.is_unchanged(connection, found)
@@ -54,6 +55,7 @@ def read(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: st
 def vread(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, version: str) -> Response:
     """GET [type]/[id]/_history/[version]"""
     may(endpoint, caller, resource_type, "vread", "r")
+    answers.check_no_parameters()
     if not version.isdecimal() or len(version) > 9:
         raise NotFound(f"There is no {resource_type}/{resource_id}, version {version}.")
     with endpoint.database.reading() as connection:
@@ -193,7 +195,9 @@ def _deleted(endpoint: Endpoint, tx: Transaction, before: Stored) -> Response:
     if not before.deleted:
         gone = resources.delete(tx, before, if_match=preconditions.if_match())
         endpoint.hooks.within(tx)
-    return Response(status=204, headers={"ETag": gone.etag})
+    answer = Response(status=204, headers={"ETag": gone.etag})
+    del answer.headers["Content-Type"]  # of nothing
+    return answer
 
 
 def conditional(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> str:

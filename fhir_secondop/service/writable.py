@@ -17,8 +17,9 @@ _CASE = (
 )  # fmt: skip
 CASE = frozenset({*_CASE, *directory.TYPES, *plan.READ})
 """Those of a case and its record."""
-# Whoever has a Subscription taken counts on being told, and nobody is: it is taken only where the site names it.
-_UNSERVED = frozenset({"Subscription"})
+# Whoever has a Subscription taken counts on being told, and nobody is; an AuditEvent that somebody wrote would stand
+# beside what the audit says. They are taken only where the site names them.
+_UNSERVED = frozenset({"AuditEvent", "Subscription"})
 
 
 def types(setting: str) -> frozenset[str]:

@@ -137,6 +137,14 @@ def test_criteria_in_the_address_of_a_write_are_not_passed_over(sqlite_send: Sen
 # read and versions
 
 
+def test_a_parameter_of_a_read_is_not_passed_over(sqlite_send: Send) -> None:
+    name = created(sqlite_send)
+    for path in (f"/Patient/{name}", f"/Patient/{name}/_history/1"):
+        assert sqlite_send("GET", f"{path}?_format=json&_pretty=true").status_code == 200
+        for asked in ("_elements=id", "nonsense=1", "_include=*"):
+            assert sqlite_send("GET", f"{path}?{asked}").status_code == 400
+
+
 def test_if_none_match_spares_the_answer(send: Send) -> None:
     name = created(send)
     for held in ('W/"1"', '"1"', 'W/"7", W/"1"', "*"):

@@ -49,7 +49,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> It
     (folder / "service.sqlite").write_bytes(sqlite_template.read_bytes())
     made = bootstrap.assembled(
         Settings(database=str(folder / "service.sqlite"), auth="none", link_secret_file=str(folder / "link"),
-                 writable_types="all,Subscription", document_keys_file=str(folder / "keys"))
+                 writable_types="all,AuditEvent,Subscription", document_keys_file=str(folder / "keys"))
     )  # fmt: skip
     caller = Caller("them", "Them", frozenset({"coordinator", "requester"}), ("system/*.cruds",))
     endpoint = replace(made.endpoint, authenticate=lambda request: caller)
