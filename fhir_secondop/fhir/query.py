@@ -19,7 +19,7 @@ DEFAULT_COUNT = 50
 MAX_ASKED = 10_000  # values times types, of a search over several: each type is asked for by itself
 SUPPORTED_TYPES = tuple(criteria.MODIFIERS)
 # Where a client may put them without asking for a different result.
-_FORMAT_ONLY = ("_format", "_pretty")
+FORMAT_ONLY = ("_format", "_pretty")
 _SUMMARIES = ("true", "text", "data", "count", "false")
 
 
@@ -128,7 +128,7 @@ def parse(
     applied: list[tuple[str, str]] = []
     problems: list[Issue] = []
     for name, value in pairs:
-        if name in _FORMAT_ONLY:
+        if name in FORMAT_ONLY:
             continue
         if name == "_page":
             asked.page = value

@@ -19,7 +19,7 @@ from fhir_secondop.errors import (
     Unsupported,
     UnsupportedMedia,
 )
-from fhir_secondop.fhir import codec, validate
+from fhir_secondop.fhir import codec, query, validate
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import Resource
 from fhir_secondop.rest import failures, formats, outcome
@@ -28,7 +28,6 @@ from fhir_secondop.rest.formats import JSON
 from fhir_secondop.store.resources import Stored
 
 _FORM = "application/x-www-form-urlencoded"
-_FORMAT_ONLY = ("_format", "_pretty")
 _ETAG = re.compile(r'(?:W/)?"?(\d{1,9})"?')
 
 
@@ -40,13 +39,13 @@ def check_form() -> None:
 
 def check_no_parameters() -> None:
     """Raises Unsupported when a read has parameters: it would be answered as if they were not there."""
-    if any(name not in _FORMAT_ONLY for name in request.args):
+    if any(name not in query.FORMAT_ONLY for name in request.args):
         raise Unsupported("A read takes _format alone; for parts and pages, search with _id.")
 
 
 def check_no_search() -> None:
     """Raises Unsupported when a write has search parameters: some clients put there what belongs in If-None-Exist."""
-    if any(name not in _FORMAT_ONLY for name in request.args):
+    if any(name not in query.FORMAT_ONLY for name in request.args):
         raise Unsupported("Parameters on a write are not offered; criteria of a create go into If-None-Exist.")
 
 

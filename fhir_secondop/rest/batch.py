@@ -88,7 +88,8 @@ def _entry(endpoint: Endpoint, place: int, entry: Resource, text: str | None, kn
         answer = Context().run(WSGIResponse.from_app, _Inner(app), environ, buffered=True)
     except Exception as error:  # in the middle of a large answer
         raise failures.unforeseen(error) from error
-    return _answered(endpoint, asked["method"], answer)
+    is_write = asked["method"] not in ("GET", "HEAD") and "$" not in match[1]
+    return _answered(endpoint, answer, is_write=is_write)
 
 
 class _Inner:
@@ -131,7 +132,8 @@ def _environ(path: str, query: str, asked: Mapping[str, Any], content: bytes) ->
     return environ
 
 
-def _answered(endpoint: Endpoint, method: str, answer: WSGIResponse) -> str:
+def _answered(endpoint: Endpoint, answer: WSGIResponse, *, is_write: bool) -> str:
+    """The text of an answer's entry. What is said of a write is no resource of it; of an operation it is the result."""
     body = answer.get_data(as_text=True)
     facts: Resource = {}
     if "Location" in answer.headers:
@@ -144,7 +146,7 @@ def _answered(endpoint: Endpoint, method: str, answer: WSGIResponse) -> str:
         )
     if not body:
         return _said(answer.status_code, facts)
-    if answer.status_code >= 400 or (method not in ("GET", "HEAD") and '"OperationOutcome"' in body[:60]):
+    if answer.status_code >= 400 or (is_write and '"OperationOutcome"' in body[:60]):
         return _said(answer.status_code, {**facts, "outcome": codec.parse(body)})
     return f'{{"resource":{body},{_said(answer.status_code, facts)[1:]}'
 

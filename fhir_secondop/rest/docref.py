@@ -14,6 +14,7 @@ from fhir_secondop.rest import disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import compartments, resources, search
 from fhir_secondop.store.compartments import Place
+from fhir_secondop.store.resources import Stored
 
 PARAMETERS = ("patient", "start", "end", "type", "on-demand", "_count", "_page")
 _ON_DEMAND = "No document is made on demand here; without on-demand=true those that are stored are given."
@@ -31,7 +32,9 @@ def run(endpoint: Endpoint, caller: Caller, _: str) -> Response:
     is_on_demand, types = sent.flag("on-demand"), ",".join(sent.values.get("type", ()))
     asked = [("patient", f"Patient/{patient_id}"), *([("type", types)] if types else [])]
     wanted = query.parse("DocumentReference", asked)
-    notices, found, more = [], [], ""
+    notices: list[Issue] = []
+    found: list[Stored] = []
+    more, is_more = "", False
     visibility = endpoint.sees(caller, ("DocumentReference", "s"), ("Patient", "r"))
     with endpoint.reading() as connection:
         if endpoint.allows(caller, "Patient", "r"):
@@ -46,9 +49,14 @@ def run(endpoint: Endpoint, caller: Caller, _: str) -> Response:
             if period is not None:
                 conditions.append(compartments.in_care(period))
             place = shown.place_of(endpoint, caller, "$docref", sent)
-            found = list(compartments.page(connection, conditions, visibility, place, count + 1))
-            if len(found) > count:
-                found = found[:count]
+            size = 0
+            for one in compartments.page(connection, conditions, visibility, place, count + 1):
+                size += one.bytes
+                if len(found) == count or (found and size > endpoint.limits.max_page_bytes):
+                    is_more = True
+                    break
+                found.append(one)
+            if is_more:
                 last = place.last if place else compartments.newest(connection, conditions, visibility)
                 more = shown.link_to(endpoint, caller, "$docref", sent, Place(found[-1].rid, last))
     shown.disclosed(found)

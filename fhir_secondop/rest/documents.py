@@ -15,7 +15,7 @@ from flask import Response, request
 from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import Gone, Invalid, Issue, NotFound, Unsupported
-from fhir_secondop.fhir import codec, definitions, refs, times
+from fhir_secondop.fhir import codec, definitions, excerpts, refs, times
 from fhir_secondop.fhir.refs import Ref
 from fhir_secondop.model import Caller, Resource, Visibility
 from fhir_secondop.rest import answers, inputs, interactions, shown
@@ -25,7 +25,6 @@ from fhir_secondop.store.database import now_ms
 from fhir_secondop.store.resources import Stored
 
 MAX_ENTRIES = 1000
-SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 _NAMED = 20
 
 
@@ -98,7 +97,7 @@ def _answer(base_url: str, entries: Iterable[Stored], missing: list[_Missing]) -
         "timestamp": times.instant(now_ms()),
     }
     if missing:
-        head["meta"] = {"tag": [SUBSETTED]}
+        head["meta"] = {"tag": [excerpts.SUBSETTED]}
     base = codec.dumps(base_url)[:-1]
     return answers.bundle_answer(
         head, (f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text}}}' for one in entries)

@@ -46,7 +46,7 @@ def _asked(
     endpoint: Endpoint, caller: Caller, here: str, of: object, takes: tuple[str, ...], said: dict[str, str]
 ) -> _Asked:
     """What the request asks for; `said` stands in the links beside that."""
-    extra = [name for name in request.args if name not in (*takes, "_page", "_format", "_pretty")]
+    extra = [name for name in request.args if name not in (*takes, "_page", *query.FORMAT_ONLY)]
     if extra:
         raise Unsupported(f"This history takes {', '.join(takes)}.", path=extra[0])
     links = {**said, **{name: request.args[name] for name in _TAKES if name in request.args}}

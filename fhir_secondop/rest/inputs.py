@@ -12,14 +12,13 @@ from typing import Any
 from flask import request
 
 from fhir_secondop.errors import Invalid
-from fhir_secondop.fhir import codec, times
+from fhir_secondop.fhir import codec, query, times
 from fhir_secondop.fhir.times import Interval
 from fhir_secondop.model import Resource
 from fhir_secondop.rest import answers, formats
 from fhir_secondop.rest.endpoint import Endpoint
 
 MAX_VALUES = 200
-_FORMAT_ONLY = ("_format", "_pretty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def read(endpoint: Endpoint, names: Iterable[str]) -> Input:
     """What was sent, of these names. Raises Invalid, which names every other one."""
     known = frozenset(names)
     found: dict[str, tuple[str, ...]] = {}
-    sent = [pair for pair in request.args.items(multi=True) if pair[0] not in _FORMAT_ONLY]
+    sent = [pair for pair in request.args.items(multi=True) if pair[0] not in query.FORMAT_ONLY]
     if request.method == "POST" and request.get_data():
         sent += _of_parameters(endpoint)
     unknown = sorted({name for name, _ in sent} - known)

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, PreconditionFailed, Unsupported
+from fhir_secondop.fhir import query
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.rest import answers, binary, disclosure, formats, preconditions
 from fhir_secondop.rest.answers import Sent
@@ -209,7 +210,7 @@ def conditional(endpoint: Endpoint, caller: Caller, resource_type: str, interact
         raise Unsupported(f"{interaction} of what a search finds is not offered here; see metadata.")
     may(endpoint, caller, resource_type, interaction, letter)
     may(endpoint, caller, resource_type, "search-type", "s")
-    criteria = [pair for pair in request.args.items(multi=True) if pair[0] not in ("_format", "_pretty")]
+    criteria = [pair for pair in request.args.items(multi=True) if pair[0] not in query.FORMAT_ONLY]
     if not criteria:
         raise Malformed(f"Say which: {resource_type}/[id], or {resource_type}?criteria.")
     return urlencode(criteria)

@@ -74,6 +74,15 @@ def test_what_one_entry_fails_with_is_its_own(send: Send) -> None:
     assert len(matches(send("GET", "/Patient"))) == 2
 
 
+def test_what_an_operation_finds_is_its_result(database: Any) -> None:
+    alice = Caller(id="alice", name="alice", scopes=("user/*.cruds",))
+    client = client_of(database, lambda request: alice, validates=True)
+    sent = bundle(asking("POST", "Patient/$validate", {**PATIENT, "gender": "unknowable"}), kind="batch")
+    [entry] = json.loads(client.post("/fhir", json=sent).text)["entry"]
+    assert entry["response"]["status"] == "200 OK"
+    assert entry["resource"]["issue"][0]["expression"] == ["Patient.gender"]
+
+
 def test_no_entry_refers_to_another(send: Send) -> None:
     observation = {"resourceType": "Observation", "status": "final", "code": {"text": "x"},
                    "subject": {"reference": f"{URN}1"}}  # fmt: skip

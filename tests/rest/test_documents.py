@@ -9,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from fhir_secondop.access import rights
+from fhir_secondop.fhir import excerpts
 from fhir_secondop.fhir.validate import validate
+from fhir_secondop.limits import Limits
 from fhir_secondop.model import EVERYTHING, Caller
 from fhir_secondop.rest import documents
 from fhir_secondop.store import resources, tables
@@ -132,7 +134,7 @@ def test_what_those_point_to_is_missing_only_when_that_is_wanted_and_told(client
     ]
     document, headers = asked(client, "Composition/c2/$document", Prefer="handling=lenient")
     assert "Observation/b2" in held(document)
-    assert document["meta"]["tag"] == [documents.SUBSETTED]
+    assert document["meta"]["tag"] == [excerpts.SUBSETTED]
     assert headers["Warning"] == '199 - "not in this document: Practitioner/gone and 1 more"'
 
 
@@ -249,6 +251,17 @@ def test_documents_come_in_pages(documented: Any) -> None:
         path = following(bundle)
     assert found == ["DocumentReference/r1", "DocumentReference/r2", "DocumentReference/r3"]
     asked(documented, "DocumentReference/$docref?patient=p1&_page=r1", 400)
+
+
+def test_a_page_of_documents_ends_at_its_bytes(documented: Any, database: Database) -> None:
+    small = client_of(database, lambda request: CALLERS["desk"], published=frozenset({"docref"}),
+                      restrictions=rights.restrictions, limits=Limits(max_page_bytes=1))  # fmt: skip
+    path, found = "DocumentReference/$docref?patient=p1", []
+    while path:
+        bundle, _ = asked(small, path)
+        found.append(shown(bundle))
+        path = following(bundle)
+    assert found == [["DocumentReference/r1"], ["DocumentReference/r2"], ["DocumentReference/r3"]]
 
 
 def test_what_is_not_made_or_not_there_is_said(documented: Any) -> None:
