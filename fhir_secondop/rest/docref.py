@@ -12,7 +12,7 @@ from fhir_secondop.fhir import query
 from fhir_secondop.model import Caller
 from fhir_secondop.rest import disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import compartments, resources, search
+from fhir_secondop.store import compartments, plans, resources
 from fhir_secondop.store.compartments import Place
 from fhir_secondop.store.resources import Stored
 
@@ -45,7 +45,7 @@ def run(endpoint: Endpoint, caller: Caller, _: str) -> Response:
         if is_on_demand:
             notices.append(Issue("warning", "not-supported", "", _ON_DEMAND))
         else:
-            conditions = search.conditions_of(wanted, visibility, endpoint.base_url)
+            conditions = plans.conditions_of(wanted, visibility, endpoint.base_url)
             if period is not None:
                 conditions.append(compartments.in_care(period))
             place = shown.place_of(endpoint, caller, "$docref", sent)

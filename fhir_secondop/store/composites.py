@@ -7,24 +7,20 @@ Source: https://hl7.org/fhir/R4/search.html#composite
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import ColumnElement
 
-from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.fhir.definitions import SearchParameter
 from fhir_secondop.model import Resource
 from fhir_secondop.store import tables
-from fhir_secondop.store.search_text import parted
 from fhir_secondop.store.search_types import KINDS, Row
 
 _OF_RESOURCE = "%resource."
-OfPart = Callable[[str, str], ColumnElement[bool]]
-"""(code of a simple parameter, wanted text) → the condition on tables.resource."""
 
 
 @cache
@@ -76,35 +72,18 @@ def _values(parameter: SearchParameter, resource: Resource, value_type: str, val
             yield kind, path.select(expression, value, value_type)
 
 
-def condition(
-    resource_type: str, parameter: SearchParameter, wanted: str, base_url: str, of_part: OfPart
+def in_one_element(
+    resource_type: str, code: str, parts: Sequence[tuple[str, str, Sequence[Any]]]
 ) -> ColumnElement[bool]:
-    """The condition on tables.resource for one alternative. Raises Invalid."""
-    texts = parted(wanted, "$")
-    if len(texts) != len(parameter.components) or not all(texts):
-        names = "$".join(part.code for part, _ in definitions.components(parameter))
-        raise Invalid(f"{parameter.code} is searched by {names}.", path=parameter.code)
-    found = []
-    for each in parts(resource_type, parameter):
-        if each.expression == resource_type:
-            wanted_parts = zip(definitions.components(each), texts, strict=True)
-            found.append(sa.and_(*(of_part(part.code, text) for (part, _), text in wanted_parts)))
-        else:
-            found.append(_in_one_element(resource_type, each, texts, base_url))
-    return sa.or_(*found)
-
-
-def _in_one_element(
-    resource_type: str, parameter: SearchParameter, texts: list[str], base_url: str
-) -> ColumnElement[bool]:
+    """The condition on tables.resource that all of these parts (kind, form and values of each) match in one element."""
     found: sa.Select[Any] | None = None
-    for number, ((part, _), text) in enumerate(zip(definitions.components(parameter), texts, strict=True)):
-        kind = KINDS[part.type]
+    for number, (name, form, values) in enumerate(parts):
+        kind = KINDS[name]
         columns = kind.table.c
         conditions = [
             columns.type == resource_type,
-            columns.param == f"{parameter.code}${number}",
-            kind.condition(columns, text, "", base_url),
+            columns.param == f"{code}${number}",
+            kind.condition(columns, form, values),
         ]
         if found is not None:
             conditions.append(sa.tuple_(columns.rid, columns.place).in_(found))

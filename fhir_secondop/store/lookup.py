@@ -12,11 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import OperationalError
 
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.store.database import Database
-from fhir_secondop.store.prepared import compiled
+from fhir_secondop.store.prepared import compiled, each
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +36,11 @@ def one_row(database: Database, statement: sa.Select[Any], **values: Any) -> tup
 
 
 def each_row(connection: Connection, statement: sa.Select[Any], **values: Any) -> Iterator[tuple[Any, ...]]:
-    """Each row of such a statement, in the snapshot of a connection that reads. Raises SQLAlchemy's OperationalError.
+    """Each row of such a statement, in the snapshot of a connection that reads. Raises SQLAlchemy's errors.
 
     Of a record of 150 resources SQLAlchemy takes longer to make the statement and its rows than the database to answer.
     """
-    if not connection.in_transaction():
-        connection.begin()
-    driver: Any = connection.dialect.loaded_dbapi
-    try:
-        yield from _rows(connection.connection, statement, connection.dialect, values)
-    except driver.OperationalError as error:
-        raise OperationalError(None, None, error) from error
+    return each(connection, compiled(statement, connection.dialect), values)
 
 
 def _rows(

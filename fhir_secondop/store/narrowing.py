@@ -10,7 +10,7 @@ PostgreSQL has statistics and turns either form into the other; there the condit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ FEW = 2000
 """Rows that make a list sooner than a page is found by going through a type of a million."""
 VERY_FEW = 100
 """Where some condition has no more, nobody counts on."""
+ALL = -1
+"""Instead of the number of a condition: a search goes through all of its type."""
 _RID = tables.resource.c.rid
 _BY_RID = {table: f"INDEXED BY {table.name}_rid" for table in tables.INDEXES}
 
@@ -81,39 +83,46 @@ class _List:
         return sa.select(sa.func.count()).select_from(rows.limit(most + 1).subquery()).scalar_subquery()
 
 
-def narrowed(
-    connection: Connection,
-    conditions: Sequence[ColumnElement[bool]],
-    between: tuple[int, int] | None = None,
-    *,
-    counts: bool = True,
-) -> list[ColumnElement[bool]]:
-    """The same conditions, in the forms in which SQLite goes by the one that fewest rows match.
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What must hold of a type, parted into what a search can go by and the rest."""
 
-    `between` are the creation numbers after which, and up to which, a page may go. Without `counts` a single condition
-    is taken to match few, as those of a conditional write do.
-    """
-    is_sqlite = connection.dialect.name == "sqlite"
+    lists: Sequence[_List]
+    others: Sequence[ColumnElement[bool]]
+
+    def counted(self, most: int) -> sa.Select[Any]:
+        """How many rows each of the lists has, counted to one beyond `most`."""
+        numbers: list[Any] = [each.counted(most) for each in self.lists]
+        return sa.select(*numbers)
+
+    def narrowed(self, best: int, between: tuple[Any, Any] | None = None) -> list[ColumnElement[bool]]:
+        """The conditions so that SQLite goes by that list; by the order of creation where that is ALL.
+
+        `between` are the creation numbers after which, and up to which, a page may go.
+        """
+        within = []
+        if between is not None:
+            # With a sum no index is gone through by it: the list is shorter than what lies between two pages.
+            rid = _RID + 0 if best != ALL else _RID
+            within = [rid > between[0], rid <= between[1]]
+        forms = (each.driving if n == best else _looked_up(each.condition) for n, each in enumerate(self.lists))
+        return [*self.others, *within, *forms]
+
+
+def ways(conditions: Sequence[ColumnElement[bool]], *, is_sqlite: bool) -> Ways:
+    """By what a search can go."""
     lists = [_List(each, selects) for each in conditions if (selects := _selects(each))] if is_sqlite else []
-    others = [each for each in conditions if not lists or not _selects(each)]
-    best = -1
-    if lists:
-        best = _fewest(connection, lists) if counts or len(lists) > 1 else 0
-    if between is not None:
-        # With a sum no index is gone through by it: the list is shorter than what lies between two pages.
-        rid = _RID + 0 if best >= 0 else _RID
-        others += [rid > between[0], rid <= between[1]]
-    return [*others, *(each.driving if n == best else _looked_up(each.condition) for n, each in enumerate(lists))]
+    return Ways(lists, [each for each in conditions if not lists or not _selects(each)])
 
 
-def _fewest(connection: Connection, lists: Sequence[_List]) -> int:
-    """Which one the fewest rows match; -1 where all match many."""
-    for most in sorted({min(VERY_FEW, FEW), FEW}):
-        numbers = connection.execute(sa.select(*(each.counted(most) for each in lists))).one()
-        best = min(range(len(lists)), key=numbers.__getitem__)
+def fewest(number: int, counts: Callable[[int], Sequence[int]]) -> int:
+    """Which of so many lists the fewest rows match; ALL where each matches many. `counts(most)` are their numbers."""
+    for most in sorted({min(VERY_FEW, FEW), FEW}) if number else ():
+        numbers = counts(most)
+        best = min(range(number), key=numbers.__getitem__)
         if numbers[best] <= most:
             return best
-    return -1
+    return ALL
 
 
 def _selects(condition: ColumnElement[bool]) -> list[sa.Select[Any]]:

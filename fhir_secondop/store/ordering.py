@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.elements import ColumnElement
 
-from fhir_secondop.errors import Gone, Invalid, TooCostly
+from fhir_secondop.errors import Gone, Invalid
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Visibility
@@ -35,21 +35,23 @@ _VALUE = {
 """Kind → the column whose least value counts, and that whose highest does."""
 
 
-def ordered(
-    connection: Connection, search: Search, conditions: Iterable[ColumnElement[bool]], visibility: Visibility
-) -> list[int]:
-    """The rids of all that match, in order; what has no such value comes last. Raises TooCostly
-    beyond max_sorted.
-    """
+def in_order(
+    dialect: Dialect,
+    types: Sequence[str],
+    sort: Iterable[tuple[str, bool]],
+    conditions: Iterable[ColumnElement[bool]],
+    visibility: Visibility,
+    most: Any,
+) -> sa.Select[Any]:
+    """The rids of at most so many that match, in order; what has no such value comes last."""
     resource = tables.resource.c
     order: list[ColumnElement[Any]] = []
-    for code, is_descending in search.sort:
+    for code, is_descending in sort:
         value: ColumnElement[Any]
         if code in ("_id", "_lastUpdated"):
             value = resource.id if code == "_id" else resource.updated
         else:
-            types = [kind for kind, _ in search.parts]
-            value = _value(connection, types, code, is_descending)
+            value = _value(dialect, types, code, is_descending)
             # What a reader does not see of a resource says nothing of its place either.
             seen = [sa.or_(resource.type != kind, found_by(visibility, kind, code)) for kind in types
                     if (kind, code) in visibility.unsearchable]  # fmt: skip
@@ -58,25 +60,19 @@ def ordered(
             order.append(value.is_(None))
         order.append(value.desc() if is_descending else value.asc())
     # No more is looked at than may be sorted, however much matches.
-    most = search.limits.max_sorted
-    matching = sa.select(resource.rid).where(*conditions).limit(most + 1).correlate(None)
-    query = sa.select(resource.rid).where(resource.rid.in_(matching)).order_by(*order, resource.rid)
-    rids = list(connection.execute(query).scalars())
-    if len(rids) > most:
-        said = f"More than {most} resources match: too many to sort (max_sorted); make the search narrower."
-        raise TooCostly(said, path="_sort")
-    return rids
+    matching = sa.select(resource.rid).where(*conditions).limit(most).correlate(None)
+    return sa.select(resource.rid).where(resource.rid.in_(matching)).order_by(*order, resource.rid)
 
 
-def _value(connection: Connection, types: Sequence[str], code: str, is_descending: bool) -> sa.ScalarSelect[Any]:
+def _value(dialect: Dialect, types: Sequence[str], code: str, is_descending: bool) -> sa.ScalarSelect[Any]:
     """The least or highest value that a resource has of a parameter, looked up resource by resource."""
     kind = definitions.search_parameters(types[0])[code].type  # the same of all
     columns = KINDS[kind].table.c
     column: ColumnElement[Any] = columns[_VALUE[kind][is_descending]]
-    if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
+    if dialect.name == "postgresql" and isinstance(column.type, sa.Text):
         column = sa.collate(column, "C")
     value = sa.func.max(column) if is_descending else sa.func.min(column)
-    of_types = columns.type == types[0] if len(types) == 1 else columns.type.in_(types)
+    of_types = columns.type == types[0] if len(types) == 1 else columns.type.in_(list(types))
     mine = [of_types, columns.param == code]
     if isinstance(column.type, sa.Text):
         mine.append(column != "")  # a system without a code is no value to sort by

@@ -6,7 +6,7 @@ what SQLite needs for it, and a create has a dozen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from operator import itemgetter
@@ -17,6 +17,8 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
 Row = tuple[Any, ...]
+Ready = tuple[str, Callable[[Mapping[str, Any]], Any]]
+"""A statement's text, and what makes of its values what the driver takes: by name, or in their order."""
 
 
 class Prepared:
@@ -75,10 +77,43 @@ def inserting(table: sa.Table, *returning: sa.Column[Any]) -> Prepared:
     return Prepared(statement.returning(*returning) if returning else statement)
 
 
+def each(connection: Connection, ready: Ready, values: Mapping[str, Any], *, at_once: int = 0) -> Generator[Row]:
+    """Each row, in the snapshot of a connection that reads. Raises SQLAlchemy's errors.
+
+    With `at_once` PostgreSQL sends so many at a time; else its client takes all of them.
+    """
+    if not connection.in_transaction():
+        connection.begin()
+    text, place = ready
+    driver: Any = connection.connection.driver_connection
+    cursor: Any
+    if at_once and connection.dialect.name == "postgresql":
+        cursor = driver.cursor("rows")
+        cursor.itersize = at_once
+    else:
+        cursor = driver.cursor()
+    placed = place(values)
+    for listener in connection.dispatch.before_cursor_execute:  # whoever bounds or watches what is asked
+        listener(connection, cursor, text, placed, None, False)
+    try:
+        cursor.execute(text, placed)
+        yield from cursor
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _wrapped(connection, text, error) from error
+    finally:
+        cursor.close()
+
+
 @lru_cache(maxsize=256)
-def compiled(statement: Any, dialect: Dialect) -> tuple[str, Callable[[Mapping[str, Any]], Any]]:
-    """The statement's text, and what makes of its values what the driver takes: by name, or in their order."""
-    made: Any = statement.compile(dialect=dialect)
+def compiled(statement: Any, dialect: Dialect) -> Ready:
+    """A statement of ours that does not change, compiled."""
+    return ready(statement, dialect)
+
+
+def ready(statement: Any, dialect: Dialect) -> Ready:
+    """A statement, compiled. It is not kept: what is may be held for long."""
+    # What stands in a list of values is written out: such a list is part of the statement.
+    made: Any = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
     names: list[str] | None = made.positiontup
     written = {name: value for name, value in made.params.items() if value is not None}  # what stands in it already
     if names is None:

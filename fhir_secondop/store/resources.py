@@ -27,7 +27,7 @@ SOURCE = "source:"
 UPLOAD = "upload:"
 IN_RECORD = sa.or_(tables.resource.c.owner.startswith(SOURCE), tables.resource.c.owner.startswith(UPLOAD))
 _AT_ONCE = 300  # pairs in one statement
-_FETCHED = 25  # rows that PostgreSQL sends at once, where they may be large
+FETCHED = 25  # rows that PostgreSQL sends at once, where they may be large
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
@@ -153,32 +153,35 @@ def case_of(connection: Connection, resource_type: str, resource_id: str) -> str
 
 def stored(row: Any, visibility: Visibility = EVERYTHING) -> Stored:
     """The Stored of a row of `rows(visibility)`, as who sees it may read it."""
-    found = Stored(
-        row.rid, row.type, row.id, row.version, row.updated, bool(row.deleted), row.owner, row.case_id,
-        Body(row.body, row.cut), row.meta,
-    )  # fmt: skip
-    return _cut(found, visibility) if not visibility.everything and row.blind else found
+    if visibility.everything:
+        return _stored(*row)
+    found = _stored(*row[:-1])
+    return _cut(found, visibility) if row[-1] else found
 
 
-def taken(
+def taken(found: Iterable[Any], visibility: Visibility, most_bytes: int) -> tuple[list[Stored], bool]:
+    """What rows of `rows(visibility)` hold, until that has so many bytes, but one at least; and whether it is cut.
+
+    No more is held at once than that, if rows come as they are asked for.
+    """
+    kept: list[Stored] = []
+    size = 0
+    for row in found:
+        each = stored(row, visibility)
+        size += each.bytes
+        if kept and size > most_bytes:
+            return kept, True
+        kept.append(each)
+    return kept, False
+
+
+def _taken(
     connection: Connection, query: sa.Select[Any], visibility: Visibility, most_bytes: int
 ) -> tuple[list[Stored], bool]:
-    """What a query of `rows(visibility)` finds, until that has so many bytes, but one at least; and whether it is cut.
-
-    No more is held at once than that: rows come as they are asked for.
-    """
     if connection.dialect.name == "postgresql":  # whose client takes all of them at once, unless it is told
-        query = query.execution_options(yield_per=_FETCHED)
-    found: list[Stored] = []
-    size = 0
+        query = query.execution_options(yield_per=FETCHED)
     with connection.execute(query) as result:
-        for row in result:
-            each = stored(row, visibility)
-            size += each.bytes
-            if found and size > most_bytes:
-                return found, True
-            found.append(each)
-    return found, False
+        return taken(result, visibility, most_bytes)
 
 
 def _cut(whole: Stored, visibility: Visibility) -> Stored:
@@ -260,7 +263,7 @@ def _cases(visibility: Visibility, part: str) -> sa.Select[Any]:
     """The cases in whose audience the caller stands for that part, at that time."""
     audience = tables.audience.c
     return sa.select(audience.case_id).where(
-        audience.party.in_(sorted(visibility.parties)),
+        audience.party.in_(list(visibility.parties)),
         audience.part == part,
         sa.or_(audience.until.is_(None), audience.until > visibility.at_ms),
     )
@@ -344,7 +347,7 @@ def history_page(
         query = query.where(version.version < before)
     if since_ms is not None:
         query = query.where(version.updated >= since_ms)
-    return taken(connection, query, visibility, most_bytes)
+    return _taken(connection, query, visibility, most_bytes)
 
 
 def history_of_types(
@@ -375,7 +378,7 @@ def history_of_types(
         query = query.where(updated < before_ms)
     if since_ms is not None:
         query = query.where(updated >= since_ms)
-    return taken(connection, query, visibility, most_bytes)
+    return _taken(connection, query, visibility, most_bytes)
 
 
 def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> list[Stored]:

@@ -10,23 +10,20 @@ Over several types each is searched by itself, as a search of it alone would be,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.elements import ColumnElement
 
-from fhir_secondop.errors import Invalid
-from fhir_secondop.fhir import criteria
-from fhir_secondop.fhir.query import Search
-from fhir_secondop.limits import Limits
+from fhir_secondop.errors import Invalid, TooCostly
+from fhir_secondop.fhir.query import Part, Search
 from fhir_secondop.model import Visibility
-from fhir_secondop.store import ordering, pending, tables
-from fhir_secondop.store.conditions import Sees, condition
-from fhir_secondop.store.narrowing import narrowed
-from fhir_secondop.store.resources import Stored, found_by, rows, taken, visible
+from fhir_secondop.store import narrowing, ordering, pending, plans, tables
+from fhir_secondop.store.prepared import Ready, Row, each
+from fhir_secondop.store.resources import FETCHED, Stored, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,76 +41,45 @@ class Found:
     shown: int = 0
 
 
-def seen_by(visibility: Visibility) -> Sees:
-    """What may be found by a parameter of a type, for chains."""
-    return lambda resource_type, code: sa.and_(visible(visibility), found_by(visibility, resource_type, code))
+class _Running:
+    """A search on a connection: its form, its values, and for each type by which condition it goes."""
+
+    __slots__ = ("_connection", "_values", "_visibility", "best", "dialect", "form")
+
+    def __init__(
+        self, connection: Connection, search: Search, visibility: Visibility, base_url: str, *, counts: bool
+    ) -> None:
+        self._connection = connection
+        self._visibility = visibility
+        self.dialect = connection.dialect
+        self.form, self._values = plans.asked(_parts(connection, search), visibility, base_url)
+        self.best = tuple(self._best(place, counts=counts) for place in range(len(self.form.parts)))
+
+    def _best(self, place: int, *, counts: bool) -> int:
+        number = plans.lists(self.dialect, self.form, place)
+        if number == 1 and not counts:
+            return 0
+        few = narrowing.FEW
+        return narrowing.fewest(
+            number, lambda most: self.rows(plans.counts(self.dialect, self.form, place, most, few))[0]
+        )
+
+    def rows(self, statement: Ready, **values: Any) -> list[Row]:
+        """What a statement of it finds."""
+        return list(each(self._connection, statement, {**self._values, **values}))
+
+    def taken(self, statement: Ready, most_bytes: int, values: Mapping[str, Any]) -> tuple[list[Stored], bool]:
+        """The resources that it finds, as resources.taken says."""
+        with closing(each(self._connection, statement, {**self._values, **values}, at_once=FETCHED)) as found:
+            return taken(found, self._visibility, most_bytes)
 
 
-Conditions = list[ColumnElement[bool]]
-
-
-def conditions_of(search: Search, visibility: Visibility, base_url: str) -> Conditions:
-    """The conditions on `tables.resource` of all that matches, may be seen and is not deleted. Raises Invalid.
-
-    Of a search of one type.
-    """
-    sees = seen_by(visibility)
-    looked_at = (pair for each in search.criteria for pair in criteria.looked_at(search.type, each))
-    return [
-        tables.resource.c.type == search.type,
-        tables.resource.c.deleted.is_(False),
-        visible(visibility),
-        *(condition(search.type, each, base_url, sees) for each in search.criteria),
-        *(found_by(visibility, kind, code) for kind, code in looked_at),
-    ]
-
-
-def count(connection: Connection, conditions: Conditions) -> int:
-    """How many resources these conditions hold for."""
-    counted: int = connection.execute(
-        sa.select(sa.func.count()).select_from(tables.resource).where(*conditions)
-    ).scalar_one()
-    return counted
-
-
-@dataclass(frozen=True, slots=True)
-class _Matching:
-    """What matches, by type: the conditions of each, in the forms of store.narrowing."""
-
-    of_types: list[Conditions]
-
-    def all(self, *more: ColumnElement[bool]) -> Conditions:
-        """The conditions of whatever matches, and of `more`."""
-        if len(self.of_types) == 1:
-            return [*self.of_types[0], *more]
-        return [_one_of(sa.select(tables.resource.c.rid).where(*each, *more) for each in self.of_types)]
-
-    def first(self, number: int, *, newest: bool = False) -> Conditions:
-        """The conditions of the first ones, or the newest: at most so many of each type, if there are several.
-
-        Each type is cut by itself, so that as little of it is looked at as when it was searched alone.
-        """
-        if len(self.of_types) == 1:
-            return self.of_types[0]
-        rid = tables.resource.c.rid
-        order = rid.desc() if newest else rid.asc()
-        cut = (sa.select(rid).where(*each).order_by(order).limit(number).subquery() for each in self.of_types)
-        return [_one_of(sa.select(each.c.rid) for each in cut)]
-
-
-def _one_of(found: Iterable[sa.Select[Any]]) -> ColumnElement[bool]:
-    each = list(found)
-    return tables.resource.c.rid.in_(sa.union_all(*each)) if each else sa.false()
-
-
-def _by_type(connection: Connection, search: Search, visibility: Visibility, base_url: str) -> list[Conditions]:
-    """What matches of each type that is asked for and of which something is stored."""
-    parts = search.parts
-    if search.also:
-        there = _types_held(connection)
-        parts = tuple((kind, wanted) for kind, wanted in parts if kind in there)
-    asked = (replace(search, type=kind, criteria=wanted, also=()) for kind, wanted in parts)
-    return [conditions_of(each, visibility, base_url) for each in asked]
+def _parts(connection: Connection, search: Search) -> Sequence[Part]:
+    """What is asked of each type; of several, of those of which something is stored."""
+    if not search.also:
+        return search.parts
+    there = _types_held(connection)
+    return [(kind, wanted) for kind, wanted in search.parts if kind in there]
 
 
 def _types_held(connection: Connection) -> set[str]:
@@ -128,47 +94,43 @@ def _types_held(connection: Connection) -> set[str]:
 def run(connection: Connection, search: Search, visibility: Visibility, base_url: str, *, counts: bool = True) -> Found:
     """The page of resources that match, may be seen and are not deleted, oldest first or as `_sort` says.
 
-    `counts` as in store.narrowing. Raises Unavailable where it goes by a parameter whose index is being made.
+    Without `counts` a single condition is taken to match few, as those of a conditional write do. Raises Unavailable
+    where it goes by a parameter whose index is being made.
     """
-    resource = tables.resource.c
     pending.refuse(connection, pending.used(search))
-    wanted = _by_type(connection, search, visibility, base_url)
+    running = _Running(connection, search, visibility, base_url, counts=counts)
     if search.sort and search.count:
-        return _sorted(connection, search, _Matching([narrowed(connection, each) for each in wanted]), visibility)
+        return _sorted(connection, running, search, visibility)
     between = _place(search)
+    follows = between is not None
+    after, last = between or (0, 0)
+    dialect, form, best = running.dialect, running.form, running.best
     total = None
     if search.total == "accurate" or search.count == 0:
-        bound = [] if between is None else [resource.rid <= between[1]]
-        total = count(connection, _Matching(wanted).all(*bound))
+        ((total,),) = running.rows(plans.total(dialect, form, bounded=follows), last=last)
     if search.count == 0:
         return Found((), "", total)
-    matching = _Matching([narrowed(connection, each, between, counts=counts) for each in wanted])
-    query = rows(visibility).where(*matching.first(search.count + 1)).order_by(resource.rid)
-    found, is_cut = taken(connection, query.limit(search.count + 1), visibility, search.limits.max_page_bytes)
+    found, is_cut = running.taken(
+        plans.page(dialect, form, best, follows=follows),
+        search.limits.max_page_bytes,
+        {"most": search.count + 1, "after": after, "last": last},
+    )
     more = is_cut or len(found) > search.count
     found = found[: search.count]
     if not more:
         return Found(tuple(found), "", total)
-    if between is None:
-        newest = sa.select(resource.rid).where(*matching.first(1, newest=True))
-        last = connection.execute(newest.order_by(resource.rid.desc()).limit(1)).scalar_one()
-    else:
-        last = between[1]
+    if not follows:
+        ((last,),) = running.rows(plans.newest(dialect, form, best), most=1)
     return Found(tuple(found), f"{found[-1].rid}~{last}", total)
 
 
-def _sorted(connection: Connection, search: Search, matching: _Matching, visibility: Visibility) -> Found:
+def _sorted(connection: Connection, running: _Running, search: Search, visibility: Visibility) -> Found:
     name, start = "", 0
     if search.page:
         name, start, rids = ordering.listed(connection, search, visibility)
     else:
-        rids = ordering.ordered(connection, search, matching.all(), visibility)
-    wanted = rids[start : start + search.count]
-
-    def query(some: Sequence[int]) -> sa.Select[Any]:
-        return rows(visibility).where(*matching.all(tables.resource.c.rid.in_(some)))
-
-    found, done = _in_order(connection, query, visibility, wanted, search.limits)
+        rids = _all_in_order(running, search)
+    found, done = _in_order(running, rids[start : start + search.count], search.limits.max_page_bytes)
     end = start + done
     return Found(
         tuple(found),
@@ -179,22 +141,30 @@ def _sorted(connection: Connection, search: Search, matching: _Matching, visibil
     )
 
 
-def _in_order(
-    connection: Connection,
-    query: Callable[[Sequence[int]], sa.Select[Any]],
-    visibility: Visibility,
-    rids: Sequence[int],
-    limits: Limits,
-) -> tuple[list[Stored], int]:
+def _all_in_order(running: _Running, search: Search) -> list[int]:
+    """The creation numbers of all that match, sorted. Raises TooCostly beyond max_sorted."""
+    if not running.form.parts:
+        return []  # nothing is stored of any of the types
+    most = search.limits.max_sorted
+    statement = plans.in_order(running.dialect, running.form, running.best, search.sort)
+    rids = [rid for (rid,) in running.rows(statement, most=most + 1)]
+    if len(rids) > most:
+        said = f"More than {most} resources match: too many to sort (max_sorted); make the search narrower."
+        raise TooCostly(said, path="_sort")
+    return rids
+
+
+def _in_order(running: _Running, rids: Sequence[int], most_bytes: int) -> tuple[list[Stored], int]:
     """What is there of these, in their order, until that is as large as a page may be; and of how many that was.
 
     Whoever may no longer be seen, or no longer matches, has left the list.
     """
     found: list[Stored] = []
-    place, at_once, left = 0, len(rids), limits.max_page_bytes
+    place, at_once, left = 0, len(rids), most_bytes
     while place < len(rids) and left > 0:
         some = rids[place : place + at_once]
-        here, is_cut = taken(connection, query(some), visibility, left)
+        statement = plans.among(running.dialect, running.form, running.best, len(some))
+        here, is_cut = running.taken(statement, left, {f"r{n}": rid for n, rid in enumerate(some)})
         if is_cut and len(some) > 1:
             at_once = len(some) // 4 or 1  # they come in any order: fewer, of which the first fit
             continue

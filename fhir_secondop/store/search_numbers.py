@@ -7,7 +7,7 @@ Source: https://hl7.org/fhir/R4/search.html#number and #quantity
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -82,37 +82,60 @@ class Number:
                 LEAST if comparator.startswith("<") else end, MOST if comparator.startswith(">") else end, value
             )
 
-    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+    def asked(self, wanted: str, modifier: str, base_url: str) -> tuple[str, tuple[str, ...]]:
         parts = [unescape(part) for part in parted(wanted, "|")]
         if len(parts) not in (1, 3):
             raise Invalid("A quantity to search for is a number, number|system|code, or number||unit.")
         match = _PREFIXED.fullmatch(parts[0])
         if match is None:
             raise Invalid("A number to search for is not one; write 5.4, 1.0e-3 or ge100.")
-        compared = _compared(match[1] or "eq", match[2], columns.low, columns.high)
-        system, code = parts[1:] or ("", "")
-        if system:
-            compared = sa.and_(compared, columns.system == key(system))
-        if code:
-            named = columns.code == key(code)
-            compared = sa.and_(compared, named if system else sa.or_(named, columns.unit == key(code)))
+        form = match[1] or "eq"
+        values = _bounds(form, Decimal(match[2]))
+        for part, text in zip(("system", "code"), parts[1:], strict=False):
+            if text:
+                form, values = f"{form} {part}", (*values, key(text))
+        return form, values
+
+    def condition(self, columns: tables.Columns, form: str, values: Sequence[Any]) -> ColumnElement[bool]:
+        prefix, *more = form.split()
+        compared = _compared(prefix, values, columns.low, columns.high)
+        if "system" in more:
+            compared = sa.and_(compared, columns.system == values[-len(more)])
+        if "code" in more:
+            named = columns.code == values[-1]
+            compared = sa.and_(compared, named if "system" in more else sa.or_(named, columns.unit == values[-1]))
         return compared
 
 
-def _compared(prefix: str, text: str, low: ColumnElement[str], high: ColumnElement[str]) -> ColumnElement[bool]:
-    number = Decimal(text)
+def _bounds(prefix: str, number: Decimal) -> tuple[str, ...]:
+    """What a number's index row is compared with, for `_compared`."""
     if number and not -primitives.MAX_DECIMAL < number.adjusted() < primitives.MAX_DECIMAL:
         raise Invalid("A number to search for is too large or too small.")
-    at = sortable(number)
     if prefix == "ap":
         margin = abs(number) / 10
-        return sa.and_(low <= sortable(number + margin), high >= sortable(number - margin))
+        return sortable(number - margin), sortable(number + margin)
     if prefix in ("eq", "ne"):
         first, end = _implied(number)
-        if prefix == "eq":
-            return sa.and_(low >= sortable(first), low < sortable(end), high < sortable(end))
-        return sa.or_(low < sortable(first), high >= sortable(end))
-    return {"gt": high > at, "lt": low < at, "ge": high >= at, "le": low <= at, "sa": low > at, "eb": high < at}[prefix]
+        return sortable(first), sortable(end)
+    return (sortable(number),)
+
+
+def _compared(
+    prefix: str, bounds: Sequence[Any], low: ColumnElement[str], high: ColumnElement[str]
+) -> ColumnElement[bool]:
+    first, end = bounds[0], bounds[1] if prefix in ("ap", "eq", "ne") else bounds[0]
+    conditions: dict[str, ColumnElement[bool]] = {
+        "eq": sa.and_(low >= first, low < end, high < end),
+        "ne": sa.or_(low < first, high >= end),
+        "ap": sa.and_(low <= end, high >= first),
+        "gt": high > first,
+        "lt": low < first,
+        "ge": high >= first,
+        "le": low <= first,
+        "sa": low > first,
+        "eb": high < first,
+    }
+    return conditions[prefix]
 
 
 def _implied(number: Decimal) -> tuple[Decimal, Decimal]:

@@ -1,13 +1,14 @@
 """token, string, date, reference: how each is indexed and how it is matched, side by side; and the table of all kinds.
 
-A kind is a table, `rows` (value → index rows) and `condition` (wanted text → SQL over that table's columns).
+A kind is a table, `rows` (value → index rows), `asked` (wanted text → in which form, and the values in it) and
+`condition` (that form → SQL over the table's columns).
 Source: https://hl7.org/fhir/R4/search.html#ptypes
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ from fhir_secondop.store.search_text import TEXT_BYTES, at_bar, cut, fold, key, 
 from fhir_secondop.store.search_uris import Uri, forms
 
 Row = dict[str, Any]
+Asked = tuple[str, tuple[Any, ...]]
+"""In which form of its kind one alternative is asked, and the values in it."""
 
 
 class Kind(Protocol):
@@ -31,8 +34,11 @@ class Kind(Protocol):
     def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
         """Index rows of one value, without rid, type and param."""
 
-    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        """What an index row must satisfy to match one alternative."""
+    def asked(self, wanted: str, modifier: str, base_url: str) -> Asked:
+        """One alternative. Raises Invalid."""
+
+    def condition(self, columns: tables.Columns, form: str, values: Sequence[Any]) -> ColumnElement[bool]:
+        """What an index row must satisfy to match what is asked in that form; the values may be bound parameters."""
 
 
 class Token:
@@ -61,18 +67,24 @@ class Token:
     def _row(self, system: str, code: str) -> Row:
         return {"system": key(system), "code": key(code)}
 
-    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+    def asked(self, wanted: str, modifier: str, base_url: str) -> Asked:
         if modifier == "of-type":
             parts = [unescape(part) for part in parted(wanted, "|")]
             if len(parts) != 3 or not all(parts):
                 raise Invalid("With :of-type an identifier is searched by system|code|value, those of its type first.")
-            return sa.and_(columns.system == key(parts[0]), columns.code == key(f"{parts[1]}|{parts[2]}"))
+            return "both", (key(parts[0]), key(f"{parts[1]}|{parts[2]}"))
         first, bar, second = at_bar(wanted)
         if not bar:
-            return columns.code == key(first)
+            return "code", (key(first),)
         if not second:
-            return columns.system == key(first)
-        return sa.and_(columns.system == key(first), columns.code == key(second))
+            return "system", (key(first),)
+        return "both", (key(first), key(second))
+
+    def condition(self, columns: tables.Columns, form: str, values: Sequence[Any]) -> ColumnElement[bool]:
+        if form == "both":
+            return sa.and_(columns.system == values[0], columns.code == values[1])
+        found: ColumnElement[bool] = columns[form] == values[0]
+        return found
 
 
 def of_modifiers(value_type: str, value: Any) -> Iterator[tuple[sa.Table, str, Row]]:
@@ -117,17 +129,24 @@ class String:
                     if isinstance(text, str):
                         yield from self.rows("string", text, base_url)
 
-    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+    def asked(self, wanted: str, modifier: str, base_url: str) -> Asked:
         text = unescape(wanted)
-        if modifier == "exact":
-            # What is the same is the same folded, and by that there is an index.
-            return sa.and_(columns.folded == cut(fold(text), TEXT_BYTES), columns.exact == key(text))
         low = cut(fold(text), TEXT_BYTES)
+        if modifier == "exact":
+            return "exact", (low, key(text))
         if not low:
             raise Invalid("A text to search for is empty but for space and accents.")
         if modifier == "contains":
-            return columns.folded.contains(low, autoescape=True)
-        return sa.and_(columns.folded >= low, columns.folded < low + "\U0010ffff")
+            return "contains", (re.sub("([/%_])", r"/\1", low),)
+        return "begins", (low, low + "\U0010ffff")
+
+    def condition(self, columns: tables.Columns, form: str, values: Sequence[Any]) -> ColumnElement[bool]:
+        if form == "exact":
+            # What is the same is the same folded, and by that there is an index.
+            return sa.and_(columns.folded == values[0], columns.exact == values[1])
+        if form == "contains":
+            return columns.folded.contains(values[0], escape="/")
+        return sa.and_(columns.folded >= values[0], columns.folded < values[1])
 
 
 class Date:
@@ -155,13 +174,11 @@ class Date:
             if bounds:
                 yield from self.rows("Period", bounds, base_url)
 
-    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        return self.compare(wanted, columns.low, columns.high)
+    def asked(self, wanted: str, modifier: str, base_url: str) -> Asked:
+        return self.span(wanted)
 
-    def compare(
-        self, wanted: str, low: ColumnElement[int], high: ColumnElement[int], *, wide_ms: int = 0
-    ) -> ColumnElement[bool]:
-        """The condition on an indexed interval [low, high) for "ge2024-05" and the like.
+    def span(self, wanted: str, *, wide_ms: int = 0) -> Asked:
+        """What "ge2024-05" and the like asks of an interval [low, high): the prefix, and four bounds.
 
         `wide_ms` is what `high` stands below the end: an instant is one column, not a sum that no index knows.
         """
@@ -175,23 +192,34 @@ class Date:
             raise Invalid(
                 "A date to search for is not one; write ge2024, 2024-05-17 or lt2024-05-17T09:30:00Z."
             ) from error
-        begin, first, end = span.low, span.low - wide_ms, span.high - wide_ms  # the latter two are compared with high
+        low, high = span.low, span.high
         if prefix == "ap":
-            margin = max((span.high - span.low) // 10, abs(span.low - times.milliseconds(times.EPOCH)) // 10_000)
-            return sa.and_(low < span.high + margin, high > first - margin)
+            margin = max((high - low) // 10, abs(low - times.milliseconds(times.EPOCH)) // 10_000)
+            low, high = low - margin, high + margin
+        return prefix, (low, high, low - wide_ms, high - wide_ms)
+
+    def condition(self, columns: tables.Columns, form: str, values: Sequence[Any]) -> ColumnElement[bool]:
+        return self.compare(columns.low, columns.high, form, values)
+
+    def compare(
+        self, low: ColumnElement[int], high: ColumnElement[int], form: str, values: Sequence[Any]
+    ) -> ColumnElement[bool]:
+        """The condition on an indexed interval [low, high)."""
+        begin, beyond, first, end = values  # the latter two are compared with high
         # low < high always: what follows from that is said, because an index is gone through between two bounds.
-        within = sa.and_(low >= begin, high <= end, low < span.high)
+        within = sa.and_(low >= begin, high <= end, low < beyond)
         conditions: dict[str, ColumnElement[bool]] = {
             "eq": within,
             "ne": sa.or_(low < begin, high > end),
             "gt": high > end,
             "lt": low < begin,
             "ge": sa.and_(high > first, sa.or_(high > end, within)),
-            "le": sa.and_(low < span.high, sa.or_(low < begin, within)),
-            "sa": low >= span.high,
+            "le": sa.and_(low < beyond, sa.or_(low < begin, within)),
+            "sa": low >= beyond,
             "eb": sa.and_(high <= first, low < begin),
+            "ap": sa.and_(low < beyond, high > first),
         }
-        return conditions[prefix]
+        return conditions[form]
 
 
 class Reference:
@@ -208,8 +236,12 @@ class Reference:
         if literal and not literal.startswith("#"):
             yield {"target": self._target(literal, base_url), "identifier": ""}
 
-    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
-        return columns.target == self._target(unescape(wanted), base_url)
+    def asked(self, wanted: str, modifier: str, base_url: str) -> Asked:
+        return "is", (self._target(unescape(wanted), base_url),)
+
+    def condition(self, columns: tables.Columns, form: str, values: Sequence[Any]) -> ColumnElement[bool]:
+        found: ColumnElement[bool] = columns.target == values[0]
+        return found
 
     def _target(self, literal: str, base_url: str) -> str:
         ref = refs.parse(literal)

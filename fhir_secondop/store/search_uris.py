@@ -5,7 +5,7 @@ Source: https://hl7.org/fhir/R4/search.html#uri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,19 +27,24 @@ class Uri:
             for form in forms(value):
                 yield {"uri": key(form, TEXT_BYTES)}
 
-    def condition(self, columns: tables.Columns, wanted: str, modifier: str, base_url: str) -> ColumnElement[bool]:
+    def asked(self, wanted: str, modifier: str, base_url: str) -> tuple[str, tuple[str, ...]]:
         text = unescape(wanted)
         if modifier == "below":
             within = cut(text if text.endswith("/") else text + "/", TEXT_BYTES)
-            return sa.or_(
-                columns.uri == key(text, TEXT_BYTES),
-                sa.and_(columns.uri >= within, columns.uri < within[:-1] + "0"),  # "0" stands right after "/"
-            )
+            return "below", (key(text, TEXT_BYTES), within, within[:-1] + "0")  # "0" stands right after "/"
         if modifier == "above":
             ends = [at for at, character in enumerate(text) if character == "/"]
             above = {text, *(text[:at] for at in ends), *(text[: at + 1] for at in ends)}
-            return columns.uri.in_(sorted(key(each, TEXT_BYTES) for each in above))
-        return columns.uri == key(text, TEXT_BYTES)
+            return "above", tuple(sorted(key(each, TEXT_BYTES) for each in above))
+        return "is", (key(text, TEXT_BYTES),)
+
+    def condition(self, columns: tables.Columns, form: str, values: Sequence[Any]) -> ColumnElement[bool]:
+        if form == "below":
+            return sa.or_(columns.uri == values[0], sa.and_(columns.uri >= values[1], columns.uri < values[2]))
+        if form == "above":
+            return columns.uri.in_(values)
+        found: ColumnElement[bool] = columns.uri == values[0]
+        return found
 
 
 def forms(canonical: str) -> list[str]:
