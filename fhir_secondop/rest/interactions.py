@@ -9,6 +9,7 @@ from dataclasses import replace
 from urllib.parse import urlencode
 
 from flask import Response, request
+from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import Forbidden, Gone, Malformed, NotAllowed, NotFound, PreconditionFailed, Unsupported
 from fhir_secondop.fhir import query
@@ -74,25 +75,31 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     may(endpoint, caller, resource_type, "create", "c")
     answers.check_no_search()
     preconditions.check_taken("If-None-Exist")
-    sent = answers.resource_body(endpoint, resource_type)
     # The EHRs that don't offer it, and are simulated so, pass over it.
     criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
     visibility = endpoint.sees(caller, (resource_type, "c"))
+    if criteria is not None:
+        # What is there already is answered without a writer's turn; what was sent is then not looked at (R4).
+        with endpoint.database.reading() as connection:
+            found = endpoint.match_one(connection, resource_type, criteria, visibility)
+            if found is not None:
+                return _there_already(endpoint, caller, connection, found)
+    sent = answers.resource_body(endpoint, resource_type)
     with endpoint.database.transaction(caller) as tx:
         if criteria is not None:
             found = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
-            if found is not None:
-                return _there_already(endpoint, caller, tx, found)
+            if found is not None:  # since a moment ago
+                return _there_already(endpoint, caller, tx.connection, found)
         stored = resources.create(tx, sent.body, sent.resource, base_url=endpoint.base_url)
         endpoint.hooks.within(tx)
         written(tx, visibility)
     return answers.stored_answer(endpoint, stored, 201, sent.said)
 
 
-def _there_already(endpoint: Endpoint, caller: Caller, tx: Transaction, found: Stored) -> Response:
+def _there_already(endpoint: Endpoint, caller: Caller, connection: Connection, found: Stored) -> Response:
     """What If-None-Exist found: shown to who may read it; who may only create is told that it is there."""
     readable = endpoint.sees(caller, (found.type, "r"))
-    if endpoint.allows(caller, found.type, "r") and resources.find(tx.connection, readable, found.type, found.id):
+    if endpoint.allows(caller, found.type, "r") and resources.find(connection, readable, found.type, found.id):
         disclosure.disclosed([found])
         return answers.stored_answer(endpoint, found)
     headers = {"ETag": found.etag, "Location": f"{endpoint.base_url}/{found.versioned}"}

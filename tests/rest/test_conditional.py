@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fhir_secondop.model import Caller
+from fhir_secondop.store.database import Database
 from tests.rest.served import NAME, PATIENT, Send, client_of, created, matches
+from tests.store.rows import DESK
 
 MRN = {**PATIENT, "identifier": [{"system": "urn:mrn", "value": "1"}]}
 SAME = "/Patient?identifier=urn:mrn|1"
+
+
+def test_a_create_of_what_is_there_waits_for_no_writer_and_ignores_the_rest(send: Send, database: Database) -> None:
+    name = created(send, MRN)
+    same = {"If-None-Exist": "identifier=urn:mrn|1"}
+    with ThreadPoolExecutor(1) as others, database.transaction(DESK):
+        found = others.submit(send, "POST", "/Patient", MRN, **same).result(timeout=30)
+        # R4: with one match the server ignores what was sent.
+        ignored = others.submit(send, "POST", "/Patient", {**MRN, "gender": "?"}, **same).result(timeout=30)
+    assert [(each.status_code, each.json["id"]) for each in (found, ignored)] == [(200, name)] * 2  # type: ignore[index]
+    wrong = send("POST", "/Patient", {**MRN, "gender": "?"}, **{"If-None-Exist": "identifier=urn:mrn|2"})
+    assert wrong.status_code == 422
 
 
 def test_an_update_of_what_matches_creates_updates_or_is_refused(send: Send) -> None:
