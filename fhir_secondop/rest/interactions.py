@@ -18,7 +18,7 @@ from fhir_secondop.rest import answers, binary, disclosure, formats, preconditio
 from fhir_secondop.rest.answers import Sent
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import resources
-from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.database import Transaction, last_write
 from fhir_secondop.store.resources import Stored
 
 
@@ -78,15 +78,18 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
     # The EHRs that don't offer it, and are simulated so, pass over it.
     criteria = request.headers.get("If-None-Exist") if endpoint.conditional_create else None
     visibility = endpoint.sees(caller, (resource_type, "c"))
+    looked_at = -1
     if criteria is not None:
         # What is there already is answered without a writer's turn; what was sent is then not looked at (R4).
         with endpoint.database.reading() as connection:
+            looked_at = last_write(connection)
             found = endpoint.match_one(connection, resource_type, criteria, visibility)
             if found is not None:
                 return _there_already(endpoint, caller, connection, found)
     sent = answers.resource_body(endpoint, resource_type)
     with endpoint.database.transaction(caller) as tx:
-        if criteria is not None:
+        # Who sees everything sees what it saw where nothing was written; what others see can change without.
+        if criteria is not None and not (visibility.everything and tx.began == looked_at):
             found = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
             if found is not None:  # since a moment ago
                 return _there_already(endpoint, caller, tx.connection, found)

@@ -27,7 +27,7 @@ from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.store import tables
 from fhir_secondop.store.commits import Commits
-from fhir_secondop.store.prepared import Prepared
+from fhir_secondop.store.prepared import Prepared, compiled, each
 
 if TYPE_CHECKING:
     from fhir_secondop.store.audit.audit import Audit
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # Built once: every write runs them.
 _READ_CLOCK = Prepared(sa.select(tables.clock.c.at).with_for_update())
+_LOOK_AT_CLOCK = sa.select(tables.clock.c.at)
 _SET_CLOCK = Prepared(sa.update(tables.clock).values(at=sa.bindparam("to")))
 
 
@@ -79,11 +80,23 @@ class Transaction:
     changes: list[Change] = field(default_factory=list)
     bulk: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     admissions: list[Admission] = field(default_factory=list)
+    began: int = field(init=False)  # the `last_write` before it
+
+    def __post_init__(self) -> None:
+        self.began = self._last_ms
 
     def tick(self) -> int:
         """The next `lastUpdated`, in ms; later than every earlier one of this database."""
         self._last_ms = max(self._last_ms + 1, self._now())
         return self._last_ms
+
+
+def last_write(connection: Connection) -> int:
+    """The `lastUpdated` that was given last, in the snapshot of a connection: while it is the same, so is every
+    resource.
+    """
+    ((at,),) = each(connection, compiled(_LOOK_AT_CLOCK, connection.dialect), {})
+    return int(at)
 
 
 def normalised(url: str) -> str:
