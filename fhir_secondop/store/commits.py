@@ -1,8 +1,8 @@
-"""Group commit on SQLite: who comes while another writes shares its transaction, and its fsync.
+"""Group commit: who comes while another writes shares its transaction, and its fsync.
 
-Writers of a process are one after another anyway. One who is done and sees others wait leaves the transaction open for
-the next; the last one commits, and nobody's `with` is left before that commit is durable. What fails is undone alone,
-to its savepoint; when the commit fails, it fails for all.
+Writers of a process are one after another anyway (on PostgreSQL by the clock's row, which is held to the end). One who
+is done and sees others wait leaves the transaction open for the next; the last one commits, and nobody's `with` is left
+before that commit is durable. What fails is undone alone, to its savepoint; when the commit fails, it fails for all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fhir_secondop.errors import Unavailable
 from fhir_secondop.store.audit.batch import Batch
 
 MOST = 32  # writers who share a commit
+_NONE, _OPEN, _FAILED = 0, 2, 3  # how a transaction is, in libpq's numbers
 LONGEST_S = 0.05  # after which nobody more is let in: the first one waits
 
 
@@ -35,6 +36,7 @@ class Shared:
         self._began = time.monotonic()
         self._transaction = connection.begin()
         self._driver: Any = connection.connection.driver_connection
+        self._is_sqlite = connection.dialect.name == "sqlite"
 
     @property
     def is_full(self) -> bool:
@@ -57,17 +59,23 @@ class Shared:
 
     def undo(self) -> None:
         """Undoes what the writer has written."""
-        if self.members > 1 and self._driver.in_transaction:
+        if self.members > 1 and self._status() in (_OPEN, _FAILED):
             self._driver.execute("ROLLBACK TO writer")
             self._driver.execute("RELEASE writer")
 
     def look(self) -> None:
-        """Sees whether there still is a transaction: of a full disk, say, SQLite undoes all of it, others' parts too.
+        """Sees whether there still is a transaction: of a full disk, say, SQLite undoes all of it, others' parts too;
+        and PostgreSQL commits nothing of one in which something failed.
 
         What came after that would be one of its own, and its commit taken for that of all.
         """
-        if self.error is None and not self._driver.in_transaction:
+        if self.error is None and self._status() != _OPEN:
             self.error = Unavailable("The database gave the transaction up; nothing was stored. Try again.")
+
+    def _status(self) -> int:
+        if self._is_sqlite:
+            return _OPEN if self._driver.in_transaction else _NONE
+        return int(self._driver.info.transaction_status)
 
     def end(self, *, keeps: bool) -> None:
         """Commits, or with keeps=False undoes all; from then on `error` says whether it went well."""

@@ -171,7 +171,8 @@ class Database:
     @contextmanager
     def transaction(self, caller: Caller) -> Iterator[Transaction]:
         """A write transaction: all of it is durable on leaving, or nothing of it. No network inside."""
-        with self._writing() as (connection, batch):
+        with self._commits.writing() as shared:
+            connection, batch = shared.connection, shared.batch
             (row,) = _READ_CLOCK.all(connection)[0]
             transaction = Transaction(connection, caller, row, self._now)
             yield transaction
@@ -183,25 +184,15 @@ class Database:
     @contextmanager
     def appending(self) -> Iterator[Connection]:
         """A write transaction for rows that are nobody's resources: it does not wait for the clock."""
-        with self._writing() as (connection, _):
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[Connection, Batch | None]]:
         if self.is_sqlite:
             with self._commits.writing() as shared:
-                yield shared.connection, shared.batch
+                yield shared.connection
             return
-        committed = False
+        # Alone: what locks rows of different tables in different order must not hold any for others.
         with ExitStack() as held:
-            connection, batch = self._begin(held)
-            try:
-                with connection.begin():
-                    yield connection, batch
-                committed = True
-            finally:
-                if batch is not None:
-                    batch.ended(committed=committed)
+            connection, _ = self._begin(held)
+            with connection.begin():
+                yield connection
 
     def _begin(self, held: ExitStack) -> tuple[Connection, Batch | None]:
         """A connection to write on, with what is held meanwhile; its transaction has not begun."""
