@@ -83,6 +83,13 @@ SHAPES = {
     "counted": ("Observation", "patient=Patient/p1&_summary=count"),
     "all counted": ("Observation", "_summary=count"),
     "with total": ("Observation", "status=final&_total=accurate"),
+    "types": ("Observation,Encounter", ""),
+    "types, ids": ("Observation,Encounter", "_id=o1,e1"),
+    "types, changed since": ("Observation,Encounter", "_lastUpdated=gt2020-01-01"),
+    "types, reference": ("Observation,Encounter", "patient=Patient/p1"),
+    "types, chain and another": ("Observation,Encounter", "subject:Patient.family=abe&_profile=http://x.example/p"),
+    "types sorted": ("Observation,Encounter", "patient=Patient/p1&_sort=-date,_id"),
+    "types counted": ("Observation,Encounter", "patient=Patient/p1&_summary=count"),
 }  # fmt: skip
 # What R4 lets nobody look up goes through the resources of its type, and through nothing else.
 BY_TYPE = re.compile(r"ix_resource_created \(type=\? AND deleted=\?\)")
@@ -140,7 +147,8 @@ def statements(database: Database, kind: str, text: str, visibility: Visibility 
     page = ""
     for _ in range(2):
         more = "&_count=2" if "_summary" not in text else ""
-        wanted = query.parse(kind, f"{text}{more}".removeprefix("&") + (f"&_page={page}" if page else ""))
+        types = kind.split(",") if "," in kind else kind
+        wanted = query.parse(types, f"{text}{more}".removeprefix("&") + (f"&_page={page}" if page else ""))
         if within:
             way = criteria.in_compartment(*within.split("/"), kind)
             wanted = query.Search(**{**_fields(wanted), "criteria": (way, *wanted.criteria)})
@@ -201,7 +209,7 @@ def test_no_search_reads_through_a_table(
 # What a resource does not have, or has otherwise, stands in no list: these go from one of the type to the next.
 ALONG_THE_TYPE = {
     "default page", "not an id", "not a token", "no token", "any token", "no string", "no date", "no reference",
-    "all sorted", "all counted",
+    "all sorted", "all counted", "types",
 }  # fmt: skip
 
 
