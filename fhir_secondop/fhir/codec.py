@@ -62,6 +62,11 @@ _trusting = json.JSONDecoder(parse_float=Decimal)
 _scan: Any = _trusting.scan_once  # type: ignore[attr-defined]
 """(value, end) of the JSON value at a place."""
 _encoder = msgspec.json.Encoder(decimal_format="number")
+_quick = msgspec.json.Decoder(float_hook=Decimal)
+# How else than by ": a quote may stand before a colon: with space between, or written as escapes.
+_SPACED = (" :", "\t:", "\n:", "\r:")
+_SPACED_KEY = re.compile(r'"[ \t\n\r]+:')
+_MASKED = re.compile(r"\\u00(?:22|3[aA])")
 
 
 def text_of(data: bytes) -> str:
@@ -101,7 +106,9 @@ def _parse(data: bytes | str, decoder: json.JSONDecoder, kind: type = dict) -> A
     text = text_of(data) if isinstance(data, bytes) else data
     check_depth(text)
     try:
-        value = decoder.decode(text)
+        value = _at_once(text) if decoder is _decoder else None
+        if value is None:
+            value = decoder.decode(text)
     except json.JSONDecodeError as error:
         raise Malformed(f"Not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from error
     except ArithmeticError as error:  # of Decimal, whose message says nothing
@@ -115,9 +122,25 @@ def _parse(data: bytes | str, decoder: json.JSONDecoder, kind: type = dict) -> A
     return value
 
 
+def _at_once(text: str) -> Any:
+    """The value of a text of which C alone can tell that no member stands twice; None of any other, and of no JSON.
+
+    Written again, a value has as often a quote before a colon as its text, unless a member has been dropped.
+    """
+    is_spaced = any(sign in text for sign in _SPACED) and _SPACED_KEY.search(text)
+    if is_spaced or ("\\u" in text and _MASKED.search(text)):
+        return None
+    try:
+        value = _quick.decode(text)
+        written = _encoder.encode(value)
+    except (ValueError, ArithmeticError):  # the other decoder says what is wrong, and where
+        return None
+    return value if written.count(b'":') == text.count('":') else None
+
+
 def trusted(text: str) -> Resource:
-    """The resource in a text that `parse` or `compose` has had before: what the store holds. Twice as fast."""
-    value: Resource = _trusting.decode(text)
+    """The resource in a text that `parse` or `compose` has had before: what the store holds. Faster."""
+    value: Resource = _quick.decode(text)
     return value
 
 
@@ -192,11 +215,17 @@ def split(text: str) -> tuple[Body, Resource]:
     resource = parse(text)
     if not isinstance(resource.get("resourceType"), str):
         raise Malformed("There is no resourceType; a FHIR resource names its type.", path="resourceType")
-    return body(text), resource
+    return body(text, resource), resource
 
 
-def body(text: str) -> Body:
-    """What we keep of a resource's text, which was parsed before."""
+_OWN = frozenset({"resourceType", "id", "meta"})
+
+
+def body(text: str, resource: Resource | None = None) -> Body:
+    """What we keep of a resource's text, which was parsed before: to `resource`, which saves looking beyond the last
+    member of interest.
+    """
+    ahead = _OWN if resource is None else _OWN & resource.keys()
     kept: list[str] = []
     position = 0
     cut = 0
@@ -212,6 +241,9 @@ def body(text: str) -> Body:
             kept.append(text[position : member.value_end])
             position = member.value_end
             cut = sum(map(len, kept))
+        ahead -= {member.key}
+        if not ahead:
+            break
     kept.append(text[position:])
     return Body("".join(kept), cut)
 
@@ -230,7 +262,22 @@ def entry_resources(text: str) -> list[str | None]:
 
     `text` must have been parsed before.
     """
-    return [found and found[0] for found in _entries(text)]
+    try:
+        entries = _texts.decode(text).entry
+    except ValueError:  # what is no Bundle
+        return [found and found[0] for found in _entries(text)]
+    return [None if entry.resource is None else bytes(entry.resource).decode() for entry in entries]
+
+
+class _EntryText(msgspec.Struct):
+    resource: msgspec.Raw | None = None
+
+
+class _EntryTexts(msgspec.Struct):
+    entry: list[_EntryText] = []
+
+
+_texts = msgspec.json.Decoder(_EntryTexts)
 
 
 def bundled(text: str) -> list[tuple[str, Resource]]:

@@ -14,9 +14,9 @@ from typing import Any
 from fhir_secondop.errors import Unsupported
 from fhir_secondop.fhir import definitions
 from fhir_secondop.fhir.definitions import SearchParameter
-from fhir_secondop.fhir.pathcompiler import Step, Typed, compile_node
+from fhir_secondop.fhir.pathcompiler import Step, Typed, compile_node, keys_of
 from fhir_secondop.fhir.pathfunctions import kinds
-from fhir_secondop.fhir.pathsyntax import parse
+from fhir_secondop.fhir.pathsyntax import Node, parse
 
 
 def select(expression: str | SearchParameter, value: Mapping[str, Any], type_name: str = "") -> list[Typed]:
@@ -34,11 +34,31 @@ def select(expression: str | SearchParameter, value: Mapping[str, Any], type_nam
 @lru_cache(maxsize=4096)
 def compiled(expression: str, type_name: str) -> Step:
     """The expression as a function over values of that type; without variables. Raises Unsupported."""
+    return compile_node(_searched(expression, type_name), frozenset({type_name}))[0]
+
+
+@lru_cache(maxsize=4096)
+def branches(expression: str, type_name: str) -> tuple[tuple[Step, frozenset[str] | None], ...]:
+    """The parts of a union that are of that type, each with the JSON keys of which a value has one wherever it finds
+    something; None: it has to be asked in any case. Together they find what `compiled` finds. Raises Unsupported.
+    """
+    found = []
+    ahead = [_searched(expression, type_name)]
+    while ahead:
+        node = ahead.pop()
+        if node.kind == "operator" and node.value == "|":
+            ahead += reversed(node.arguments)
+        elif (keys := keys_of(node, type_name)) is None or keys:
+            found.append((compile_node(node, frozenset({type_name}))[0], keys))
+    return tuple(found)
+
+
+def _searched(expression: str, type_name: str) -> Node:
     node = parse(expression)
     if "variable" in kinds(node):
         raise Unsupported(f"a search parameter that looks at the whole resource can't be used here: {expression}")
     definitions.structure(type_name)
-    return compile_node(node, frozenset({type_name}))[0]
+    return node
 
 
 @lru_cache(maxsize=4096)

@@ -70,6 +70,8 @@ def _member(node: Node, context: Types, *, companion: bool = False) -> Compiled:
         base, types = _with_extensions(node.base, context)
     else:
         base, types = compile_node(node.base, context)
+    if base is _nothing:
+        return _nothing, types
     table = {t: _lookup(t, name, companion) for t in types}
     found = frozenset(of_type for rows in table.values() for _, of_type, _ in rows)
     if not found and types and not types & {"Resource", "DomainResource"}:
@@ -81,6 +83,32 @@ def _member(node: Node, context: Types, *, companion: bool = False) -> Compiled:
         return (lambda nodes: [hit for node in nodes for hit in _children(node, table)]), found
     return (lambda nodes: [hit for node in base(nodes) for hit in _children(node, table)]), found
 
+
+def keys_of(node: Node, type_name: str) -> frozenset[str] | None:
+    """The JSON keys of which a value of that type has one wherever the expression finds something; none if it never
+    does. None where that can't be told: of what finds something in what is not there, such as `empty()`.
+    """
+    base = node.base
+    if node.kind == "operator":
+        if node.value == "as":
+            return keys_of(node.arguments[0], type_name)
+        found = [keys_of(argument, type_name) for argument in node.arguments] if node.value == "|" else [None]
+        return None if None in found else frozenset().union(*(keys for keys in found if keys))
+    if base is None or node.kind not in ("member", "index", "call"):
+        return None
+    if node.kind != "member":
+        return keys_of(base, type_name) if node.kind == "index" or node.value in _NARROWING else None
+    if base.kind == "member" and base.base is not None and base.base.kind == "context" and base.value[0].isupper():
+        if not _is_a(type_name, base.value):
+            return frozenset()
+    elif base.kind != "context":
+        return keys_of(base, type_name)
+    element = definitions.structure(type_name).elements.get(node.value)
+    return None if element is None else frozenset(f"{sign}{key}" for key, _ in element.members() for sign in ("", "_"))
+
+
+_NARROWING = frozenset({"where", "as", "ofType", "first"})
+"""Functions that find nothing where what they stand behind finds nothing."""
 
 Rows = tuple[tuple[str, str, str], ...]
 
@@ -163,6 +191,8 @@ def _type_named(node: Node) -> str:
 
 def _as(base: Compiled, wanted: str) -> Compiled:
     step, types = base
+    if step is _nothing:
+        return base
     kept = frozenset(t for t in types if _is_a(t, wanted)) or frozenset({wanted})
     if kept == types:
         return base

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape, unescape
+from operator import is_
 from typing import Any
 
 from fhir_secondop.fhir.codec import Body, dumps
+from fhir_secondop.model import Resource
 
 # In valid JSON a quote inside a string is escaped, so a quote after one of these characters begins a token.
 # A key may be written with escapes ("\\u0072eference" is "reference"): those are decoded before they are compared.
@@ -59,15 +61,24 @@ def parse(text: str) -> Ref | None:
 
 def find(value: Any) -> Iterator[str]:
     """Every Reference.reference string in a resource, contained resources included."""
-    if isinstance(value, dict):
+    found: list[str] = []
+    _find(value, found)
+    return iter(found)
+
+
+def _find(value: Any, found: list[str]) -> None:
+    # By the types of JSON, and without a generator for each value: every write goes through here.
+    if type(value) is dict:
         for key, child in value.items():
-            if key == "reference" and isinstance(child, str):
-                yield child
-            else:
-                yield from find(child)
-    elif isinstance(value, list):
+            kind = type(child)
+            if kind is str:
+                if key == "reference":
+                    found.append(child)
+            elif kind is dict or kind is list:
+                _find(child, found)
+    elif type(value) is list:
         for child in value:
-            yield from find(child)
+            _find(child, found)
 
 
 def mentioned(texts: Iterable[str]) -> set[str]:
@@ -115,21 +126,97 @@ def rewrite(body: Body, replacement: Replacement, links: Replacement | None = No
 
 
 def rewritten(value: Any, replacement: Replacement, links: Replacement | None = None) -> Any:
-    """A copy of a parsed resource with its references and urls replaced, as `rewrite` does with text."""
-    return _rewritten(value, _kinds(replacement, links))
+    """A copy of a parsed resource with its references and urls replaced, as `rewrite` does with text. What has none
+    of these is the original's own.
+    """
+    made = _Rewriting(_kinds(replacement, links)).of(value)
+    return dict(made) if made is value and type(value) is dict else made
 
 
-def _rewritten(value: Any, kinds: Mapping[str, Replacement]) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _replaced(key, child, kinds[key])
-            if key in kinds and isinstance(child, str)
-            else _rewritten(child, kinds)
-            for key, child in value.items()
-        }
-    if isinstance(value, list):
-        return [_rewritten(child, kinds) for child in value]
-    return value
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A text that may be an address, as it has become; the member that it is, and the one that holds it."""
+
+    holder: str
+    key: str
+    text: str
+
+
+def resolved(
+    body: Body, resource: Resource, replacement: Replacement, links: Replacement | None = None
+) -> tuple[Body, Resource, list[Link]]:
+    """What `rewrite` and `rewritten` make of a resource's text and of its members, and all the links in it: gone
+    through once, and each asked for once. Where there is nothing to replace, they are the originals.
+    """
+    rewriting = _Rewriting(_kinds(replacement, links))
+    made = rewriting.of(resource)
+    if made is resource:
+        return body, resource, rewriting.links
+    return rewriting.in_text(body) or rewrite(body, replacement, links), made, rewriting.links
+
+
+class _Rewriting:
+    """One way through a parsed resource: its links, and what was replaced, by the old text."""
+
+    __slots__ = ("_changed", "_is_plain", "_kinds", "links")
+
+    def __init__(self, kinds: Mapping[str, Replacement]) -> None:
+        self._kinds = kinds
+        self.links: list[Link] = []
+        self._changed: dict[str, tuple[str, int]] = {}
+        self._is_plain = True  # each old text has become one new one, as a whole
+
+    def of(self, value: Any, holder: str = "") -> Any:
+        """The value with what was replaced; itself where that is nothing."""
+        if type(value) is list:
+            many = [self.of(each, holder) if type(each) in _NESTING else each for each in value]
+            return value if all(map(is_, many, value)) else many
+        if type(value) is not dict:
+            return value
+        made: dict[str, Any] | None = None
+        for key, child in value.items():
+            kind = type(child)
+            if kind is str:
+                if key not in self._kinds:
+                    continue
+                new: Any = self._link(holder, key, child)
+            elif kind in _NESTING:
+                new = self.of(child, key)
+            else:
+                continue
+            if new is not child:
+                made = dict(value) if made is None else made
+                made[key] = new
+        return value if made is None else made
+
+    def _link(self, holder: str, key: str, old: str) -> str:
+        new = _replaced(key, old, self._kinds[key])
+        self.links.append(Link(holder, key, new))
+        if new == old:
+            return old
+        before, count = self._changed.get(old, (new, 0))
+        self._changed[old] = new, count + 1
+        # What begins with a colon or a comma could be taken for what stands between two strings.
+        self._is_plain = self._is_plain and before == new and key != "div" and old[:1].isalnum()
+        return new
+
+    def in_text(self, body: Body) -> Body | None:
+        """The body with the same replaced, where the old texts stand as often as there are links to replace: then each
+        of them is one. None where that can't be told so.
+        """
+        text, changed = body.text, self._changed
+        if not self._is_plain or "\\u" in text or "\\/" in text:  # a link may be written in other letters
+            return None
+        tokens = [(dumps(old), dumps(new), count) for old, (new, count) in changed.items()]
+        if any(new in changed for new, _ in changed.values()) or any(text.count(old) != n for old, _, n in tokens):
+            return None
+        head, tail = text[: body.cut], text[body.cut :]
+        for old, new, _ in tokens:
+            head, tail = head.replace(old, new), tail.replace(old, new)
+        return Body(head + tail, len(head))
+
+
+_NESTING = (dict, list)
 
 
 def _kinds(replacement: Replacement, links: Replacement | None) -> dict[str, Replacement]:

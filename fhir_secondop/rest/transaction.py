@@ -202,7 +202,7 @@ def _entry(place: int, sent: Resource, text: str | None) -> Entry:
         raise Invalid(f"{method} takes no criteria in a transaction.", path=f"{here}.url")
     if method != "POST" and not resource_id and not criteria:
         raise Invalid(f"Say which: {kind}/[id], or {kind}?criteria.", path=f"{here}.url")
-    body, resource = codec.split(text) if text is not None else (None, {})
+    body, resource = (codec.body(text, sent["resource"]), sent["resource"]) if text is not None else (None, {})
     if method in ("POST", "PUT"):
         if body is None:
             raise Invalid(f"{method} needs a resource.", path=f"Bundle.entry[{place}].resource")

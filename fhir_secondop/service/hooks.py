@@ -46,8 +46,11 @@ class CaseHooks:
 
     def within(self, transaction: Transaction) -> None:
         """Refuses what would go around the case's rules, whatever the caller's scopes are."""
-        for change in list(transaction.changes):
-            _check(self.context, transaction, change)
+        changes = list(transaction.changes)
+        # What refers to these needs no look at what is stored: most references of a Bundle are within it.
+        outside = {(change.type, change.id) for change in changes if change.case_id is None}
+        for change in changes:
+            _check(self.context, transaction, change, outside)
 
 
 def transaction_response(opened: Opened) -> Resource:
@@ -67,9 +70,9 @@ def transaction_response(opened: Opened) -> Resource:
     return {"resourceType": "Bundle", "type": "transaction-response", "entry": entries}
 
 
-def _check(context: Context, tx: Transaction, change: Change) -> None:
+def _check(context: Context, tx: Transaction, change: Change, outside: set[tuple[str, str]]) -> None:
     if change.case_id is None:
-        _outside(context, tx, change)
+        _outside(context, tx, change, outside)
         return
     versions = resources.history(tx.connection, EVERYTHING, change.type, change.id)
     case_id = whole_case(change.case_id)
@@ -112,13 +115,15 @@ def _asks_for_patient(context: Context, tx: Transaction, case_id: str) -> bool:
     return not was_only_asked(load(tx.connection, EVERYTHING, case_id), tx.caller)
 
 
-def _outside(context: Context, tx: Transaction, change: Change) -> None:
+def _outside(context: Context, tx: Transaction, change: Change, outside: set[tuple[str, str]]) -> None:
     """A resource that belongs to no case: a Consent of a case's patient becomes part of it, anything else may not
-    refer to a case, or it would stand in a search beside what the case itself says.
+    refer to a case, or it would stand in a search beside what the case itself says. Nor do those `outside`.
     """
     for text in dict.fromkeys(refs.find(change.resource)):
         ref = refs.parse(text)
-        if ref is None or resources.case_of(tx.connection, ref.type, ref.id) is None:
+        if ref is None or (ref.type, ref.id) in outside:
+            continue
+        if resources.case_of(tx.connection, ref.type, ref.id) is None:
             continue
         # What the caller can't see is treated like what isn't there: the answer must not tell the two apart.
         target = resources.find(tx.connection, context.visibility(tx.caller), ref.type, ref.id)
@@ -129,6 +134,7 @@ def _outside(context: Context, tx: Transaction, change: Change) -> None:
         stored = resources.find(tx.connection, EVERYTHING, change.type, change.id)
         assert stored is not None
         resources.adopt(tx, stored, target.case_id)
+        outside.discard((change.type, change.id))
         return
 
 

@@ -6,9 +6,8 @@ Source: https://hl7.org/fhir/R4/http.html#trules
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -79,7 +78,8 @@ def apply(
     New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
     client's id.
     """
-    run = _Run(tx, visibility, base_url, update_creates, limits)
+    new = resources.Creating(tx, base_url, sum(entry.method == "POST" for entry in entries))
+    run = _Run(tx, new, visibility, base_url, update_creates, limits)
     _identify(run, entries)
     _no_twice(entries, run.existing)
     outcomes: dict[int, Outcome] = {}
@@ -99,24 +99,28 @@ def apply(
             outcomes[entry.place] = Outcome(entry, 200, found)
         else:
             outcomes[entry.place] = _write(run, entry, found, case_id or case_of(entry))
+    new.flush()
     return [outcomes[entry.place] for entry in entries]
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What all entries share. `known`: fullUrl, or "#" and place, → "Type/id"; `existing`: by place, what criteria
-    found.
+    found; `drawn`: the places of those whose id was drawn here.
     """
 
     tx: Transaction
+    new: resources.Creating
     visibility: Visibility
     base_url: str
     update_creates: bool
     limits: Limits
     known: dict[str, str] = field(default_factory=dict)
     existing: dict[int, Stored] = field(default_factory=dict)
+    drawn: set[int] = field(default_factory=set)
 
     def match(self, resource_type: str, criteria: str) -> Stored | None:
+        self.new.flush()
         return match_one(self.tx.connection, resource_type, criteria, self.visibility, self.base_url, self.limits)
 
 
@@ -184,8 +188,10 @@ def _identify(run: _Run, entries: Iterable[Entry]) -> None:
         if found is not None:
             run.existing[entry.place] = found
         # Only our own use cases draw the id of a POST beforehand; the endpoint never does.
-        drawn = entry.id or (entry.resource.get("id") if entry.criteria else None) or resources.new_id()
-        local = f"{entry.type}/{found.id if found else drawn}"
+        given = entry.id or (entry.resource.get("id") if entry.criteria else None)
+        if not given:
+            run.drawn.add(entry.place)
+        local = f"{entry.type}/{found.id if found else given or resources.new_id()}"
         run.known[f"#{entry.place}"] = local
         if entry.full_url and entry.method in ("POST", "PUT"):
             run.known[entry.full_url] = local
@@ -233,10 +239,8 @@ def _write(run: _Run, entry: Entry, found: Stored | None, case_id: str | None) -
         raise Invalid("The entry has no resource.", path=f"Bundle.entry[{entry.place}].resource")
     link = _linker(run, entry)
     resolve = _resolver(run, link)
-    body = refs.rewrite(entry.body, resolve, link)
-    resource = refs.rewritten(entry.resource, resolve, link)
-    links = (*refs.find(resource), *_attached(resource))
-    unresolved = next((link for link in links if link.startswith("urn:uuid:")), None)
+    body, resource, links = refs.resolved(entry.body, entry.resource, resolve, link)
+    unresolved = next((link.text for link in links if link.text.startswith("urn:uuid:") and _is_address(link)), None)
     if unresolved is not None:
         raise Invalid(
             f"{unresolved} is not the fullUrl of any entry in this Bundle.",
@@ -261,6 +265,9 @@ def _write(run: _Run, entry: Entry, found: Stored | None, case_id: str | None) -
 
 def _create(run: _Run, entry: Entry, body: Body, resource: Resource, case_id: str | None) -> Stored:
     new = run.known[f"#{entry.place}"].partition("/")[2]
+    if entry.method == "POST" and entry.place in run.drawn:
+        return run.new.add(new, body, resource, case_id)
+    run.new.flush()
     return resources.create(run.tx, body, resource, base_url=run.base_url, resource_id=new, case_id=case_id)
 
 
@@ -305,16 +312,11 @@ def _not_created_before(run: _Run, entry: Entry) -> None:
         )
 
 
-def _attached(value: Any, key: str = "") -> Iterator[str]:
-    """Every Attachment.url; other elements named url may be canonical names, for which a urn is right."""
-    if isinstance(value, dict):
-        if key.lower().endswith("attachment") and isinstance(value.get("url"), str):
-            yield value["url"]
-        for name, child in value.items():
-            yield from _attached(child, name)
-    elif isinstance(value, list):
-        for child in value:
-            yield from _attached(child, key)
+def _is_address(link: refs.Link) -> bool:
+    """Whether it must lead somewhere: a reference, or Attachment.url. Other elements named url may be canonical names,
+    for which a urn is right.
+    """
+    return link.key == "reference" or (link.key == "url" and link.holder.lower().endswith("attachment"))
 
 
 def _delete(run: _Run, entry: Entry, found: Stored | None) -> Stored | None:

@@ -42,7 +42,9 @@ def parts(resource_type: str, parameter: SearchParameter) -> tuple[SearchParamet
 
 def rows(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, Row]]:
     """The index rows of a resource's composites, each with its table, without rid and type."""
-    for parameter in _with_rows(resource["resourceType"]):
+    for parameter, keys in _with_rows(resource["resourceType"]):
+        if keys is not None and keys.isdisjoint(resource):
+            continue
         for place, (value_type, value) in enumerate(path.select(parameter, resource), 1):
             found = [
                 [(kind.table, row) for of, each in values for row in kind.rows(of, each, base_url)]
@@ -55,12 +57,14 @@ def rows(resource: Resource, base_url: str) -> Iterator[tuple[sa.Table, Row]]:
 
 
 @cache
-def _with_rows(resource_type: str) -> tuple[SearchParameter, ...]:
-    return tuple(
-        each
-        for each in definitions.search_parameters(resource_type).values()
-        if each.type == "composite" and each.expression != resource_type and parts(resource_type, each) == (each,)
-    )
+def _with_rows(resource_type: str) -> tuple[tuple[SearchParameter, frozenset[str] | None], ...]:
+    """Each with the members of which a resource has one wherever it finds something; None: that can't be told."""
+    found = []
+    for each in definitions.search_parameters(resource_type).values():
+        if each.type == "composite" and each.expression != resource_type and parts(resource_type, each) == (each,):
+            keys = [of_branch for _, of_branch in path.branches(each.expression, resource_type)]
+            found.append((each, None if None in keys else frozenset().union(*filter(None, keys))))
+    return tuple(found)
 
 
 def _values(parameter: SearchParameter, resource: Resource, value_type: str, value: Any) -> Iterator[tuple[Any, Any]]:

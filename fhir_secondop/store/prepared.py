@@ -27,10 +27,12 @@ class Prepared:
     It runs in the transaction of the connection, and fails with SQLAlchemy's errors.
     """
 
-    __slots__ = ("_statement",)
+    __slots__ = ("_names", "_statement")
 
-    def __init__(self, statement: sa.Executable) -> None:
+    def __init__(self, statement: sa.Executable, names: Sequence[str] = ()) -> None:
+        """`names` are those of its values in the order in which the statement has them."""
         self._statement = statement
+        self._names = names
 
     def all(self, connection: Connection, **values: Any) -> list[Row]:
         """Every row."""
@@ -55,12 +57,22 @@ class Prepared:
         with self._executed(connection, rows):
             pass
 
-    def _executed(self, connection: Connection, values: Any) -> closing[Any]:
+    def in_order(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Once for each of these, whose values stand in the order of the statement's."""
+        if connection.dialect.positional:
+            with self._executed(connection, rows, as_they_are=True):
+                pass
+        else:
+            self.many(connection, [dict(zip(self._names, row, strict=True)) for row in rows])
+
+    def _executed(self, connection: Connection, values: Any, *, as_they_are: bool = False) -> closing[Any]:
         text, place = compiled(self._statement, connection.dialect)
         driver: Any = connection.connection.driver_connection
         cursor = driver.cursor()
         try:
-            if isinstance(values, dict):
+            if as_they_are:
+                cursor.executemany(text, values)
+            elif isinstance(values, dict):
                 cursor.execute(text, place(values))
             else:
                 cursor.executemany(text, [place(row) for row in values])
@@ -74,7 +86,7 @@ def inserting(table: sa.Table, *returning: sa.Column[Any]) -> Prepared:
     """An insert of all columns but those that it returns."""
     names = [column.name for column in table.c if column not in set(returning)]
     statement = sa.insert(table).values({name: sa.bindparam(name) for name in names})
-    return Prepared(statement.returning(*returning) if returning else statement)
+    return Prepared(statement.returning(*returning) if returning else statement, names)
 
 
 def each(connection: Connection, ready: Ready, values: Mapping[str, Any], *, at_once: int = 0) -> Generator[Row]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -444,29 +445,79 @@ def create_many(tx: Transaction, new: Sequence[New], *, base_url: str, case_id: 
     """
     if not new:
         return
-    common = {"version": 1, "deleted": False, "owner": owner, "case_id": case_id}
-    ticks = [tx.tick() for _ in new]
-    rows = [
-        {**common, "type": n.resource["resourceType"], "id": n.id, "updated": at}
-        for n, at in zip(new, ticks, strict=True)
-    ]
-    inserted = tx.connection.execute(
-        sa.insert(tables.resource).returning(tables.resource.c.rid, sort_by_parameter_order=True), rows
-    )
-    rids = list(inserted.scalars())
-    versions, indexed = [], []
-    for n, rid, at in zip(new, rids, ticks, strict=True):
-        versions.append(
-            {"rid": rid, "version": 1, "updated": at, "deleted": False, "body": n.body.text, "cut": n.body.cut,
-             "meta": _client_meta(n.resource), "by": tx.caller.id}
+    made = Creating(tx, base_url, len(new), owner)
+    for each in new:
+        made.put(each.id, each.body, each.resource, case_id)
+    made.flush()
+    tx.bulk.update((each.resource["resourceType"], case_id) for each in new)
+
+
+# Within the turn to write nobody else draws numbers.
+_LAST = Prepared(sa.select(sa.func.coalesce(sa.func.max(tables.resource.c.rid), 0)))
+_DRAWN = Prepared(
+    sa.text("SELECT nextval(pg_get_serial_sequence('resource', 'rid')) FROM generate_series(1, CAST(:most AS integer))")
+)
+_INSERT_NUMBERED = inserting(tables.resource)
+
+
+class Creating:
+    """New resources under ids that nothing has, stored by a statement per table: with `flush`, before which nothing in
+    the database knows of them.
+    """
+
+    def __init__(self, tx: Transaction, base_url: str, most: int, owner: str = "") -> None:
+        """At most so many will come."""
+        self._tx = tx
+        self._base_url = base_url
+        self._most = most
+        self._owner = owner or tx.caller.id
+        self._numbers: Iterator[int] = iter(())
+        self._made: list[tuple[Stored, Resource]] = []
+
+    def add(self, resource_id: str, body: Body, resource: Resource, case_id: str | None) -> Stored:
+        """One more, that is a change of the transaction."""
+        result, written = self.put(resource_id, body, resource, case_id)
+        self._tx.changes.append(Change("create", result.type, resource_id, 1, case_id, written))
+        return result
+
+    def put(self, resource_id: str, body: Body, resource: Resource, case_id: str | None) -> tuple[Stored, Resource]:
+        """One more, that nobody looks at before the commit; as it will be stored, and its members."""
+        if not self._made:
+            self._numbers = self._drawn()
+        made = Stored(
+            next(self._numbers), resource["resourceType"], resource_id, 1, self._tx.tick(), False, self._owner,
+            case_id, body, _client_meta(resource),
         )  # fmt: skip
-        indexed.append((rid, {**n.resource, "id": n.id}))
-    _INSERT_VERSION.many(tx.connection, versions)
-    tx.bulk.update((row["type"], case_id) for row in rows)
-    index.write_many(tx.connection, indexed, base_url)
+        written = {**resource, "id": resource_id}
+        self._made.append((made, written))
+        self._most -= 1
+        return made, written
+
+    def flush(self) -> None:
+        """Stores what has come since the last time."""
+        if not self._made:
+            return
+        connection, by = self._tx.connection, self._tx.caller.id
+        of = [each for each, _ in self._made]
+        _INSERT_NUMBERED.in_order(
+            connection, [(s.rid, s.type, s.id, 1, s.updated, False, s.owner, s.case_id) for s in of]
+        )
+        _INSERT_VERSION.in_order(
+            connection, [(s.rid, 1, s.updated, False, s.body.text, s.body.cut, s.client_meta, by) for s in of]
+        )
+        index.write_many(connection, [(each.rid, written) for each, written in self._made], self._base_url)
+        self._made = []
+
+    def _drawn(self) -> Iterator[int]:
+        connection = self._tx.connection
+        if connection.dialect.name == "postgresql":
+            return iter(sorted(number for (number,) in _DRAWN.all(connection, most=self._most)))
+        return itertools.count(_LAST.all(connection)[0][0] + 1)
 
 
 def _client_meta(resource: Resource) -> str:
+    if "meta" not in resource:
+        return "{}"
     return codec.dumps({k: v for k, v in resource.get("meta", {}).items() if k not in ("versionId", "lastUpdated")})
 
 

@@ -374,3 +374,40 @@ def test_depth_is_what_counting_bracket_by_bracket_says(tokens: list[str], deepe
             codec.check_depth(text)
     else:
         codec.check_depth(text)
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+_KEY = st.sampled_from(["a", "b", ":", '"', '":', '":"', "a:", '\\":'])
+
+
+@st.composite
+def _with_twins(draw: Any, depth: int = 2) -> str:
+    """The text of an object whose keys and strings are full of quotes and colons, and stand twice at times."""
+    found = []
+    for key in draw(st.lists(_KEY, max_size=4)):
+        value = draw(string_tokens(draw(_KEY)) | NUMBERS) if not depth or draw(st.booleans()) else ""
+        found.append((draw(string_tokens(key)), value or draw(_with_twins(depth - 1))))
+    return str(draw(objects(found)))
+
+
+@given(text=_with_twins())
+@example(text='{"a":1,"a":":"}')
+@example(text='{"a":1,"a" :2}')
+@example(text='{"a":1,"a":2,"b":"x\\u0022:"}')
+@example(text='{"a":1,"a":2,"b":"x\\"\\u003A"}')
+@example(text='{"a":1,"a":2,"b":"\\u0022\\u003a"}')
+@settings(max_examples=400, deadline=None)
+def test_what_stands_twice_is_found_however_quotes_and_colons_are_written(text: str) -> None:
+    try:
+        expected = json.loads(text, object_pairs_hook=_no_twice, parse_float=Decimal)
+    except AssertionError:
+        with pytest.raises(Malformed, match="stands twice"):
+            codec.parse(text)
+    else:
+        found = codec.parse(text)
+        assert found == expected
+        assert json.dumps(found, default=str) == json.dumps(expected, default=str)  # types and order, too

@@ -7,6 +7,7 @@ import pytest
 
 from fhir_secondop.errors import Unsupported
 from fhir_secondop.fhir import definitions, path, pathcompiler, pathsyntax
+from tests.fhir.made import TYPES, Maker
 
 # Components that look from a composite's element back at the whole resource. Genomics, which we do not search.
 NOT_COMPILED = {"%resource.referenceSeq.chromosome", "%resource.referenceSeq.referenceSeqId"}
@@ -98,6 +99,22 @@ def test_every_search_parameter_of_r4_compiles_and_can_find_something() -> None:
                 if expression not in NOT_COMPILED:
                     for each in types:
                         path.compiled(expression, each)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_branches_find_together_what_the_whole_expression_finds_and_none_is_missed_by_its_keys(name: str) -> None:
+    """Of resources made at random, with every kind of member, some as extensions alone."""
+    expressions = sorted({each.expression for each in definitions.search_parameters(name).values() if each.expression})
+    for seed in range(12):
+        resource = Maker(seed, plenty=(0.2, 0.6)[seed % 2]).resource(name, depth=3)
+        for expression in expressions:
+            found = [
+                node
+                for step, keys in path.branches(expression, name)
+                if keys is None or not keys.isdisjoint(resource)
+                for node in step([(name, resource)])
+            ]
+            assert found == path.compiled(expression, name)([(name, resource)]), (seed, expression)
 
 
 def test_named_expressions_are_the_only_ones_that_do_not_compile() -> None:

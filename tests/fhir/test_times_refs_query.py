@@ -9,7 +9,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import codec, query, refs, times
@@ -177,7 +177,8 @@ def test_every_reference_is_found_contained_ones_too_and_no_other_string() -> No
 
 TRICKY = st.sampled_from(
     ['"reference":"Patient/1"', '{"reference": "Patient/1"}', ', "reference" : "Patient/1"', '\\"reference\\":\\"x\\"',
-     "\\", '"', '\\"', "reference", "url", "Patient/1", '[{"url":"Patient/1"}]', '"', "\\\\", " \"reference\":"]
+     "\\", '"', '\\"', "reference", "url", "Patient/1", "urn:a", ":", ",",
+     '[{"url":"Patient/1"}]', '"', "\\\\", " \"reference\":"]
 )  # fmt: skip
 TEXTS = st.text(max_size=10) | TRICKY | st.lists(TRICKY, max_size=3).map("".join)
 TEXTS_ONLY = TEXTS.filter(lambda text: "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text))
@@ -193,10 +194,12 @@ TREES = st.recursive(
 
 
 def replacement(text: str) -> str | None:
-    return {"Patient/1": 'Patient/"new"\\', "": None}.get(text)
+    return {"Patient/1": 'Patient/"new"\\', "": None, ":": "colon", ",": "comma", "urn:a": "Patient/1"}.get(text)
 
 
 @given(tree=st.dictionaries(KEYS, TREES, max_size=4), spaced=st.booleans(), ascii_only=st.booleans())
+@example(tree={"reference": ":"}, spaced=False, ascii_only=False)
+@example(tree={"reference": "urn:a", "url": "Patient/1"}, spaced=False, ascii_only=False)
 @settings(max_examples=400, deadline=None)
 def test_rewriting_the_text_does_just_what_rewriting_the_members_does(
     tree: dict[str, Any], spaced: bool, ascii_only: bool
@@ -207,8 +210,12 @@ def test_rewriting_the_text_does_just_what_rewriting_the_members_does(
     body, resource = codec.split(text)
 
     again = refs.rewrite(body, replacement)
+    before = json.dumps(resource)
 
     assert codec.parse(again.text) == refs.rewritten(resource, replacement)
+    at_once, members, _ = refs.resolved(body, resource, replacement)
+    assert (at_once, members) == (again, refs.rewritten(resource, replacement))
+    assert json.dumps(resource) == before
     assert refs.rewrite(body, lambda _: None) == body
     assert codec.parse(codec.splice(again, "n", {}))["id"] == "n"
 
@@ -238,6 +245,24 @@ def test_rewriting_leaves_every_other_byte(text: str, expected: str) -> None:
     again = refs.rewrite(body, {"Patient/1": "NEW"}.get)
 
     assert again.text == expected
+
+
+def test_the_links_of_a_resource_are_told_as_they_have_become_and_where_they_stand() -> None:
+    text = (
+        '{"resourceType":"DocumentReference","subject":{"reference":"urn:a"},"description":"urn:a","content":'
+        '[{"attachment":{"url":"urn:b"}}],"contained":[{"resourceType":"Binary","url":7}],"a":[[{"reference":"#x"}]]}'
+    )
+    body, resource = codec.split(text)
+    made, members, links = refs.resolved(body, resource, {"urn:a": "Patient/1"}.get, {"urn:b": "Binary/2"}.get)
+
+    assert links == [
+        refs.Link("subject", "reference", "Patient/1"),
+        refs.Link("attachment", "url", "Binary/2"),
+        refs.Link("a", "reference", "#x"),
+    ]
+    assert made.text == text.replace('"reference":"urn:a"', '"reference":"Patient/1"').replace("urn:b", "Binary/2")
+    assert members == codec.parse(made.text)
+    assert refs.resolved(body, resource, lambda _: None)[:2] == (body, resource)
 
 
 def test_the_cut_moves_with_what_was_rewritten_before_it() -> None:
