@@ -28,6 +28,7 @@ _LINKS = (
 )  # fmt: skip
 _IN_NARRATIVE = re.compile(r"""(\s(?:href|src)\s*=\s*)(["'])([^"'<>]*)\2""")
 _MENTIONED = re.compile(r'"reference"\s*:\s*"([^"]*)"')
+_ESCAPED = re.compile(r"\\u00")
 _LITERAL = re.compile(
     r"(?:(?P<base>https?://.+?)/)?(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.\-]{1,64})"
     r"(?:/_history/(?P<version>[A-Za-z0-9.\-]{1,64}))?"
@@ -79,7 +80,7 @@ def mentioned(texts: Iterable[str]) -> set[str]:
     joined = "\n".join(several)
     found = set(_MENTIONED.findall(joined))
     # A key or a value may be written with escapes: those are read as JSON. Most texts have none but \\n and \\".
-    if "\\u00" in joined or any("\\" in each for each in found):
+    if "\\" in joined and (_ESCAPED.search(joined) or any("\\" in each for each in found)):
         return {text for each in several for text in find(json.loads(each))}
     return found
 

@@ -19,7 +19,7 @@ from fhir_secondop.fhir import definitions, refs
 from fhir_secondop.fhir.times import Interval
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Visibility
-from fhir_secondop.rest import inputs, interactions, shown
+from fhir_secondop.rest import disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store import compartments, resources
@@ -96,10 +96,6 @@ class _View:
         of_all = not self.patient_id
         return compartments.page(self.connection, self.conditions, self.visibility, place, limit, of_all=of_all)
 
-    def last(self) -> int:
-        """The number of the newest of what is given."""
-        return compartments.newest(self.connection, self.conditions, self.visibility)
-
 
 def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     """GET and POST Patient/[id]/$everything and, of all patients that the caller sees, Patient/$everything.
@@ -120,7 +116,7 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
                      endpoint.limits)  # fmt: skip
         page = _page(view, asked)
     page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
-    shown.disclosed((*page.matches, *page.included))
+    disclosure.disclosed((*page.matches, *page.included))
     more = shown.link_to(endpoint, caller, address, sent, page.more)
     return shown.searchset(endpoint, address, sent.pairs(), more, page.matches, page.included, page.notices)
 
@@ -158,30 +154,34 @@ def _asked(endpoint: Endpoint, caller: Caller, address: str, sent: Input) -> _As
 
 def _page(view: _View, asked: _Asked) -> _Page:
     page = _Page()
-    most = MAX_WALKED if asked.is_part else asked.count
+    is_part = asked.is_part
+    most = MAX_WALKED if is_part else asked.count
     walked: list[Stored] = []
     size = 0
     for one in view.walk(asked.place, most + 1):
         size += one.bytes
         if len(page.matches) == asked.count or len(walked) == most or (walked and size > view.limits.max_page_bytes):
-            page.more = Place(walked[-1].rid, asked.place.last if asked.place else view.last())
+            last = asked.place.last if asked.place else compartments.newest(view.connection)
+            page.more = Place(walked[-1].rid, last)
             break
         walked.append(one)
-        if asked.shows(one):
+        if not is_part or asked.shows(one):
             page.matches.append(one)
-    held = {(one.type, one.id) for one in walked}
-    if view.patient_id and ("Patient", view.patient_id) not in held:
+    held = {f"{one.type}/{one.id}" for one in walked}
+    if view.patient_id and f"Patient/{view.patient_id}" not in held:
         # It stands on another page, or there is none: then nothing is said of what may be theirs.
         resources.read(view.connection, view.visibility, "Patient", view.patient_id)
-    mentioned = refs.mentioned(one.body.text for one in walked)
-    _include(view, page, mentioned, held, asked)
+    mentioned = refs.mentioned(one.kept for one in walked)
+    _include(view, page, mentioned - held, held, asked)
     return page
 
 
-def _include(view: _View, page: _Page, mentioned: Iterable[str], held: set[tuple[str, str]], asked: _Asked) -> None:
+def _include(view: _View, page: _Page, mentioned: Iterable[str], held: set[str], asked: _Asked) -> None:
     """Adds what is pointed to and is in no compartment that is given here; says what can't be had."""
     wanted, elsewhere = pointed_to(mentioned, view.base_url)
-    wanted = {pair for pair in wanted if pair not in held and (not asked.types or pair[0] in asked.types)}
+    wanted = {
+        (kind, id_) for kind, id_ in wanted if f"{kind}/{id_}" not in held and (not asked.types or kind in asked.types)
+    }
     others = {pair for pair in wanted if pair[0] == "Patient"}
     barred = {pair for pair in wanted - others if pair[0] not in view.readable}
     wanted -= others | barred

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import starmap
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,10 +17,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.fhir import definitions
-from fhir_secondop.fhir.codec import Body
 from fhir_secondop.fhir.times import Interval
 from fhir_secondop.model import EVERYTHING, Visibility
 from fhir_secondop.store import lookup, tables
+from fhir_secondop.store.prepared import Prepared
 from fhir_secondop.store.resources import Stored, rows, stored, visible
 
 _AT_ONCE = 300  # pairs in one statement
@@ -74,7 +75,7 @@ def of_patient(patient_id: str) -> ColumnElement[bool]:
 
 def _belongs(local: Any, patient_id: Any) -> ColumnElement[bool]:
     reference, resource = tables.reference.c, tables.resource.c
-    pointing = sa.select(reference.rid).where(reference.target == local, sa.literal_column(_is_way(), sa.Boolean))
+    pointing = sa.select(reference.rid).where(reference.target == local, sa.text(_is_way()))
     itself = sa.select(resource.rid).where(resource.type == "Patient", resource.id == patient_id)
     return resource.rid.in_(sa.union_all(pointing, itself.correlate(None)))
 
@@ -89,7 +90,7 @@ def whole(connection: Connection, patient_id: str, place: Place | None, limit: i
         connection, _whole(), id=patient_id, local=f"Patient/{patient_id}", most=limit,
         after=place.after if place else 0, last=place.last if place else _LAST,
     )  # fmt: skip
-    return map(_plain, found)
+    return starmap(Stored, found)
 
 
 _LAST = 2**62
@@ -107,12 +108,6 @@ def _whole() -> sa.Select[Any]:
     return query.order_by(resource.rid).limit(sa.bindparam("most", type_=sa.Integer))
 
 
-def _plain(row: tuple[Any, ...]) -> Stored:
-    """A row of `rows(EVERYTHING)`, as the driver gives it, that is not deleted."""
-    rid, kind, id_, owner, case_id, version, updated, _, body, cut, meta = row
-    return Stored(rid, kind, id_, version, updated, False, owner, case_id, Body(body, cut), meta)
-
-
 def of_patients(visibility: Visibility) -> ColumnElement[bool]:
     """The same of all patients that may be seen. Asked of each resource in its order, so that a page ends early."""
     reference, resource = tables.reference.c, tables.resource.c
@@ -121,7 +116,7 @@ def of_patients(visibility: Visibility) -> ColumnElement[bool]:
     )
     belongs = sa.exists().where(
         reference.rid == resource.rid,
-        sa.literal_column(_is_way(), sa.Boolean),
+        sa.text(_is_way()),
         reference.target.in_(patients.correlate(None)),
     )
     return sa.or_(resource.type == "Patient", belongs.correlate(tables.resource))
@@ -132,7 +127,7 @@ def in_care(period: Interval) -> ColumnElement[bool]:
     the last; what has no such date always has. A condition that has not abated and an allergy go on.
     """
     date, resource = tables.date.c, tables.resource.c
-    own = [date.rid == resource.rid, sa.literal_column(_is_care_date(), sa.Boolean)]
+    own: list[Any] = [date.rid == resource.rid, sa.text(_is_care_date())]
 
     def one(value: Any, *more: ColumnElement[bool]) -> Any:
         return sa.select(value).where(*own, *more).correlate(tables.resource).scalar_subquery()
@@ -183,12 +178,13 @@ def page(
             yield stored(row, visibility)
 
 
-def newest(connection: Connection, conditions: Sequence[ColumnElement[bool]], visibility: Visibility) -> int:
-    """The number of the last of them. There is one."""
-    resource = tables.resource.c
-    query = sa.select(sa.func.max(resource.rid)).where(*conditions, resource.deleted.is_(False), visible(visibility))
-    number: int = connection.execute(query).scalar_one()
-    return number
+_NEWEST = Prepared(sa.select(sa.func.max(tables.resource.c.rid)))
+
+
+def newest(connection: Connection) -> int:
+    """The number of whatever was created last: to that the pages go whose first one is made now. There is one."""
+    (number,) = _NEWEST.all(connection)[0]
+    return int(number)
 
 
 def local_of(one: Stored) -> str:
@@ -207,7 +203,8 @@ def named(
     pairs = list(wanted)
     if sees_all(visibility) and among is None:
         for start in range(0, len(pairs), _SLOTS):
-            yield from map(_plain, lookup.each_row(connection, _of_slots(), **_slots(pairs[start : start + _SLOTS])))
+            some = _slots(pairs[start : start + _SLOTS])
+            yield from starmap(Stored, lookup.each_row(connection, _of_slots(), **some))
         return
     for start in range(0, len(pairs), _AT_ONCE):
         of_these = sa.tuple_(resource.type, resource.id).in_(pairs[start : start + _AT_ONCE])

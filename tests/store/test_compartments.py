@@ -85,7 +85,7 @@ def test_a_long_record_comes_whole_and_in_order(database: Database) -> None:
         assert len(everything) == 601
         found: list[str] = []
         place = None
-        last = compartments.newest(connection, conditions, EVERYTHING)
+        last = compartments.newest(connection)
         while page := list(compartments.whole(connection, "p1", place, 250)):
             found += [one.id for one in page]
             place = Place(page[-1].rid, last)
@@ -124,6 +124,23 @@ def test_a_record_takes_two_statements(sqlite: Database, monkeypatch: pytest.Mon
     assert len(json.loads(answer.text)["entry"]) == 52
     assert sum(statement.lstrip().startswith("SELECT") for statement in asked) == 2
     assert parsed == [], "what is stored goes out as it is"
+
+
+def test_a_record_is_found_in_few_steps(sqlite: Database) -> None:
+    """Of SQLite's machine: written as a truth value, the list of ways was gone through for each row again."""
+    record(sqlite, 200)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    with sqlite.reading() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(count, 10)
+        assert len(list(compartments.whole(connection, "p1", None, 1000))) == 101
+        driver.set_progress_handler(None, 0)
+    assert steps * 10 < 101 * 60
 
 
 @pytest.mark.parametrize("meta", [{}, {"tag": [{"code": "ä"}], "versionId": "7"}])
