@@ -68,9 +68,12 @@ class Stored(NamedTuple):
     @property
     def text(self) -> str:
         """The resource as JSON text, spliced and not parsed again."""
+        kept, cut = self.kept, self.cut
         meta = "{" if self.client_meta == "{}" else f"{self.client_meta[:-1]},"
-        meta = f'{meta}"versionId":"{self.version}","lastUpdated":"{times.instant(self.updated)}"}}'
-        return f'{self.kept[: self.cut]},"id":"{self.id}","meta":{meta}{self.kept[self.cut :]}'
+        return (
+            f'{kept[:cut]},"id":"{self.id}","meta":{meta}"versionId":"{self.version}",'
+            f'"lastUpdated":"{times.instant(self.updated)}"}}{kept[cut:]}'
+        )
 
     @property
     def bytes(self) -> int:
