@@ -30,6 +30,8 @@ _LINKS = (
 )  # fmt: skip
 _IN_NARRATIVE = re.compile(r"""(\s(?:href|src)\s*=\s*)(["'])([^"'<>]*)\2""")
 _MENTIONED = re.compile(r'"reference"\s*:\s*"([^"]*)"')
+_ESCAPED = re.compile(r"\\u00")
+_FEW_ESCAPES = 100  # are sooner looked at one by one than the text is gone through
 _LITERAL = re.compile(
     r"(?:(?P<base>https?://.+?)/)?(?P<type>[A-Z][A-Za-z]+)/(?P<id>[A-Za-z0-9.\-]{1,64})"
     r"(?:/_history/(?P<version>[A-Za-z0-9.\-]{1,64}))?"
@@ -90,9 +92,19 @@ def mentioned(texts: Iterable[str]) -> set[str]:
     joined = "\n".join(several)
     found = set(_MENTIONED.findall(joined))
     # A key or a value may be written with escapes: those are read as JSON. Most texts have none but \\n and \\".
-    if "\\u00" in joined or any("\\" in each for each in found):
+    if _may_be_escaped(joined) or any("\\" in each for each in found):
         return {text for each in several for text in find(json.loads(each))}
     return found
+
+
+def _may_be_escaped(text: str) -> bool:
+    """Whether a character that needs no escape may have one. Most texts have a few escapes or none."""
+    at = text.find("\\")
+    for _ in range(_FEW_ESCAPES):
+        if at < 0 or text.startswith("u00", at + 1):
+            return at >= 0
+        at = text.find("\\", at + 2)
+    return at >= 0 and _ESCAPED.search(text, at) is not None
 
 
 Replacement = Callable[[str], str | None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from fhir_secondop.errors import Invalid
 
@@ -39,8 +40,13 @@ def moment(ms: int) -> datetime:
 
 def instant(ms: int) -> str:
     """A FHIR instant, in UTC with milliseconds: "2026-11-23T09:30:00.125Z"."""
-    # From a time without a zone: each resource that is shown has one.
-    return (_EPOCH_UTC + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"
+    seconds, rest = divmod(ms, 1000)
+    return f"{_second(seconds)}.{rest:03}Z"
+
+
+@lru_cache(maxsize=4096)  # each resource that is shown has one, and many are written in the same second
+def _second(seconds: int) -> str:
+    return (_EPOCH_UTC + timedelta(seconds=seconds)).isoformat()
 
 
 def interval(text: str) -> Interval:

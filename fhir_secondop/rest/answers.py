@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import chain
+from operator import attrgetter
+from uuid import uuid4
 
 from flask import Response, request
 
@@ -123,39 +125,61 @@ def with_entries(head: Resource, entries: list[str]) -> str:
     return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
 
 
+def entries(
+    base_url: str, found: Iterable[Stored], mode: str = "", text: Callable[[Stored], str] = attrgetter("text")
+) -> Iterator[str]:
+    """The text of a Bundle's entry of each of these; `mode` is how a search came to it, and `text` what is shown."""
+    base = codec.dumps(base_url)[:-1]
+    end = f',"search":{{"mode":"{mode}"}}}}' if mode else "}"
+    for one in found:
+        yield f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{text(one)}{end}'
+
+
+def notice(issues: Iterable[Issue]) -> str:
+    """The text of the entry of a searchset that says this."""
+    # R4 wants each entry named; nothing is stored under this name.
+    full_url = f"urn:uuid:{uuid4()}"
+    return codec.dumps({"fullUrl": full_url, "resource": outcome.outcome(issues), "search": {"mode": "outcome"}})
+
+
 STREAMED_BYTES = 1024 * 1024
+PART_BYTES = 64 * 1024  # of a streamed answer at once: the server in front does as much for each as for a short answer
 
 
 def bundle_answer(head: Resource, entries: Iterable[str]) -> Response:
-    """An answer with a Bundle from its head and the texts of its entries; what is large goes out entry by entry.
+    """An answer with a Bundle from its head and the texts of its entries; what is large goes out in parts.
 
     All that it shows must have been read and decided before: `entries` only writes it down. Where that fails on the
     way, the connection is cut, and what has been sent is no JSON yet.
     """
     parts = _parts(head, entries)
-    held: list[str] = []
+    held: list[bytes] = []
     size = 0
     for part in parts:
         held.append(part)
         size += len(part)
         if size > STREAMED_BYTES:
             return Response(_sent(chain(held, parts)), mimetype=JSON)
-    return Response("".join(held), mimetype=JSON)
+    return Response(b"".join(held), mimetype=JSON)
 
 
-def _parts(head: Resource, entries: Iterable[str]) -> Iterator[str]:
-    text, between = codec.dumps(head)[:-1], ',"entry":['
+def _parts(head: Resource, entries: Iterable[str]) -> Iterator[bytes]:
+    """The Bundle's text, in parts that are no smaller than PART_BYTES but for the last one."""
+    held, between, size = [codec.dumps(head)[:-1]], ',"entry":[', 0
     for entry in entries:
-        yield f"{text}{between}"
-        text, between = "", ","
-        yield entry
-    yield f"{text}}}" if text else "]}"
+        held += (between, entry)
+        between = ","
+        size += len(entry)
+        if size > PART_BYTES:
+            yield "".join(held).encode()
+            held, size = [], 0
+    held.append("]}" if between == "," else "}")
+    yield "".join(held).encode()
 
 
-def _sent(parts: Iterator[str]) -> Iterator[bytes]:
+def _sent(parts: Iterator[bytes]) -> Iterator[bytes]:
     try:
-        for part in parts:
-            yield part.encode()
+        yield from parts
     except Exception as error:
         # Its text may quote a patient, and the server logs what it is given.
         raise failures.unforeseen(error) from None

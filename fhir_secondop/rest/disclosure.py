@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from flask import g
@@ -39,8 +40,8 @@ def asked(resource_type: str, resource_id: str) -> None:
 
 def disclosed(found: Iterable[Stored]) -> None:
     """Says that these are in the answer."""
-    for stored in found:
-        disclosed_of(stored.case_id)
+    for case_id, number in Counter(stored.case_id for stored in found).items():
+        disclosed_of(case_id, number)
 
 
 def disclosed_of(case_id: str | None, number: int = 1) -> None:

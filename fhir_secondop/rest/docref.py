@@ -57,7 +57,7 @@ def run(endpoint: Endpoint, caller: Caller, _: str) -> Response:
                     break
                 found.append(one)
             if is_more:
-                last = place.last if place else compartments.newest(connection, conditions, visibility)
+                last = place.last if place else compartments.newest(connection)
                 more = shown.link_to(endpoint, caller, "$docref", sent, Place(found[-1].rid, last))
-    shown.disclosed(found)
+    disclosure.disclosed(found)
     return shown.searchset(endpoint, "DocumentReference/$docref", sent.pairs(), more, found, (), notices)

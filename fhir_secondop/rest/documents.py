@@ -15,10 +15,10 @@ from flask import Response, request
 from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import Gone, Invalid, Issue, NotFound, Unsupported
-from fhir_secondop.fhir import codec, definitions, excerpts, refs, times
+from fhir_secondop.fhir import definitions, excerpts, refs, times
 from fhir_secondop.fhir.refs import Ref
 from fhir_secondop.model import Caller, Resource, Visibility
-from fhir_secondop.rest import answers, inputs, interactions, shown
+from fhir_secondop.rest import answers, disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import compartments, resources
 from fhir_secondop.store.database import now_ms
@@ -73,7 +73,7 @@ def run(endpoint: Endpoint, caller: Caller, composition_id: str) -> Response:
         said = f"The document would not be whole: {len(refused)} reference(s) lead to nothing that could be in it."
         raise Invalid(said, issues=[Issue("error", each.code, "", each.said) for each in refused[:_NAMED]])
     entries = found.entries()
-    shown.disclosed(entries)
+    disclosure.disclosed(entries)
     answer = _answer(endpoint.base_url, entries, found.missing)
     if found.missing:
         answer.headers["Warning"] = f'199 - "not in this document: {_listed(found.missing)}"'
@@ -98,10 +98,7 @@ def _answer(base_url: str, entries: Iterable[Stored], missing: list[_Missing]) -
     }
     if missing:
         head["meta"] = {"tag": [excerpts.SUBSETTED]}
-    base = codec.dumps(base_url)[:-1]
-    return answers.bundle_answer(
-        head, (f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text}}}' for one in entries)
-    )
+    return answers.bundle_answer(head, answers.entries(base_url, entries))
 
 
 def _followed(

@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 
 from flask import Response
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue
 from fhir_secondop.fhir import definitions, refs
-from fhir_secondop.fhir.times import Interval
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Visibility
-from fhir_secondop.rest import inputs, interactions, shown
+from fhir_secondop.rest import disclosure, inputs, interactions, shown
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store import compartments, resources
-from fhir_secondop.store.compartments import Place
+from fhir_secondop.store.compartments import Place, Record
 from fhir_secondop.store.resources import Stored
 
 PARAMETERS = ("start", "end", "_since", "_type", "_count", "_page")
@@ -60,45 +58,14 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What is looked at: the compartment of a patient, or of all ("") who are seen, and what of it is given to whom."""
+    """What is looked at, and what of it is given to whom."""
 
     connection: Connection
-    patient_id: str
-    period: Interval | None
-    left_out: Sequence[str]
+    record: Record
     visibility: Visibility
     readable: frozenset[str]
     base_url: str
     limits: Limits
-
-    @property
-    def members(self) -> ColumnElement[bool]:
-        """The condition of all that is in it."""
-        return (
-            compartments.of_patient(self.patient_id) if self.patient_id else compartments.of_patients(self.visibility)
-        )
-
-    @property
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """The conditions of what of it is given."""
-        found = [self.members]
-        if self.period is not None:
-            found.append(compartments.in_care(self.period))
-        if self.left_out:
-            found.append(compartments.is_none_of(self.left_out, but_patient=self.patient_id))
-        return found
-
-    def walk(self, place: Place | None, limit: int) -> Iterable[Stored]:
-        """So many of what is given, from there on."""
-        is_whole = self.period is None and not self.left_out and compartments.sees_all(self.visibility)
-        if self.patient_id and is_whole and self.connection.dialect.name == "sqlite":
-            return compartments.whole(self.connection, self.patient_id, place, limit)
-        of_all = not self.patient_id
-        return compartments.page(self.connection, self.conditions, self.visibility, place, limit, of_all=of_all)
-
-    def last(self) -> int:
-        """The number of the newest of what is given."""
-        return compartments.newest(self.connection, self.conditions, self.visibility)
 
 
 def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
@@ -113,19 +80,19 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     address = f"Patient/{patient_id}/$everything" if patient_id else "Patient/$everything"
     asked = _asked(endpoint, caller, address, sent)
     readable, searchable = shown.granted(endpoint.allows, caller)
-    left_out = sorted(compartments.types() - searchable)
+    left_out = tuple(sorted(compartments.types() - searchable))
     visibility = shown.seen(endpoint, caller)
     with endpoint.reading() as connection:
-        view = _View(connection, patient_id, sent.period(), left_out, visibility, readable, endpoint.base_url,
-                     endpoint.limits)  # fmt: skip
+        record = Record(patient_id, sent.period(), left_out)
+        view = _View(connection, record, visibility, readable, endpoint.base_url, endpoint.limits)
         page = _page(view, asked)
     page.notices[:0] = _not_shown(caller, left_out, visibility, asked.types)
-    shown.disclosed((*page.matches, *page.included))
+    disclosure.disclosed((*page.matches, *page.included))
     more = shown.link_to(endpoint, caller, address, sent, page.more)
     return shown.searchset(endpoint, address, sent.pairs(), more, page.matches, page.included, page.notices)
 
 
-def _not_shown(caller: Caller, left_out: list[str], visibility: Visibility, types: frozenset[str]) -> list[Issue]:
+def _not_shown(caller: Caller, left_out: Sequence[str], visibility: Visibility, types: frozenset[str]) -> list[Issue]:
     """What the caller's scopes keep back, of the types that are asked for: never how much of it there is."""
     said = []
     if absent := [kind for kind in left_out if not types or kind in types]:
@@ -158,37 +125,42 @@ def _asked(endpoint: Endpoint, caller: Caller, address: str, sent: Input) -> _As
 
 def _page(view: _View, asked: _Asked) -> _Page:
     page = _Page()
-    most = MAX_WALKED if asked.is_part else asked.count
+    is_part = asked.is_part
+    most = MAX_WALKED if is_part else asked.count
     walked: list[Stored] = []
     size = 0
-    for one in view.walk(asked.place, most + 1):
+    for one in compartments.record(view.connection, view.record, view.visibility, asked.place, most + 1):
         size += one.bytes
         if len(page.matches) == asked.count or len(walked) == most or (walked and size > view.limits.max_page_bytes):
-            page.more = Place(walked[-1].rid, asked.place.last if asked.place else view.last())
+            last = asked.place.last if asked.place else compartments.newest(view.connection)
+            page.more = Place(walked[-1].rid, last)
             break
         walked.append(one)
-        if asked.shows(one):
+        if not is_part or asked.shows(one):
             page.matches.append(one)
-    held = {(one.type, one.id) for one in walked}
-    if view.patient_id and ("Patient", view.patient_id) not in held:
+    held = {f"{one.type}/{one.id}" for one in walked}
+    patient_id = view.record.patient_id
+    if patient_id and f"Patient/{patient_id}" not in held:
         # It stands on another page, or there is none: then nothing is said of what may be theirs.
-        resources.read(view.connection, view.visibility, "Patient", view.patient_id)
-    mentioned = refs.mentioned(one.body.text for one in walked)
-    _include(view, page, mentioned, held, asked)
+        resources.read(view.connection, view.visibility, "Patient", patient_id)
+    mentioned = refs.mentioned(one.kept for one in walked)
+    _include(view, page, mentioned - held, held, asked)
     return page
 
 
-def _include(view: _View, page: _Page, mentioned: Iterable[str], held: set[tuple[str, str]], asked: _Asked) -> None:
+def _include(view: _View, page: _Page, mentioned: Iterable[str], held: set[str], asked: _Asked) -> None:
     """Adds what is pointed to and is in no compartment that is given here; says what can't be had."""
     wanted, elsewhere = pointed_to(mentioned, view.base_url)
-    wanted = {pair for pair in wanted if pair not in held and (not asked.types or pair[0] in asked.types)}
+    wanted = {
+        (kind, id_) for kind, id_ in wanted if f"{kind}/{id_}" not in held and (not asked.types or kind in asked.types)
+    }
     others = {pair for pair in wanted if pair[0] == "Patient"}
     barred = {pair for pair in wanted - others if pair[0] not in view.readable}
     wanted -= others | barred
     outside = sorted(pair for pair in wanted if pair[0] not in compartments.types())
     inside = sorted(wanted - set(outside))
     # Members stand on their own pages, however far away; what belongs to nobody here comes along.
-    members = compartments.named(view.connection, inside, view.visibility, among=view.members) if inside else ()
+    members = compartments.named(view.connection, inside, view.visibility, among=view.record) if inside else ()
     there = {(one.type, one.id) for one in members}
     size = left = 0
     for one in compartments.named(view.connection, [*outside, *(p for p in inside if p not in there)], view.visibility):

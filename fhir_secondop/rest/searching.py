@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import urlencode
-from uuid import uuid4
 
 from flask import Response, request
 
@@ -17,7 +16,7 @@ from fhir_secondop.fhir import codec, criteria, definitions, excerpts, query
 from fhir_secondop.fhir.criteria import Condition, Refused
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Caller, Resource
-from fhir_secondop.rest import answers, disclosure, interactions, outcome, pages
+from fhir_secondop.rest import answers, disclosure, interactions, pages
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import includes, ordering, search
 from fhir_secondop.store.resources import Stored
@@ -128,14 +127,10 @@ def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Re
 
 
 def _entries(endpoint: Endpoint, wanted: Search, matches: Iterable[Stored], more: Iterable[Stored]) -> Iterator[str]:
-    for each in matches:
-        yield _entry(endpoint, each, "match", _shown(each, wanted))
-    for each in more:
-        yield _entry(endpoint, each, "include", each.text)
+    yield from answers.entries(endpoint.base_url, matches, "match", lambda each: _shown(each, wanted))
+    yield from answers.entries(endpoint.base_url, more, "include")
     if wanted.ignored:
-        notice = outcome.outcome(replace(issue, severity="warning") for issue in wanted.ignored)
-        # R4 wants each entry named; nothing is stored under this name.
-        yield codec.dumps({"fullUrl": f"urn:uuid:{uuid4()}", "resource": notice, "search": {"mode": "outcome"}})
+        yield answers.notice(replace(issue, severity="warning") for issue in wanted.ignored)
 
 
 def _may_search(endpoint: Endpoint, caller: Caller, resource_type: str) -> bool:
@@ -174,11 +169,6 @@ def _shown(match: Stored, wanted: Search) -> str:
     if wanted.summary:
         return codec.dumps(excerpts.summary(match.resource, wanted.summary))
     return match.text
-
-
-def _entry(endpoint: Endpoint, found: Stored, mode: str, text: str) -> str:
-    full = codec.dumps(f"{endpoint.base_url}/{found.type}/{found.id}")
-    return f'{{"fullUrl":{full},"resource":{text},"search":{{"mode":"{mode}"}}}}'
 
 
 def _url(here: str, pairs: tuple[tuple[str, str], ...]) -> str:

@@ -1,19 +1,18 @@
-"""What the operations that others defined have in common: what a caller may see, and how it is answered and told."""
+"""What the operations that others defined have in common: what a caller may see, and how it is answered."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from urllib.parse import urlencode
-from uuid import uuid4
 
 from flask import Response
 
 from fhir_secondop.errors import Invalid, Issue
-from fhir_secondop.fhir import codec, definitions, query
+from fhir_secondop.fhir import definitions, query
 from fhir_secondop.model import Caller, Resource, Visibility
-from fhir_secondop.rest import answers, disclosure, outcome, pages
+from fhir_secondop.rest import answers, pages
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store.compartments import Place
@@ -55,12 +54,6 @@ def seen(endpoint: Endpoint, caller: Caller) -> Visibility:
     return endpoint.sees(caller, *_narrowed(endpoint.restrictions, caller))
 
 
-def disclosed(found: Iterable[Stored]) -> None:
-    """Tells the audit what is in the answer, by case."""
-    for case_id, number in Counter(one.case_id for one in found).items():
-        disclosure.disclosed_of(case_id, number)
-
-
 def place_of(endpoint: Endpoint, caller: Caller, operation: str, sent: Input) -> Place | None:
     """Where the page begins that is asked for; None for the first one. Raises Malformed."""
     link = sent.one("_page")
@@ -95,17 +88,11 @@ def searchset(
     if more:
         links.append({"relation": "next", "url": f"{here}?{urlencode([*pairs, ('_page', more)])}"})
     head: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
-    return answers.bundle_answer(head, _entries(endpoint, matches, included, notices))
-
-
-def _entries(
-    endpoint: Endpoint, matches: Iterable[Stored], included: Iterable[Stored], notices: Sequence[Issue]
-) -> Iterator[str]:
-    base = codec.dumps(endpoint.base_url)[:-1]
-    for mode, found in (("match", matches), ("include", included)):
-        end = f',"search":{{"mode":"{mode}"}}}}'
-        for one in found:
-            yield f'{{"fullUrl":{base}/{one.type}/{one.id}","resource":{one.text}{end}'
-    if notices:
-        said = {"fullUrl": f"urn:uuid:{uuid4()}", "resource": outcome.outcome(notices), "search": {"mode": "outcome"}}
-        yield codec.dumps(said)
+    return answers.bundle_answer(
+        head,
+        chain(
+            answers.entries(endpoint.base_url, matches, "match"),
+            answers.entries(endpoint.base_url, included, "include"),
+            [answers.notice(notices)] if notices else (),
+        ),
+    )

@@ -15,7 +15,7 @@ from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, Unsupporte
 from fhir_secondop.fhir import query, refs, times
 from fhir_secondop.model import Caller, Visibility
 from fhir_secondop.opinion import ips
-from fhir_secondop.rest import answers, disclosure, inputs, interactions, shown
+from fhir_secondop.rest import answers, disclosure, inputs, interactions
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store import compartments, resources, search, tables
@@ -53,7 +53,7 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
         base_url=endpoint.base_url, now=times.instant(now_ms()), new_id=lambda: str(uuid4()),
     )  # fmt: skip
     given = {entry["fullUrl"].removeprefix(f"{endpoint.base_url}/") for entry in document["entry"]}
-    shown.disclosed(one for one in (patient, *found, *beside) if compartments.local_of(one) in given)
+    disclosure.disclosed(one for one in (patient, *found, *beside) if compartments.local_of(one) in given)
     return answers.json_answer(document)
 
 

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import starmap
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.elements import ColumnElement
 
 from fhir_secondop.fhir import definitions
-from fhir_secondop.fhir.codec import Body
 from fhir_secondop.fhir.times import Interval
-from fhir_secondop.model import EVERYTHING, Visibility
-from fhir_secondop.store import lookup, tables
+from fhir_secondop.model import Visibility
+from fhir_secondop.store import tables
+from fhir_secondop.store.prepared import Prepared, Ready, Row, each, ready
+from fhir_secondop.store.readers import Reader, bound, reader_of
 from fhir_secondop.store.resources import Stored, rows, stored, visible
 
-_AT_ONCE = 300  # pairs in one statement
 _FETCHED = 100  # rows
 # Dates that say nothing of when somebody was cared for.
 _NO_CARE = frozenset({"_lastUpdated", "birthdate", "death-date", "value-date"})
@@ -74,43 +75,72 @@ def of_patient(patient_id: str) -> ColumnElement[bool]:
 
 def _belongs(local: Any, patient_id: Any) -> ColumnElement[bool]:
     reference, resource = tables.reference.c, tables.resource.c
-    pointing = sa.select(reference.rid).where(reference.target == local, sa.literal_column(_is_way(), sa.Boolean))
+    pointing = sa.select(reference.rid).where(reference.target == local, sa.text(_is_way()))
     itself = sa.select(resource.rid).where(resource.type == "Patient", resource.id == patient_id)
     return resource.rid.in_(sa.union_all(pointing, itself.correlate(None)))
 
 
-def whole(connection: Connection, patient_id: str, place: Place | None, limit: int) -> Iterator[Stored]:
-    """At most `limit` resources of a patient's compartment, oldest first, to somebody who may see everything.
-
-    What `page` gives of `of_patient`: most callers are systems that may, and to them it takes half as long. The rows
-    come as they are asked for only on SQLite.
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is looked at: the compartment of one patient, or of all that may be seen (""), what of it has to do with
+    care in a time, and without resources of some types, but for that patient.
     """
-    found = lookup.each_row(
-        connection, _whole(), id=patient_id, local=f"Patient/{patient_id}", most=limit,
-        after=place.after if place else 0, last=place.last if place else _LAST,
-    )  # fmt: skip
-    return map(_plain, found)
+
+    patient_id: str = ""
+    period: Interval | None = None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """By the names that they have in a statement."""
+        low, high = (self.period.low, self.period.high) if self.period else (0, 0)
+        return {"id": self.patient_id, "local": f"Patient/{self.patient_id}", "low": low, "high": high}
+
+
+def record(
+    connection: Connection, of: Record, visibility: Visibility, place: Place | None, limit: int
+) -> Iterator[Stored]:
+    """At most `limit` resources of a record that may be seen and are not deleted, oldest first.
+
+    The rows come as they are asked for.
+    """
+    reader, values = reader_of(visibility)
+    after, last = (place.after, place.last) if place else (0, _LAST)
+    statement = _record(
+        connection.dialect, reader, of.left_out, of_all=not of.patient_id, in_time=of.period is not None
+    )
+    values |= {**of.values, "after": after, "last": last, "most": limit}
+    return _seen(each(connection, statement, values, at_once=_FETCHED), visibility)
+
+
+def _seen(found: Iterable[Row], visibility: Visibility) -> Iterator[Stored]:
+    if visibility.everything:
+        return starmap(Stored, found)
+    return (stored(row, visibility) for row in found)
 
 
 _LAST = 2**62
+_KEPT = 500  # statements
 
 
-@cache
-def _whole() -> sa.Select[Any]:
-    resource = tables.resource.c
-    query = rows(EVERYTHING).where(
-        _belongs(sa.bindparam("local", type_=sa.Text), sa.bindparam("id", type_=sa.Text)),
-        resource.deleted.is_(False),
-        resource.rid + 0 > sa.bindparam("after", type_=sa.BigInteger),
-        resource.rid + 0 <= sa.bindparam("last", type_=sa.BigInteger),
-    )
-    return query.order_by(resource.rid).limit(sa.bindparam("most", type_=sa.Integer))
+@lru_cache(maxsize=_KEPT)
+def _record(dialect: Dialect, reader: Reader, left_out: tuple[str, ...], *, of_all: bool, in_time: bool) -> Ready:
+    visibility = reader.visibility()
+    conditions = [_members(visibility, of_all=of_all)]
+    if in_time:
+        conditions.append(in_care(Interval(bound("low", sa.BigInteger), bound("high", sa.BigInteger))))
+    if left_out:
+        conditions.append(is_none_of(left_out, but_patient=bound("id", sa.Text)))
+    # With the sum no index on the number is used: what is in the compartment is found first, and then put in order.
+    # Of all patients most resources are in it: those are gone through in their order.
+    number = tables.resource.c.rid if of_all else tables.resource.c.rid + 0
+    between = [number > bound("after", sa.BigInteger), number <= bound("last", sa.BigInteger)]
+    query = rows(visibility).where(*conditions, tables.resource.c.deleted.is_(False), visible(visibility), *between)
+    return ready(query.order_by(tables.resource.c.rid).limit(bound("most", sa.Integer)), dialect)
 
 
-def _plain(row: tuple[Any, ...]) -> Stored:
-    """A row of `rows(EVERYTHING)`, as the driver gives it, that is not deleted."""
-    rid, kind, id_, owner, case_id, version, updated, _, body, cut, meta = row
-    return Stored(rid, kind, id_, version, updated, False, owner, case_id, Body(body, cut), meta)
+def _members(visibility: Visibility, *, of_all: bool) -> ColumnElement[bool]:
+    return of_patients(visibility) if of_all else _belongs(bound("local", sa.Text), bound("id", sa.Text))
 
 
 def of_patients(visibility: Visibility) -> ColumnElement[bool]:
@@ -121,7 +151,7 @@ def of_patients(visibility: Visibility) -> ColumnElement[bool]:
     )
     belongs = sa.exists().where(
         reference.rid == resource.rid,
-        sa.literal_column(_is_way(), sa.Boolean),
+        sa.text(_is_way()),
         reference.target.in_(patients.correlate(None)),
     )
     return sa.or_(resource.type == "Patient", belongs.correlate(tables.resource))
@@ -132,7 +162,7 @@ def in_care(period: Interval) -> ColumnElement[bool]:
     the last; what has no such date always has. A condition that has not abated and an allergy go on.
     """
     date, resource = tables.date.c, tables.resource.c
-    own = [date.rid == resource.rid, sa.literal_column(_is_care_date(), sa.Boolean)]
+    own: list[Any] = [date.rid == resource.rid, sa.text(_is_care_date())]
 
     def one(value: Any, *more: ColumnElement[bool]) -> Any:
         return sa.select(value).where(*own, *more).correlate(tables.resource).scalar_subquery()
@@ -149,7 +179,7 @@ def in_care(period: Interval) -> ColumnElement[bool]:
     return sa.and_(begun, sa.or_(goes_on, not_over))
 
 
-def is_none_of(kinds: Iterable[str], *, but_patient: str = "") -> ColumnElement[bool]:
+def is_none_of(kinds: Iterable[str], *, but_patient: Any = "") -> ColumnElement[bool]:
     """The SQL condition on `tables.resource` of what is of none of these types, or is that patient."""
     resource = tables.resource.c
     of_others = resource.type.not_in(list(kinds))
@@ -162,19 +192,12 @@ def page(
     visibility: Visibility,
     place: Place | None,
     limit: int,
-    *,
-    of_all: bool = False,
 ) -> Iterator[Stored]:
-    """At most `limit` resources of which these conditions hold, that may be seen and are not deleted, oldest first.
-
-    `of_all`: the conditions are those of all patients, and most resources keep them.
-    """
+    """At most `limit` resources of which these conditions hold, that may be seen and are not deleted, oldest first."""
     resource = tables.resource.c
     query = rows(visibility).where(*conditions, resource.deleted.is_(False), visible(visibility))
     if place is not None:
-        # With the sum no index on the number is used: what is in the compartment is found first, and then put in order.
-        number = resource.rid if of_all else resource.rid + 0
-        query = query.where(number > place.after, number <= place.last)
+        query = query.where(resource.rid + 0 > place.after, resource.rid + 0 <= place.last)  # as in _record
     query = query.order_by(resource.rid).limit(limit)
     if connection.dialect.name == "postgresql":  # whose client takes all of them at once, unless it is told
         query = query.execution_options(yield_per=_FETCHED)
@@ -183,12 +206,13 @@ def page(
             yield stored(row, visibility)
 
 
-def newest(connection: Connection, conditions: Sequence[ColumnElement[bool]], visibility: Visibility) -> int:
-    """The number of the last of them. There is one."""
-    resource = tables.resource.c
-    query = sa.select(sa.func.max(resource.rid)).where(*conditions, resource.deleted.is_(False), visible(visibility))
-    number: int = connection.execute(query).scalar_one()
-    return number
+_NEWEST = Prepared(sa.select(sa.func.max(tables.resource.c.rid)))
+
+
+def newest(connection: Connection) -> int:
+    """The number of whatever was created last: to that the pages go whose first one is made now. There is one."""
+    (number,) = _NEWEST.all(connection)[0]
+    return int(number)
 
 
 def local_of(one: Stored) -> str:
@@ -200,38 +224,34 @@ def named(
     connection: Connection,
     wanted: Iterable[tuple[str, str]],
     visibility: Visibility,
-    among: ColumnElement[bool] | None = None,
+    among: Record | None = None,
 ) -> Iterator[Stored]:
-    """Those of these (type, id) that are there and may be seen, and that `among` holds for, too."""
-    resource = tables.resource.c
+    """Those of these (type, id) that are there and may be seen, and that are members of that patient's or those
+    patients' compartment, whatever of it is left out.
+    """
     pairs = list(wanted)
-    if sees_all(visibility) and among is None:
-        for start in range(0, len(pairs), _SLOTS):
-            yield from map(_plain, lookup.each_row(connection, _of_slots(), **_slots(pairs[start : start + _SLOTS])))
-        return
-    for start in range(0, len(pairs), _AT_ONCE):
-        of_these = sa.tuple_(resource.type, resource.id).in_(pairs[start : start + _AT_ONCE])
-        query = rows(visibility).where(of_these, resource.deleted.is_(False), visible(visibility))
-        if among is not None:
-            query = query.where(among)
-        yield from (stored(row, visibility) for row in connection.execute(query.order_by(resource.rid)))
-
-
-def sees_all(visibility: Visibility) -> bool:
-    """Whether nothing is kept back from who sees so."""
-    return visibility.everything and not visibility.narrowed
+    reader, values = reader_of(visibility)
+    if among is not None:
+        values |= among.values
+    statement = _named(connection.dialect, reader, None if among is None else not among.patient_id)
+    for start in range(0, len(pairs), _SLOTS):
+        some = _slots(pairs[start : start + _SLOTS])
+        yield from _seen(each(connection, statement, {**values, **some}, at_once=_FETCHED), visibility)
 
 
 _SLOTS = 32
 
 
-@cache
-def _of_slots() -> sa.Select[Any]:
+@lru_cache(maxsize=_KEPT)
+def _named(dialect: Dialect, reader: Reader, of_all: bool | None) -> Ready:
     """The statement of `named` for so many pairs; slots that are not needed name nothing."""
-    resource = tables.resource.c
-    pairs = [(sa.bindparam(f"t{n}", type_=sa.Text), sa.bindparam(f"i{n}", type_=sa.Text)) for n in range(_SLOTS)]
+    visibility, resource = reader.visibility(), tables.resource.c
+    pairs = [(bound(f"t{n}", sa.Text), bound(f"i{n}", sa.Text)) for n in range(_SLOTS)]
     named_so = sa.or_(*(sa.and_(resource.type == kind, resource.id == id_) for kind, id_ in pairs))
-    return rows(EVERYTHING).where(named_so, resource.deleted.is_(False)).order_by(resource.rid)
+    query = rows(visibility).where(named_so, resource.deleted.is_(False), visible(visibility))
+    if of_all is not None:
+        query = query.where(_members(visibility, of_all=of_all))
+    return ready(query.order_by(resource.rid), dialect)
 
 
 def _slots(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -21,36 +21,12 @@ from fhir_secondop.store import narrowing, ordering, tables
 from fhir_secondop.store.asked import Asking, Condition
 from fhir_secondop.store.conditions import Sees, Values, condition
 from fhir_secondop.store.prepared import Ready, ready
+from fhir_secondop.store.readers import Reader, bound, reader_of
 from fhir_secondop.store.resources import found_by, rows, visible
-
-
-def _bound(name: str, type_: Any = None) -> Any:
-    # Not required: a list of values in the same statement is written out before these have theirs.
-    return sa.bindparam(name, type_=type_, required=False)
-
 
 KEPT = 500
 """Statements of each kind: some kilobytes each."""
 Conditions = list[ColumnElement[bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """What kind of reader: a Visibility without its values."""
-
-    everything: bool
-    parties: int
-    narrowed: tuple[tuple[str, tuple[str, ...]], ...]
-    unsearchable: frozenset[tuple[str, str]]
-
-    def visibility(self) -> Visibility:
-        """Such a reader's, with bound parameters in place of its values."""
-        parties: Any = frozenset(_bound(f"party{n}", sa.Text) for n in range(self.parties))
-        owner: Any = _bound("owner", sa.Text)
-        at_ms: Any = _bound("at_ms", sa.BigInteger)
-        return Visibility(
-            self.everything, owner, parties, at_ms, narrowed=self.narrowed, unsearchable=self.unsearchable
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +35,11 @@ class Form:
 
     parts: tuple[tuple[str, tuple[Condition, ...]], ...]
     values: int
-    reader: _Reader
+    reader: Reader
 
     def conditions(self) -> list[Conditions]:
         """The conditions of each type, with bound parameters in place of values."""
-        values: Values = [_bound(f"v{n}") for n in range(self.values)]
+        values: Values = [bound(f"v{n}") for n in range(self.values)]
         visibility = self.reader.visibility()
         return [_conditions(kind, asked, values, visibility) for kind, asked in self.parts]
 
@@ -73,12 +49,8 @@ def asked(parts: Iterable[Part], visibility: Visibility, base_url: str) -> tuple
     asking = Asking(base_url)
     tree = tuple((kind, tuple(asking.condition(kind, each) for each in wanted)) for kind, wanted in parts)
     values: dict[str, Any] = {f"v{n}": value for n, value in enumerate(asking.values)}
-    parties = sorted(visibility.parties)
-    if not visibility.everything:
-        values |= {f"party{n}": each for n, each in enumerate(parties)}
-        values |= {"owner": visibility.owner, "at_ms": visibility.at_ms}
-    reader = _Reader(visibility.everything, len(parties), visibility.narrowed, visibility.unsearchable)
-    return Form(tree, len(asking.values), reader), values
+    reader, of_reader = reader_of(visibility)
+    return Form(tree, len(asking.values), reader), {**values, **of_reader}
 
 
 def conditions_of(search: Search, visibility: Visibility, base_url: str) -> Conditions:
@@ -109,9 +81,9 @@ def _conditions(kind: str, asked: Sequence[Condition], values: Values, visibilit
 
 # Names of bound parameters: a page goes from `after` to `last`, and has at most `most`.
 _RID = tables.resource.c.rid
-_AFTER = _bound("after", sa.BigInteger)
-_LAST = _bound("last", sa.BigInteger)
-_MOST: Any = _bound("most", sa.Integer)
+_AFTER = bound("after", sa.BigInteger)
+_LAST = bound("last", sa.BigInteger)
+_MOST: Any = bound("most", sa.Integer)
 
 
 @lru_cache(maxsize=KEPT)
@@ -163,7 +135,7 @@ def in_order(dialect: Dialect, form: Form, best: tuple[int, ...], sort: tuple[tu
 @lru_cache(maxsize=KEPT)
 def among(dialect: Dialect, form: Form, best: tuple[int, ...], number: int) -> Ready:
     """Those of so many creation numbers `r0`, `r1`, … that match."""
-    some = [_bound(f"r{n}", sa.BigInteger) for n in range(number)]
+    some = [bound(f"r{n}", sa.BigInteger) for n in range(number)]
     matching = _all(_narrowed(dialect, form, best, follows=False), _RID.in_(some))
     return ready(rows(form.reader.visibility()).where(*matching), dialect)
 

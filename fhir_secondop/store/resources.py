@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -32,24 +32,30 @@ FETCHED = 25  # rows that PostgreSQL sends at once, where they may be large
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """One version of a resource, as it stands in the store. `updated` is in ms since 1970.
 
-    `is_cut`: this reader sees only a part of it now.
+    A tuple, and in the order of `_COLUMNS`: a page has hundreds, and of each row one is made. `kept` and `cut` are its
+    body. `is_cut`: this reader sees only a part of it now.
     """
 
     rid: int
     type: str
     id: str
+    owner: str
+    case_id: str | None
     version: int
     updated: int
     deleted: bool
-    owner: str
-    case_id: str | None
-    body: Body
+    kept: str
+    cut: int
     client_meta: str
     is_cut: bool = False
+
+    @property
+    def body(self) -> Body:
+        """The resource's text without id and meta, and where they go back in."""
+        return Body(self.kept, self.cut)
 
     @property
     def meta(self) -> Resource:
@@ -63,17 +69,17 @@ class Stored:
     @property
     def text(self) -> str:
         """The resource as JSON text, spliced and not parsed again."""
-        said = self.client_meta[1:-1]
-        own = f'"versionId":"{self.version}","lastUpdated":"{times.instant(self.updated)}"'
-        meta = f"{{{said},{own}}}" if said else f"{{{own}}}"
-        cut = self.body.cut
-        return f'{self.body.text[:cut]},"id":"{self.id}","meta":{meta}{self.body.text[cut:]}'
+        kept, cut = self.kept, self.cut
+        meta = "{" if self.client_meta == "{}" else f"{self.client_meta[:-1]},"
+        return (
+            f'{kept[:cut]},"id":"{self.id}","meta":{meta}"versionId":"{self.version}",'
+            f'"lastUpdated":"{times.instant(self.updated)}"}}{kept[cut:]}'
+        )
 
     @property
     def bytes(self) -> int:
         """About how many bytes its text has."""
-        text = self.body.text
-        return len(text) if text.isascii() else len(text.encode())
+        return len(self.kept) if self.kept.isascii() else len(self.kept.encode())
 
     @property
     def resource(self) -> Resource:
@@ -128,14 +134,6 @@ def _columns(visibility: Visibility) -> sa.Select[Any]:
     return sa.select(*_COLUMNS, _is_blind(visibility).label("blind"))
 
 
-def _stored(
-    rid: int, type: str, id: str, owner: str, case_id: str | None, version: int, updated: int, deleted: int, body: str,
-    cut: int, meta: str,
-) -> Stored:  # fmt: skip
-    """The Stored of the columns of `_COLUMNS`."""
-    return Stored(rid, type, id, version, updated, bool(deleted), owner, case_id, Body(body, cut), meta)
-
-
 _FIND = Prepared(
     rows().where(tables.resource.c.type == sa.bindparam("type"), tables.resource.c.id == sa.bindparam("id"))
 )
@@ -155,8 +153,8 @@ def case_of(connection: Connection, resource_type: str, resource_id: str) -> str
 def stored(row: Any, visibility: Visibility = EVERYTHING) -> Stored:
     """The Stored of a row of `rows(visibility)`, as who sees it may read it."""
     if visibility.everything:
-        return _stored(*row)
-    found = _stored(*row[:-1])
+        return Stored(*row)
+    found = Stored(*row[:-1])
     return _cut(found, visibility) if row[-1] else found
 
 
@@ -190,7 +188,8 @@ def _cut(whole: Stored, visibility: Visibility) -> Stored:
     shown = visibility.cut(resource)
     if shown is resource:
         return whole
-    return replace(whole, body=codec.compose(shown), client_meta=_client_meta(shown), is_cut=True)
+    body = codec.compose(shown)
+    return whole._replace(kept=body.text, cut=body.cut, client_meta=_client_meta(shown), is_cut=True)
 
 
 def visible(visibility: Visibility) -> ColumnElement[bool]:
@@ -284,7 +283,7 @@ def find(connection: Connection, visibility: Visibility, resource_type: str, res
         return None
     if visibility.everything and not visibility.narrowed:
         found = _FIND.first(connection, type=resource_type, id=resource_id)
-        return _stored(*found) if found is not None else None
+        return Stored(*found) if found is not None else None
     wanted = (tables.resource.c.type == resource_type, tables.resource.c.id == resource_id, visible(visibility))
     row = connection.execute(rows(visibility).where(*wanted)).one_or_none()
     return stored(row, visibility) if row is not None else None
@@ -540,7 +539,7 @@ def update(
 def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> Stored:
     """Marks a resource as deleted; its versions stay."""
     expect(before, if_match)
-    values = {
+    values: dict[str, Any] = {
         "type": before.type, "id": before.id, "version": before.version + 1, "updated": tx.tick(), "deleted": True,
         "owner": before.owner, "case_id": before.case_id,
     }  # fmt: skip
@@ -551,7 +550,7 @@ def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> S
         body=before.body.text, cut=before.body.cut, meta=before.client_meta, by=tx.caller.id,
     )  # fmt: skip
     tx.changes.append(Change("delete", before.type, before.id, before.version + 1, before.case_id))
-    return Stored(before.rid, **values, body=before.body, client_meta=before.client_meta)  # type: ignore[arg-type]
+    return before._replace(version=values["version"], updated=values["updated"], deleted=True, is_cut=False)
 
 
 def move(tx: Transaction, stored_: Stored, case_id: str) -> None:
@@ -597,7 +596,7 @@ def _advance(tx: Transaction, before: Stored, values: dict[str, Any]) -> None:
 def _write_version(
     tx: Transaction, interaction: str, rid: int, values: dict[str, Any], body: Body, resource: Resource, base_url: str
 ) -> Stored:
-    result = Stored(rid, **values, body=body, client_meta=_client_meta(resource))
+    result = Stored(rid, **values, kept=body.text, cut=body.cut, client_meta=_client_meta(resource))
     _INSERT_VERSION.run(
         tx.connection, rid=rid, version=result.version, updated=result.updated, deleted=False,
         body=body.text, cut=body.cut, meta=result.client_meta, by=tx.caller.id,

@@ -394,6 +394,8 @@ def test_no_way_into_a_compartment_is_one_that_a_blind_reader_may_not_search_by(
         '{"a":{"reference":"Patient/1"}}', '{"a":{ "reference" : "Patient/1" }}', '{"a":{"reference":\n"Patient\\/1"}}',
         '{"a":{"\\u0072eference":"Patient/1"}}', '{"b":"reference","a":[{"reference":"Patient/1"}]}',
         '{"b":"\\"reference\\":\\"Patient/2\\"","a":{"reference":"Patient/1"}}', '{"b":["reference"]}',
+        '{"b":"' + 500 * "\\n" + '","a":{"\\u0072eference":"Patient/1"}}', '{"b":"' + 500 * "\\n" + '"}',
+        '{"b":"\\\\u00"}',
     ],
 )  # fmt: skip
 def test_what_a_text_mentions_is_found_without_parsing_it(text: str) -> None:

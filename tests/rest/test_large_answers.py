@@ -116,8 +116,16 @@ def test_a_large_answer_is_streamed_and_the_same_as_a_small_one(database: Databa
 
 def test_a_bundle_of_none_one_and_many_is_json() -> None:
     for number in (0, 1, 3):
-        text = "".join(answers._parts({"resourceType": "Bundle", "type": "searchset"}, iter(["{}"] * number)))
+        text = b"".join(answers._parts({"resourceType": "Bundle", "type": "searchset"}, iter(["{}"] * number)))
         assert len(json.loads(text).get("entry", [])) == number
+
+
+def test_what_is_streamed_goes_out_in_parts_that_are_worth_it() -> None:
+    entries = (json.dumps({"resource": {"id": str(number), "x": "ä" * 500}}) for number in range(3000))
+    parts = list(answers._parts({"resourceType": "Bundle", "type": "searchset"}, entries))
+    assert len(parts) > 10
+    assert all(len(part) >= answers.PART_BYTES for part in parts[:-1])
+    assert [entry["resource"]["id"] for entry in json.loads(b"".join(parts))["entry"]] == [*map(str, range(3000))]
 
 
 @contextmanager
