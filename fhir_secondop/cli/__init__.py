@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import requests
-from sqlalchemy.exc import OperationalError
 
 from fhir_secondop import __version__
 from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, keys, package, stored
@@ -36,27 +34,35 @@ class _Group(click.Group):
             where = f"{first.expression}: " if first.expression else ""
             click.echo(f"error: {where}{error.message}", err=True)
             ctx.exit(1)
-        except requests.JSONDecodeError:
-            click.echo("error: what answers there is not fhir_secondop; check --url.", err=True)
-            ctx.exit(1)
-        except requests.ConnectionError:
-            click.echo(
-                "error: nothing answers there; is the service running? Start it with: fhir-secondop serve", err=True
-            )
-            ctx.exit(1)
-        except requests.RequestException as error:
-            click.echo(f"error: the request could not be sent ({type(error).__name__}); check --url.", err=True)
-            ctx.exit(1)
-        except OperationalError:
-            click.echo("error: the database can't be opened; check --database and its rights.", err=True)
-            ctx.exit(1)
-        except OSError as error:
-            # A broken pipe is the reader's wish; click ends quietly on it.
-            if isinstance(error, BrokenPipeError):
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise  # click's own ways out; a broken pipe is the reader's wish, and click ends quietly on it
+        except Exception as error:
+            said = _said_of(error)
+            if not said:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {where}{error.strerror or error}.", err=True)
+            click.echo(f"error: {said}", err=True)
             ctx.exit(1)
+
+
+def _said_of(error: Exception) -> str:
+    """What to do about a failure of the network, the database or a file; "" of any other, which is a fault of ours."""
+    # Imported here: no command waits for these before it is known that it wants them.
+    import requests
+    from sqlalchemy.exc import OperationalError
+
+    match error:
+        case requests.JSONDecodeError():
+            return "what answers there is not fhir_secondop; check --url."
+        case requests.ConnectionError():
+            return "nothing answers there; is the service running? Start it with: fhir-secondop serve"
+        case requests.RequestException():
+            return f"the request could not be sent ({type(error).__name__}); check --url."
+        case OperationalError():
+            return "the database can't be opened; check --database and its rights."
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return f"{where}{error.strerror or error}."
+    return ""
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -134,7 +140,7 @@ def serve(
 
     Example: fhir-secondop serve --port 8100 --auth none
     """
-    gc.disable()  # what a start makes stays: server.run collects it once, and goes on with the collector
+    gc.disable()  # what a start makes stays: server.run goes on with the collector
     from fhir_secondop import config
     from fhir_secondop.web import server
 

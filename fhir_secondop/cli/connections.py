@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fhir_secondop.cli import edited, production
+from fhir_secondop.cli import edited
 from fhir_secondop.cli.output import Plain, config_option, json_option, print_
 from fhir_secondop.errors import Invalid, NotFound
 
@@ -183,6 +183,8 @@ def doctor(name: str | None, write_plan: bool, fit: bool, config_file: str, as_j
 
     settings = config.load(config_file)
     if fit:
+        from fhir_secondop.cli import production
+
         said = production.report(settings)
         print_(said, as_json, production.show)
         sys.exit(0 if said["fit"] else 1)

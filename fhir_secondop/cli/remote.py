@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import requests
 
 from fhir_secondop.cli.output import Plain, json_option
 from fhir_secondop.errors import Invalid, Issue, Unavailable
@@ -42,6 +41,8 @@ class Remote:
         return self._send(method, f"/fhir{path}", body, "application/fhir+json")
 
     def _send(self, method: str, path: str, body: Plain | None, kind: str) -> Plain:
+        import requests
+
         headers = {**self._headers, "Content-Type": kind}
         answer = requests.request(method, f"{self._url}{path}", json=body, headers=headers, timeout=120)
         plain: Plain = answer.json()

@@ -7,10 +7,7 @@ from contextlib import nullcontext
 
 import click
 
-from fhir_secondop import config
 from fhir_secondop.cli.output import Plain, json_option, print_
-from fhir_secondop.store import reindex
-from fhir_secondop.store.database import Database, now_ms
 
 
 @click.group()
@@ -47,6 +44,10 @@ def again(database: str, config_file: str, as_json: bool) -> None:
 
 
 def _run(database: str, config_file: str, as_json: bool, *, anew: bool) -> None:
+    from fhir_secondop import config
+    from fhir_secondop.store import reindex
+    from fhir_secondop.store.database import Database, now_ms
+
     settings = config.load(config_file, said={"database": database} if database else {})
     opened = Database(settings.database, now=now_ms)
     try:

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-import jsonschema
+from typing import TYPE_CHECKING, Any
 
 from fhir_secondop.errors import Invalid, Issue, NotFound, Unsupported
 from fhir_secondop.fhir import definitions, path
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion.conditions import Condition, Seen, codes_of, meets
+
+if TYPE_CHECKING:
+    import jsonschema
 
 Checklist = dict[str, Any]
 FALL_BACK = "generic"
@@ -58,6 +59,8 @@ def _texts(folder: Path | None) -> dict[str, str]:
 
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
+    import jsonschema  # where it is used: a start needs no checklist
+
     text = (files("fhir_secondop.profiles") / "schemas" / "checklist.json").read_text("utf-8")
     return jsonschema.Draft202012Validator(json.loads(text))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound
@@ -15,6 +14,9 @@ from fhir_secondop.fhir.faults import MAX_FAULTS
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.rest import answers, disclosure, formats, published, validating
 from fhir_secondop.rest.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import jsonschema
 
 
 def run(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str, code: str) -> Response:
@@ -96,6 +98,8 @@ def _input(endpoint: Endpoint, row: Operation) -> Resource:
 
 def check(plain: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Raises Invalid with every place where plain JSON breaks the schema, or the first thousand of them."""
+    import jsonschema  # where it is used, as no search or read needs it
+
     validator = jsonschema.Draft202012Validator(dict(schema), format_checker=jsonschema.FormatChecker())
     found = islice(validator.iter_errors(dict(plain)), MAX_FAULTS)
     issues = [

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import threading
 import time
 from collections import Counter
 from functools import cache
@@ -24,13 +25,14 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import MultiSocketServer, TcpWSGIServer
-from waitress.task import ErrorTask, Task, ThreadedTaskDispatcher, WSGITask
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import HeadersTooLarge, Malformed, SecondOpError, TooLarge, TooSlow, Unavailable, Unsupported
-from fhir_secondop.web import connection, inbound
+from fhir_secondop.web import connection, inbound, replying
 from fhir_secondop.web.gate import THREADS, Arrived, class_of
+from fhir_secondop.web.watching import HAS_EPOLL, Dispatcher, Watched
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -117,29 +119,8 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
         return now > self.began_at + BODY_S + float(self.body_bytes_received) / BODY_BYTES_PER_S
 
 
-def _written(task: Any, data: bytes) -> None:
-    """Writes a part of an answer, its headers with the first one; before the last one the request has left.
-
-    A client may ask again as soon as it has the last byte: counted a second time, eight at once would be sixteen.
-    """
-    first = b""
-    if not task.wrote_header and task.complete:
-        first = task.build_response_header()
-        task.wrote_header = True
-    length = task.content_length
-    if not task.has_body or (length is not None and task.content_bytes_written + len(data) >= length):
-        task.channel.leave(task.request)
-    if first and data and task.has_body and not task.chunked_response and (length is None or len(data) <= length):
-        task.content_bytes_written += len(data)
-        task.channel.write_soon(first + data)
-        return
-    if first:
-        task.channel.write_soon(first)
-    Task.write(task, data)
-
-
 class _Refusal(ErrorTask):  # type: ignore[misc]
-    write = _written
+    write = replying.write
 
     def execute(self) -> None:
         kind, said = _KINDS.get(self.request.error.code, (SecondOpError, "This failed on our side."))
@@ -148,12 +129,12 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
         self.status = f"{self.request.error.code} {self.request.error.reason}"
         self.response_headers.extend(answer.headers.to_wsgi_list())
         self.content_length = len(body)
-        self.set_close_on_finish()
+        self.close_on_finish = True
         self.write(body)
 
 
 class _Task(WSGITask):  # type: ignore[misc]
-    write = _written
+    write = replying.write
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
@@ -200,6 +181,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     def service(self) -> None:
         self.served = True
+        self.server.answering(self)
         request = self.requests[0]
         request.counted = _class_of(request)
         try:
@@ -212,6 +194,21 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         kind, request.counted = request.counted, None
         if kind is not None:
             self.server.arrived.leave(kind, self.addr[0])
+
+    def write_soon(self, data: Any) -> int:
+        """Sends at once what the system takes; the rest is kept, and goes out when there is room again."""
+        sent = 0
+        if isinstance(data, bytes) and not self.total_outbufs_len and self.connected:
+            with self.outbuf_lock:
+                if not self.total_outbufs_len and self.connected:
+                    try:
+                        sent = self.socket.send(data)
+                        self.last_activity = time.time()
+                    except OSError:  # there is no room, or it has gone: what follows finds out which
+                        sent = 0
+        if sent < len(data):
+            super().write_soon(data[sent:] if sent else data)
+        return len(data)
 
     def handle_read(self) -> None:
         """Reads what there is; waitress's would close a connection of which nothing has come yet."""
@@ -316,6 +313,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         self.shares_port = shares_port
         self.refused = 0  # since it was last said
         self._of: Counter[str] = Counter()  # connections of an address
+        self._thread = threading.local()  # which connection it answers
         super().__init__(*given, **named)
 
     def bind_server_socket(self) -> None:
@@ -323,6 +321,30 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         if self.shares_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().bind_server_socket()
+
+    def answering(self, channel: _Channel) -> None:
+        """This thread answers a request of that connection from now on."""
+        self._thread.channel = channel
+
+    def pull_trigger(self) -> None:
+        """Called by the thread that answers, when what its connection waits for may have changed."""
+        self._changed(getattr(self._thread, "channel", None))
+
+    def _changed(self, channel: _Channel | None) -> None:
+        if channel is not None and isinstance(self._map, Watched):
+            self._map.arm(channel)
+        else:
+            super().pull_trigger()
+
+    def run(self) -> None:
+        """Serves until it is interrupted."""
+        if not isinstance(self._map, Watched):
+            super().run()
+            return
+        try:
+            self._map.run()
+        except (SystemExit, KeyboardInterrupt):
+            self.task_dispatcher.shutdown()
 
     def add_task(self, task: _Channel) -> None:
         """Queues the request that has arrived on a connection."""
@@ -359,6 +381,8 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         idle_s = IDLE_WHEN_FULL_S if self.in_connection_overflow else IDLE_S
         for channel in list(self.active_channels.values()):
             channel.expire(now, idle_s)
+            if isinstance(self._map, Watched):
+                self._map.arm(channel)
         if self.refused:
             log.warning("%d requests were refused unread: too much is asked at once.", self.refused)
             self.refused = 0
@@ -388,17 +412,28 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             wasyncore.read(channel)
 
 
+class _Several(MultiSocketServer):  # type: ignore[misc]
+    """The servers of several addresses."""
+
+    def run(self) -> None:
+        """Serves until it is interrupted."""
+        if not isinstance(self.map, Watched):
+            super().run()
+            return
+        try:
+            self.map.run()
+        except (SystemExit, KeyboardInterrupt):
+            self.close()
+
+
 def listening(app: WSGIApplication, settings: Settings, *, shares_port: bool = False) -> Listener | MultiSocketServer:
     """A server of the application on the address of the settings, to be run; with `shares_port` beside others of this
     user, and the system deals the connections out. Raises OSError when the address is taken.
     """
     largest = settings.max_body_bytes + 1  # the application refuses with more words what says its length
     adjustments = Adjustments(host=settings.host, port=settings.port, max_request_body_size=largest, **OPTIONS)
-    # It says at each request how long its queue is, just when there is no time for that.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    dispatcher = ThreadedTaskDispatcher()
-    dispatcher.set_thread_count(adjustments.threads)
-    sockets: dict[int, Any] = {}
+    dispatcher = Dispatcher(adjustments.threads)
+    sockets: dict[int, Any] = Watched() if HAS_EPOLL else {}
     servers = []
     arrived = Arrived()
     for place in adjustments.listen:  # "localhost" is two
@@ -411,4 +446,4 @@ def listening(app: WSGIApplication, settings: Settings, *, shares_port: bool = F
     if len(servers) == 1:
         return servers[0]
     addresses = [(server.effective_host, server.effective_port) for server in servers]
-    return MultiSocketServer(sockets, adjustments, addresses, dispatcher)
+    return _Several(sockets, adjustments, addresses, dispatcher)

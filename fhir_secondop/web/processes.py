@@ -50,7 +50,6 @@ class Keeper:
 
     def run(self, ready: Callable[[], None]) -> None:
         """Until SIGINT or SIGTERM. Raises SystemExit with the first one's status when it does not start."""
-        gc.collect()
         gc.freeze()  # else the collector writes to what they share
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
