@@ -19,7 +19,7 @@ from fhir_secondop.fhir import codec, definitions, patch, times
 from fhir_secondop.model import Caller, Ready, Resource, Visibility
 from fhir_secondop.rest import answers, batch, disclosure, failures, formats, inner, interactions, outcome, patching
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import bundles, resources
+from fhir_secondop.store import bundles, methods, resources
 from fhir_secondop.store.audit.rows import Access
 from fhir_secondop.store.bundles import Entry, Outcome
 from fhir_secondop.store.database import Transaction
@@ -101,6 +101,8 @@ def _applied(
                     limits=endpoint.limits,
                 )
                 for made in outcomes:
+                    if made.entry.method in ("PUT", "PATCH") and made.stored is not None:
+                        methods.note(tx, made.stored, made.entry.method)
                     if made.entry.method == "PUT" and made.status == 201:
                         _may(endpoint, caller, replace(made.entry, method="POST", criteria=""))
                 endpoint.hooks.within(tx)
