@@ -24,6 +24,7 @@ from fhir_secondop.rest import (
     failures,
     formats,
     histories,
+    inner,
     interactions,
     operations,
     patching,
@@ -153,8 +154,9 @@ def _view(endpoint: Endpoint, handler: Handler, address: str) -> Callable[..., R
             raise NotFound("There is no such resource type in R4, and nothing else at this address; see metadata.")
         if "i" in parts and not resources.is_id(parts["i"]):
             raise NotFound(f"There is no such {parts['t']}: that is not a FHIR id.")
-        caller: Caller = endpoint.authenticate(request)
+        within = inner.inside()
+        caller: Caller = endpoint.authenticate(request) if within is None else within.caller
         disclosure.signed_in(caller)
-        return handler(endpoint, caller, **parts)
+        return handler(endpoint if within is None else within.endpoint, caller, **parts)
 
     return view

@@ -31,6 +31,12 @@ def signed_in(caller: Caller) -> None:
     noted.purpose = next((why for role, why in _PURPOSE.items() if caller.roles == {role}), "TREAT")
 
 
+def parts() -> list[tuple[Access, int]]:
+    """The requests that this one consists of and that are recorded with it, each with its status."""
+    found: list[tuple[Access, int]] = g.setdefault("audit_parts", [])
+    return found
+
+
 def asked(resource_type: str, resource_id: str) -> None:
     """Says which resource was asked for; found, refused or not there. What can't be an id is not repeated."""
     noted = access()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import uuid
+from http import HTTPStatus
 
 from flask import Blueprint, Flask, Response
 from flask.typing import ResponseReturnValue
@@ -12,6 +13,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from fhir_secondop.errors import (
+    STATUS,
+    Issue,
     Malformed,
     NotFound,
     SecondOpError,
@@ -63,6 +66,17 @@ def unforeseen(error: Exception) -> SecondOpError:
     if isinstance(error, OperationalError | InterfaceError | TimeoutError):
         return Unavailable(f"The database does not answer, nothing was stored; try again. Quote number {number}.")
     return SecondOpError(f"This failed on our side; nothing was stored. Quote number {number} to the operator.")
+
+
+def of_answer(status: int, body: bytes, path: str) -> SecondOpError:
+    """The failure of which an answer tells, at that place of what was sent. What answers a HEAD has no body."""
+    kind = next((kind for kind, (number, _) in STATUS.items() if number == status), SecondOpError)
+    if not body:
+        return kind(f"{HTTPStatus(status).phrase}.", path=path)
+    issues = [
+        Issue(each["severity"], each["code"], path, each.get("diagnostics", "")) for each in codec.parse(body)["issue"]
+    ]
+    return kind(issues[0].diagnostics, path=path, issues=issues)
 
 
 def answer(error: SecondOpError, mimetype: str = JSON) -> Response:

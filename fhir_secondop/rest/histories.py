@@ -5,6 +5,7 @@ Source: https://hl7.org/fhir/R4/http.html#history
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -15,7 +16,7 @@ from fhir_secondop.fhir import codec, definitions, query, times
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.rest import answers, disclosure, interactions, pages
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import resources
+from fhir_secondop.store import methods, resources
 from fhir_secondop.store.resources import Stored
 
 _TAKES = ("_count", "_since")
@@ -72,17 +73,19 @@ def history(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id:
             connection, seen, resource_type, resource_id, asked.count + 1, before=asked.before, since_ms=asked.since,
             most_bytes=endpoint.limits.max_page_bytes,
         )  # fmt: skip
-    shown = found[: asked.count]
+        shown = found[: asked.count]
+        by = methods.noted(connection, shown)
     disclosure.disclosed(shown)
     following = str(shown[-1].version) if shown and (is_cut or len(found) > asked.count) else ""
     head = asked.bundle(endpoint, caller, following, current.version if asked.since is None else None)
-    return answers.bundle_answer(head, (_history_entry(endpoint, stored) for stored in shown))
+    return answers.bundle_answer(head, (_history_entry(endpoint, stored, by) for stored in shown))
 
 
-def _history_entry(endpoint: Endpoint, stored: Stored) -> str:
-    method = "DELETE" if stored.deleted else "POST" if stored.version == 1 else "PUT"
+def _history_entry(endpoint: Endpoint, stored: Stored, by: Mapping[tuple[int, int], str]) -> str:
+    method = by.get((stored.rid, stored.version), methods.implied(stored))
+    # By whatever criteria it was found: they may name a patient, and an instance is what has a history.
     url = stored.type if method == "POST" else f"{stored.type}/{stored.id}"
-    status = {"DELETE": "204", "POST": "201", "PUT": "200"}[method]
+    status = "204" if stored.deleted else "201" if stored.version == 1 else "200"
     full = codec.dumps(f"{endpoint.base_url}/{stored.type}/{stored.id}")
     facts = {
         "request": {"method": method, "url": url},
@@ -136,8 +139,9 @@ def _history_of(
             connection, seen, types, asked.count + 1, before_ms=asked.before, since_ms=asked.since,
             most_bytes=endpoint.limits.max_page_bytes,
         )  # fmt: skip
-    shown = found[: asked.count]
+        shown = found[: asked.count]
+        by = methods.noted(connection, shown)
     disclosure.disclosed(shown)
     following = str(shown[-1].updated) if shown and (is_cut or len(found) > asked.count) else ""
     head = asked.bundle(endpoint, caller, following)
-    return answers.bundle_answer(head, (_history_entry(endpoint, each) for each in shown))
+    return answers.bundle_answer(head, (_history_entry(endpoint, each, by) for each in shown))

@@ -17,7 +17,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.rest import answers, binary, disclosure, formats, preconditions
 from fhir_secondop.rest.answers import Sent
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import resources
+from fhir_secondop.store import methods, resources
 from fhir_secondop.store.database import Transaction, last_write
 from fhir_secondop.store.resources import Stored
 
@@ -158,6 +158,7 @@ def _put(
         if version is not None:
             raise PreconditionFailed("If-Match names a version, and nothing is there; nothing was stored.")
         stored = resources.create(tx, sent.body, sent.resource, base_url=endpoint.base_url, resource_id=new_id)
+        methods.note(tx, stored, "PUT")
     else:
         check_whole(before)
         stored = resources.update(

@@ -19,7 +19,7 @@ from fhir_secondop.model import Caller, Resource, Visibility
 from fhir_secondop.rest import answers, formats, interactions, preconditions
 from fhir_secondop.rest.answers import Sent
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import resources
+from fhir_secondop.store import methods, resources
 from fhir_secondop.store.resources import Stored
 
 ATTEMPTS = 5  # while others change the same resource
@@ -67,6 +67,7 @@ def _patch(endpoint: Endpoint, caller: Caller, visibility: Visibility, find: Fin
             if (now.rid, now.version) != (before.rid, before.version):
                 continue
             stored = resources.update(tx, now, sent.body, sent.resource, base_url=endpoint.base_url, if_match=wanted)
+            methods.note(tx, stored, "PATCH")
             endpoint.hooks.within(tx)
             interactions.written(tx, visibility)
         return answers.stored_answer(endpoint, stored, 200, sent.said)

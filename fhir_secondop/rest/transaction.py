@@ -6,27 +6,36 @@ Source: https://hl7.org/fhir/R4/http.html#transaction
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from urllib.parse import unquote
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, Unavailable, Unsupported
+from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, TooCostly, Unavailable, Unsupported
 from fhir_secondop.fhir import codec, definitions, patch, times
 from fhir_secondop.model import Caller, Ready, Resource, Visibility
-from fhir_secondop.rest import answers, batch, disclosure, formats, interactions, outcome, patching
+from fhir_secondop.rest import answers, batch, disclosure, failures, formats, inner, interactions, outcome, patching
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.store import bundles, resources
+from fhir_secondop.store import bundles, methods, resources
+from fhir_secondop.store.audit.rows import Access
 from fhir_secondop.store.bundles import Entry, Outcome
+from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.joined import Joined
 
 _ADDRESS = re.compile(r"/?([A-Z][A-Za-z]+)(?:/([A-Za-z0-9\-.]{1,64}))?(?:\?(.+))?")
+_URN = re.compile(r"urn:(?:uuid|oid):[0-9a-fA-F.\-]+")
 _ENTRY = re.compile(r"Bundle\.entry\[(\d{1,9})\]")
-_LETTER = {"POST": "c", "PUT": "u", "PATCH": "u", "DELETE": "d", "GET": "r", "HEAD": "r"}
-_INTERACTION = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "read", "HEAD": "read"}
+_LETTER = {"POST": "c", "PUT": "u", "PATCH": "u", "DELETE": "d"}
+_INTERACTION = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _READ = ("GET", "HEAD")
 # What a request of an entry may say beside method and url, by method; anything else would be passed over.
-_TAKEN = {"POST": ("ifNoneExist",), "PUT": ("ifMatch",), "PATCH": ("ifMatch",), "DELETE": ("ifMatch",)}
+_TAKEN = {
+    "POST": ("ifNoneExist",), "PUT": ("ifMatch",), "PATCH": ("ifMatch",), "DELETE": ("ifMatch",),
+    "GET": ("ifNoneMatch", "ifModifiedSince"), "HEAD": ("ifNoneMatch", "ifModifiedSince"),
+}  # fmt: skip
 _PRECONDITIONS = ("ifMatch", "ifNoneMatch", "ifNoneExist", "ifModifiedSince")
 
 
@@ -49,9 +58,10 @@ def submit(endpoint: Endpoint, caller: Caller) -> Response:
 
 def _transaction(endpoint: Endpoint, caller: Caller, bundle: Resource, text: str) -> Response:
     answers.valid(bundle, text)
-    entries = entries_of(bundle, text)
+    entries = entries_of(bundle, text, endpoint.base_url)
     for entry in entries:
-        _may(endpoint, caller, entry)
+        if entry.method not in _READ:
+            _may(endpoint, caller, entry)
     said = answers.further(endpoint, bundle, text)
     notices = _by_entry(said) if answers.wants_outcome() else {}
     prepared = endpoint.hooks.before(caller, entries, request.headers.get("Idempotency-Key", ""))
@@ -61,13 +71,20 @@ def _transaction(endpoint: Endpoint, caller: Caller, bundle: Resource, text: str
             disclosure.asked(*prepared.location.split("/")[:2])
             answer.headers["Location"] = f"{endpoint.base_url}/{prepared.location}"
         return answer
-    outcomes = _applied(endpoint, caller, prepared)
-    disclosure.disclosed(o.stored for o in outcomes if o.stored and (o.entry.method in _READ or o.status == 200))
-    return answers.json_answer(response(outcomes, notices, whole=answers.wants_representation()))
+    asked = {place: entry["request"] for place, entry in enumerate(bundle.get("entry", []))}
+    reads = {entry.place: asked[entry.place] for entry in prepared if entry.method in _READ}
+    outcomes, read = _applied(endpoint, caller, [entry for entry in prepared if entry.method not in _READ], reads)
+    disclosure.disclosed(o.stored for o in outcomes if o.stored and o.status == 200)
+    return answers.json_answer(response(outcomes, notices, whole=answers.wants_representation(), read=read))
 
 
-def _applied(endpoint: Endpoint, caller: Caller, entries: Sequence[Entry]) -> list[Outcome]:
-    """What becomes of the entries. Those that patch are made anew when others have changed what they patch."""
+def _applied(
+    endpoint: Endpoint, caller: Caller, entries: Sequence[Entry], reads: Mapping[int, Resource]
+) -> tuple[list[Outcome], dict[int, str]]:
+    """What becomes of the entries that write, and by its place the answer to each of `reads`, which come last.
+
+    Those that patch are made anew when others have changed what they patch.
+    """
     wanted = {(entry.type, _LETTER[entry.method]) for entry in entries}
     wanted |= {(entry.type, "s") for entry in entries if entry.criteria}
     visibility = endpoint.sees(caller, *sorted(wanted))
@@ -84,14 +101,51 @@ def _applied(endpoint: Endpoint, caller: Caller, entries: Sequence[Entry]) -> li
                     limits=endpoint.limits,
                 )
                 for made in outcomes:
+                    if made.entry.method in ("PUT", "PATCH") and made.stored is not None:
+                        methods.note(tx, made.stored, made.entry.method)
                     if made.entry.method == "PUT" and made.status == 201:
                         _may(endpoint, caller, replace(made.entry, method="POST", criteria=""))
                 endpoint.hooks.within(tx)
                 interactions.written(tx, visibility)
-            return outcomes
+                read, noted = _read(endpoint, caller, tx, reads)
+            disclosure.parts().extend(noted)
+            return outcomes, read
         except bundles.Overtaken:
             continue
     raise Unavailable("What is patched is being changed by others; send the transaction again.")
+
+
+def _read(
+    endpoint: Endpoint, caller: Caller, tx: Transaction, reads: Mapping[int, Resource]
+) -> tuple[dict[int, str], list[tuple[Access, int]]]:
+    """The answers to those entries that read, in their order, and what the audit is to say of them.
+
+    Each is the request that it says, and sees what the transaction has written. Others wait meanwhile: all of them
+    together have the time and the bytes of one. Raises what the first one fails with; nothing is stored then.
+    """
+    limits = endpoint.limits
+    ends, size = time.monotonic() + limits.max_search_s, 0
+    done: dict[int, str] = {}
+    within = inner.Inside(replace(endpoint, database=Joined(endpoint.database, tx.connection)), caller)
+    for place, asked in reads.items():
+        here = f"Bundle.entry[{place}].request"
+        left = ends - time.monotonic()
+        if left <= 0:
+            said = f"What the transaction reads took over {limits.max_search_s:g} seconds (max_search_s)"
+            raise TooCostly(f"{said}; nothing was stored. Read less in one.", path=here)
+        within = replace(within, endpoint=replace(within.endpoint, limits=replace(limits, max_search_s=left)))
+        address = inner.address(asked["url"], endpoint.base_url)
+        assert address is not None  # entries_of has looked
+        answer = inner.ask(*address, asked, within=within)
+        if answer.status_code >= 400:
+            disclosure.parts().extend(within.noted[-1:])  # what was read before is not given to anybody
+            raise failures.of_answer(answer.status_code, answer.get_data(), here)
+        size += len(answer.get_data())
+        if size > limits.max_page_bytes:
+            said = f"The transaction reads over {limits.max_page_bytes} bytes (max_page_bytes); read less in one."
+            raise TooCostly(said, path=here)
+        done[place] = inner.entry_of(endpoint, answer, is_write=False)
+    return done, within.noted
 
 
 def _may(endpoint: Endpoint, caller: Caller, entry: Entry) -> None:
@@ -144,14 +198,22 @@ def _noticed(bundle: Resource, notices: Mapping[int, Resource]) -> Resource:
 
 
 _NOTHING: Mapping[int, Resource] = MappingProxyType({})
+_NO_READS: Mapping[int, str] = MappingProxyType({})
 
 
-def response(outcomes: list[Outcome], notices: Mapping[int, Resource] = _NOTHING, *, whole: bool = False) -> str:
+def response(
+    outcomes: Sequence[Outcome],
+    notices: Mapping[int, Resource] = _NOTHING,
+    *,
+    whole: bool = False,
+    read: Mapping[int, str] = _NO_READS,
+) -> str:
     """The text of the transaction-response Bundle of these outcomes; what was read is not parsed again.
 
-    `notices` are OperationOutcomes by the entry's place; `whole` adds what was written, too.
+    `notices` are OperationOutcomes by the entry's place; `whole` adds what was written, too. `read` are the entries of
+    those that read, by their place.
     """
-    entries = []
+    entries = dict(read)
     for result in outcomes:
         facts: Resource = {"status": _STATUS[result.status]}
         if result.stored is not None:
@@ -160,23 +222,27 @@ def response(outcomes: list[Outcome], notices: Mapping[int, Resource] = _NOTHING
             facts["location"] = result.stored.versioned
         if result.entry.place in notices:
             facts["outcome"] = notices[result.entry.place]
-        is_shown = result.entry.method == "GET" or (whole and result.entry.method not in ("DELETE", "HEAD"))
-        read = result.stored.text if is_shown and result.stored is not None else ""
-        entries.append("{" + (f'"resource":{read},' if read else "") + codec.dumps({"response": facts})[1:])
-    return answers.with_entries({"resourceType": "Bundle", "type": "transaction-response"}, entries)
+        is_shown = whole and result.entry.method != "DELETE"
+        written = result.stored.text if is_shown and result.stored is not None else ""
+        entries[result.entry.place] = (
+            "{" + (f'"resource":{written},' if written else "") + codec.dumps({"response": facts})[1:]
+        )
+    head = {"resourceType": "Bundle", "type": "transaction-response"}
+    return answers.with_entries(head, [entries[place] for place in sorted(entries)])
 
 
 _STATUS = {200: "200 OK", 201: "201 Created", 204: "204 No Content"}
 
 
-def entries_of(bundle: Resource, text: str) -> list[Entry]:
+def entries_of(bundle: Resource, text: str, base_url: str = "") -> list[Entry]:
     """The entries of a transaction Bundle, each resource with its text as sent. Raises Invalid with every fault."""
     texts = codec.entry_resources(text)
+    named = {entry["fullUrl"] for entry in bundle.get("entry", []) if entry.get("fullUrl", "").startswith("urn:")}
     entries: list[Entry] = []
     faults: list[Issue] = []
     for place, sent in enumerate(bundle.get("entry", [])):
         try:
-            entries.append(_entry(place, sent, texts[place]))
+            entries.append(_entry(place, sent, texts[place], named, base_url))
         except Invalid as error:
             faults.extend(error.issues)
     if faults:
@@ -184,21 +250,28 @@ def entries_of(bundle: Resource, text: str) -> list[Entry]:
     return entries
 
 
-def _entry(place: int, sent: Resource, text: str | None) -> Entry:
+def _entry(place: int, sent: Resource, text: str | None, named: set[str], base_url: str) -> Entry:
     here = f"Bundle.entry[{place}].request"
     asked = sent.get("request", {})
     method = asked.get("method", "")
-    match = _ADDRESS.fullmatch(asked.get("url", ""))
+    if method not in _TAKEN:
+        raise Invalid(f"{method} is not offered in a transaction.", path=f"{here}.method")
+    for name in _PRECONDITIONS:
+        if name in asked and name not in _TAKEN[method]:
+            raise Invalid(f"{name} is not taken with {method} in a transaction.", path=f"{here}.{name}")
+    for name in ("url", "ifNoneExist"):
+        # Ids are drawn after the criteria are looked for: they would find nothing, and so create a second one.
+        if not named.isdisjoint(_URN.findall(unquote(asked.get(name, "")))):
+            said = "A search in a transaction can't name another entry by its fullUrl; search by what is stored."
+            raise Invalid(said, path=f"{here}.{name}")
+    if method in _READ:
+        return _reading(place, method, asked.get("url", ""), base_url)
+    match = _ADDRESS.fullmatch(asked.get("url", "").removeprefix(f"{base_url}/" if base_url else ""))
     if match is None or match[1] not in definitions.resource_types():
         # A search may name a patient: it is not repeated.
         raise Invalid("This is not Type or Type/id of R4.", path=f"{here}.url")
     kind, resource_id, criteria = match[1], match[2] or "", match[3] or ""
-    if method not in _LETTER:
-        raise Invalid(f"{method} is not offered in a transaction.", path=f"{here}.method")
-    for name in _PRECONDITIONS:
-        if name in asked and name not in _TAKEN.get(method, ()):
-            raise Invalid(f"{name} is not taken with {method} in a transaction.", path=f"{here}.{name}")
-    if criteria and (resource_id or method not in ("PUT", "PATCH", "DELETE")):
+    if criteria and (resource_id or method == "POST"):
         raise Invalid(f"{method} takes no criteria in a transaction.", path=f"{here}.url")
     if method != "POST" and not resource_id and not criteria:
         raise Invalid(f"Say which: {kind}/[id], or {kind}?criteria.", path=f"{here}.url")
@@ -225,3 +298,15 @@ def _entry(place: int, sent: Resource, text: str | None) -> Entry:
         if_match=answers.version_of(version, f"{here}.ifMatch") if version else None,
         criteria=criteria,
     )
+
+
+def _reading(place: int, method: str, url: str, base_url: str) -> Entry:
+    """A read, a history or a search; whether it can be asked is for the request itself to say."""
+    here = f"Bundle.entry[{place}].request.url"
+    address = inner.address(url, base_url)
+    first = address[0].partition("/")[0] if address is not None else "?"
+    if address is not None and "$" in address[0]:
+        raise Invalid("An operation is not run in a transaction; ask for it in a batch or by itself.", path=here)
+    if first not in ("", "_history") and first not in definitions.resource_types():
+        raise Invalid("This is no read, history or search of R4.", path=here)
+    return Entry(place=place, method=method, type=first)

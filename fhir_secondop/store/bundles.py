@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import Forbidden, Invalid, NotFound, PreconditionFailed, TooCostly, Unsupported
+from fhir_secondop.errors import Forbidden, Invalid, NotFound, PreconditionFailed, Unsupported
 from fhir_secondop.fhir import query, refs
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.fhir.criteria import LIMITS, Criterion
@@ -59,7 +59,7 @@ class Overtaken(Exception):
     """What a PATCH was made of has been changed by somebody else meanwhile."""
 
 
-_ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
+_ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2}
 
 
 def apply(
@@ -73,7 +73,7 @@ def apply(
     case_of: Callable[[Entry], str | None] = lambda entry: None,
     limits: Limits = LIMITS,
 ) -> list[Outcome]:
-    """Applies all entries or, by raising, none; outcomes stand in the order of the Bundle.
+    """Applies all entries or, by raising, none; outcomes stand in the order of the Bundle. None of them only reads.
 
     New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
     client's id.
@@ -83,17 +83,9 @@ def apply(
     _identify(run, entries)
     _no_twice(entries, run.existing)
     outcomes: dict[int, Outcome] = {}
-    size = 0
     for entry in sorted(entries, key=lambda e: _ORDER[e.method]):
         found = run.existing.get(entry.place)
-        if entry.method in ("GET", "HEAD"):
-            read = resources.read(tx.connection, visibility, entry.type, entry.id)
-            size += read.bytes
-            if size > limits.max_page_bytes:
-                said = f"The transaction reads over {limits.max_page_bytes} bytes (max_page_bytes); read less in one."
-                raise TooCostly(said, path=f"Bundle.entry[{entry.place}].request")
-            outcomes[entry.place] = Outcome(entry, 200, read)
-        elif entry.method == "DELETE":
+        if entry.method == "DELETE":
             outcomes[entry.place] = Outcome(entry, 204, _delete(run, entry, found))
         elif entry.method == "POST" and found is not None:
             outcomes[entry.place] = Outcome(entry, 200, found)

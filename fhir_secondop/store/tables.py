@@ -48,6 +48,16 @@ version = sa.Table(
 )
 
 
+# How a version came about, where that is not what its number says (POST the first, PUT the others): few have a row.
+version_method = sa.Table(
+    "version_method",
+    metadata,
+    sa.Column("rid", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("method", sa.String(8), nullable=False),
+)
+
+
 def _place() -> sa.Column[int]:
     """Of a part of a composite: in which element it stands. Else 0."""
     return sa.Column("place", sa.Integer, nullable=False, server_default="0")

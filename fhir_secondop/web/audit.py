@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.fhir import definitions
-from fhir_secondop.rest import disclosure, failures
+from fhir_secondop.rest import disclosure, failures, inner
 from fhir_secondop.rest.formats import JSON
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.audit.rows import Access, access_rows
@@ -85,9 +85,19 @@ def install(app: Flask, service: Service) -> None:
         if not noted.request:
             _describe(noted, rule, codes)  # somebody answered before us
         answer.headers["X-Request-Id"] = noted.request
-        action = _ACTIONS.get(noted.operation, "E")
+        within = inner.inside()
+        if within is not None:  # recorded with the transaction, when it is known whether that stands
+            within.noted.append((noted, answer.status_code))
+            return answer
+        now = audit.now()
         try:
-            audit.put(access_rows(noted, action, answer.status_code, audit.now()))
+            audit.put(
+                [
+                    row
+                    for one, status in (*disclosure.parts(), (noted, answer.status_code))
+                    for row in access_rows(one, _ACTIONS.get(one.operation, "E"), status, now)
+                ]
+            )
         except Unavailable as error:
             return failures.answer(error, JSON if request.path.startswith("/fhir") else "application/json")
         return answer

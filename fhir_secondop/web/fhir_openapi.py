@@ -99,8 +99,10 @@ _SEARCH = ("_count", "_sort", "_total", "_include", "_revinclude", "_elements", 
 # (method, address) of rest.app.ROUTES → what there is to say of it. A test compares the two.
 CALLS: dict[tuple[str, str], Call] = {
     ("POST", "/"): Call(
-        "transaction", "Runs a Bundle: a transaction as a whole or not at all.", "", (200, 409, 410, 412), (
+        "transaction", "Runs a Bundle; a transaction as a whole or not at all.", "", (200, 409, 410, 412), (
             Example("a transaction", "/", 200, _bundle("transaction")),
+            Example("a transaction that reads", "/", 200, {"resourceType": "Bundle", "type": "transaction", "entry": [
+                {"request": {"method": "GET", "url": "Observation?patient={patient}&_sort=-date&_count=10"}}]}),
             Example("a batch", "/", 200, _bundle("batch")),
             Example("no Bundle", "/", 422, PATIENT),
         ), "resource", headers=("Prefer",)),

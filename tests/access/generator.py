@@ -498,6 +498,29 @@ class Generator:
             yield self._one(who, "POST", "/fhir", allowed, bundle)
             if not allowed:
                 yield self._unseen(who, held, "POST", "/fhir", bundle)
+            for url in (f"{held.local}/_history", f"{held.stored.type}?_id={held.stored.id}"):
+                yield Combination(who, f"{url} in a transaction", self._alike(who, url))
+
+    def _alike(self, who: str, url: str) -> Callable[[], str]:
+        """In a transaction something is read as it is by itself."""
+
+        def ask() -> str:
+            sent = {
+                "resourceType": "Bundle",
+                "type": "transaction",
+                "entry": [{"request": {"method": "GET", "url": url}}],
+            }
+            status, text = self.call(who, "POST", "/fhir", sent)
+            alone, said = self.call(who, "GET", f"/fhir/{url}")
+            if status != alone:
+                return f"it answers {status}, and by itself {alone}"
+            if status >= 300:
+                return self.spilled(who, text)
+            shown, by_itself = (json.loads(each) for each in (text, said))
+            [entry] = shown["entry"]
+            return "" if entry["resource"].get("entry") == by_itself.get("entry") else "it shows something else"
+
+        return ask
 
     def _batches(self) -> Iterator[Combination]:
         """Each entry has the answer that it would have by itself."""

@@ -10,8 +10,11 @@ import pytest
 from werkzeug.test import TestResponse
 
 from fhir_secondop.errors import Conflict, Invalid, Malformed, SecondOpError, TooLarge
-from fhir_secondop.fhir import codec, patch
-from tests.rest.served import PATIENT, Send, created, expressions, matches
+from fhir_secondop.fhir import codec, patch, validate
+from fhir_secondop.sandbox.signin import VISITOR
+from tests.rest.served import PATIENT, Send, bundle, client_of, created, expressions, matches, sender
+from tests.rest.test_transaction import MRN
+from tests.rest.test_transaction import patch as patch_entry
 
 DIV = '<div xmlns="http://www.w3.org/1999/xhtml">x</div>'
 VALUE = '{"resourceType":"Observation","status":"final","code":{"text":"x"},"valueQuantity":{"value":1.10,"unit":"mg"}}'
@@ -183,3 +186,32 @@ def test_the_patch_itself_is_not_changed_by_being_applied() -> None:
 def test_true_is_not_one() -> None:
     with pytest.raises(SecondOpError):
         patch.apply({"resourceType": "Basic", "a": True}, patch.parse('[{"op":"test","path":"/a","value":1}]'))
+
+
+def test_histories_say_by_what_each_version_came_about(database: Any) -> None:
+    whole = sender(client_of(database, lambda request: VISITOR, update_creates=True).application)
+    name = created(whole, MRN)
+    assert send_patch(whole, f"/Patient/{name}", [add("/gender", "male")]).status_code == 200
+    assert whole("PUT", f"/Patient/{name}", {**MRN, "id": name}).status_code == 200
+    assert send_patch(whole, "/Patient?identifier=urn:mrn|1", [add("/gender", "female")]).status_code == 200
+    change = patch_entry(f"Patient/{name}", [add("/active", True)])
+    assert whole("POST", "/", bundle(change)).status_code == 200
+    assert whole("PUT", "/Patient/chosen", {**PATIENT, "id": "chosen"}).status_code == 201
+    found = whole("PUT", "/Patient?identifier=urn:mrn|2", {**PATIENT, "identifier": [{"value": "2"}]})
+    assert found.status_code == 201
+    assert whole("DELETE", f"/Patient/{name}").status_code == 204
+    here = f"Patient/{name}"
+    ours = [("DELETE", here, "204"), ("PATCH", here, "200"), ("PATCH", here, "200"), ("PUT", here, "200"),
+            ("PATCH", here, "200"), ("POST", "Patient", "201")]  # fmt: skip
+    others = [("PUT", f"Patient/{found.get_json()['id']}", "201"), ("PUT", "Patient/chosen", "201")]
+    assert said(whole, f"/{here}/_history") == ours
+    for path in ("/Patient/_history", "/_history"):
+        assert said(whole, path) == [ours[0], *others, *ours[1:]]
+    assert said(whole, f"/{here}/_history?_count=2") == ours[:2]
+
+
+def said(send: Send, path: str) -> list[tuple[str, str, str]]:
+    answer = send("GET", path)
+    history = codec.parse(answer.get_data())
+    assert validate.validate(history) == []
+    return [(e["request"]["method"], e["request"]["url"], e["response"]["status"]) for e in history["entry"]]

@@ -88,6 +88,9 @@ def with_callers(bench: Bench, more: str) -> Bench:
     return Bench(service, create(service).test_client(), bench.enqueued)
 
 
+TRANSACTION = {"resourceType": "Bundle", "type": "transaction"}
+
+
 # ---- every route
 
 
@@ -137,6 +140,30 @@ def test_a_batch_is_recorded_and_so_is_each_request_in_it(bench: Bench) -> None:
     ]  # fmt: skip
     assert (found[0].case_id, found[0].caller) == (case_id, "desk")
     assert found[1].params == "name"
+
+
+def test_what_a_transaction_reads_is_recorded_as_if_it_was_read_alone(bench: Bench) -> None:
+    case_id = opened(bench)
+    before = number(bench)
+    urls = (f"ServiceRequest/{case_id}", f"Patient?name={NAME}", f"ServiceRequest/{case_id}/_history")
+    entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+    assert bench.call("POST", "/fhir", {**TRANSACTION, "entry": entries}).status_code == 200
+    found = rows(bench)[before:]
+    assert [(row.operation, row.status, row.number) for row in found] == [
+        ("read", 200, 1), ("search-type", 200, 0), ("history-instance", 200, 1), ("transaction", 200, 0)
+    ]  # fmt: skip
+    assert {(row.case_id, row.caller, row.type) for row in found[:1]} == {(case_id, "desk", "ServiceRequest")}
+    assert found[1].params == "name"
+
+
+def test_of_a_transaction_that_fails_no_reading_is_recorded_but_what_was_refused(bench: Bench) -> None:
+    case_id = opened(bench)
+    before = number(bench)
+    urls = (f"ServiceRequest/{case_id}", "Patient/nowhere", f"ServiceRequest/{case_id}")
+    entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+    assert bench.call("POST", "/fhir", {**TRANSACTION, "entry": entries}).status_code == 404
+    found = rows(bench)[before:]
+    assert [(row.operation, row.status, row.number) for row in found] == [("read", 404, 0), ("transaction", 404, 0)]
 
 
 def test_what_is_exempt_is_there() -> None:
