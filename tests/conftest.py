@@ -86,15 +86,41 @@ def _compiled_once() -> None:
 _compiled_once()
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A process a core; none beside this one for a single file, and where what is printed is to be seen (-s).
+# What takes longest goes first, wherever it stands: a file is one process's, and the last must not be a long one.
+LONGEST = (
+    "tests/interop/test_schemathesis.py",
+    "tests/interop/test_second_stage.py",
+    "tests/interop/test_install.py",
+    "tests/interop/test_pages_browser.py",
+    "tests/conformance/test_agreement.py",
+    "tests/interop/test_package.py",
+    "tests/interop/test_review_browser.py",
+    "tests/interop/test_sekmet_smart.py",
+    "tests/scenarios/test_crash.py",
+    "tests/access/test_generated.py",
+    "tests/scenarios/test_urgent_killed.py",
+    "tests/scenarios/test_loop.py",
+    "tests/scenarios/test_two_workers.py",
+    "tests/scenarios/test_due_date.py",
+)
 
-    The suites that are named (-m shared, -m slow) have the machine for themselves: their programs are fetched once.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Three processes for two cores; none beside this one for a single file, and where what is printed is to be seen
+    (-s).
+
+    A good part of the tests waits for a process to start, for a clock, or for an answer that doesn't come.
     """
     files = {argument.partition("::")[0] for argument in config.args}
     alone = len(files) == 1 and all(map(os.path.isfile, files))
-    named = "not shared" not in config.option.markexpr
-    return 0 if alone or named or config.option.capture == "no" else max(2, os.cpu_count() or 1)
+    # The long forms (-m slow) are measured, and have the machine for themselves.
+    named = "slow" in config.option.markexpr and "not slow" not in config.option.markexpr
+    return 0 if alone or named or config.option.capture == "no" else max(2, 3 * (os.cpu_count() or 1) // 2)
 
 
 @pytest.fixture(scope="session")

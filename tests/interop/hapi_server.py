@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +23,21 @@ MAIN = "secondop.interop.HapiServer"
 JVM = ("-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
+@contextmanager
+def maven() -> Iterator[None]:
+    """Maven writes into the project and into the folder of all jars: one process of a test run at a time."""
+    with open(Path(tempfile.gettempdir()) / "secondop-maven.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def classpath(project: Path) -> str:
     """What java needs to run it; built when it was never, or from older sources, or from jars now gone."""
-    if not built(project):
-        command = ["mvn", "-q", "-B", "compile"]
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, f"{' '.join(command)} in {project}:\n{(done.stdout + done.stderr)[-4000:]}"
+    with maven():
+        if not built(project):
+            command = ["mvn", "-q", "-B", "compile"]
+            done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900)
+            assert done.returncode == 0, f"{' '.join(command)} in {project}:\n{(done.stdout + done.stderr)[-4000:]}"
     return f"{project / 'target/classes'}{os.pathsep}{(project / JARS).read_text()}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fhir_secondop.opinion import facts, render
+from tests.interop.hapi_server import maven
 from tests.opinion.generated import generate
 
 pytestmark = pytest.mark.shared
@@ -39,7 +40,8 @@ def jar() -> Path:
             pytest.skip(f"{tool} absent; veraPDF needs Java and Maven")
     group, name, version = ARTIFACT
     command = ["mvn", "-q", "-B", "dependency:get", f"-Dartifact={group}:{name}:{version}", "-Dtransitive=false"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    with maven():
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     found = Path.home() / ".m2/repository" / group.replace(".", "/") / name / version / f"{name}-{version}.jar"
     assert found.is_file(), done.stdout + done.stderr
     return found
