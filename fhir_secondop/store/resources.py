@@ -484,8 +484,8 @@ class Creating:
         if not self._made:
             self._numbers = self._drawn()
         made = Stored(
-            next(self._numbers), resource["resourceType"], resource_id, 1, self._tx.tick(), False, self._owner,
-            case_id, body, _client_meta(resource),
+            next(self._numbers), resource["resourceType"], resource_id, self._owner, case_id, 1, self._tx.tick(), False,
+            body.text, body.cut, _client_meta(resource),
         )  # fmt: skip
         written = {**resource, "id": resource_id}
         self._made.append((made, written))
