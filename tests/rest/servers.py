@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +36,12 @@ class Servers:
         return [f"http://127.0.0.1:{port}/fhir" for port in self.ports]
 
     def _start(self, port: int) -> None:
-        command = [sys.executable, "-m", "fhir_secondop.cli", "sandbox", "ehr", "--shape", "full", "--port", str(port)]
+        command = [sys.executable, "-m", "fhir_secondop.cli", *self._command(port)]
         with open(self._folder / f"server-{port}.log", "ab") as log:
-            self._running[port] = subprocess.Popen([*command, "--database", self._database_url], stdout=log, stderr=log)
+            self._running[port] = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def _command(self, port: int) -> list[str]:
+        return ["sandbox", "ehr", "--shape", "full", "--port", str(port), "--database", self._database_url]
 
     def _wait(self, port: int) -> None:
         wait_for(f"http://127.0.0.1:{port}/healthz", self._running[port])
@@ -55,9 +62,49 @@ class Servers:
             self._end(port)
 
 
+class Service(Servers):
+    """The service itself: several processes below one keeper, on one port; those are what is killed."""
+
+    def __init__(self, folder: Path, database_url: str, many: int) -> None:
+        self._many = many
+        settings = {"auth": "none", "database": database_url, "requests_per_s": 0.0}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+        (folder / "secondop.toml").write_text("\n".join(lines))
+        super().__init__(folder, database_url, 1)
+
+    def _command(self, port: int) -> list[str]:
+        config = str(self._folder / "secondop.toml")
+        return ["serve", "--config", config, "--port", str(port), "--processes", str(self._many)]
+
+    def _wait(self, port: int) -> None:
+        super()._wait(port)
+        self._until(self._many)
+
+    def _until(self, many: int) -> list[int]:
+        ends = time.monotonic() + 60
+        while len(pids := self.pids()) < many:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        return pids
+
+    def pids(self) -> list[int]:
+        """The processes that answer."""
+        keeper = self._running[self.ports[0]].pid
+        return [int(pid) for pid in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()]
+
+    def kill(self, number: int) -> None:
+        """SIGKILL to one of them; the keeper makes it anew."""
+        pids = self._until(1)
+        os.kill(pids[number % len(pids)], signal.SIGKILL)
+
+    def _end(self, port: int) -> None:
+        self._running[port].terminate()
+        self._running[port].wait()
+
+
 @contextmanager
-def serving(folder: Path, database_url: str, many: int) -> Iterator[Servers]:
-    servers = Servers(folder, database_url, many)
+def serving(folder: Path, database_url: str, many: int, kind: type[Servers] = Servers) -> Iterator[Servers]:
+    servers = kind(folder, database_url, many)
     try:
         yield servers
     finally:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
-from tests.rest.servers import JSON, Servers, serving
+from tests.rest.servers import JSON, Servers, Service, serving
 from tests.scenarios.linearisability import Done, is_linearisable
 
 State = tuple[int, str]
@@ -187,6 +187,23 @@ def test_what_clients_see_is_one_order_of_events_also_when_servers_are_killed(
     answered = [done for history in seen.histories.values() for done in history if done.answer]
     assert {done.answer[0] for done in answered} == {200, 204, 410, 412}
     assert len(answered) > 60
+
+
+def test_nor_does_the_service_itself_lose_or_reorder_when_its_processes_are_killed(
+    tmp_path: Path, database_url: str
+) -> None:
+    with serving(tmp_path, database_url, 2, Service) as servers:
+        seen = work(servers, 8, clients=6, seconds=3, kills=2)
+    assert faults(seen) == []
+    assert sum(len(history) for history in seen.histories.values()) > 60
+
+
+@pytest.mark.slow
+def test_minutes_of_the_service_itself(tmp_path: Path, database_url: str) -> None:
+    with serving(tmp_path, database_url, 2, Service) as servers:
+        seen = work(servers, 9, clients=10, seconds=60, kills=30)
+    print(f"\n{ {name: len(history) for name, history in seen.histories.items()} } requests to the service")
+    assert faults(seen) == []
 
 
 @pytest.mark.slow
