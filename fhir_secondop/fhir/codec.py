@@ -266,11 +266,11 @@ def entry_resources(text: str) -> list[str | None]:
         entries = _texts.decode(text).entry
     except ValueError:  # what is no Bundle
         return [found and found[0] for found in _entries(text)]
-    return [None if entry.resource is None else bytes(entry.resource).decode() for entry in entries]
+    return [bytes(entry.resource).decode() if entry.resource else None for entry in entries]
 
 
 class _EntryText(msgspec.Struct):
-    resource: msgspec.Raw | None = None
+    resource: msgspec.Raw = msgspec.Raw()  # empty where there is none
 
 
 class _EntryTexts(msgspec.Struct):

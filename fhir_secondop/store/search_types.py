@@ -230,11 +230,11 @@ class Reference:
     def rows(self, value_type: str, value: Any, base_url: str) -> Iterator[Row]:
         if isinstance(value, str):  # canonical, uri
             for form in forms(value):
-                yield {"target": key(form, TEXT_BYTES), "identifier": ""}
+                yield {"target": key(form, TEXT_BYTES)}
             return
         literal = value.get("reference", "")
         if literal and not literal.startswith("#"):
-            yield {"target": self._target(literal, base_url), "identifier": ""}
+            yield {"target": self._target(literal, base_url)}
 
     def asked(self, wanted: str, modifier: str, base_url: str) -> Asked:
         return "is", (self._target(unescape(wanted), base_url),)

@@ -109,11 +109,9 @@ reference = sa.Table(
     sa.Column("rid", sa.BigInteger, nullable=False),
     sa.Column("type", sa.String(64), nullable=False),
     sa.Column("param", sa.String(64), nullable=False),
-    sa.Column("target", sa.Text, nullable=False),  # "Type/id", an absolute URL, or "" for identifier only
-    sa.Column("identifier", sa.Text, nullable=False),  # "system|value" or ""
+    sa.Column("target", sa.Text, nullable=False),  # "Type/id" or an absolute URL
     _place(),
     sa.Index("ix_reference_target", "target", "type", "param"),
-    sa.Index("ix_reference_identifier", "identifier", "type", "param"),
     sa.Index("ix_reference_rid", "rid"),
 )
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from fhir_secondop import store
-from fhir_secondop.store import tables
+from fhir_secondop.model import EVERYTHING
+from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, newest, normalised
 from tests.store.rows import DESK, create, everything, put
 
@@ -55,6 +57,41 @@ def test_the_comparison_would_see_a_missing_column(database: Database) -> None:
             table.to_metadata(metadata)
         metadata.tables["resource"].append_column(sa.Column("forgotten", sa.Text))
         assert "forgotten" in repr(compare_metadata(MigrationContext.configure(connection), metadata))
+
+
+def test_what_was_indexed_before_references_lost_a_column_is_found_after(bare_database_url: str) -> None:
+    old = Database(bare_database_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+    with old.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0011")
+        body = '{"resourceType":"Observation","subject":{"reference":"Patient/p1"}}'
+        connection.execute(
+            sa.text(
+                "INSERT INTO resource (rid, type, id, version, updated, deleted, owner)"
+                " VALUES (1, 'Observation', 'o1', 1, 1700000000000, :no, 'desk')"
+            ),
+            {"no": False},
+        )
+        connection.execute(
+            sa.text("INSERT INTO version VALUES (1, 1, 1700000000000, :no, :body, 29, '{}', 'desk')"),
+            {"no": False, "body": body},
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO ix_reference (rid, type, param, target, identifier)"
+                " VALUES (1, 'Observation', 'subject', 'Patient/p1', '')"
+            )
+        )
+        connection.commit()
+    old.migrate()
+    assert everything(old, "Observation", "subject=Patient/p1") == ["o1"]
+    assert everything(old, "Observation", "subject=Patient/p2") == []
+    with old.reading() as connection:
+        found = resources.read(connection, EVERYTHING, "Observation", "o1")
+    assert found.body.text == body
+    old.dispose()
 
 
 def test_a_range_over_text_goes_by_code_points_on_both(database: Database) -> None:

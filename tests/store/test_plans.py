@@ -246,6 +246,5 @@ def test_a_shape_without_its_index_is_seen(filled: Database) -> None:
     with filled.appending() as connection:
         connection.execute(sa.text("DROP INDEX ix_reference_target"))
         connection.execute(sa.text("DROP INDEX ix_reference_rid"))
-        connection.execute(sa.text("DROP INDEX ix_reference_identifier"))
     narrowing_on = "SELECT rid FROM ix_reference WHERE target = 'Patient/p1'"
     assert scans(filled, [(narrowing_on, () if filled.is_sqlite else {})])
