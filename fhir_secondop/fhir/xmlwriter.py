@@ -6,6 +6,7 @@ Source: https://hl7.org/fhir/R4/xml.html
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -40,6 +41,24 @@ def to_xml(resource: Resource | str | bytes) -> bytes:
     place = root(known_type(value) or "Resource")
     _resource(out, value, place, f' xmlns="{FHIR}"')
     return "".join(out).encode("utf-8")
+
+
+def bundle_to_xml(head: Resource, entries: Iterable[str], part_bytes: int) -> Iterator[bytes]:
+    """What `to_xml` gives of a Bundle with these entries, JSON texts, in parts of that size: of them one is parsed at a
+    time. `head` has the elements that stand before them. Raises Malformed as `to_xml` does, on the way.
+    """
+    of, place = plan("Bundle"), root("Bundle")
+    field = of.members["entry"]
+    out = [_HEAD, f'<Bundle xmlns="{FHIR}">']
+    _members(out, of, head, place)
+    size = 0
+    for index, text in enumerate(entries):
+        _object(out, field, codec.parse_exact(text), child(place, "entry", index))
+        size += len(text)
+        if size > part_bytes:
+            yield "".join(out).encode("utf-8")
+            out, size = [], 0
+    yield "".join([*out, "</Bundle>"]).encode("utf-8")
 
 
 def _refuse(place: Place, message: str) -> NoReturn:

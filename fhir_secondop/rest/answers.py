@@ -16,6 +16,7 @@ from fhir_secondop.errors import (
     Invalid,
     Issue,
     Malformed,
+    NotAcceptable,
     TooLarge,
     Unavailable,
     Unsupported,
@@ -23,6 +24,7 @@ from fhir_secondop.errors import (
 )
 from fhir_secondop.fhir import codec, query, validate
 from fhir_secondop.fhir.codec import Body
+from fhir_secondop.fhir.xml import bundle_to_xml
 from fhir_secondop.model import Resource
 from fhir_secondop.rest import failures, formats, outcome
 from fhir_secondop.rest.endpoint import Endpoint
@@ -119,12 +121,6 @@ def json_answer(resource: Resource | str, status: int = 200) -> Response:
     return Response(text, status, mimetype=JSON)
 
 
-def with_entries(head: Resource, entries: list[str]) -> str:
-    """A Bundle's text from its head and the texts of its entries, which are not parsed again."""
-    text = codec.dumps(head)
-    return f'{text[:-1]},"entry":[{",".join(entries)}]}}' if entries else text
-
-
 def entries(
     base_url: str, found: Iterable[Stored], mode: str = "", text: Callable[[Stored], str] = attrgetter("text")
 ) -> Iterator[str]:
@@ -150,17 +146,35 @@ def bundle_answer(head: Resource, entries: Iterable[str]) -> Response:
     """An answer with a Bundle from its head and the texts of its entries; what is large goes out in parts.
 
     All that it shows must have been read and decided before: `entries` only writes it down. Where that fails on the
-    way, the connection is cut, and what has been sent is no JSON yet.
+    way, the connection is cut, and what has been sent is no JSON yet. Raises NotAcceptable of what XML can't say, if
+    that is wanted: to know it, all parts are made before the first goes out.
     """
-    parts = _parts(head, entries)
+    if not formats.is_xml_answered():
+        return _in_parts(_parts(head, entries))
+    try:
+        return _in_parts(iter(list(bundle_to_xml(head, entries, PART_BYTES))), formats.XML_TYPE)
+    except Malformed as error:
+        raise formats.unsayable(error) from error
+
+
+def done_answer(kind: str, entries: Sequence[str]) -> Response:
+    """An answer with a Bundle that says what has been done: of that nobody is told that it can't be said."""
+    head: Resource = {"resourceType": "Bundle", "type": kind}
+    try:
+        return bundle_answer(head, entries)
+    except NotAcceptable:
+        return _in_parts(_parts(head, entries))
+
+
+def _in_parts(parts: Iterator[bytes], content_type: str = JSON) -> Response:
     held: list[bytes] = []
     size = 0
     for part in parts:
         held.append(part)
         size += len(part)
         if size > STREAMED_BYTES:
-            return Response(_sent(chain(held, parts)), mimetype=JSON)
-    return Response(b"".join(held), mimetype=JSON)
+            return Response(_sent(chain(held, parts)), content_type=content_type)
+    return Response(b"".join(held), content_type=content_type)
 
 
 def _parts(head: Resource, entries: Iterable[str]) -> Iterator[bytes]:

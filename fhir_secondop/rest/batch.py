@@ -44,7 +44,7 @@ def run(endpoint: Endpoint, caller: Caller, bundle: Resource, text: str) -> Resp
             answered = inner.said(http_status(error), {"outcome": outcome.of_error(error)})
         size += len(answered)
         done.append(answered)
-    return answers.json_answer(answers.with_entries({"resourceType": "Bundle", "type": "batch-response"}, done))
+    return answers.done_answer("batch-response", done)
 
 
 def _bare(entry: Resource) -> Resource:

@@ -120,8 +120,26 @@ def in_what_was_sent(text: str, faults: Iterable[Issue]) -> list[Issue]:
     return located(text, faults) if sent is None else located_xml(sent, faults)
 
 
+XML_TYPE = f"{XML}; charset=utf-8"
+
+
+def is_xml_answered() -> bool:
+    """Whether the answer will be in XML: where it is wanted, and written here."""
+    return g.get("writes_xml", False) and is_xml_wanted()
+
+
+def unsayable(error: Malformed) -> NotAcceptable:
+    """What to say of an answer that has in JSON what XML can't have."""
+    said = f"This can't be said in XML; ask for {JSON}."
+    return NotAcceptable(said, issues=[Issue("error", "not-supported", i.expression, said) for i in error.issues])
+
+
 def write_xml(routes: Blueprint) -> None:
     """Answers of these routes are in XML where that is wanted."""
+
+    @routes.before_request
+    def note() -> None:
+        g.writes_xml = True
 
     @routes.after_request
     def convert(answer: Response) -> Response:
@@ -135,9 +153,7 @@ def write_xml(routes: Blueprint) -> None:
             # is not: that answer stays as it is.
             if request.method not in ("GET", "HEAD"):
                 return answer
-            said = f"This can't be said in XML; ask for {JSON}."
-            issues = [Issue("error", "not-supported", issue.expression, said) for issue in error.issues]
-            answer, written = Response(status=406), to_xml(codec.dumps(outcome.outcome(issues)))
+            answer, written = Response(status=406), to_xml(codec.dumps(outcome.of_error(unsayable(error))))
         answer.set_data(written)
-        answer.content_type = f"{XML}; charset=utf-8"
+        answer.content_type = XML_TYPE
         return answer

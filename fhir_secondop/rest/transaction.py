@@ -75,7 +75,8 @@ def _transaction(endpoint: Endpoint, caller: Caller, bundle: Resource, text: str
     reads = {entry.place: asked[entry.place] for entry in prepared if entry.method in _READ}
     outcomes, read = _applied(endpoint, caller, [entry for entry in prepared if entry.method not in _READ], reads)
     disclosure.disclosed(o.stored for o in outcomes if o.stored and o.status == 200)
-    return answers.json_answer(response(outcomes, notices, whole=answers.wants_representation(), read=read))
+    whole = answers.wants_representation()
+    return answers.done_answer("transaction-response", response(outcomes, notices, whole=whole, read=read))
 
 
 def _applied(
@@ -207,8 +208,8 @@ def response(
     *,
     whole: bool = False,
     read: Mapping[int, str] = _NO_READS,
-) -> str:
-    """The text of the transaction-response Bundle of these outcomes; what was read is not parsed again.
+) -> list[str]:
+    """The texts of the entries that say these outcomes; what was read is not parsed again.
 
     `notices` are OperationOutcomes by the entry's place; `whole` adds what was written, too. `read` are the entries of
     those that read, by their place.
@@ -227,8 +228,7 @@ def response(
         entries[result.entry.place] = (
             "{" + (f'"resource":{written},' if written else "") + codec.dumps({"response": facts})[1:]
         )
-    head = {"resourceType": "Bundle", "type": "transaction-response"}
-    return answers.with_entries(head, [entries[place] for place in sorted(entries)])
+    return [entries[place] for place in sorted(entries)]
 
 
 _STATUS = {200: "200 OK", 201: "201 Created", 204: "204 No Content"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from fhir_secondop.errors import Malformed
 from fhir_secondop.fhir import codec
-from fhir_secondop.fhir.xml import from_xml, to_xml
+from fhir_secondop.fhir.xml import bundle_to_xml, from_xml, to_xml
 from tests.fhir.made import DIVS, NUMBERS, written
 
 FHIR = 'xmlns="http://hl7.org/fhir"'
@@ -399,3 +401,50 @@ def test_what_the_page_shows_is_so() -> None:
     shown: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], shown)
     assert shown["json"] == '{"resourceType":"Observation","valueQuantity":{"value":1.10}}'
+
+
+# --- a large Bundle ---------------------------------------------------------------------------------------------
+
+
+def entries(number: int) -> Iterator[str]:
+    for n in range(number):
+        coding = [{"system": "http://loinc.org", "code": str(code)} for code in range(20)]
+        one = {"resourceType": "Observation", "id": str(n), "status": "final", "code": {"coding": coding}}
+        yield written({"resource": one, "search": {"mode": "match"}})
+
+
+HEADS: list[dict[str, Any]] = [
+    {"resourceType": "Bundle", "type": "searchset", "total": 7, "link": [{"relation": "self", "url": "urn:x"}]},
+    {"resourceType": "Bundle", "type": "batch-response"},
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: str(head["type"]))
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_a_bundle_in_parts_is_the_same_as_at_once(head: dict[str, Any], number: int) -> None:
+    texts = list(entries(number))
+    whole = to_xml({**head, **({"entry": [codec.parse(text) for text in texts]} if texts else {})})
+    for part_bytes in (1, 2000, 10**9):
+        parts = list(bundle_to_xml(head, texts, part_bytes))
+        assert b"".join(parts) == whole
+        assert len(parts) == (number + 1 if part_bytes == 1 else len(parts))
+
+
+def test_of_a_bundle_in_parts_one_entry_is_held_parsed() -> None:
+    def peak(number: int) -> int:
+        tracemalloc.start()
+        try:
+            size = sum(map(len, bundle_to_xml(HEADS[0], entries(number), 10_000)))
+            assert size > 1000 * number
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(20)  # makes what is kept of R4's tables
+    assert peak(600) < 1.5 * peak(60)
+
+
+def test_what_can_not_be_said_of_an_entry_has_its_place() -> None:
+    texts = [*entries(2), '{"resource":{"resourceType":"Patient","colour":"red"}}']
+    told = refused(list, bundle_to_xml(HEADS[1], texts, 10**9))
+    assert told.issues[0].expression == "Bundle.entry[2].resource.colour"

@@ -122,6 +122,29 @@ def test_what_xml_cannot_say_is_refused_and_still_there_in_json(client: Any, dat
     assert json.loads(client.get("/fhir/Patient/odd").data)["colour"] == "red"
 
 
+def test_a_bundle_that_xml_cannot_say_is_refused_with_the_place(client: Any, database: Database) -> None:
+    named(database, "Patient", [("even", {}), ("odd", {"colour": "red"})])
+    for told in (client.get("/fhir/Patient?_format=xml"),
+                 client.post("/fhir/Patient/_search?_format=xml", data={"_count": "9"})):  # fmt: skip
+        assert told.status_code == 406
+        assert told.mimetype == XML
+        assert said(told)["issue"][0]["expression"] == ["Bundle.entry[1].resource.colour"]
+    assert len(json.loads(client.get("/fhir/Patient").data)["entry"]) == 2
+
+
+def test_what_a_bundle_has_done_is_told_though_xml_cannot_say_it(client: Any, database: Database) -> None:
+    named(database, "Patient", [("odd", {"colour": "red"})])
+    for kind in ("transaction", "batch"):
+        new = {"resource": {"resourceType": "Patient"}, "request": {"method": "POST", "url": "Patient"}}
+        asked = [{"request": {"method": "GET", "url": "Patient/odd"}}, new]
+        sent = json.dumps({"resourceType": "Bundle", "type": kind, "entry": asked})
+        done = client.post("/fhir/", data=sent, content_type=JSON, headers={"Accept": XML})
+        assert (done.status_code, done.mimetype) == (200, JSON)
+        told = json.loads(done.data)["entry"]
+        assert told[0]["resource"]["colour"] == "red"
+        assert told[1]["response"]["status"] == "201 Created"
+
+
 def test_what_has_been_stored_is_not_refused_for_its_form(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was told so would send it again. Nothing that is valid here is known that XML can't say."""
 

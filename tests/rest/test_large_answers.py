@@ -15,6 +15,7 @@ import requests
 
 from fhir_secondop.config import Settings
 from fhir_secondop.fhir import codec
+from fhir_secondop.fhir.xml import from_xml
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller
 from fhir_secondop.rest import answers, searching
@@ -111,7 +112,29 @@ def test_a_large_answer_is_streamed_and_the_same_as_a_small_one(database: Databa
     head = many.head("/fhir/Binary?_count=4")
     assert (head.status_code, head.get_data(), head.content_length) == (200, b"", None)
     xml = many.get("/fhir/Binary?_count=4&_format=xml")
-    assert xml.get_data().count(b"<Binary>") == 4
+    assert xml.content_length is None
+    assert xml.headers["Content-Type"] == "application/fhir+xml; charset=utf-8"
+    assert codec.parse(from_xml(xml.get_data()))["entry"] == page["entry"]
+    few = many.get("/fhir/Binary?_count=1&_format=xml")
+    assert few.content_length == len(few.get_data())
+
+
+@pytest.mark.parametrize("kind", ["transaction", "batch"])
+def test_what_a_large_bundle_has_done_is_streamed_too(database: Database, kind: str) -> None:
+    sent = [{"resource": {"resourceType": "Binary", **large(number, 400_000)[1]},
+             "request": {"method": "POST", "url": "Binary"}} for number in range(4)]  # fmt: skip
+    body = {"resourceType": "Bundle", "type": kind, "entry": sent}
+    one = client(database)
+    for form in ("json", "xml"):
+        answer = one.post(f"/fhir/?_format={form}", json=body, headers={"Prefer": "return=representation"},
+                          content_type="application/fhir+json")  # fmt: skip
+        assert (answer.status_code, answer.content_length) == (200, None)
+        told = codec.parse(answer.get_data() if form == "json" else from_xml(answer.get_data()))
+        assert told["type"] == f"{kind}-response"
+        assert [entry["response"]["status"] for entry in told["entry"]] == ["201 Created"] * 4
+        assert [entry["resource"]["data"] for entry in told["entry"]] == [each["resource"]["data"] for each in sent]
+    small = one.post("/fhir/", json={**body, "entry": sent[:1]}, content_type="application/fhir+json")
+    assert small.content_length == len(small.get_data())
 
 
 def test_a_bundle_of_none_one_and_many_is_json() -> None:
