@@ -12,6 +12,7 @@ from types import FrameType
 from fhir_secondop.bootstrap import log_to_stderr
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Unavailable
+from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.web import app, listener
 from fhir_secondop.web.processes import Keeper, check_free
 
@@ -21,6 +22,7 @@ def run(settings: Settings, ready: str, processes: int = 1) -> None:
 
     Raises Unavailable when the address is taken, or another service works on the database.
     """
+    give_back_large_blocks()
     if processes == 1:
         signal.signal(signal.SIGTERM, _stop)
         _serve(settings, lambda: print(ready, flush=True))
