@@ -23,6 +23,8 @@ MODIFIERS = {
     "uri": ("", "missing", "below", "above"),
     "composite": ("",),
 }
+# What a special parameter is asked by otherwise. Distances are for a server that has an index of places.
+_INSTEAD = {("Location", "near"): "search by address-city, address-postalcode or the organization, and measure there"}
 LIMITS = Limits()  # where nobody says others
 _CHAIN = re.compile(r"([A-Za-z_\-]+)(?::([A-Za-z]+))?\.(.+)")
 
@@ -119,7 +121,8 @@ def _parse(resource_type: str, name: str, value: str, only: Collection[str] | No
         said = "is not offered" if code.startswith("_") else f"is no search parameter of {resource_type}"
         raise Refused(f"{code!r} {said}; see /fhir/metadata.")
     if parameter.type not in MODIFIERS:
-        raise Refused(f"Search by {code!r} ({parameter.type}) is not offered; see /fhir/metadata.")
+        instead = _INSTEAD.get((resource_type, code), "see /fhir/metadata")
+        raise Refused(f"Search by {code!r} ({parameter.type}) is not offered; {instead}.")
     if parameter.type == "reference" and modifier in definitions.resource_types():
         targeted, modifier = [modifier], ""
     else:

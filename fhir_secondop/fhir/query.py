@@ -16,7 +16,6 @@ from fhir_secondop.fhir.criteria import LIMITS, Condition, Refused, TooManyWays
 from fhir_secondop.limits import Limits
 
 DEFAULT_COUNT = 50
-MAX_ASKED = 10_000  # values times types, of a search over several: each type is asked for by itself
 SUPPORTED_TYPES = tuple(criteria.MODIFIERS)
 # Where a client may put them without asking for a different result.
 FORMAT_ONLY = ("_format", "_pretty")
@@ -118,7 +117,7 @@ def parse(
     parameter, modifier or kind is Invalid; with `lenient` it is left out, missing in `applied` and named in `ignored`.
     `only` names the parameters that count as known, where not all of them do; then there are no chains, includes,
     orders and excerpts either. Raises Invalid too (too-costly) on more parameters or values than
-    `limits` say, or than MAX_ASKED over several types; a page is no larger than they say.
+    `limits` say; a page is no larger than they say.
     """
     pairs = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else list(query)
     types = [resource_type] if isinstance(resource_type, str) else list(resource_type)
@@ -181,8 +180,9 @@ def _check_size(pairs: list[tuple[str, str]], types: int, limits: Limits) -> Non
             continue
         said = f"The search was not run: it has {number} {what}; send at most {most} at once ({name})."
         raise TooCostly(said)
-    if types > 1 and values * types > MAX_ASKED:
-        said = f"{values} values of {types} types are too many to search for at once; name fewer types by _type."
+    if types > 1 and values * types > limits.max_asked:
+        said = f"The search was not run: {values} values of {types} types are more than {limits.max_asked} (max_asked)"
+        said += "; name fewer types by _type."
         raise Invalid(said, issues=[Issue("error", "too-costly", "_type", said)])
 
 

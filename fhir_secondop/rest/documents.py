@@ -14,7 +14,7 @@ from uuid import uuid4
 from flask import Response, request
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import Gone, Invalid, Issue, NotFound, Unsupported
+from fhir_secondop.errors import Gone, Invalid, Issue, NotFound, TooCostly, Unsupported
 from fhir_secondop.fhir import definitions, excerpts, refs, times
 from fhir_secondop.fhir.refs import Ref
 from fhir_secondop.model import Caller, Resource, Visibility
@@ -24,7 +24,6 @@ from fhir_secondop.store import compartments, resources
 from fhir_secondop.store.database import now_ms
 from fhir_secondop.store.resources import Stored
 
-MAX_ENTRIES = 1000
 _NAMED = 20
 
 
@@ -65,7 +64,7 @@ def run(endpoint: Endpoint, caller: Caller, composition_id: str) -> Response:
     visibility = shown.seen(endpoint, caller)
     with endpoint.reading() as connection:
         first = resources.read(connection, visibility, "Composition", composition_id)
-        found = _followed(connection, first, visibility, readable, endpoint.base_url)
+        found = _followed(endpoint, connection, first, visibility, readable)
     is_lenient = "handling=lenient" in request.headers.get("Prefer", "")
     direct = [each for each in found.missing if each.source == compartments.local_of(first)]
     refused = direct if is_lenient else found.missing
@@ -102,25 +101,24 @@ def _answer(base_url: str, entries: Iterable[Stored], missing: list[_Missing]) -
 
 
 def _followed(
-    connection: Connection, first: Stored, visibility: Visibility, readable: frozenset[str], base_url: str
+    endpoint: Endpoint, connection: Connection, first: Stored, visibility: Visibility, readable: frozenset[str]
 ) -> _Found:
-    """The Composition, and what its references lead to, however far. Raises Invalid (too-costly)."""
+    """The Composition, and what its references lead to, however far. Raises TooCostly."""
     found = _Found({(compartments.local_of(first), ""): first})
     fresh = [first]
     while fresh:
         wanted: dict[tuple[str, str], str] = {}
         for one in fresh:
             for text in sorted(refs.mentioned([one.body.text])):
-                ref = _here(text, base_url)
+                ref = _here(text, endpoint.base_url)
                 if ref is None and not text.startswith("#") and text:
                     why = "which is elsewhere" if refs.parse(text) else "which names nothing that is stored"
                     found.missing.append(_Missing(compartments.local_of(one), text, why, "not-found"))
                 elif ref is not None and (ref.local, ref.version) not in found.held:
                     wanted.setdefault((ref.local, ref.version), compartments.local_of(one))
         fresh = list(_had(connection, wanted, found, visibility, readable))
-        if len(found.held) > MAX_ENTRIES:
-            said = f"The document would have more than {MAX_ENTRIES} entries."
-            raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+        if len(found.held) > (most := endpoint.limits.max_document):
+            raise TooCostly(f"The document would have more than {most} entries (max_document).")
     return found
 
 

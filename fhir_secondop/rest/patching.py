@@ -22,8 +22,6 @@ from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.store import methods, resources
 from fhir_secondop.store.resources import Stored
 
-ATTEMPTS = 5  # while others change the same resource
-
 Find = Callable[[Connection], Stored]
 
 
@@ -57,7 +55,7 @@ def _patch(endpoint: Endpoint, caller: Caller, visibility: Visibility, find: Fin
     preconditions.check_taken("If-Match")
     operations = patch.parse(formats.patch_body(endpoint.limits))
     wanted = preconditions.if_match()
-    for _ in range(ATTEMPTS):
+    for _ in range(endpoint.limits.max_attempts):
         with endpoint.database.reading() as connection:
             before = find(connection)
         resources.expect(before, wanted)
@@ -71,7 +69,13 @@ def _patch(endpoint: Endpoint, caller: Caller, visibility: Visibility, find: Fin
             endpoint.hooks.within(tx)
             interactions.written(tx, visibility)
         return answers.stored_answer(endpoint, stored, 200, sent.said)
-    raise Unavailable(f"{before.type}/{before.id} is being changed by others; send the patch again.")
+    raise Unavailable(overtaken(endpoint, f"{before.type}/{before.id}"))
+
+
+def overtaken(endpoint: Endpoint, what: str) -> str:
+    """What to say when others have changed it at each attempt."""
+    tried = endpoint.limits.max_attempts
+    return f"{what} was changed by others while it was patched, {tried} time(s) (max_attempts); send it again."
 
 
 def patched(endpoint: Endpoint, before: Stored, operations: Sequence[patch.Operation]) -> Sent:

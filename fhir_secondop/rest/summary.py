@@ -11,7 +11,7 @@ from uuid import uuid4
 from flask import Response
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, Unsupported
+from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, TooCostly, Unsupported
 from fhir_secondop.fhir import query, refs, times
 from fhir_secondop.model import Caller, Visibility
 from fhir_secondop.opinion import ips
@@ -21,8 +21,6 @@ from fhir_secondop.rest.inputs import Input
 from fhir_secondop.store import compartments, resources, search, tables
 from fhir_secondop.store.database import now_ms
 from fhir_secondop.store.resources import Stored
-
-MAX_ENTRIES = 1000
 
 
 def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
@@ -35,17 +33,17 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
         raise Unsupported(f"A summary is made by {ips.PROFILE} alone.", path="profile")
     interactions.may(endpoint, caller, "Patient", "read", "r")
     _check_scopes(endpoint, caller, needs_search=not patient_id)
-    visibility = endpoint.visibility(caller)
+    visibility, most = endpoint.visibility(caller), endpoint.limits.max_document
     with endpoint.reading() as connection:
         if not patient_id:
             patient_id = _identified(connection, endpoint, visibility, sent)
             disclosure.asked("Patient", patient_id)
         patient = resources.read(connection, visibility, "Patient", patient_id)
         conditions = [compartments.of_patient(patient_id), tables.resource.c.type.in_(sorted(ips.types()))]
-        found = list(compartments.page(connection, conditions, visibility, None, MAX_ENTRIES + 1))
-        if len(found) > MAX_ENTRIES:
-            said = f"More than {MAX_ENTRIES} resources would be looked at for this summary; $everything has pages."
-            raise Invalid(said, issues=[Issue("error", "too-costly", "", said)])
+        found = list(compartments.page(connection, conditions, visibility, None, most + 1))
+        if len(found) > most:
+            said = f"More than {most} resources would be looked at for this summary (max_document)"
+            raise TooCostly(f"{said}; $everything has pages.")
         named = _medications(found, endpoint.base_url)
         beside = list(compartments.named(connection, named, visibility))
     document = ips.document(

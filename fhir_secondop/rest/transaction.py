@@ -89,7 +89,7 @@ def _applied(
     wanted = {(entry.type, _LETTER[entry.method]) for entry in entries}
     wanted |= {(entry.type, "s") for entry in entries if entry.criteria}
     visibility = endpoint.sees(caller, *sorted(wanted))
-    for _ in range(patching.ATTEMPTS):
+    for _ in range(endpoint.limits.max_attempts):
         ready = [_patched(endpoint, entry, visibility) if entry.method == "PATCH" else entry for entry in entries]
         try:
             with endpoint.database.transaction(caller) as tx:
@@ -113,7 +113,7 @@ def _applied(
             return outcomes, read
         except bundles.Overtaken:
             continue
-    raise Unavailable("What is patched is being changed by others; send the transaction again.")
+    raise Unavailable(patching.overtaken(endpoint, "What the transaction patches"))
 
 
 def _read(

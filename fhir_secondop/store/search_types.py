@@ -17,6 +17,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from fhir_secondop.errors import Invalid
 from fhir_secondop.fhir import refs, times
 from fhir_secondop.store import tables
+from fhir_secondop.store.database import now_ms
 from fhir_secondop.store.search_numbers import Number
 from fhir_secondop.store.search_text import TEXT_BYTES, at_bar, cut, fold, key, parted, unescape
 from fhir_secondop.store.search_uris import Uri, forms
@@ -194,7 +195,9 @@ class Date:
             ) from error
         low, high = span.low, span.high
         if prefix == "ap":
-            margin = max((high - low) // 10, abs(low - times.milliseconds(times.EPOCH)) // 10_000)
+            # R4: a tenth of the gap between now and the date. Around today there is none, and it is overlapped alone.
+            now = now_ms()
+            margin = max(now - high, low - now, 0) // 10
             low, high = low - margin, high + margin
         return prefix, (low, high, low - wide_ms, high - wide_ms)
 

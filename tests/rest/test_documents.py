@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 
 from fhir_secondop.access import rights
 from fhir_secondop.fhir import excerpts
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import EVERYTHING, Caller
-from fhir_secondop.rest import documents
+from fhir_secondop.rest.app import blueprint
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database
 from tests.rest.served import client_of
@@ -176,9 +178,20 @@ def test_a_version_that_is_named_is_the_one_that_is_given(client: Any, database:
     assert "Observation/b1/_history/7, which is not here" in reasons(told)[0][1]
 
 
-def test_too_large_a_document_is_refused(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_ENTRIES", 3)
-    assert reasons(asked(client, "Composition/c1/$document", 422)[0])[0][0] == "too-costly"
+def test_too_large_a_document_is_refused(client: Any) -> None:
+    asked(limited(client, max_document=len(WHOLE)), "Composition/c1/$document")
+    told, _ = asked(limited(client, max_document=len(WHOLE) - 1), "Composition/c1/$document", 422)
+    [(code, said)] = reasons(told)
+    assert code == "too-costly"
+    assert "max_document" in said
+
+
+def limited(client: Any, **limits: int) -> Any:
+    """A client of the same endpoint with other limits."""
+    endpoint = replace(client.endpoint, limits=Limits(**limits))
+    app = Flask("limited", static_folder=None)
+    app.register_blueprint(blueprint(endpoint), url_prefix="/fhir")
+    return app.test_client()
 
 
 def test_what_leads_back_ends(client: Any, database: Database) -> None:

@@ -28,6 +28,7 @@ RUN = Path(__file__).parents[2] / "docs" / "run.md"
 SMALL = Limits(
     max_body_bytes=2000, max_values=1000, max_depth=11, max_entries=3, max_page=4,
     max_parameters=5, max_alternatives=9, max_chain=2, max_chain_types=6, max_included=4, max_sorted=6,
+    max_asked=4,
 )  # fmt: skip
 PATIENT = {"resourceType": "Patient", "active": True}
 PEOPLE = [(f"p{n}", {"active": n < 6}) for n in range(7)]
@@ -73,6 +74,7 @@ ASKED: dict[str, tuple[Any, Any, int, str]] = {
     "max_entries": (bundle(3), bundle(4), 413, "too-costly"),
     "max_parameters": ("&".join(["active=true"] * 5), "&".join(["active=true"] * 6), 422, "too-costly"),
     "max_alternatives": ("_id=" + ",".join("abcdefghi"), "_id=" + ",".join("abcdefghij"), 422, "too-costly"),
+    "max_asked": ("_type=Patient,Observation&_id=a,b", "_type=Patient,Observation&_id=a,b,c", 422, "too-costly"),
     "max_chain": ("link:Patient.link:Patient.active=true", "link:Patient.link:Patient.link:Patient.active=true",
                   422, "too-costly"),
     "max_chain_types": ("general-practitioner.identifier=x", "_has:Provenance:target:entity.identifier=x",
@@ -97,7 +99,7 @@ def client(database: Database) -> Any:
 def ask(client: Any, sent: Any) -> Any:
     """A search, where it is a query; else what is sent, a Bundle to the base."""
     if isinstance(sent, str) and not sent.startswith("<"):
-        return client.get(f"/fhir/Patient?{sent}")
+        return client.get(f"/fhir?{sent}" if sent.startswith("_type") else f"/fhir/Patient?{sent}")
     if isinstance(sent, dict):
         where = "/fhir/" if sent["resourceType"] == "Bundle" else "/fhir/Patient"
         return client.post(where, data=json.dumps(sent), content_type=FHIR)

@@ -11,6 +11,8 @@ from werkzeug.test import TestResponse
 
 from fhir_secondop.errors import Conflict, Invalid, Malformed, SecondOpError, TooLarge
 from fhir_secondop.fhir import codec, patch, validate
+from fhir_secondop.limits import Limits
+from fhir_secondop.rest import patching
 from fhir_secondop.sandbox.signin import VISITOR
 from tests.rest.served import PATIENT, Send, bundle, client_of, created, expressions, matches, sender
 from tests.rest.test_transaction import MRN
@@ -153,6 +155,32 @@ def test_two_patches_at_once_are_both_there(send: Send) -> None:
     given = json.loads(send("GET", f"/Patient/{name}").text)["name"][0]["given"]
     assert set(answers) <= {200, 503}
     assert len(given) == len(set(given)) == 1 + answers.count(200) > 4
+
+
+def test_a_patch_that_is_overtaken_each_time_is_given_up(database: Any, monkeypatch: Any) -> None:
+    whole = sender(client_of(database, lambda request: VISITOR, limits=Limits(max_attempts=2)).application)
+    name = created(whole)
+    real, overtaken = patching.patched, [False]
+
+    def slow(*of: Any) -> Any:
+        result = real(*of)
+        if overtaken.pop(0):  # between reading and writing
+            assert whole("PUT", f"/Patient/{name}", {**PATIENT, "id": name}).status_code == 200
+        return result
+
+    monkeypatch.setattr(patching, "patched", slow)
+    ways: list[Any] = [
+        lambda: send_patch(whole, f"/Patient/{name}", [add("/gender", "male")]),
+        lambda: whole("POST", "/", bundle(patch_entry(f"Patient/{name}", [add("/gender", "male")]))),
+    ]
+    for way in ways:
+        overtaken[:] = [True, False]
+        assert way().status_code == 200
+        overtaken[:] = [True, True]
+        answer = way()
+        assert answer.status_code == 503, answer.text
+        assert "max_attempts" in answer.text
+        assert answer.headers["Retry-After"]
 
 
 # the pure part

@@ -129,6 +129,10 @@ def test_what_is_refused_says_where(client: Any) -> None:
                         ("_elements=x", "_elements"), ("near=1", "near"), ("_text=x", "_text")):  # fmt: skip
         told = bundle(client, f"Observation?{asked}", 422)
         assert told["issue"][0]["expression"] == [name]
+    for asked in ("Location?near=1|2|3|km", "Location?partof.near=1|2", "PractitionerRole?location.near=1|2"):
+        [issue] = bundle(client, asked, 422)["issue"]
+        assert issue["code"] == "not-supported"
+        assert "address-postalcode" in issue["diagnostics"]
     ignored = bundle(client, "Observation?_sort=x&subject.nothing=x&_id=o1", Prefer="handling=lenient")
     assert ignored["link"][0]["url"] == f"{BASE}/Observation?_id=o1"
     assert [issue["severity"] for issue in ignored["entry"][-1]["resource"]["issue"]] == ["warning", "warning"]

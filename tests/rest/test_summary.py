@@ -11,11 +11,10 @@ from fhir_secondop.access import rights
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import ips
-from fhir_secondop.rest import summary
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Database
 from tests.rest.served import client_of
-from tests.rest.test_documents import asked, reasons
+from tests.rest.test_documents import asked, limited, reasons
 from tests.store.rows import BASE, DESK, named, put
 
 TERMS = "http://terminology.hl7.org/CodeSystem"
@@ -204,6 +203,8 @@ def test_it_is_made_by_the_profile_of_ips_alone(client: Any) -> None:
     asked(client, "Patient/none/$summary", 404)
 
 
-def test_more_than_can_be_looked_at_is_refused(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "MAX_ENTRIES", 3)
-    assert reasons(asked(client, "Patient/p1/$summary", 422)[0])[0][0] == "too-costly"
+def test_more_than_can_be_looked_at_is_refused(client: Any) -> None:
+    [(code, said)] = reasons(asked(limited(client, max_document=11), "Patient/p1/$summary", 422)[0])
+    assert code == "too-costly"
+    assert "max_document" in said
+    asked(limited(client, max_document=12), "Patient/p1/$summary")

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fhir_secondop.errors import Invalid
-from fhir_secondop.fhir import query
+from fhir_secondop.fhir import query, times
 from fhir_secondop.model import EVERYTHING
-from fhir_secondop.store import search
+from fhir_secondop.store import search, search_types
 from fhir_secondop.store.database import Database
 from tests.store.rows import BASE, delete, everything, named, put, refused
 
@@ -248,13 +248,35 @@ DATES = (
     ("date:missing=true", "none"),
     ("date=gt2024", "since"),
     ("date=lt2024", "until"),
-    ("date=ap2024-05-17T12:00:00Z", "year month day second span since"),
+)
+
+# By 17 June 2024 the gap to 17 May is 30 days, of which a tenth is three; on the same day there is none.
+ABOUT = (
+    ("2024-06-17T00:00:00Z", "date=ap2024-05-17", "year month day second span since"),
+    ("2024-06-17T00:00:00Z", "date=ap2024-05-21", "year month span since"),
+    ("2024-06-17T00:00:00Z", "date=ap2024-05-22", "year month span since"),
+    ("2024-06-17T00:00:00Z", "date=ap2024-05-24", "year month since"),
+    ("2024-05-17T12:00:00Z", "date=ap2024-05-17", "year month day span since"),
+    ("2024-05-17T12:00:00Z", "date=ap2024-05-18", "year month second day span since"),
+    ("2024-05-17T12:00:00Z", "date=ap2024-05-18T01:00:00Z", "year month day second span since"),
+    ("2014-05-17T00:00:00Z", "date=ap2025-06-01", "year month day second span since until"),
+    ("2016-05-17T00:00:00Z", "date=ap2025-06-01", "year since"),
+    ("2023-12-01T00:00:00Z", "date=ap2025-06-01", "since"),
+    ("2024-06-17T00:00:00Z", "_lastUpdated=ap2024-05-17", ""),
 )
 
 
 def test_dates(dated: Database) -> None:
     found = {asked: everything(dated, "Observation", asked) for asked, _ in DATES}
     assert found == {asked: names.split() for asked, names in DATES}
+
+
+@pytest.mark.parametrize(("now", "asked", "names"), ABOUT)
+def test_about_a_date_is_a_tenth_of_the_gap_to_now(
+    dated: Database, monkeypatch: pytest.MonkeyPatch, now: str, asked: str, names: str
+) -> None:
+    monkeypatch.setattr(search_types, "now_ms", lambda: times.interval(now).low)
+    assert sorted(everything(dated, "Observation", asked)) == sorted(names.split())
 
 
 def test_what_is_no_date_is_refused_without_being_repeated(dated: Database) -> None:
