@@ -22,7 +22,7 @@ from fhir_secondop.store.database import Database, Transaction
 # DBOS is imported where it is used: it is a quarter of all imports and 24 MB, and only the process that works, or
 # opens a case, has a use for it.
 if TYPE_CHECKING:
-    from dbos import DBOSClient, DBOSConfig
+    from dbos import DBOS, DBOSClient, DBOSConfig
     from dbos._client import EnqueueOptions
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
 
     give_back_large_blocks()
     _configure(context.database, settings)
-    _register(context)
+    _register(context, DBOS)
     DBOS.launch()
     try:
         limits = {
@@ -116,15 +116,15 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
         DBOS.destroy()
 
 
-def _register(context: Context) -> None:
-    from dbos import DBOS
+def _register(context: Context, registry: type[DBOS]) -> None:
+    """Tells what workflows there are to `registry`, which is DBOS."""
 
     def step(name: str, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         def recorded(*args: Any) -> Any:
             with origin.workflow(name):  # what the audit calls the route of what it writes
                 return function(*args)
 
-        return DBOS.step(name=name, **options)(recorded)
+        return registry.step(name=name, **options)(recorded)
 
     def retry(error: BaseException) -> bool:
         return isinstance(error, EhrFailure) and error.retryable
@@ -139,7 +139,7 @@ def _register(context: Context) -> None:
     fail = step("gather.fail", lambda task, why: gather.fail(context, task, why))
     later = step("gather.later", lambda task, number, why, wait: gather.later(context, task, number, why, wait))
 
-    @DBOS.workflow(name=gather.WORKFLOW)
+    @registry.workflow(name=gather.WORKFLOW)
     def gather_source(task_id: str, number: int = 1) -> str:
         try:
             begun = begin(task_id)
@@ -163,7 +163,7 @@ def _register(context: Context) -> None:
     attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
     give_up = step("deliver.give_up", lambda task, why: delivery.give_up(context, task, why))
 
-    @DBOS.workflow(name=delivery.WORKFLOW)
+    @registry.workflow(name=delivery.WORKFLOW)
     def deliver(task_id: str, number: int) -> str:
         try:
             return str(attempt(task_id, number))
@@ -176,7 +176,7 @@ def _register(context: Context) -> None:
     ask_payer = step("check-coverage.ask", lambda task: coverage.ask(context, task), **retried)
     payer_silent = step("check-coverage.fail", lambda task, why: coverage.fail(context, task, why))
 
-    @DBOS.workflow(name=coverage.WORKFLOW)
+    @registry.workflow(name=coverage.WORKFLOW)
     def check_coverage(task_id: str) -> str:
         try:
             return str(ask_payer(task_id))
@@ -190,19 +190,19 @@ def _register(context: Context) -> None:
 
     expire = step("answer-by.expire", lambda task, number: candidates.expire(context, task, number))
 
-    @DBOS.workflow(name=candidates.WORKFLOW)
+    @registry.workflow(name=candidates.WORKFLOW)
     def answer_by(task_id: str, number: int) -> str:
         return str(expire(task_id, number))
 
     age_out = step("proposal.age", lambda proposal, number: proposing.age_out(context, proposal, number))
 
-    @DBOS.workflow(name=proposing.WORKFLOW)
+    @registry.workflow(name=proposing.WORKFLOW)
     def age_proposal(proposal_id: str, number: int) -> str:
         return str(age_out(proposal_id, number))
 
     look = step("clocks.look", lambda case_id, number: clocks.look(context, case_id, number))
 
-    @DBOS.workflow(name=clocks.WORKFLOW)
+    @registry.workflow(name=clocks.WORKFLOW)
     def look_at_clocks(case_id: str, number: int) -> str:
         return str(look(case_id, number))
 
@@ -212,7 +212,7 @@ def _register(context: Context) -> None:
     )  # fmt: skip
     escalate_again = step("escalate.again", lambda task, at, number: urgent.again(context, task, at, number))
 
-    @DBOS.workflow(name=urgent.WORKFLOW)
+    @registry.workflow(name=urgent.WORKFLOW)
     def escalate(task_id: str, at: int, number: int) -> str:
         try:
             return str(further(task_id, at, number))

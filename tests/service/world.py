@@ -272,10 +272,9 @@ class World:
         self.service = bootstrap.build(settings)
         self.context = self.service.context
         self.client = create(self.service).test_client()
-        registry = _Registry()
-        self.monkeypatch.setattr(workflows, "DBOS", registry)
+        registry: Any = _Registry()
         self.monkeypatch.setattr(workflows, "log", _Unexpected())
-        workflows._register(self.context)
+        workflows._register(self.context, registry)
         self.workflows = registry.found
 
     def close(self) -> None:
