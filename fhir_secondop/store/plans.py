@@ -6,7 +6,7 @@ asked without its values, together with what kind of reader asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,6 +36,10 @@ class Form:
     parts: tuple[tuple[str, tuple[Condition, ...]], ...]
     values: int
     reader: Reader
+
+    def each_alone(self) -> Iterator[Form]:
+        """What is asked of each type by itself; the values keep their names."""
+        return (Form((part,), self.values, self.reader) for part in self.parts)
 
     def conditions(self) -> list[Conditions]:
         """The conditions of each type, with bound parameters in place of values."""
@@ -87,15 +91,17 @@ _MOST: Any = bound("most", sa.Integer)
 
 
 @lru_cache(maxsize=KEPT)
-def lists(dialect: Dialect, form: Form, place: int) -> int:
-    """By how many conditions of the type at that place a search may go."""
-    return len(_ways(dialect, form)[place].lists)
+def lists(dialect: Dialect, form: Form) -> int:
+    """By how many conditions a search of one type may go."""
+    (ways,) = _ways(dialect, form)
+    return len(ways.lists)
 
 
 @lru_cache(maxsize=KEPT)
-def counts(dialect: Dialect, form: Form, place: int, most: int, few: int) -> Ready:
+def counts(dialect: Dialect, form: Form, most: int, few: int) -> Ready:
     """How many rows each of them has, as store.narrowing counts them; `few` is its bound."""
-    return ready(_ways(dialect, form)[place].counted(most), dialect)
+    (ways,) = _ways(dialect, form)
+    return ready(ways.counted(most), dialect)
 
 
 @lru_cache(maxsize=KEPT)

@@ -53,16 +53,14 @@ class _Running:
         self._visibility = visibility
         self.dialect = connection.dialect
         self.form, self._values = plans.asked(_parts(connection, search), visibility, base_url)
-        self.best = tuple(self._best(place, counts=counts) for place in range(len(self.form.parts)))
+        self.best = tuple(self._best(each, counts=counts) for each in self.form.each_alone())
 
-    def _best(self, place: int, *, counts: bool) -> int:
-        number = plans.lists(self.dialect, self.form, place)
+    def _best(self, form: plans.Form, *, counts: bool) -> int:
+        number = plans.lists(self.dialect, form)
         if number == 1 and not counts:
             return 0
         few = narrowing.FEW
-        return narrowing.fewest(
-            number, lambda most: self.rows(plans.counts(self.dialect, self.form, place, most, few))[0]
-        )
+        return narrowing.fewest(number, lambda most: self.rows(plans.counts(self.dialect, form, most, few))[0])
 
     def rows(self, statement: Ready, **values: Any) -> list[Row]:
         """What a statement of it finds."""
