@@ -162,7 +162,6 @@ def check_depth(text: str, limit: int = MAX_DEPTH) -> None:
                 return  # the decoder stops here at the latest
 
 
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
 _STRING = re.compile(rb'"[^"]*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes(set(range(256)) - set(b'"[]{}'))
@@ -173,8 +172,11 @@ def _is_shallow(text: str, limit: int) -> bool:
 
     False also of what is not balanced: that is looked at one bracket after the other.
     """
-    plain = _ESCAPE.sub("", text) if "\\" in text else text
-    brackets = _STRING.sub(b"", plain.encode("utf-8", "replace").translate(_BRACKETS, _OTHERS))
+    plain = text.replace("\\\\", "").replace('\\"', "") if "\\" in text else text
+    # Most strings have no brackets: of these two quotes are left.
+    brackets = plain.encode("utf-8", "replace").translate(_BRACKETS, _OTHERS).replace(b'""', b"")
+    if b'"' in brackets:
+        brackets = _STRING.sub(b"", brackets)
     for _ in range(limit):
         if not brackets:
             return True
@@ -218,6 +220,7 @@ def split(text: str) -> tuple[Body, Resource]:
     return body(text, resource), resource
 
 
+_HEAD = re.compile(r'\s*\{\s*"resourceType"\s*:\s*"[A-Za-z]*"')
 _OWN = frozenset({"resourceType", "id", "meta"})
 
 
@@ -226,6 +229,8 @@ def body(text: str, resource: Resource | None = None) -> Body:
     member of interest.
     """
     ahead = _OWN if resource is None else _OWN & resource.keys()
+    if len(ahead) == 1 and (head := _HEAD.match(text)):
+        return Body(text, head.end())
     kept: list[str] = []
     position = 0
     cut = 0

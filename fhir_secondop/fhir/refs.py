@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape, unescape
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 from fhir_secondop.fhir.codec import Body, dumps
 from fhir_secondop.model import Resource
@@ -145,8 +145,7 @@ def rewritten(value: Any, replacement: Replacement, links: Replacement | None = 
     return dict(made) if made is value and type(value) is dict else made
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A text that may be an address, as it has become; the member that it is, and the one that holds it."""
 
     holder: str

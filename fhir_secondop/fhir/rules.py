@@ -45,7 +45,8 @@ def of_reference(element: Element) -> Rule:
         text = value.get("reference")
         if type(text) is str:
             found = _RELATIVE.fullmatch(text)
-            if found and found[1] in ordinary and "type" not in value:
+            within = found[1] if found else walk.entries.get(text) if text.startswith("urn:") else None
+            if within in ordinary and "type" not in value and (found or primitives.ABSOLUTE(text)):
                 return
             _check_literal(text, child(place, "reference"), walk)
             if (stated := stated_type(value)) and (pointed := _pointed_type(text, walk)) and pointed != stated:

@@ -7,8 +7,11 @@ Source: https://hl7.org/fhir/R4/http.html#mime-type
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from flask import Blueprint, Response, g, request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from fhir_secondop.errors import Issue, Malformed, NotAcceptable, TooLarge, UnsupportedMedia
 from fhir_secondop.fhir import codec
@@ -25,8 +28,12 @@ _XML = (XML, "application/xml", "text/xml")
 
 def offers() -> list[str]:
     """The media types of the Accept header."""
-    accept = request.headers.get("Accept", "")
-    return [part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
+    return list(_offered(request.headers.get("Accept", "")))
+
+
+@lru_cache(maxsize=64)  # a client says the same with each request
+def _offered(accept: str) -> tuple[str, ...]:
+    return tuple(part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip())
 
 
 def is_fhir_taken(*, xml: bool) -> bool:
@@ -55,8 +62,13 @@ def is_xml_wanted() -> bool:
     wanted = request.args.get("_format", "")
     if wanted:
         return _named(wanted) in (*_XML, "xml")
+    return _is_xml_best(request.headers.get("Accept", ""))
+
+
+@lru_cache(maxsize=64)
+def _is_xml_best(accept: str) -> bool:
     # The best first; what stands behind a semicolon (fhirVersion) makes no other form.
-    best = (offer.partition(";")[0].strip().lower() for offer, _ in request.accept_mimetypes)
+    best = (offer.partition(";")[0].strip().lower() for offer, _ in parse_accept_header(accept, MIMEAccept))
     return next((offer in _XML for offer in best if offer in (*_JSON, *_XML, "application/*", "*/*")), False)
 
 
@@ -143,7 +155,10 @@ def write_xml(routes: Blueprint) -> None:
 
     @routes.after_request
     def convert(answer: Response) -> Response:
-        answer.vary.add("Accept")
+        if "Vary" in answer.headers:
+            answer.vary.add("Accept")
+        else:
+            answer.headers["Vary"] = "Accept"
         if answer.mimetype != JSON or not is_xml_wanted():
             return answer
         try:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _READ_CLOCK = Prepared(sa.select(tables.clock.c.at).with_for_update())
 _LOOK_AT_CLOCK = sa.select(tables.clock.c.at)
 _SET_CLOCK = Prepared(sa.update(tables.clock).values(at=sa.bindparam("to")))
+_BEGIN, _BEGIN_WRITING = Prepared(sa.text("BEGIN")), Prepared(sa.text("BEGIN IMMEDIATE"))
 
 
 def now_ms() -> int:
@@ -297,4 +298,4 @@ def _prepare_sqlite(engine: Engine) -> None:
     def _on_begin(connection: Connection) -> None:
         # A deferred transaction that turns into a writer can fail at once with SQLITE_BUSY; an immediate one waits.
         write = connection.get_execution_options().get("secondop_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        (_BEGIN_WRITING if write else _BEGIN).run(connection)

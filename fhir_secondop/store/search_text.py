@@ -13,6 +13,8 @@ TEXT_BYTES = 2000
 
 def fold(text: str) -> str:
     """Text without case, accents and extra space: what string search compares."""
+    if text.isascii():
+        return " ".join(text.lower().split())
     # Decomposed before the case goes, too: "℡" comes apart into capitals.
     small = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return " ".join("".join(c for c in small if not unicodedata.combining(c)).split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import signal
@@ -506,3 +508,16 @@ def test_the_refusals_of_a_minute_are_due_when_it_is_over() -> None:
     made.count("desk", 429)  # a minute of its own
     assert made.due(False) == []
     assert len(made.due(True)) == 1
+
+
+@given(
+    texts=st.lists(st.text() | st.sampled_from(["é", "\x7f", '"', "\\", "/", "\n", "a\u2028"]), min_size=2, max_size=2)
+)
+def test_a_digest_is_of_the_json_that_the_documentation_names(texts: list[str]) -> None:
+    """Whichever encoder writes it: anybody can check a chain with a JSON library."""
+    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
+        return
+    row = {"chain": texts[0], "n": 7, "case_id": None, "party": texts[1]}
+    canonical = json.dumps([texts[0], 7, None, ["party", texts[1]]], separators=(",", ":"))
+    expected = hashlib.sha256(f"before\n{canonical}".encode()).hexdigest()
+    assert rows.digest(row, "before", ("chain", "n", "case_id")) == expected

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fhir_secondop.fhir import codec
+
 Values = dict[str, Any]
 
 # In this order they are hashed.
@@ -28,7 +30,10 @@ def digest(row: Mapping[str, Any], before: str, fields: tuple[str, ...] = FIELDS
     The first ones by their order, later ones as pairs.
     """
     later = [[name, row[name]] for name in LATER if row.get(name) is not None]
-    canonical = _encode([row[name] for name in fields] + later)
+    values = [row[name] for name in fields] + later
+    canonical = codec.dumps(values)
+    if not canonical.isascii() or "\\" in canonical or "\x7f" in canonical:  # several ways to write it
+        canonical = _encode(values)
     return hashlib.sha256(f"{before}\n{canonical}".encode()).hexdigest()
 
 
