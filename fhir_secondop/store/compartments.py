@@ -133,10 +133,15 @@ def _record(dialect: Dialect, reader: Reader, left_out: tuple[str, ...], *, of_a
         conditions.append(is_none_of(left_out, but_patient=bound("id", sa.Text)))
     # With the sum no index on the number is used: what is in the compartment is found first, and then put in order.
     # Of all patients most resources are in it: those are gone through in their order.
-    number = tables.resource.c.rid if of_all else tables.resource.c.rid + 0
-    between = [number > bound("after", sa.BigInteger), number <= bound("last", sa.BigInteger)]
-    query = rows(visibility).where(*conditions, tables.resource.c.deleted.is_(False), visible(visibility), *between)
-    return ready(query.order_by(tables.resource.c.rid).limit(bound("most", sa.Integer)), dialect)
+    resource = tables.resource.c
+    number = resource.rid if of_all else resource.rid + 0
+    given = [resource.deleted.is_(False), visible(visibility), number > bound("after", sa.BigInteger),
+             number <= bound("last", sa.BigInteger)]  # fmt: skip
+    if of_all and not visibility.everything:
+        # What is seen makes a list, and only of a page of it is it asked whether it is in a compartment.
+        given = [resource.rid.in_(sa.select(resource.rid).where(*given).correlate(None))]
+    query = rows(visibility).where(*given, *conditions)
+    return ready(query.order_by(resource.rid).limit(bound("most", sa.Integer)), dialect)
 
 
 def _members(visibility: Visibility, *, of_all: bool) -> ColumnElement[bool]:
