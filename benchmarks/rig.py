@@ -113,8 +113,12 @@ def free_port() -> int:
 @contextmanager
 def process(command: Sequence[str], ready: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server as a process of its own, from when `ready` answers 200; ended on the way out."""
+    # What is installed has its bytecode: a checkout that may not write any would be compiled at each start.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with open(log, "wb") as handle:
-        running = subprocess.Popen(command, stdout=handle, stderr=handle, stdin=subprocess.DEVNULL, cwd=log.parent)
+        running = subprocess.Popen(
+            command, stdout=handle, stderr=handle, stdin=subprocess.DEVNULL, cwd=log.parent, env=environment
+        )
     try:
         ends = time.monotonic() + 120
         while True:

@@ -152,7 +152,23 @@ def constrained() -> tuple[str, ...]:
 @cache
 def ancestors(name: str) -> tuple[str, ...]:
     """The type itself and what it specialises: ("Age", "Quantity", "Element")."""
-    return (name, *ancestors(base)) if (base := structure(name).base) else (name,)
+    row = _table("structures").get(name)
+    # From the table: to put together what all types are made of would be half of a first CapabilityStatement.
+    base = row.get("base", "") if row is not None else structure(name).base
+    return (name, *ancestors(base)) if base else (name,)
+
+
+@cache
+def _search_parameters_of_bases() -> Mapping[str, Mapping[int, SearchParameter]]:
+    """By the type that names them as its own, each with its place among all."""
+    found: dict[str, dict[int, SearchParameter]] = {}
+    rows = (*_table("search-parameters").values(), *_own("searchparameters").values())
+    for place, row in enumerate(rows):
+        if row.get("expression"):
+            parameter = _search_parameter(row)
+            for base in parameter.base:
+                found.setdefault(base, {})[place] = parameter
+    return MappingProxyType(found)
 
 
 @cache
@@ -161,10 +177,9 @@ def search_parameters(resource_type: str) -> Mapping[str, SearchParameter]:
 
     Without those that have no expression (_content, _text, _query).
     """
-    bases = set(ancestors(resource_type))
-    rows = (*_table("search-parameters").values(), *_own("searchparameters").values())
-    found = (_search_parameter(row) for row in rows if bases.intersection(row["base"]) and row.get("expression"))
-    return MappingProxyType({parameter.code: parameter for parameter in found})
+    by_base = _search_parameters_of_bases()
+    found = {place: each for base in ancestors(resource_type) for place, each in by_base.get(base, {}).items()}
+    return MappingProxyType({parameter.code: parameter for _, parameter in sorted(found.items())})
 
 
 @cache

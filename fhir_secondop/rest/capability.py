@@ -80,12 +80,7 @@ def _resource(endpoint: Endpoint, kind: str) -> Resource:
         result["searchParam"] = [_search_parameter(each) for each in endpoint.parameters(kind)]
         if endpoint.follows:
             result["searchInclude"] = ["*", *(f"{kind}:{code}" for code in _references(kind))]
-            result["searchRevInclude"] = [
-                f"{other}:{code}"
-                for other in endpoint.types()
-                for code, targets in _references(other).items()
-                if kind in targets
-            ]
+            result["searchRevInclude"] = _pointing(tuple(endpoint.types())).get(kind, [])
             result = {key: value for key, value in result.items() if value != []}
     operations = [_operation(endpoint, op) for op in endpoint.operations if op.type == kind]
     if endpoint.validates:
@@ -112,6 +107,17 @@ def _references(kind: str) -> dict[str, tuple[str, ...]]:
     """The reference parameters of a type, with the types that each may point to."""
     known = definitions.search_parameters(kind).values()
     return {parameter.code: parameter.targets for parameter in known if parameter.type == "reference"}
+
+
+@cache
+def _pointing(kinds: tuple[str, ...]) -> dict[str, list[str]]:
+    """The reference parameters of these types ("Observation:subject") by the type that each may point to."""
+    found: dict[str, list[str]] = {}
+    for kind in kinds:
+        for code, targets in _references(kind).items():
+            for target in dict.fromkeys(targets):
+                found.setdefault(target, []).append(f"{kind}:{code}")
+    return found
 
 
 def _operation(endpoint: Endpoint, operation: Operation) -> Resource:
