@@ -108,6 +108,7 @@ LONGEST = (
     "tests/interop/test_sekmet_smart.py",
     "tests/scenarios/test_crash.py",
     "tests/access/test_generated.py",
+    "tests/web/pages/test_blind.py",
     "tests/scenarios/test_urgent_killed.py",
     "tests/scenarios/test_loop.py",
     "tests/scenarios/test_two_workers.py",
