@@ -46,6 +46,16 @@ def _in_memory() -> None:
 _in_memory()
 
 
+def _compiled_is_kept() -> None:
+    """Lets Python keep what it compiles, whatever the environment says: these tests start a thousand processes, and
+    each would compile the package anew, as each run would compile the tests."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
+_compiled_is_kept()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """With SECONDOP_REQUIRE=all a skip is a failure: a missing part must not look like a passing suite."""
@@ -98,6 +108,7 @@ LONGEST = (
     "tests/interop/test_sekmet_smart.py",
     "tests/scenarios/test_crash.py",
     "tests/access/test_generated.py",
+    "tests/web/pages/test_blind.py",
     "tests/scenarios/test_urgent_killed.py",
     "tests/scenarios/test_loop.py",
     "tests/scenarios/test_two_workers.py",
@@ -106,8 +117,16 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    assert [file for file in LONGEST if not (ROOT / file).is_file()] == [], "named otherwise now"
     place = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The second suite is in few files: the others needn't be read by each of its processes."""
+    if config.option.markexpr != "shared" or not collection_path.match("test_*.py"):
+        return None
+    return "pytest.mark.shared" not in collection_path.read_text("utf-8") or None
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -145,6 +145,8 @@ class Generator:
             chosen += [(name, c) for c in found[:share]]
             rest += [(name, c) for c in found[share:]]
         drawn.shuffle(rest)
+        if until_leak:  # any kind may be the one that shows it
+            drawn.shuffle(chosen)
         for name, one in [*chosen, *rest[: max(0, most - len(chosen))]]:
             self.counted[name] += 1
             wrong = one.ask()

@@ -132,7 +132,7 @@ BREAKS: list[Callable[[PATCH], None]] = [
 ]  # fmt: skip
 
 SEEN_BY = {anything_on_the_way: "through", anything_included: "through", any_type_on_the_way: "through",
-           urgent_to_the_patient: "list"}  # fmt: skip
+           urgent_to_the_patient: "list", any_restriction: "read"}  # fmt: skip
 """Where few combinations of one kind alone would show it."""
 
 

@@ -12,7 +12,6 @@ import signal
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +82,12 @@ def hapi(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield SecondStage([validator(base, name="hapi", timeout_s=60.0)], now=now_ms)
 
 
-@contextmanager
-def hl7_program(data: Path, folder: Path) -> Iterator[Running]:
-    guides = [guide(data, name, folder) for name in ("us-core-6.1.0", "ips-1.1.0")]
-    with hl7_server(data, folder, guides) as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def program(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """HL7's program, with US Core and IPS."""
-    with hl7_program(shared_data, tmp_path_factory.mktemp("hl7")) as running:
+    """HL7's program, with US Core and IPS; the last test of this module ends it."""
+    folder = tmp_path_factory.mktemp("hl7")
+    guides = [guide(shared_data, name, folder) for name in ("us-core-6.1.0", "ips-1.1.0")]
+    with hl7_server(shared_data, folder, guides) as running:
         yield running
 
 
@@ -213,10 +207,12 @@ def create(base: str, resource: Resource) -> tuple[int, list[dict[str, Any]], fl
     return answer.status_code, answer.json()["issue"], time.monotonic() - begun
 
 
-def test_the_service_goes_on_when_the_validator_hangs_and_when_it_has_ended(shared_data: Path, tmp_path: Path) -> None:
+def test_the_service_goes_on_when_the_validator_hangs_and_when_it_has_ended(
+    program: Running, shared_data: Path, tmp_path: Path
+) -> None:
+    """The last of these: the others need the validator."""
     patient = examples(shared_data, "us-core-6.1.0")["Patient-child-example"]
     with (
-        hl7_program(shared_data, tmp_path) as program,
         serving(tmp_path / "lenient", *with_hl7(program.base)) as lenient,
         serving(tmp_path / "strict", *with_hl7(program.base, "required = true")) as strict,
     ):  # fmt: skip

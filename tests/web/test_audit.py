@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from fhir_secondop import cli
 from fhir_secondop.fhir import codec, validate
 from fhir_secondop.store import tables
-from fhir_secondop.store.audit import verify
+from fhir_secondop.store.audit import reads, verify
 from fhir_secondop.store.audit.reads import REFUSED
 from fhir_secondop.store.database import Database
 from fhir_secondop.web.app import create
@@ -49,6 +49,12 @@ roles = ["patient"]
 scopes = ["patient/*.rs"]
 parties = ["PATIENT"]
 """
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row doesn't wait for others to share its commit: thousands here are looked at one by one."""
+    monkeypatch.setattr(reads, "GATHER_S", 0.0)
 
 
 def rows(bench: Bench, **wanted: Any) -> list[Any]:
