@@ -273,7 +273,7 @@ class World:
         self.context = self.service.context
         self.client = create(self.service).test_client()
         registry = _Registry()
-        self.monkeypatch.setattr(workflows, "DBOS", registry)
+        self.monkeypatch.setattr("dbos.DBOS", registry)
         self.monkeypatch.setattr(workflows, "log", _Unexpected())
         workflows._register(self.context)
         self.workflows = registry.found
