@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -11,8 +11,9 @@ from typing import Protocol
 from sqlalchemy.engine import Connection
 from werkzeug.wrappers import Request
 
-from fhir_secondop.errors import Issue
-from fhir_secondop.fhir import claims, definitions, query
+from fhir_secondop.errors import Forbidden, Issue, Unsupported
+from fhir_secondop.fhir import claims, criteria, definitions, query
+from fhir_secondop.fhir.criteria import Condition
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Caller, Operation, Ready, Resource, Visibility
 from fhir_secondop.store import bundles, deadline, pending
@@ -110,10 +111,41 @@ class Endpoint:
             yield connection
 
     def match_one(
-        self, connection: Connection, resource_type: str, criteria: str, visibility: Visibility
+        self, connection: Connection, caller: Caller, resource_type: str, asked: str, visibility: Visibility
     ) -> Stored | None:
         """The one resource that the criteria of a conditional interaction match, within our limits."""
-        return bundles.match_one(connection, resource_type, criteria, visibility, self.base_url, self.limits)
+        return bundles.match_one(
+            connection, resource_type, asked, visibility, self.base_url, self.limits, reach=self.reach(caller)
+        )
+
+    def may_search(self, caller: Caller, resource_type: str) -> bool:
+        """Whether a search of the type is offered, and covered by the caller's scopes."""
+        return "search-type" in self.offered(resource_type) and self.allows(caller, resource_type, "s")
+
+    def ways(self, caller: Caller, condition: Condition) -> Condition:
+        """The condition by the ways that the caller may search. Raises Forbidden if there is none."""
+        left = criteria.within(condition, lambda kind: self.may_search(caller, kind))
+        if left is None:
+            raise Forbidden(f"{caller.name} has no scope for what this search goes through.")
+        return left
+
+    def reach(self, caller: Caller) -> bundles.Reach:
+        """How far the criteria of the caller's writes go: as far as its searches."""
+
+        def reached(
+            conditions: Sequence[Condition], also: Collection[str], visibility: Visibility
+        ) -> tuple[Sequence[Condition], Visibility]:
+            for kind in also:
+                if not self.may_search(caller, kind):
+                    raise Forbidden(f"{caller.name} has no scope to search {kind}.")
+            left = [self.ways(caller, each) for each in conditions]
+            through = {kind for each in left for kind in criteria.types(each)}
+            if through and not self.follows:
+                raise Unsupported("Criteria may not follow references (chains, _has) here; see metadata.")
+            narrowed = self.sees(caller, *((kind, "s") for kind in sorted(through.union(also)))).narrowed
+            return left, replace(visibility, narrowed=tuple(dict.fromkeys((*visibility.narrowed, *narrowed))))
+
+        return reached
 
     def types(self) -> list[str]:
         """The types offered, sorted."""

@@ -83,14 +83,14 @@ def create(endpoint: Endpoint, caller: Caller, resource_type: str) -> Response:
         # What is there already is answered without a writer's turn; what was sent is then not looked at (R4).
         with endpoint.database.reading() as connection:
             looked_at = last_write(connection)
-            found = endpoint.match_one(connection, resource_type, criteria, visibility)
+            found = endpoint.match_one(connection, caller, resource_type, criteria, visibility)
             if found is not None:
                 return _there_already(endpoint, caller, connection, found)
     sent = answers.resource_body(endpoint, resource_type)
     with endpoint.database.transaction(caller) as tx:
         # Who sees everything sees what it saw where nothing was written; what others see can change without.
         if criteria is not None and not (visibility.everything and tx.began == looked_at):
-            found = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
+            found = endpoint.match_one(tx.connection, caller, resource_type, criteria, visibility)
             if found is not None:  # since a moment ago
                 return _there_already(endpoint, caller, tx.connection, found)
         stored = resources.create(tx, sent.body, sent.resource, base_url=endpoint.base_url)
@@ -136,7 +136,7 @@ def update_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Resp
     named = sent.resource.get("id")
     visibility = endpoint.sees(caller, (resource_type, "u"), (resource_type, "s"))
     with endpoint.database.transaction(caller) as tx:
-        before = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
+        before = endpoint.match_one(tx.connection, caller, resource_type, criteria, visibility)
         if before is None:
             may(endpoint, caller, resource_type, "create", "c")
             visibility = endpoint.sees(caller, *((resource_type, letter) for letter in "usc"))
@@ -196,7 +196,7 @@ def delete_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Resp
     preconditions.check_taken("If-Match")
     visibility = endpoint.sees(caller, (resource_type, "d"), (resource_type, "s"))
     with endpoint.database.transaction(caller) as tx:
-        before = endpoint.match_one(tx.connection, resource_type, criteria, visibility)
+        before = endpoint.match_one(tx.connection, caller, resource_type, criteria, visibility)
         if before is None:
             raise NotFound(f"No {resource_type} matches; nothing was deleted.")
         return _deleted(endpoint, tx, before)

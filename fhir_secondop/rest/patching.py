@@ -43,7 +43,7 @@ def patch_found(endpoint: Endpoint, caller: Caller, resource_type: str) -> Respo
     visibility = endpoint.sees(caller, (resource_type, "u"), (resource_type, "s"))
 
     def find(connection: Connection) -> Stored:
-        found = endpoint.match_one(connection, resource_type, criteria, visibility)
+        found = endpoint.match_one(connection, caller, resource_type, criteria, visibility)
         if found is None:
             raise NotFound(f"No {resource_type} matches; nothing was changed.")
         return found

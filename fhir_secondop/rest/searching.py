@@ -13,7 +13,7 @@ from flask import Response, request
 
 from fhir_secondop.errors import Forbidden, Invalid, NotFound, Unsupported
 from fhir_secondop.fhir import codec, criteria, definitions, excerpts, query
-from fhir_secondop.fhir.criteria import Condition, Refused
+from fhir_secondop.fhir.criteria import Refused
 from fhir_secondop.fhir.query import Search
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.rest import answers, disclosure, interactions, pages
@@ -81,7 +81,7 @@ def _search_types(
                 raise Invalid(f"{each!r} is no type that can be searched here.", path="_type")
             interactions.may(endpoint, caller, each, "search-type", "s")
     else:
-        types = [each for each in known if _may_search(endpoint, caller, each)]
+        types = [each for each in known if endpoint.may_search(caller, each)]
     if not types:
         raise Forbidden(f"{caller.name} has no scope to search any type.")
     wanted = _asked(endpoint, types, [(name, value) for name, value in pairs if name != "_type"])
@@ -94,7 +94,7 @@ def _search_types(
 def _search(endpoint: Endpoint, caller: Caller, wanted: Search, here: str) -> Response:
     """Answers a search of types that the caller may search."""
     wanted = _each_part(
-        wanted, lambda part: (part[0], tuple(_within(endpoint, caller, condition) for condition in part[1]))
+        wanted, lambda part: (part[0], tuple(endpoint.ways(caller, condition) for condition in part[1]))
     )
     own = {kind for kind, _ in wanted.parts}
     types = own | {kind for _, conditions in wanted.parts for each in conditions for kind in criteria.types(each)}
@@ -131,18 +131,6 @@ def _entries(endpoint: Endpoint, wanted: Search, matches: Iterable[Stored], more
     yield from answers.entries(endpoint.base_url, more, "include")
     if wanted.ignored:
         yield answers.notice(replace(issue, severity="warning") for issue in wanted.ignored)
-
-
-def _may_search(endpoint: Endpoint, caller: Caller, resource_type: str) -> bool:
-    return "search-type" in endpoint.offered(resource_type) and endpoint.allows(caller, resource_type, "s")
-
-
-def _within(endpoint: Endpoint, caller: Caller, condition: Condition) -> Condition:
-    """The condition by the ways that the caller may search. Raises Forbidden if there is none."""
-    left = criteria.within(condition, lambda kind: _may_search(endpoint, caller, kind))
-    if left is None:
-        raise Forbidden(f"{caller.name} has no scope for what this search goes through.")
-    return left
 
 
 def _pairs() -> list[tuple[str, str]]:

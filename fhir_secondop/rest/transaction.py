@@ -90,7 +90,9 @@ def _applied(
     wanted |= {(entry.type, "s") for entry in entries if entry.criteria}
     visibility = endpoint.sees(caller, *sorted(wanted))
     for _ in range(endpoint.limits.max_attempts):
-        ready = [_patched(endpoint, entry, visibility) if entry.method == "PATCH" else entry for entry in entries]
+        ready = [
+            _patched(endpoint, caller, entry, visibility) if entry.method == "PATCH" else entry for entry in entries
+        ]
         try:
             with endpoint.database.transaction(caller) as tx:
                 outcomes = bundles.apply(
@@ -100,6 +102,7 @@ def _applied(
                     base_url=endpoint.base_url,
                     update_creates=endpoint.update_creates,
                     limits=endpoint.limits,
+                    reach=endpoint.reach(caller),
                 )
                 for made in outcomes:
                     if made.entry.method in ("PUT", "PATCH") and made.stored is not None:
@@ -164,13 +167,13 @@ def _may(endpoint: Endpoint, caller: Caller, entry: Entry) -> None:
             raise Forbidden(f"{caller.name} has no scope for {entry.method} of {entry.type}.", path=here)
 
 
-def _patched(endpoint: Endpoint, entry: Entry, visibility: Visibility) -> Entry:
+def _patched(endpoint: Endpoint, caller: Caller, entry: Entry, visibility: Visibility) -> Entry:
     """A PATCH with what it makes of what is there now."""
     here = f"Bundle.entry[{entry.place}]"
     operations = patch.parse(patching.sent_patch(entry.resource, f"{here}.resource"))
     with endpoint.database.reading() as connection:
         if entry.criteria:
-            found = endpoint.match_one(connection, entry.type, entry.criteria, visibility)
+            found = endpoint.match_one(connection, caller, entry.type, entry.criteria, visibility)
             if found is None:
                 raise NotFound(f"No {entry.type} matches; nothing was stored.", path=f"{here}.request.url")
         else:

@@ -6,15 +6,16 @@ Source: https://hl7.org/fhir/R4/http.html#trules
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import Forbidden, Invalid, NotFound, PreconditionFailed, Unsupported
 from fhir_secondop.fhir import query, refs
 from fhir_secondop.fhir.codec import Body
-from fhir_secondop.fhir.criteria import LIMITS, Criterion
+from fhir_secondop.fhir.criteria import LIMITS, Condition, Criterion
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Resource, Visibility
 from fhir_secondop.store import deadline, resources, search
@@ -72,14 +73,15 @@ def apply(
     update_creates: bool = False,
     case_of: Callable[[Entry], str | None] = lambda entry: None,
     limits: Limits = LIMITS,
+    reach: Reach | None = None,
 ) -> list[Outcome]:
     """Applies all entries or, by raising, none; outcomes stand in the order of the Bundle. None of them only reads.
 
     New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
-    client's id.
+    client's id; `reach` as in `match_one`.
     """
     new = resources.Creating(tx, base_url, sum(entry.method == "POST" for entry in entries))
-    run = _Run(tx, new, visibility, base_url, update_creates, limits)
+    run = _Run(tx, new, visibility, base_url, update_creates, limits, reach)
     _identify(run, entries)
     _no_twice(entries, run.existing)
     outcomes: dict[int, Outcome] = {}
@@ -107,13 +109,29 @@ class _Run:
     base_url: str
     update_creates: bool
     limits: Limits
+    reach: Reach | None
     known: dict[str, str] = field(default_factory=dict)
     existing: dict[int, Stored] = field(default_factory=dict)
     drawn: set[int] = field(default_factory=set)
 
-    def match(self, resource_type: str, criteria: str) -> Stored | None:
+    def match(self, resource_type: str, criteria: str, also: Collection[str] = ()) -> Stored | None:
         self.new.flush()
-        return match_one(self.tx.connection, resource_type, criteria, self.visibility, self.base_url, self.limits)
+        return match_one(
+            self.tx.connection, resource_type, criteria, self.visibility, self.base_url, self.limits,
+            reach=self.reach, also=also,
+        )  # fmt: skip
+
+
+class Reach(Protocol):
+    """How far the criteria of a write may go: they find only by what who writes may search."""
+
+    def __call__(
+        self, conditions: Sequence[Condition], also: Collection[str], visibility: Visibility
+    ) -> tuple[Sequence[Condition], Visibility]:
+        """The conditions by the ways that may be gone, and what is seen of all types on them, and of `also`.
+
+        Raises Forbidden, Unsupported.
+        """
 
 
 def match_one(
@@ -123,9 +141,12 @@ def match_one(
     visibility: Visibility,
     base_url: str,
     limits: Limits = LIMITS,
+    *,
+    reach: Reach | None = None,
+    also: Collection[str] = (),
 ) -> Stored | None:
     """The one resource that If-None-Exist criteria match. Raises PreconditionFailed when there are several, TooCostly
-    when that takes too long: others wait for it.
+    when that takes too long: others wait for it. Without `reach` they are about the resource alone.
 
     Source: https://hl7.org/fhir/R4/http.html#ccreate
     """
@@ -135,14 +156,18 @@ def match_one(
     wanted = query.parse(resource_type, criteria[address.end() :] if address else criteria, limits=limits)
     if not wanted.criteria:
         raise PreconditionFailed("The criteria of a conditional interaction are empty.")
-    if any(not isinstance(each, Criterion) for each in wanted.criteria):
-        raise Unsupported("The criteria of a conditional interaction may not follow references (chains, _has).")
     if wanted.sort or wanted.includes or wanted.elements or wanted.summary:
         raise Unsupported(
             "The criteria of a conditional interaction only say what matches: no _sort, _include and so on."
         )
+    conditions: Sequence[Condition] = wanted.criteria
+    if reach is not None:
+        conditions, visibility = reach(conditions, also, visibility)
+    elif any(not isinstance(each, Criterion) for each in conditions):
+        raise Unsupported("These criteria may not follow references (chains, _has).")
+    wanted = replace(wanted, criteria=tuple(conditions), count=2, page="")
     with deadline.within(connection, limits.max_search_s):
-        page = search.run(connection, replace(wanted, count=2, page=""), visibility, base_url, counts=False)
+        page = search.run(connection, wanted, visibility, base_url, counts=False)
     if len(page.matches) > 1:
         raise PreconditionFailed(f"The criteria match several {resource_type} resources; make them narrower.")
     return page.matches[0] if page.matches else None
@@ -218,7 +243,7 @@ def _resolver(run: _Run, link: Callable[[str], str | None]) -> Callable[[str], s
         kind, mark, criteria = reference.partition("?")
         if target is not None or not mark or not kind.isalpha() or not kind[:1].isupper():
             return target
-        found = run.match(kind, criteria)
+        found = run.match(kind, criteria, also=(kind,))
         if found is None:
             raise PreconditionFailed(f"No {kind} matches the conditional reference.", path="Bundle.entry")
         return f"{kind}/{found.id}"

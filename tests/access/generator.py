@@ -338,15 +338,7 @@ class Generator:
         """Along each reference between two that are held: chained, backwards, included; nothing is found or shown by
         way of what may not be seen.
         """
-        by_rid = {held.stored.rid: held for held in self.stage.held}
-        by_local = {held.local: held for held in self.stage.held}
-        columns = tables.reference.c
-        with self.stage.world.context.database.reading() as connection:
-            rows = connection.execute(sa.select(columns.rid, columns.param, columns.target).distinct()).all()
-        # A part of a composite has its rows, too; it is no parameter by itself.
-        edges = [(by_rid[row.rid], row.param, by_local[row.target]) for row in rows
-                 if row.rid in by_rid and row.target in by_local and "$" not in row.param]  # fmt: skip
-        for near, code, far in edges:
+        for near, code, far in self._edges():
             one, other = near.stored, far.stored
             ways = (
                 (near, f"{one.type}?_id={one.id}&{code}:{other.type}._id={other.id}", "ss", "match"),
@@ -371,6 +363,20 @@ class Generator:
                 "_sort=-_lastUpdated",
             ):
                 yield Combination(who, f"{held.stored.type}?{asked}", self._excerpt(who, held, asked))
+
+    def _edges(self) -> list[tuple[Held, str, Held]]:
+        """What of what is held points to what, and by which parameter."""
+        by_rid = {held.stored.rid: held for held in self.stage.held}
+        by_local = {held.local: held for held in self.stage.held}
+        columns = tables.reference.c
+        with self.stage.world.context.database.reading() as connection:
+            rows = connection.execute(sa.select(columns.rid, columns.param, columns.target).distinct()).all()
+        # A part of a composite has its rows, too; it is no parameter by itself.
+        return [
+            (by_rid[row.rid], row.param, by_local[row.target])
+            for row in rows
+            if row.rid in by_rid and row.target in by_local and "$" not in row.param
+        ]
 
     def _through(
         self, who: str, path: str, found: Held, ways: tuple[Held, Held], letters: str, mode: str
@@ -608,17 +614,30 @@ class Generator:
             named = [i for i in _identifiers(held.stored.resource) if "value" in i and "system" in i]
             if not named or not self._scope(who, held.stored.type, "c") or held.stored.type in ("Task", "Consent"):
                 continue
-            yield Combination(who, f"create {held.stored.type} unless there", self._unless(who, held, named[0]))
+            criteria = f"identifier={named[0]['system']}|{named[0]['value']}&_id={held.stored.id}"
+            yield Combination(who, f"create {held.stored.type} unless there", self._unless(who, held, criteria, held))
+        for near, code, far in self._edges():
+            one, other = near.stored, far.stored
+            for who in EVERYONE:
+                ways = (
+                    (near, f"_id={one.id}&{code}:{other.type}._id={other.id}", far),
+                    (far, f"_id={other.id}&_has:{one.type}:{code}:_id={one.id}", near),
+                )
+                for held, criteria, through in ways:
+                    if held.stored.type in ("Task", "Consent") or not self._scope(who, held.stored.type, "c"):
+                        continue
+                    what = f"create {held.stored.type} unless {criteria}"
+                    yield Combination(who, what, self._unless(who, held, criteria, through))
 
-    def _unless(self, who: str, held: Held, identifier: Plain) -> Callable[[], str]:
-        criteria = f"identifier={identifier['system']}|{identifier['value']}&_id={held.stored.id}"
+    def _unless(self, who: str, held: Held, criteria: str, through: Held) -> Callable[[], str]:
+        """`through` is what the criteria go through, or the resource itself."""
 
         def ask() -> str:
             path = f"/fhir/{held.stored.type}"
             body = self._copied(held)
-            visible = self._sees(who, held, "s")
-            if not visible:
-                return self._same_as_new(who, path, criteria, held)
+            hidden = next((each for each in (through, held) if not self._sees(who, each, "s")), None)
+            if hidden is not None:
+                return self._same_as_new(who, path, criteria, held, hidden)
             status, text = self.call(who, "POST", path, body, **{"If-None-Exist": criteria})
             return self.spilled(who, text) or ("" if status in (200, 412) else f"it answers {status}")
 
@@ -631,10 +650,10 @@ class Generator:
             text = text.replace(word, "copied")
         return codec.parse(text)
 
-    def _same_as_new(self, who: str, path: str, criteria: str, held: Held) -> str:
+    def _same_as_new(self, who: str, path: str, criteria: str, held: Held, hidden: Held) -> str:
         """It is created, or refused for another reason; either way as if the other wasn't there."""
         body = self._copied(held)
-        other = criteria.replace(held.stored.id, str(uuid.uuid4()))
+        other = criteria.replace(hidden.stored.id, str(uuid.uuid4()))
         said = [self.call(who, "POST", path, body, **{"If-None-Exist": c, "Prefer": "return=minimal"})
                 for c in (criteria, other)]  # fmt: skip
         return "" if said[0] == said[1] else f"{said[0]} tells it from {said[1]}"

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from fhir_secondop.access import rights
 from fhir_secondop.model import Caller
 from fhir_secondop.store.database import Database
-from tests.rest.served import NAME, PATIENT, Send, client_of, created, matches
+from tests.rest.served import NAME, PATIENT, Send, bundle, client_of, created, matches, posting
 from tests.store.rows import DESK
 
 MRN = {**PATIENT, "identifier": [{"system": "urn:mrn", "value": "1"}]}
@@ -129,3 +130,96 @@ def test_who_changes_what_matches_may_search_too(database: Any) -> None:
         limited = replace(alice, scopes=(f"user/Patient.{letters}",))
         answer = getattr(client_of(database, lambda request, who=limited: who), method)(f"/fhir{SAME}", json=MRN)
         assert answer.status_code == status, (letters, method, answer.text)
+
+
+# ---- criteria that follow references
+
+OBSERVATION = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
+THROUGH = ("subject:Patient.identifier=urn:mrn|1", "subject.identifier=urn:mrn|1", "patient.identifier=urn:mrn|1")
+
+
+def observed(patient: str, **more: Any) -> dict[str, Any]:
+    return {**OBSERVATION, "subject": {"reference": f"Patient/{patient}"}, **more}
+
+
+@pytest.mark.parametrize("criteria", THROUGH)
+def test_criteria_go_through_what_the_resource_points_to(send: Send, criteria: str) -> None:
+    name, other = created(send, MRN), created(send)
+    stranger = created(send, observed(other))
+    made = send("POST", "/Observation", observed(name), **{"If-None-Exist": criteria})
+    assert made.status_code == 201, made.text
+    one = made.json["id"]  # type: ignore[index]
+    again = send("POST", "/Observation", observed(name), **{"If-None-Exist": criteria})
+    assert (again.status_code, again.json["id"]) == (200, one)  # type: ignore[index]
+    changed = send("PUT", f"/Observation?{criteria}", observed(name, status="amended"))
+    assert (changed.status_code, changed.headers["ETag"]) == (200, 'W/"2"')
+    operations = [{"op": "replace", "path": "/status", "value": "corrected"}]
+    patched = send("PATCH", f"/Observation?{criteria}", operations, Content_Type="application/json-patch+json")
+    assert (patched.status_code, patched.json["id"]) == (200, one)  # type: ignore[index]
+    entries = [{"resource": observed(name), "request": {"method": "PUT", "url": f"Observation?{criteria}"}},
+               posting(observed(name), ifNoneExist=f"{criteria}&status=preliminary")]  # fmt: skip
+    found = send("POST", "/", bundle(*entries))
+    assert [entry["response"]["status"][:3] for entry in found.get_json()["entry"]] == ["200", "201"]
+    assert send("DELETE", f"/Observation?{criteria}").status_code == 412, "there are two now"
+    assert send("DELETE", f"/Observation?{criteria}&_id={one}").status_code == 204
+    assert send("GET", f"/Observation/{stranger}").status_code == 200
+
+
+def test_criteria_go_backwards_and_conditional_references_either_way(send: Send) -> None:
+    name = created(send, MRN)
+    created(send)
+    one = created(send, observed(name))
+    has = f"_has:Observation:subject:_id={one}"
+    found = send("POST", "/Patient", PATIENT, **{"If-None-Exist": has})
+    assert (found.status_code, found.json["id"]) == (200, name)  # type: ignore[index]
+    assert send("PUT", f"/Patient?{has}", {**MRN, "gender": "male"}).headers["ETag"] == 'W/"2"'
+    for criteria in (f"Patient?{has}", "Patient?identifier=urn:mrn|1"):
+        sent = {**OBSERVATION, "subject": {"reference": criteria}}
+        answer = send("POST", "/", bundle(posting(sent)), Prefer="return=representation")
+        assert answer.get_json()["entry"][0]["resource"]["subject"]["reference"] == f"Patient/{name}"
+    sent = {**OBSERVATION, "subject": {"reference": "Patient?_has:Observation:subject:status=amended"}}
+    assert send("POST", "/", bundle(posting(sent))).status_code == 412
+
+
+def test_criteria_go_no_further_than_a_search_of_the_caller(database: Database) -> None:
+    everyone = Caller("alice", "Alice", scopes=("user/*.cruds",))
+    alice = client_of(database, lambda request: everyone)
+    name = alice.post("/fhir/Patient", json=MRN).json["id"]
+    assert alice.post("/fhir/Observation", json=observed(name)).status_code == 201
+    through = {"If-None-Exist": THROUGH[0]}
+    reference = {**OBSERVATION, "subject": {"reference": "Patient?identifier=urn:mrn|1"}}
+    for scopes, status in (
+        (("user/*.cruds",), 200), (("user/Observation.cruds", "user/Patient.s"), 200),
+        (("user/Observation.cruds", "user/Patient.r"), 403), (("user/Observation.cruds",), 403),
+        # What a search of such a scope does not find is not there.
+        (("user/Observation.cruds", "user/Patient.s?gender=male"), 201),
+    ):  # fmt: skip
+        limited = replace(everyone, scopes=scopes)
+        client = client_of(database, lambda request, who=limited: who, restrictions=rights.restrictions)
+        refers = client.post("/fhir", json=bundle(posting(reference)))
+        assert refers.status_code == {200: 200, 201: 412, 403: 403}[status], (scopes, refers.text)
+        unless = bundle(posting(observed(name), ifNoneExist=f"{THROUGH[1]}&status=registered"))
+        assert client.post("/fhir", json=unless).status_code == (403 if status == 403 else 200)
+        for each in client_observations(alice, keep=1):
+            assert alice.delete(f"/fhir/Observation/{each}").status_code == 204
+        assert client.post("/fhir/Observation", json=observed(name), headers=through).status_code == status, scopes
+    bob = client_of(database, lambda request: replace(everyone, id="bob"))
+    mine = {**OBSERVATION, "subject": {"reference": f"Patient/{name}"}}
+    assert bob.post("/fhir/Observation", json=mine, headers=through).status_code == 201, "alice's are not bob's"
+
+
+def client_observations(client: Any, *, keep: int) -> list[str]:
+    found = client.get("/fhir/Observation").json.get("entry", [])
+    return [entry["resource"]["id"] for entry in found][keep:]
+
+
+def test_where_no_search_follows_references_criteria_do_not_either(database: Database) -> None:
+    options = {"searchable": {"Patient": frozenset({"identifier"}), "Observation": frozenset({"subject"})}}
+    few = client_of(database, lambda request: Caller("alice", "Alice", scopes=("user/*.cruds",)), **options)
+    refused = few.post("/fhir/Observation", json=OBSERVATION, headers={"If-None-Exist": THROUGH[0]})
+    assert (refused.status_code, refused.json["issue"][0]["code"]) == (400, "not-supported")
+    assert "follow references" in refused.json["issue"][0]["diagnostics"]
+    name = few.post("/fhir/Patient", json=MRN).json["id"]
+    reference = {**OBSERVATION, "subject": {"reference": "Patient?identifier=urn:mrn|1"}}
+    assert few.post("/fhir", json=bundle(posting(reference))).status_code == 200
+    assert few.get(f"/fhir/Observation?subject=Patient/{name}").json["entry"]

@@ -129,6 +129,38 @@ def test_two_processes_make_one_resource_and_lose_no_update(tmp_path: Path, data
     with serving(tmp_path, database_url, 2) as servers:
         race(servers, rounds=8, clients=6)
         one_of_each_version(servers, rounds=5, clients=4)
+        along_references(servers, rounds=6, clients=6)
+
+
+THROUGH = ("subject:Patient.identifier=urn:a|of", "subject.identifier=urn:b|of", "patient.family:exact=Racerof")
+
+
+def along_references(servers: Servers, *, rounds: int, clients: int) -> None:
+    """Criteria that go through what the resource points to, each client by others: one a round, and one is changed."""
+    start = Barrier(clients)
+    made = requests.post(f"{servers.bases[0]}/Patient", json=patient("of"), headers=JSON, timeout=30).json()
+    observed = {"resourceType": "Observation", "status": "final", "code": {"text": "x"},
+                "subject": {"reference": f"Patient/{made['id']}"}}  # fmt: skip
+
+    def client(number: int) -> list[requests.Response]:
+        at = f"{servers.bases[number % len(servers.bases)]}/Observation"
+        answers = []
+        with requests.Session() as session:
+            for n in range(rounds):
+                body = {**observed, "identifier": [{"system": "urn:round", "value": f"{n}"}]}
+                criteria = f"{THROUGH[number % len(THROUGH)]}&identifier=urn:round|{n}"
+                start.wait(60)
+                if number % 2:
+                    answers.append(session.put(f"{at}?{criteria}", json=body, headers=JSON, timeout=60))
+                else:
+                    headers = {**JSON, "If-None-Exist": criteria}
+                    answers.append(session.post(at, json=body, headers=headers, timeout=60))
+        return answers
+
+    with ThreadPoolExecutor(clients) as threads:
+        for answers in zip(*threads.map(client, range(clients)), strict=True):
+            assert sorted(a.status_code for a in answers) == [*[200] * (clients - 1), 201], [a.text for a in answers]
+            assert len({a.json()["id"] for a in answers}) == 1
 
 
 @pytest.mark.slow
@@ -136,3 +168,4 @@ def test_four_processes_do_so_many_times(tmp_path: Path, database_url: str) -> N
     with serving(tmp_path, database_url, 4) as servers:
         race(servers, rounds=300, clients=12)
         one_of_each_version(servers, rounds=100, clients=12)
+        along_references(servers, rounds=100, clients=12)
