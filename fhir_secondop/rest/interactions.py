@@ -22,12 +22,14 @@ from fhir_secondop.store.database import Transaction, last_write
 from fhir_secondop.store.resources import Stored
 
 
-def may(endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str) -> None:
+def may(
+    endpoint: Endpoint, caller: Caller, resource_type: str, interaction: str, letter: str, path: str = ""
+) -> None:  # fmt: skip
     """Raises Unsupported, Forbidden unless it is offered on the type and covered by the caller's scopes."""
     if interaction not in endpoint.offered(resource_type):
-        raise Unsupported(endpoint.not_offered(interaction, resource_type))
+        raise Unsupported(endpoint.not_offered(interaction, resource_type), path=path)
     if not endpoint.allows(caller, resource_type, letter):
-        raise Forbidden(f"{caller.name} has no scope for this on {resource_type}.")
+        raise Forbidden(f"{caller.name} has no scope for {interaction} on {resource_type}.", path=path)
 
 
 def written(tx: Transaction, visibility: Visibility) -> None:
@@ -160,19 +162,13 @@ def _put(
         stored = resources.create(tx, sent.body, sent.resource, base_url=endpoint.base_url, resource_id=new_id)
         methods.note(tx, stored, "PUT")
     else:
-        check_whole(before)
+        resources.expect_whole(before)
         stored = resources.update(
             tx, before, sent.body, sent.resource, base_url=endpoint.base_url, if_match=version
         )  # fmt: skip
     endpoint.hooks.within(tx)
     written(tx, visibility)
     return stored
-
-
-def check_whole(before: Stored) -> None:
-    """Raises Forbidden when who writes sees only a part of what is there: the rest would be lost."""
-    if before.is_cut:
-        raise Forbidden(f"You see a part of {before.type}/{before.id} only now, and can't write the whole of it.")
 
 
 def delete(endpoint: Endpoint, caller: Caller, resource_type: str, resource_id: str) -> Response:

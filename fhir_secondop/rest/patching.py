@@ -80,7 +80,7 @@ def overtaken(endpoint: Endpoint, what: str) -> str:
 
 def patched(endpoint: Endpoint, before: Stored, operations: Sequence[patch.Operation]) -> Sent:
     """The valid resource that a patch makes of a stored one. Raises Conflict, Invalid, Forbidden, Unavailable."""
-    interactions.check_whole(before)
+    resources.expect_whole(before)
     text = codec.dumps(patch.apply(before.resource, operations))
     resource = codec.parse(text)  # its depth, too
     answers.valid(resource)

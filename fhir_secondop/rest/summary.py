@@ -22,6 +22,9 @@ from fhir_secondop.store import compartments, resources, search, tables
 from fhir_secondop.store.database import now_ms
 from fhir_secondop.store.resources import Stored
 
+NEWEST_OF = 100
+"""Results, reports and vital signs that are looked at, of each the newest."""
+
 
 def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
     """GET and POST Patient/[id]/$summary, and Patient/$summary with an identifier.
@@ -39,16 +42,19 @@ def run(endpoint: Endpoint, caller: Caller, patient_id: str) -> Response:
             patient_id = _identified(connection, endpoint, visibility, sent)
             disclosure.asked("Patient", patient_id)
         patient = resources.read(connection, visibility, "Patient", patient_id)
-        conditions = [compartments.of_patient(patient_id), tables.resource.c.type.in_(sorted(ips.types()))]
+        conditions = [compartments.of_patient(patient_id), tables.resource.c.type.in_(sorted(ips.types_of_all()))]
         found = list(compartments.page(connection, conditions, visibility, None, most + 1))
         if len(found) > most:
             said = f"More than {most} resources would be looked at for this summary (max_document)"
             raise TooCostly(f"{said}; $everything has pages.")
+        newest, cut = _newest(connection, endpoint, visibility, patient_id)
+        found += newest
         named = _medications(found, endpoint.base_url)
         beside = list(compartments.named(connection, named, visibility))
     document = ips.document(
         patient.resource, [one.resource for one in found], [one.resource for one in beside],
         base_url=endpoint.base_url, now=times.instant(now_ms()), new_id=lambda: str(uuid4()),
+        cut=cut,
     )  # fmt: skip
     given = {entry["fullUrl"].removeprefix(f"{endpoint.base_url}/") for entry in document["entry"]}
     disclosure.disclosed(one for one in (patient, *found, *beside) if compartments.local_of(one) in given)
@@ -80,6 +86,25 @@ def _identified(connection: Connection, endpoint: Endpoint, visibility: Visibili
         said = "More than one Patient has this identifier."
         raise Invalid(said, issues=[Issue("error", "multiple-matches", "identifier", said)])
     return found[0].id
+
+
+def _newest(
+    connection: Connection, endpoint: Endpoint, visibility: Visibility, patient_id: str
+) -> tuple[list[Stored], set[str]]:
+    """Of what has a value at a time the newest of each code, and the codes of the sections of which there is more."""
+    by_local: dict[str, Stored] = {}
+    cut: set[str] = set()
+    for each in ips.NEWEST:
+        pairs = [("patient", f"Patient/{patient_id}"), ("status", ",".join(ips.STATED)), ("_sort", "-date")]
+        pairs += [("category", ",".join(each.categories))] if each.categories else []
+        wanted = query.parse(each.type, [*pairs, ("_count", str(NEWEST_OF))], limits=endpoint.limits)
+        result = search.run(connection, wanted, visibility, endpoint.base_url)
+        by_id = {one.id: one for one in result.matches}
+        kept = ips.newest(one.resource for one in result.matches)
+        by_local.update({compartments.local_of(by_id[one["id"]]): by_id[one["id"]] for one in kept})
+        if result.to_keep or len(kept) < len(by_id):
+            cut.add(each.code)
+    return list(by_local.values()), cut
 
 
 def _medications(found: list[Stored], base_url: str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from flask import Response, request
 
-from fhir_secondop.errors import Forbidden, Invalid, Issue, NotFound, TooCostly, Unavailable, Unsupported
+from fhir_secondop.errors import Invalid, Issue, NotFound, TooCostly, Unavailable, Unsupported
 from fhir_secondop.fhir import codec, definitions, patch, times
 from fhir_secondop.model import Caller, Ready, Resource, Visibility
 from fhir_secondop.rest import answers, batch, disclosure, failures, formats, inner, interactions, outcome, patching
@@ -155,16 +155,11 @@ def _read(
 def _may(endpoint: Endpoint, caller: Caller, entry: Entry) -> None:
     """Raises Unsupported, Forbidden unless it is offered, and covered by the caller's scopes."""
     here = f"Bundle.entry[{entry.place}].request"
-    asked = [(_INTERACTION[entry.method], _LETTER[entry.method])]
+    interactions.may(endpoint, caller, entry.type, _INTERACTION[entry.method], _LETTER[entry.method], here)
     if entry.criteria:
         if not endpoint.conditional_changes:
             raise Unsupported("Changes of what a search finds are not offered here; see metadata.", path=f"{here}.url")
-        asked.append(("search-type", "s"))
-    for interaction, letter in asked:
-        if interaction not in endpoint.offered(entry.type):
-            raise Unsupported(endpoint.not_offered(interaction, entry.type), path=here)
-        if not endpoint.allows(caller, entry.type, letter):
-            raise Forbidden(f"{caller.name} has no scope for {entry.method} of {entry.type}.", path=here)
+        interactions.may(endpoint, caller, entry.type, "search-type", "s", here)
 
 
 def _patched(endpoint: Endpoint, caller: Caller, entry: Entry, visibility: Visibility) -> Entry:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sqlalchemy.engine import Connection
 
-from fhir_secondop.errors import Forbidden, Invalid, NotFound, PreconditionFailed, Unsupported
+from fhir_secondop.errors import Invalid, NotFound, PreconditionFailed, Unsupported
 from fhir_secondop.fhir import query, refs
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.fhir.criteria import LIMITS, Condition, Criterion
@@ -305,10 +305,7 @@ def _check_creates(run: _Run, entry: Entry) -> None:
 def _check_same(entry: Entry, before: Stored) -> None:
     """Raises unless what is there is what the entry means, and its writer sees the whole of it."""
     here = f"Bundle.entry[{entry.place}]"
-    if before.is_cut:
-        raise Forbidden(
-            f"You see a part of {before.type}/{before.id} only, and can't write the whole of it.", path=here
-        )
+    resources.expect_whole(before, here)
     made_of = entry.patched
     if made_of is not None and (made_of.rid, made_of.version) != (before.rid, before.version):
         raise Overtaken

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from fhir_secondop.errors import Conflict, Gone, Invalid, NotFound, PreconditionFailed
+from fhir_secondop.errors import Conflict, Forbidden, Gone, Invalid, NotFound, PreconditionFailed
 from fhir_secondop.fhir import codec, times
 from fhir_secondop.fhir.codec import Body
 from fhir_secondop.model import BLIND, EVERYTHING, RECORD, REPORT, Resource, Visibility
@@ -582,6 +582,13 @@ def expect(before: Stored, if_match: int | None) -> None:
         raise PreconditionFailed(
             f"{before.type}/{before.id} is at version {before.version}, not {if_match}; read it again."
         )
+
+
+def expect_whole(before: Stored, path: str = "") -> None:
+    """Raises Forbidden when who writes sees only a part of what is there: the rest would be lost."""
+    if before.is_cut:
+        said = f"You see a part of {before.type}/{before.id} only now, and can't write the whole of it."
+        raise Forbidden(said, path=path)
 
 
 def _advance(tx: Transaction, before: Stored, values: dict[str, Any]) -> None:

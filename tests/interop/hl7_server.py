@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import shutil
 import subprocess
 import tarfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +21,15 @@ from typing import Any
 
 import pytest
 import requests
+from lxml import etree
 
+from fhir_secondop.fhir.xml import from_xml
 from tests.conftest import free_port
 from tests.interop.hapi_server import classpath
 
 PROJECT = Path(__file__).parent / "oracle"
 MAIN = "secondop.interop.ValidatorServer"
+_FHIR = "http://hl7.org/fhir"
 JVM = ("-Xmx2g", "-Xss8m", "-XX:+UseSerialGC")
 _CORE = ("structuredefinitions-4.0.1", "extension-definitions", "valuesets", "v2-tables", "v3-codesystems",
          "conceptmaps", "search-parameters", "compartmentdefinitions")  # fmt: skip
@@ -39,6 +44,22 @@ def guide(data: Path, name: str, folder: Path) -> Path:
     for own in ("package.json", ".index.json"):  # else they would be taken for resources
         (folder / name / "package" / own).unlink(missing_ok=True)
     return folder / name / "package"
+
+
+def vital_signs(folder: Path) -> Path:
+    """R4's profiles of vital signs, in a folder: a jar of the validator has them, our definitions are without."""
+    [jar] = [each for each in classpath(PROJECT).split(os.pathsep) if "hapi-fhir-validation-resources-r4-" in each]
+    with zipfile.ZipFile(jar) as archive:
+        root = etree.fromstring(archive.read("org/hl7/fhir/r4/model/profile/profiles-others.xml"))
+    (folder / "vital-signs").mkdir()
+    for found in root.iter(f"{{{_FHIR}}}StructureDefinition"):
+        base = found.find(f"{{{_FHIR}}}baseDefinition")
+        name = found.find(f"{{{_FHIR}}}id")
+        assert name is not None
+        if name.get("value") == "vitalsigns" or (base is not None and str(base.get("value")).endswith("/vitalsigns")):
+            text = from_xml(etree.tostring(found))
+            (folder / "vital-signs" / f"StructureDefinition-{name.get('value')}.json").write_text(text)
+    return folder / "vital-signs"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fhir_secondop.model import Resource
 from fhir_secondop.opinion import ips
 from fhir_secondop.store.database import now_ms
 from tests.ehr.test_second_stage import validator
-from tests.interop.hl7_server import guide, hl7_server
+from tests.interop.hl7_server import guide, hl7_server, vital_signs
 from tests.interop.our_service import serving
 
 pytestmark = pytest.mark.shared
@@ -31,7 +31,7 @@ SNOMED = "http://snomed.info/sct"
 def hl7(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondStage]:
     """HL7's program, with IPS."""
     folder = tmp_path_factory.mktemp("hl7")
-    with hl7_server(shared_data, folder, [guide(shared_data, "ips-1.1.0", folder)]) as running:
+    with hl7_server(shared_data, folder, [guide(shared_data, "ips-1.1.0", folder), vital_signs(folder)]) as running:
         asked = validator(running.base, "http://hl7.org/fhir/uv/ips/", name="hl7", protocol="hl7", timeout_s=60.0)
         yield SecondStage([asked], now=now_ms)
 
@@ -96,6 +96,43 @@ def test_of_a_patient_with_a_record(hl7: SecondStage, base: str) -> None:
            medicationCodeableConcept={"text": "Calcium"})  # fmt: skip
     create(base, "Immunization", patient=about, status="completed", vaccineCode={"text": "Influenza"},
            occurrenceDateTime="2025-10-01")  # fmt: skip
+    create(
+        base, "Procedure", subject=about, status="completed", code={"text": "Lumpectomy"}, performedDateTime="2025-12"
+    )
+    create(base, "Procedure", subject=about, status="stopped", code={"text": "Biopsy"})
+    ucum = {"system": "http://unitsofmeasure.org", "unit": "kg", "code": "kg"}
+    create(base, "Observation", subject=about, status="final", code={"text": "Weight"}, effectiveDateTime="2026-01-02",
+           category=[concept("vital-signs", "Vital Signs", f"{TERMS}/observation-category")],
+           valueQuantity={"value": 64, **ucum})  # fmt: skip
+    for category, status, when in (("laboratory", "final", {"effectiveDateTime": "2026-01-02"}),
+                                   ("laboratory", "amended", {}), ("imaging", "final", {})):  # fmt: skip
+        create(base, "Observation", subject=about, status=status, code={"text": f"{category} {status}"}, **when,
+               category=[concept(category, category.title(), f"{TERMS}/observation-category")],
+               valueString="x")  # fmt: skip
+    create(base, "DiagnosticReport", subject=about, status="final", code={"text": "Pathology"}, conclusion="Grade 2",
+           category=[concept("PAT", "Pathology (gross & histopath, not surgical)", f"{TERMS}/v2-0074")],
+           effectiveDateTime="2025-12")  # fmt: skip
+    create(base, "DiagnosticReport", subject=about, status="corrected", code={"text": "Imaging"})
     document = summary(base, patient)
-    assert len(document["entry"][0]["resource"]["section"]) == 5
+    assert len(document["entry"][0]["resource"]["section"]) == 8
     assert examined(hl7, document) == []
+
+
+# Of LOINC and UCUM they have no codes here: a binding to them is not found, and by it slices are told apart.
+_WITHOUT_CODES = ("could not be found, so the code cannot be validated", "matches more than one slice")
+
+
+def test_of_results_with_codes_all_is_kept_but_what_takes_the_codes_to_tell(hl7: SecondStage, base: str) -> None:
+    patient = create(base, "Patient", name=[{"family": "Sampleton"}], birthDate="1970-01-01")
+    loinc, ucum = "http://loinc.org", {"system": "http://unitsofmeasure.org", "unit": "mmHg", "code": "mm[Hg]"}
+    for category, code, more in (
+        ("vital-signs", "85354-9", {"component": [
+            {"code": concept(code, "x", loinc), "valueQuantity": {"value": value, **ucum}}
+            for code, value in (("8480-6", 140), ("8462-4", 90))]}),
+        ("laboratory", "718-7", {"valueQuantity": {"value": 12, "unit": "g/dL"}}),
+    ):  # fmt: skip
+        kind = {"coding": [{"system": f"{TERMS}/observation-category", "code": category}]}
+        create(base, "Observation", subject={"reference": patient}, status="final", code=concept(code, "x", loinc),
+               effectiveDateTime="2026-01-02", category=[kind], **more)  # fmt: skip
+    found = examined(hl7, summary(base, patient))
+    assert [issue for issue in found if not any(part in issue.diagnostics for part in _WITHOUT_CODES)] == []

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from fhir_secondop.access import rights
-from fhir_secondop.fhir import excerpts
+from fhir_secondop.fhir import codec, excerpts
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import EVERYTHING, Caller
@@ -66,7 +66,7 @@ def asked(client: Any, path: str, status: int = 200, body: Any = None, **headers
     else:
         answer = client.post(address, data=json.dumps(body), headers=headers, content_type="application/fhir+json")
     assert answer.status_code == status, answer.text
-    found: dict[str, Any] = json.loads(answer.text)
+    found: dict[str, Any] = codec.parse(answer.text)
     assert [issue for issue in validate(found) if issue.severity == "error"] == []
     return found, answer.headers
 

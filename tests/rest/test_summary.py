@@ -11,6 +11,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.fhir import codec
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion import ips
+from fhir_secondop.rest import summary
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Database
 from tests.rest.served import client_of
@@ -20,7 +21,7 @@ from tests.store.rows import BASE, DESK, named, put
 TERMS = "http://terminology.hl7.org/CodeSystem"
 P1 = {"reference": "Patient/p1"}
 NEEDED = ("Patient", "Condition", "AllergyIntolerance", "MedicationStatement", "MedicationRequest", "Immunization",
-          "Medication")  # fmt: skip
+          "Medication", "Procedure", "Observation", "DiagnosticReport")  # fmt: skip
 CALLERS = {
     "desk": Caller("desk", "Desk", frozenset({"coordinator"}), ("system/*.rs",)),
     "just": Caller("just", "Just", frozenset({"coordinator"}), tuple(f"system/{kind}.rs" for kind in NEEDED)),
@@ -28,7 +29,7 @@ CALLERS = {
     **{f"no-{kind}": Caller(kind, kind, frozenset({"coordinator"}),
                             tuple(f"system/{other}.rs" for other in NEEDED if other != kind)) for kind in NEEDED},
     "laboratory": Caller("l", "L", frozenset({"coordinator"}), (
-        "system/Condition.rs?category=x", *(f"system/{kind}.rs" for kind in NEEDED[2:]), "system/Patient.rs")),
+        "system/Condition.rs?category=x", *(f"system/{kind}.rs" for kind in NEEDED if kind != "Condition"))),
 }  # fmt: skip
 
 
@@ -38,6 +39,14 @@ def status(kind: str, code: str) -> dict[str, Any]:
 
 def condition(name: str, **more: Any) -> tuple[str, dict[str, Any]]:
     return name, {"code": {"text": f"Problem {name}"}, "subject": P1, **more}
+
+
+def result(name: str, code: str, category: str, date: str | None, **more: Any) -> tuple[str, dict[str, Any]]:
+    coded = {"coding": [{"system": "http://loinc.org", "code": code}]}
+    return name, {
+        "status": "final", "subject": P1, "code": coded, "category": [status("observation-category", category)],
+        **({"effectiveDateTime": date} if date else {}), **more,
+    }  # fmt: skip
 
 
 RECORD: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -65,6 +74,31 @@ RECORD: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("s1", {"status": "active", "subject": P1, "medicationReference": {"reference": "Medication/m1"}}),
         ("s2", {"status": "stopped", "subject": P1, "medicationReference": {"reference": "Medication/m2"}}),
         ("s3", {"status": "active", "subject": P1, "medicationReference": {"reference": "Medication/none"}}),
+    ],
+    "Procedure": [
+        ("done", {"status": "completed", "subject": P1, "code": {"text": "Lumpectomy"},
+                  "performedPeriod": {"start": "2024-03-01"}}),
+        ("stopped", {"status": "stopped", "subject": P1}),
+        ("not", {"status": "not-done", "subject": P1, "code": {"text": "Never shown"}}),
+    ],
+    "Observation": [
+        result("hb-old", "718-7", "laboratory", "2023-01-01", valueQuantity={"value": 9.1, "unit": "g/dL"}),
+        result("hb", "718-7", "laboratory", "2024-01-01", valueQuantity={"value": 12.1, "unit": "g/dL"}),
+        result("er", "16112-5", "laboratory", "2024-01-02", valueCodeableConcept={"text": "positive"}),
+        result("ct", "x-1", "imaging", None, valueString="No <metastases>"),
+        result("wrong", "x-2", "laboratory", "2024-01-02", status="entered-in-error"),
+        result("draft", "x-3", "laboratory", "2024-01-02", status="preliminary"),
+        result("smoking", "72166-2", "social-history", "2024-01-02"),
+        result("bp", "85354-9", "vital-signs", "2024-01-03", component=[
+            {"code": {"text": "systolic"}, "valueQuantity": {"value": 140, "unit": "mmHg"}},
+            {"code": {"text": "diastolic"}, "valueQuantity": {"value": 90, "code": "mm[Hg]", "system": "http://unitsofmeasure.org"}}]),
+        result("theirs", "x-4", "laboratory", "2024-01-02", subject={"reference": "Patient/p3"}, performer=[P1]),
+    ],
+    "DiagnosticReport": [
+        ("path", {"status": "final", "subject": P1, "code": {"text": "Pathology"}, "effectiveDateTime": "2024-02-01",
+                  "conclusion": "Grade 2"}),
+        ("path-old", {"status": "amended", "subject": P1, "code": {"text": "Pathology"}}),
+        ("partial", {"status": "partial", "subject": P1, "code": {"text": "Never shown"}}),
     ],
     "MedicationRequest": [
         ("r1", {"status": "active", "intent": "order", "subject": P1,
@@ -94,7 +128,7 @@ def sections(document: dict[str, Any]) -> dict[str, list[str]]:
     by_url = {entry["fullUrl"]: entry["resource"] for entry in document["entry"]}
     found = {}
     for section in document["entry"][0]["resource"]["section"]:
-        resources = [(each["reference"], by_url[each["reference"]]) for each in section["entry"]]
+        resources = [(each["reference"], by_url[each["reference"]]) for each in section.get("entry", [])]
         found[section["code"]["coding"][0]["code"]] = [
             url.removeprefix(f"{BASE}/") if url.startswith(BASE) else next(ips._codes(_concept(each)))
             for url, each in resources
@@ -113,7 +147,8 @@ def narrative(document: dict[str, Any], code: str) -> str:
     raise AssertionError(code)
 
 
-NOTHING = {"11450-4": ["no-problem-info"], "48765-2": ["no-allergy-info"], "10160-0": ["no-medication-info"]}
+NOTHING = {"11450-4": ["no-problem-info"], "48765-2": ["no-allergy-info"], "10160-0": ["no-medication-info"],
+           "47519-4": ["no-procedure-info"], "8716-3": []}  # fmt: skip
 
 
 def test_each_section_holds_what_is_stored_of_it(client: Any) -> None:
@@ -122,8 +157,12 @@ def test_each_section_holds_what_is_stored_of_it(client: Any) -> None:
         "11450-4": ["Condition/now", "Condition/unsaid", "Condition/nameless"],
         "48765-2": ["AllergyIntolerance/a1"],
         "10160-0": ["MedicationStatement/s1", "MedicationStatement/s3", "MedicationRequest/r1"],
+        "47519-4": ["Procedure/done", "Procedure/stopped"],
+        "30954-2": ["Observation/er", "Observation/hb", "Observation/ct", "DiagnosticReport/path",
+                    "DiagnosticReport/path-old"],
+        "8716-3": ["Observation/bp"],
         "11348-0": ["Condition/past"],
-    }
+    }  # fmt: skip
     held = [entry["fullUrl"] for entry in document["entry"]]
     assert f"{BASE}/Medication/m1" in held
     assert f"{BASE}/Medication/m2" not in held
@@ -132,6 +171,15 @@ def test_each_section_holds_what_is_stored_of_it(client: Any) -> None:
     assert "<li>Letrozole, active</li><li>something whose name is not here, active</li>" in narrative(
         document, "10160-0"
     )
+    assert "Lumpectomy, 2024-03-01, completed" in narrative(document, "47519-4")
+    results = narrative(document, "30954-2")
+    assert "http://loinc.org 718-7, 12.1 g/dL, 2024-01-01, final" in results
+    assert "positive, 2024-01-02" in results
+    assert "No &lt;metastases&gt;, final" in results
+    assert "Pathology, Grade 2, 2024-02-01, final" in results
+    assert "More is stored, and older" in results, "an older value of the same code"
+    assert "systolic 140 mmHg; diastolic 90 mm[Hg], 2024-01-03" in narrative(document, "8716-3")
+    assert "More is stored" not in narrative(document, "8716-3")
     text = codec.dumps(document)
     assert "no-known" not in text
     assert "Never shown" not in text
@@ -143,6 +191,7 @@ def test_what_nobody_has_said_is_no_information(client: Any) -> None:
     document, _ = asked(client, "Patient/bare/$summary")
     assert sections(document) == NOTHING
     assert "There is no information here about allergies." in narrative(document, "48765-2")
+    assert "There is no information here about vital signs." in narrative(document, "8716-3")
     assert "no-known" not in codec.dumps(document)
     [patient] = [e["resource"] for e in document["entry"] if e["resource"]["resourceType"] == "Patient"]
     unknown = {"extension": [{"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason",
@@ -156,6 +205,9 @@ def test_what_ips_demands_and_is_not_there_is_unknown(client: Any) -> None:
     assert by_id["nameless"]["code"]["extension"][0]["valueCode"] == "unknown"
     assert "clinicalStatus" not in by_id["unsaid"], "R4 has no code for unknown, and it is not for us to choose another"
     assert "Problem unsaid, of which nobody says whether it goes on" in narrative(document, "11450-4")
+    assert by_id["stopped"]["code"]["extension"][0]["valueCode"] == "unknown"
+    assert by_id["stopped"]["_performedDateTime"]["extension"][0]["valueCode"] == "unknown"
+    assert by_id["ct"]["_effectiveDateTime"]["extension"][0]["valueCode"] == "unknown"
     assert by_id["s1"]["effectivePeriod"]["extension"][0]["valueCode"] == "unknown"
 
 
@@ -204,7 +256,21 @@ def test_it_is_made_by_the_profile_of_ips_alone(client: Any) -> None:
 
 
 def test_more_than_can_be_looked_at_is_refused(client: Any) -> None:
-    [(code, said)] = reasons(asked(limited(client, max_document=11), "Patient/p1/$summary", 422)[0])
+    [(code, said)] = reasons(asked(limited(client, max_document=14), "Patient/p1/$summary", 422)[0])
     assert code == "too-costly"
     assert "max_document" in said
-    asked(limited(client, max_document=12), "Patient/p1/$summary")
+    asked(limited(client, max_document=15), "Patient/p1/$summary")
+
+
+def test_of_many_results_the_newest_are_in_it_and_that_there_are_more_is_said(client: Any, database: Database) -> None:
+    about = {"subject": {"reference": "Patient/bare"}}
+    named(database, "Observation", [
+        result(f"v{n}", f"v-{n}", "vital-signs", f"20{n % 90 + 10}-01-{n // 90 + 1:02}", **about) for n in range(105)
+    ])  # fmt: skip
+    document, _ = asked(client, "Patient/bare/$summary")
+    shown = sections(document)["8716-3"]
+    assert len(shown) == len(set(shown)) == summary.NEWEST_OF
+    left = {f"Observation/v{n}" for n in range(105)} - set(shown)
+    assert left == {"Observation/v0", "Observation/v1", "Observation/v90", "Observation/v91", "Observation/v2"}
+    assert "More is stored, and older: it is not in this summary." in narrative(document, "8716-3")
+    assert sections(document).keys() == NOTHING.keys()
