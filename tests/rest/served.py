@@ -94,3 +94,10 @@ def posting(resource: Resource, full_url: str = "", **request: str) -> Resource:
         **({"fullUrl": full_url} if full_url else {}), "resource": resource,
         "request": {"method": "POST", "url": resource["resourceType"], **request},
     }  # fmt: skip
+
+
+def document(patient: str, binary: str) -> Resource:
+    return {
+        "resourceType": "DocumentReference", "status": "current", "subject": {"reference": patient},
+        "content": [{"attachment": {"contentType": "text/plain", "url": binary}}],
+    }  # fmt: skip
