@@ -18,7 +18,8 @@ from fhir_secondop.fhir import query
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.service import hooks
 from fhir_secondop.store import includes, plans, resources, search
-from tests.access.generator import OPERATIONS, ROUTES, Generator
+from tests.access.combinations.model import OPERATIONS, ROUTES
+from tests.access.generator import Generator
 from tests.access.stage import Stage, build
 from tests.service.world import opened
 
@@ -123,7 +124,7 @@ def anything_included(patch: PATCH) -> None:
 
 
 def any_type_on_the_way(patch: PATCH) -> None:
-    patch.setattr("fhir_secondop.rest.searching._within", lambda endpoint, caller, condition: condition)
+    patch.setattr("fhir_secondop.rest.endpoint.Endpoint.ways", lambda endpoint, caller, condition: condition)
 
 
 BREAKS: list[Callable[[PATCH], None]] = [

@@ -13,7 +13,7 @@ from fhir_secondop.fhir import codec, definitions
 from fhir_secondop.opinion import workflow
 from fhir_secondop.rest import published
 from fhir_secondop.store import resources, tables
-from tests.access.generator import BODIES, ROUTES
+from tests.access.combinations.model import BODIES, ROUTES
 from tests.service.test_blinding import LUMP, PLANTED, READ, planted_record, planted_request
 from tests.service.test_review import example
 from tests.service.world import opened
