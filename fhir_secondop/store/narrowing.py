@@ -23,8 +23,8 @@ from fhir_secondop.store import tables
 
 FEW = 2000
 """Rows that make a list sooner than a page is found by going through a type of a million."""
-VERY_FEW = 100
-"""Where some condition has no more, nobody counts on."""
+FEWER = (100, 500)
+"""Where some condition has no more than one of these, nobody counts on: to 2,000 takes longer than the page."""
 ALL = -1
 """Instead of the number of a condition: a search goes through all of its type."""
 _RID = tables.resource.c.rid
@@ -117,7 +117,7 @@ def ways(conditions: Sequence[ColumnElement[bool]], *, is_sqlite: bool) -> Ways:
 
 def fewest(number: int, counts: Callable[[int], Sequence[int]]) -> int:
     """Which of so many lists the fewest rows match; ALL where each matches many. `counts(most)` are their numbers."""
-    for most in sorted({min(VERY_FEW, FEW), FEW}) if number else ():
+    for most in (*(each for each in FEWER if each < FEW), FEW) if number else ():
         numbers = counts(most)
         best = min(range(number), key=numbers.__getitem__)
         if numbers[best] <= most:
