@@ -130,7 +130,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three processes for two cores; none beside this one for a single file, and where what is printed is to be seen
+    """Two processes for a core; none beside this one for a single file, and where what is printed is to be seen
     (-s).
 
     A good part of the tests waits for a process to start, for a clock, or for an answer that doesn't come.
@@ -139,7 +139,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     alone = len(files) == 1 and all(map(os.path.isfile, files))
     # The long forms (-m slow) are measured, and have the machine for themselves.
     named = "slow" in config.option.markexpr and "not slow" not in config.option.markexpr
-    return 0 if alone or named or config.option.capture == "no" else max(2, 3 * (os.cpu_count() or 1) // 2)
+    return 0 if alone or named or config.option.capture == "no" else 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
