@@ -66,15 +66,15 @@ def fill(database: str) -> str:
     """Twenty resources of a case; the id of one."""
     from fhir_secondop.fhir import codec
     from fhir_secondop.model import Caller
-    from fhir_secondop.store import resources
+    from fhir_secondop.store import creating, resources
     from fhir_secondop.store.database import Database
 
     opened = Database(database)
     opened.migrate()
     resource = {"resourceType": "Basic", "code": {"text": "x" * 500}}
-    new = [resources.New(resources.new_id(), codec.compose(resource), resource) for _ in range(20)]
+    new = [creating.New(resources.new_id(), codec.compose(resource), resource) for _ in range(20)]
     with opened.transaction(Caller("bench", "bench")) as tx:
-        resources.create_many(tx, new, base_url="http://127.0.0.1/fhir", case_id="bench", owner="bench")
+        creating.create_many(tx, new, base_url="http://127.0.0.1/fhir", case_id="bench", owner="bench")
     opened.dispose()
     return new[0].id
 

@@ -324,7 +324,7 @@ def grow(folder: Path, database: str, wanted: int, server: Server) -> float:
     """Puts so many more orders into our database; how many a second. What is asked for from then on is among them."""
     from fhir_secondop.fhir import codec
     from fhir_secondop.model import Caller
-    from fhir_secondop.store import resources
+    from fhir_secondop.store import creating, resources
     from fhir_secondop.store.database import Database
 
     opened = Database(database or str(folder / "service.sqlite"))
@@ -334,14 +334,14 @@ def grow(folder: Path, database: str, wanted: int, server: Server) -> float:
         new = []
         for _ in range(60):
             owner = resources.new_id()
-            new.append(resources.New(owner, codec.compose(patient()), patient()))
+            new.append(creating.New(owner, codec.compose(patient()), patient()))
             server.patients.append(f"Patient/{owner}")
             for status in ["active"] * 25 + ["completed"] * 5:
                 body = order(f"Patient/{owner}", status)
-                new.append(resources.New(resources.new_id(), codec.compose(body), body))
+                new.append(creating.New(resources.new_id(), codec.compose(body), body))
                 server.orders.append(new[-1].id)
         with opened.transaction(Caller("bench", "Benchmark")) as tx:
-            resources.create_many(tx, new, base_url="http://127.0.0.1/fhir", case_id="bench", owner="bench")
+            creating.create_many(tx, new, base_url="http://127.0.0.1/fhir", case_id="bench", owner="bench")
         made += len(new)
     took = time.perf_counter() - began
     opened.dispose()

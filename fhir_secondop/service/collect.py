@@ -28,9 +28,9 @@ from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.service import copies
 from fhir_secondop.service.context import SERVICE, Context, quarantine
 from fhir_secondop.service.sensitivity import label_of, require_consent
-from fhir_secondop.store import progress, resources
+from fhir_secondop.store import creating, progress, resources
+from fhir_secondop.store.creating import New
 from fhir_secondop.store.database import Transaction
-from fhir_secondop.store.resources import New
 
 MAX_RECORD_BYTES = 2_000_000_000
 MAX_FILES = 5_000
@@ -427,7 +427,7 @@ def _put_pages(tx: Transaction, context: Context, name: str, pages: list[_Waitin
             new.setdefault(kept.case_id, {})[kept.id] = New(kept.id, body, resource)
     for case_id, binaries in new.items():
         owner = resources.SOURCE + name
-        resources.create_many(tx, list(binaries.values()), base_url=context.base_url, case_id=case_id, owner=owner)
+        creating.create_many(tx, list(binaries.values()), base_url=context.base_url, case_id=case_id, owner=owner)
 
 
 def _binary(content_type: str, data: bytes, url: str) -> tuple[Body, Resource]:

@@ -14,9 +14,9 @@ from fhir_secondop.model import EVERYTHING
 from fhir_secondop.opinion import records
 from fhir_secondop.opinion.records import Copy
 from fhir_secondop.service.context import Context, quarantine
-from fhir_secondop.store import resources, tables
+from fhir_secondop.store import creating, resources, tables
+from fhir_secondop.store.creating import New
 from fhir_secondop.store.database import Transaction
-from fhir_secondop.store.resources import New
 
 _FILE = re.compile(r'"Binary/([A-Za-z0-9\-.]{1,64})"')
 CHUNK = 200
@@ -94,7 +94,7 @@ def store(
             before = resources.read(tx.connection, EVERYTHING, copy.resource["resourceType"], copy.id)
             if before.body != copy.body or before.meta.get("source") != copy.source_url:
                 resources.update(tx, before, copy.body, copy.resource, base_url=context.base_url)
-        resources.create_many(tx, new, base_url=context.base_url, case_id=case_id, owner=resources.SOURCE + name)
+        creating.create_many(tx, new, base_url=context.base_url, case_id=case_id, owner=resources.SOURCE + name)
 
 
 def _held(copy: Copy, held: dict[str, Held]) -> Held | None:

@@ -15,9 +15,9 @@ from fhir_secondop.opinion.case import Case, derived_id, reference
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.opinion.sourced import Sourced
 from fhir_secondop.service.context import Context, load, put, require_hand, who
-from fhir_secondop.store import resources
+from fhir_secondop.store import creating, resources
+from fhir_secondop.store.creating import New
 from fhir_secondop.store.database import Transaction
-from fhir_secondop.store.resources import New
 
 Plain = dict[str, Any]
 
@@ -35,7 +35,7 @@ def regroup(tx: Transaction, context: Context, case: Case) -> None:
             put(tx, context, case.id, link)
         else:
             new.append(New(link["id"], codec.compose(link), link))
-    resources.create_many(tx, new, base_url=context.base_url, case_id=case.id, owner=tx.caller.id)
+    creating.create_many(tx, new, base_url=context.base_url, case_id=case.id, owner=tx.caller.id)
 
 
 def merged(context: Context, caller: Caller, case_id: str) -> Plain:

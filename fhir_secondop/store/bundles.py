@@ -18,7 +18,7 @@ from fhir_secondop.fhir.codec import Body
 from fhir_secondop.fhir.criteria import LIMITS, Condition, Criterion
 from fhir_secondop.limits import Limits
 from fhir_secondop.model import Resource, Visibility
-from fhir_secondop.store import deadline, resources, search
+from fhir_secondop.store import creating, deadline, resources, search
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -80,7 +80,7 @@ def apply(
     New resources belong to `case_id`, or to what `case_of` says. `update_creates` lets PUT create under the
     client's id; `reach` as in `match_one`.
     """
-    new = resources.Creating(tx, base_url, sum(entry.method == "POST" for entry in entries))
+    new = creating.Creating(tx, base_url, sum(entry.method == "POST" for entry in entries))
     run = _Run(tx, new, visibility, base_url, update_creates, limits, reach)
     _identify(run, entries)
     _no_twice(entries, run.existing)
@@ -104,7 +104,7 @@ class _Run:
     """
 
     tx: Transaction
-    new: resources.Creating
+    new: creating.Creating
     visibility: Visibility
     base_url: str
     update_creates: bool

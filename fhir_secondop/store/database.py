@@ -174,10 +174,10 @@ class Database:
         """A write transaction: all of it is durable on leaving, or nothing of it. No network inside."""
         with self._commits.writing() as shared:
             connection, batch = shared.connection, shared.batch
-            (row,) = _READ_CLOCK.all(connection)[0]
-            transaction = Transaction(connection, caller, row, self._now)
+            ((at,),) = _READ_CLOCK.all(connection)
+            transaction = Transaction(connection, caller, at, self._now)
             yield transaction
-            if transaction._last_ms != row:
+            if transaction._last_ms != transaction.began:
                 _SET_CLOCK.run(connection, to=transaction._last_ms)
             if batch is not None:
                 batch.add(transaction)

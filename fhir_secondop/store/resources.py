@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -189,7 +188,7 @@ def _cut(whole: Stored, visibility: Visibility) -> Stored:
     if shown is resource:
         return whole
     body = codec.compose(shown)
-    return whole._replace(kept=body.text, cut=body.cut, client_meta=_client_meta(shown), is_cut=True)
+    return whole._replace(kept=body.text, cut=body.cut, client_meta=client_meta(shown), is_cut=True)
 
 
 def visible(visibility: Visibility) -> ColumnElement[bool]:
@@ -391,7 +390,7 @@ def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> 
 
 
 _INSERT = inserting(tables.resource, tables.resource.c.rid)
-_INSERT_VERSION = inserting(tables.version)
+INSERT_VERSION = inserting(tables.version)
 _ADVANCE = Prepared(
     sa.update(tables.resource)
     .where(tables.resource.c.rid == sa.bindparam("row"), tables.resource.c.version == sa.bindparam("was"))
@@ -427,94 +426,8 @@ def create(
     return _write_version(tx, "create", rid, values, body, resource, base_url)
 
 
-@dataclass(frozen=True, slots=True)
-class New:
-    """A resource to be created, under its id."""
-
-    id: str
-    body: Body
-    resource: Resource
-
-
-def create_many(tx: Transaction, new: Sequence[New], *, base_url: str, case_id: str, owner: str) -> None:
-    """Stores new resources of a case in few statements: a gathered record has thousands.
-
-    Nobody looks at each before the commit (`Transaction.changes` stays as it is, `bulk` counts them); an id that is
-    taken is an error of the database's.
-    """
-    if not new:
-        return
-    made = Creating(tx, base_url, len(new), owner)
-    for each in new:
-        made.put(each.id, each.body, each.resource, case_id)
-    made.flush()
-    tx.bulk.update((each.resource["resourceType"], case_id) for each in new)
-
-
-# Within the turn to write nobody else draws numbers.
-_LAST = Prepared(sa.select(sa.func.coalesce(sa.func.max(tables.resource.c.rid), 0)))
-_DRAWN = Prepared(
-    sa.text("SELECT nextval(pg_get_serial_sequence('resource', 'rid')) FROM generate_series(1, CAST(:most AS integer))")
-)
-_INSERT_NUMBERED = inserting(tables.resource)
-
-
-class Creating:
-    """New resources under ids that nothing has, stored by a statement per table: with `flush`, before which nothing in
-    the database knows of them.
-    """
-
-    def __init__(self, tx: Transaction, base_url: str, most: int, owner: str = "") -> None:
-        """At most so many will come."""
-        self._tx = tx
-        self._base_url = base_url
-        self._most = most
-        self._owner = owner or tx.caller.id
-        self._numbers: Iterator[int] = iter(())
-        self._made: list[tuple[Stored, Resource]] = []
-
-    def add(self, resource_id: str, body: Body, resource: Resource, case_id: str | None) -> Stored:
-        """One more, that is a change of the transaction."""
-        result, written = self.put(resource_id, body, resource, case_id)
-        self._tx.changes.append(Change("create", result.type, resource_id, 1, case_id, written))
-        return result
-
-    def put(self, resource_id: str, body: Body, resource: Resource, case_id: str | None) -> tuple[Stored, Resource]:
-        """One more, that nobody looks at before the commit; as it will be stored, and its members."""
-        if not self._made:
-            self._numbers = self._drawn()
-        made = Stored(
-            next(self._numbers), resource["resourceType"], resource_id, self._owner, case_id, 1, self._tx.tick(), False,
-            body.text, body.cut, _client_meta(resource),
-        )  # fmt: skip
-        written = {**resource, "id": resource_id}
-        self._made.append((made, written))
-        self._most -= 1
-        return made, written
-
-    def flush(self) -> None:
-        """Stores what has come since the last time."""
-        if not self._made:
-            return
-        connection, by = self._tx.connection, self._tx.caller.id
-        of = [each for each, _ in self._made]
-        _INSERT_NUMBERED.in_order(
-            connection, [(s.rid, s.type, s.id, 1, s.updated, False, s.owner, s.case_id) for s in of]
-        )
-        _INSERT_VERSION.in_order(
-            connection, [(s.rid, 1, s.updated, False, s.body.text, s.body.cut, s.client_meta, by) for s in of]
-        )
-        index.write_many(connection, [(each.rid, written) for each, written in self._made], self._base_url)
-        self._made = []
-
-    def _drawn(self) -> Iterator[int]:
-        connection = self._tx.connection
-        if connection.dialect.name == "postgresql":
-            return iter(sorted(number for (number,) in _DRAWN.all(connection, most=self._most)))
-        return itertools.count(_LAST.all(connection)[0][0] + 1)
-
-
-def _client_meta(resource: Resource) -> str:
+def client_meta(resource: Resource) -> str:
+    """The sender's meta as JSON text, without what is ours to say."""
     if "meta" not in resource:
         return "{}"
     return codec.dumps({k: v for k, v in resource.get("meta", {}).items() if k not in ("versionId", "lastUpdated")})
@@ -545,7 +458,7 @@ def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> S
     }  # fmt: skip
     _advance(tx, before, values)
     index.remove(tx.connection, before.rid)
-    _INSERT_VERSION.run(
+    INSERT_VERSION.run(
         tx.connection, rid=before.rid, version=values["version"], updated=values["updated"], deleted=True,
         body=before.body.text, cut=before.body.cut, meta=before.client_meta, by=tx.caller.id,
     )  # fmt: skip
@@ -603,8 +516,8 @@ def _advance(tx: Transaction, before: Stored, values: dict[str, Any]) -> None:
 def _write_version(
     tx: Transaction, interaction: str, rid: int, values: dict[str, Any], body: Body, resource: Resource, base_url: str
 ) -> Stored:
-    result = Stored(rid, **values, kept=body.text, cut=body.cut, client_meta=_client_meta(resource))
-    _INSERT_VERSION.run(
+    result = Stored(rid, **values, kept=body.text, cut=body.cut, client_meta=client_meta(resource))
+    INSERT_VERSION.run(
         tx.connection, rid=rid, version=result.version, updated=result.updated, deleted=False,
         body=body.text, cut=body.cut, meta=result.client_meta, by=tx.caller.id,
     )  # fmt: skip

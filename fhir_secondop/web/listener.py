@@ -338,13 +338,10 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serves until it is interrupted."""
-        if not isinstance(self._map, Watched):
+        if isinstance(self._map, Watched):
+            self._map.run(self.task_dispatcher.shutdown)
+        else:
             super().run()
-            return
-        try:
-            self._map.run()
-        except (SystemExit, KeyboardInterrupt):
-            self.task_dispatcher.shutdown()
 
     def add_task(self, task: _Channel) -> None:
         """Queues the request that has arrived on a connection."""
@@ -417,13 +414,10 @@ class _Several(MultiSocketServer):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serves until it is interrupted."""
-        if not isinstance(self.map, Watched):
+        if isinstance(self.map, Watched):
+            self.map.run(self.close)
+        else:
             super().run()
-            return
-        try:
-            self.map.run()
-        except (SystemExit, KeyboardInterrupt):
-            self.close()
 
 
 def listening(app: WSGIApplication, settings: Settings, *, shares_port: bool = False) -> Listener | MultiSocketServer:

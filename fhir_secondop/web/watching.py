@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from waitress import wasyncore
@@ -58,8 +59,14 @@ class Watched(dict[int, Any]):
             if wanted and self.get(number) is each:  # it may have been closed meanwhile
                 self._epoll.modify(number, wanted | select.EPOLLONESHOT)
 
-    def run(self) -> None:
-        """Looks after all until there are none."""
+    def run(self, stop: Callable[[], None]) -> None:
+        """Looks after all until there are none, or until it is interrupted, which calls `stop`."""
+        try:
+            self._look_after()
+        except (SystemExit, KeyboardInterrupt):
+            stop()
+
+    def _look_after(self) -> None:
         while self:
             for number, watched in self._lasting.items():
                 wanted = _wanted(self[number])  # a listening socket has its maintenance when it is asked

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.fhir import codec
-from fhir_secondop.store import resources, tables
+from fhir_secondop.store import creating, resources, tables
 from fhir_secondop.store.audit import anchors, origin, reads, refusals, rows, trail, verify
 from fhir_secondop.store.audit.audit import Audit
 from fhir_secondop.store.audit.rows import Access, Head
@@ -138,12 +138,12 @@ def test_after_a_commit_in_doubt_another_chain_begins(audited: Database) -> None
 
 
 def test_what_comes_in_bulk_is_one_row_a_type(audited: Database) -> None:
-    def new(kind: str) -> resources.New:
+    def new(kind: str) -> creating.New:
         resource = {"resourceType": kind, "code": {"text": "x"}}
-        return resources.New(resources.new_id(), codec.compose(resource), resource)
+        return creating.New(resources.new_id(), codec.compose(resource), resource)
 
     with audited.transaction(DESK) as tx:
-        resources.create_many(
+        creating.create_many(
             tx, [new("Basic"), new("Basic"), new("Condition")], base_url=BASE, case_id="c1#quarantine", owner="source:x"
         )
     assert [(r.action, r.type, r.id, r.number, r.case_id) for r in everything(audited)] == [
