@@ -76,6 +76,9 @@ class Settings(Limits):
     polling_s: float = 0.2
     gatherings_per_ehr: int = 1  # at once, over all workers
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
+    worker_concurrency: int = 16  # workflows of a kind at once in one worker
+    lease_s: float = 10.0  # after which a worker that does not beat is gone for the others
+    drain_s: float = 20.0  # for which a worker that stops waits for what it has begun
     requests_per_s: float = 50.0  # of one caller, or of an address that did not sign in; 0: without end
     burst: int = 100  # how many of them at once
     writable_types: str = "case"  # by plain FHIR writes; service.writable says what else may stand here
@@ -294,6 +297,12 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"consent_policy={settings.consent_policy}: use one of {', '.join(CONSENT_POLICIES)}.")
     if not 1 <= settings.proposal_days <= 730:
         raise Invalid(f"proposal_days={settings.proposal_days}: use a number from 1 to 730.")
+    if not 1 <= settings.worker_concurrency <= 256:
+        raise Invalid(f"worker_concurrency={settings.worker_concurrency}: use a number from 1 to 256.")
+    if not 1 <= settings.lease_s <= 3600:
+        raise Invalid(f"lease_s={settings.lease_s}: use seconds from 1 to 3600.")
+    if not 0 <= settings.drain_s <= 3600:
+        raise Invalid(f"drain_s={settings.drain_s}: use seconds from 0 to 3600.")
     if settings.same_organization not in ("warn", "fail"):
         raise Invalid(f"same_organization={settings.same_organization}: use warn or fail.")
     written = _MINUTES.fullmatch(settings.urgent_minutes)

@@ -133,9 +133,13 @@ def _until_stopped() -> None:
 @click.option("--auth", type=click.Choice(["tokens", "smart", "none"]), default=None, help="tokens by default.")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True,
               help="As many server processes on the same port; a process uses one core.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 64), default=None,
+              help="As many processes that pull and deliver; by default the first server process does.")  # fmt: skip
+@click.option("--no-work", is_flag=True, help="Only serve; others work on the database: fhir-secondop work.")
 def serve(
-    config_file: str, host: str | None, port: int | None, database: str | None, auth: str | None, processes: int
-) -> None:
+    config_file: str, host: str | None, port: int | None, database: str | None, auth: str | None, processes: int,
+    workers: int | None, no_work: bool,
+) -> None:  # fmt: skip
     """The service, with its embedded worker.
 
     Example: fhir-secondop serve --port 8100 --auth none
@@ -144,32 +148,39 @@ def serve(
     from fhir_secondop import config
     from fhir_secondop.web import server
 
+    if workers and no_work:
+        raise click.UsageError("Use either --workers or --no-work.")
     _private_files()
     said = {"host": host, "port": port, "database": database, "auth": auth}
     settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
     base = settings.public_url
-    server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)", processes)
+    server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)", processes,
+               works=not no_work, workers=workers or 0)  # fmt: skip
 
 
 @main.command()
-@click.option("--name", default="worker-1", show_default=True, help="Each worker of a database has its own.")
+@click.option("--name", default="", help="Each worker of a database has its own; by default of machine and process.")
+@click.option("--concurrency", type=click.IntRange(1, 256), default=None,
+              help="Workflows of a kind at once in a worker, 16 by default; all of a database keep to it.")  # fmt: skip
 @click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
 @click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
-def work(name: str, config_file: str, database: str | None) -> None:
+def work(name: str, concurrency: int | None, config_file: str, database: str | None) -> None:
     """One more worker beside a running service: it pulls and delivers.
 
-    What a worker leaves unfinished goes on when one of the same name starts again.
+    What a worker leaves unfinished goes on at the others, and when one of the same name starts again.
 
     Example: fhir-secondop work --name worker-1
     """
     from fhir_secondop import config
     from fhir_secondop.web import server
 
-    if not name.replace("-", "").isalnum() or name in ("service", "local"):
+    if name and (not name.replace("-", "").isalnum() or name in ("service", "local")):
         raise click.UsageError("--name: letters, digits and -; not service or local.")
     _private_files()
-    settings = config.load(config_file, said={"database": database} if database else {})
-    server.work(settings, name, f"fhir_secondop {__version__}: {name} works")
+    said = {"database": database, "worker_concurrency": concurrency}
+    settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
+    executor = name or server.own_name()
+    server.work(settings, executor, f"fhir_secondop {__version__}: {executor} works")
 
 
 def _private_files() -> None:

@@ -6,16 +6,19 @@ Arguments and results are ids and counts, never patient data. A step may run twi
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent
+from fhir_secondop.service import candidates, clocks, coverage, delivery, executors, gather, proposing, rounds, urgent
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
+from fhir_secondop.service.takeover import TakeOver
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.database import Database, Transaction
 
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 APPLICATION = "fhir-secondop"
-# Pinned: a workflow that an earlier start left behind must be taken up by this one.
+# Of the workflows, not of the program: raised when their steps change, so that none is resumed in the middle by other
+# steps than it began with. A worker runs those of its own version (docs/scale.md).
 VERSION = "1"
 GATHER_RETRIES = 4
 LOOKS_AT_ONCE = 2  # each holds the one write lock
@@ -40,10 +44,14 @@ class Settings:
 
     One record at a time is gathered from an EHR, itself in parallel; deliveries of one case and recipient keep their
     order by what their Tasks say, so several go at once: more than the EHR is asked at once (a connection's
-    `concurrency`), since one that works on our side asks nobody.
+    `concurrency`), since one that works on our side asks nobody. A worker runs `concurrency` of a kind at once. One
+    that has not beaten for `lease_s` is gone for the others; one that stops waits `drain_s` for what it has begun.
     """
 
-    executor: str = "local"
+    executor: str = "service"
+    concurrency: int = 16
+    lease_s: float = 10.0
+    drain_s: float = 20.0
     gatherings_per_ehr: int = 1
     deliveries_per_ehr: int = 8
     polling_s: float = 0.2
@@ -75,14 +83,14 @@ def enqueuer(database: Database) -> Callable[..., None]:
     return enqueue
 
 
-def _configure(database: Database, settings: Settings) -> None:
+def _configure(database: Database, settings: Settings, executor: str) -> None:
     from dbos import DBOS
 
     config: DBOSConfig = {
         "name": APPLICATION,
         "system_database_url": database.engine.url.render_as_string(hide_password=False),
         "application_version": VERSION,
-        "executor_id": settings.executor,
+        "executor_id": executor,
         "log_level": "ERROR",  # each retry of a step would be a traceback; what is given up is said by us
         "use_listen_notify": False,
         "notification_listener_polling_interval_sec": settings.polling_s,
@@ -92,32 +100,85 @@ def _configure(database: Database, settings: Settings) -> None:
 
 @contextmanager
 def working(context: Context, settings: Settings) -> Iterator[None]:
-    """Works in this process, first on what an earlier start left unfinished; what is left then goes on at the next."""
-    from dbos import DBOS
+    """Works in this process, also on what others left unfinished; on the way out waits for what it has begun.
+
+    What it could not end then goes on at another worker, or at the next start.
+    """
+    from dbos import DBOS, DBOSClient
 
     give_back_large_blocks()
-    _configure(context.database, settings)
-    _register(context, DBOS)
+    database, running = context.database, Running()
+    lease = executors.Lease(database, executors.started(settings.executor, VERSION, context.now()), settings.lease_s)
+    _configure(database, settings, lease.executor.id)
+    _register(context, DBOS, running)
+    lease.join()
     DBOS.launch()
+    client = DBOSClient(system_database_engine=database.engine, application_name=APPLICATION, lazy=True)
+    take_over = TakeOver(context, client, VERSION, _GIVE_UP)
+    heart = executors.Heart(lease, context.now, lambda: take_over.turn(lease.beat_s))
+    regular = rounds.Rounds(context)
     try:
-        limits = {
-            gather.WORKFLOW: settings.gatherings_per_ehr,
-            delivery.WORKFLOW: settings.deliveries_per_ehr,
-            candidates.WORKFLOW: 1,
-            coverage.WORKFLOW: 1,
-            clocks.WORKFLOW: LOOKS_AT_ONCE,
-            proposing.WORKFLOW: 1,
-            urgent.WORKFLOW: 1,
-        }
-        for name, at_once in limits.items():
-            DBOS.register_queue(name, partition_concurrency=at_once, polling_interval_sec=settings.polling_s)
+        _register_queues(DBOS, settings)
+        take_over.resume()  # what an earlier start of this worker left goes on at once
+        heart.start()
+        regular.start()
         yield
     finally:
-        DBOS.destroy()
+        regular.stop()
+        lease.drain()
+        DBOS.destroy(workflow_completion_timeout_sec=int(settings.drain_s) if running.number else 0)
+        heart.stop()
+        lease.leave(clean=not running.number)
 
 
-def _register(context: Context, registry: type[DBOS]) -> None:
+def _register_queues(registry: type[DBOS], settings: Settings) -> None:
+    limits = {
+        gather.WORKFLOW: settings.gatherings_per_ehr,
+        delivery.WORKFLOW: settings.deliveries_per_ehr,
+        candidates.WORKFLOW: 1,
+        coverage.WORKFLOW: 1,
+        clocks.WORKFLOW: LOOKS_AT_ONCE,
+        proposing.WORKFLOW: 1,
+        urgent.WORKFLOW: 1,
+    }
+    for name, at_once in limits.items():
+        registry.register_queue(
+            name, partition_concurrency=at_once, worker_concurrency=settings.concurrency,
+            polling_interval_sec=settings.polling_s,
+        )  # fmt: skip
+
+
+_GIVE_UP = {delivery.WORKFLOW: delivery.give_up, gather.WORKFLOW: gather.fail, coverage.WORKFLOW: coverage.fail}
+
+
+class Running:
+    """How many workflows run in this process."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._lock = threading.Lock()
+
+    def counted(self, function: Callable[..., str]) -> Callable[..., str]:
+        """The function, counted while it runs."""
+
+        @wraps(function)
+        def run(*args: Any) -> str:
+            with self._lock:
+                self.number += 1
+            try:
+                return function(*args)
+            finally:
+                with self._lock:
+                    self.number -= 1
+
+        return run
+
+
+def _register(context: Context, registry: type[DBOS], running: Running) -> None:
     """Tells what workflows there are to `registry`, which is DBOS."""
+
+    def workflow(name: str) -> Callable[[Callable[..., str]], Callable[..., str]]:
+        return lambda function: registry.workflow(name=name)(running.counted(function))
 
     def step(name: str, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         def recorded(*args: Any) -> Any:
@@ -139,7 +200,7 @@ def _register(context: Context, registry: type[DBOS]) -> None:
     fail = step("gather.fail", lambda task, why: gather.fail(context, task, why))
     later = step("gather.later", lambda task, number, why, wait: gather.later(context, task, number, why, wait))
 
-    @registry.workflow(name=gather.WORKFLOW)
+    @workflow(gather.WORKFLOW)
     def gather_source(task_id: str, number: int = 1) -> str:
         try:
             begun = begin(task_id)
@@ -163,7 +224,7 @@ def _register(context: Context, registry: type[DBOS]) -> None:
     attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
     give_up = step("deliver.give_up", lambda task, why: delivery.give_up(context, task, why))
 
-    @registry.workflow(name=delivery.WORKFLOW)
+    @workflow(delivery.WORKFLOW)
     def deliver(task_id: str, number: int) -> str:
         try:
             return str(attempt(task_id, number))
@@ -176,7 +237,7 @@ def _register(context: Context, registry: type[DBOS]) -> None:
     ask_payer = step("check-coverage.ask", lambda task: coverage.ask(context, task), **retried)
     payer_silent = step("check-coverage.fail", lambda task, why: coverage.fail(context, task, why))
 
-    @registry.workflow(name=coverage.WORKFLOW)
+    @workflow(coverage.WORKFLOW)
     def check_coverage(task_id: str) -> str:
         try:
             return str(ask_payer(task_id))
@@ -190,19 +251,19 @@ def _register(context: Context, registry: type[DBOS]) -> None:
 
     expire = step("answer-by.expire", lambda task, number: candidates.expire(context, task, number))
 
-    @registry.workflow(name=candidates.WORKFLOW)
+    @workflow(candidates.WORKFLOW)
     def answer_by(task_id: str, number: int) -> str:
         return str(expire(task_id, number))
 
     age_out = step("proposal.age", lambda proposal, number: proposing.age_out(context, proposal, number))
 
-    @registry.workflow(name=proposing.WORKFLOW)
+    @workflow(proposing.WORKFLOW)
     def age_proposal(proposal_id: str, number: int) -> str:
         return str(age_out(proposal_id, number))
 
     look = step("clocks.look", lambda case_id, number: clocks.look(context, case_id, number))
 
-    @registry.workflow(name=clocks.WORKFLOW)
+    @workflow(clocks.WORKFLOW)
     def look_at_clocks(case_id: str, number: int) -> str:
         return str(look(case_id, number))
 
@@ -212,7 +273,7 @@ def _register(context: Context, registry: type[DBOS]) -> None:
     )  # fmt: skip
     escalate_again = step("escalate.again", lambda task, at, number: urgent.again(context, task, at, number))
 
-    @registry.workflow(name=urgent.WORKFLOW)
+    @workflow(urgent.WORKFLOW)
     def escalate(task_id: str, at: int, number: int) -> str:
         try:
             return str(further(task_id, at, number))

@@ -120,6 +120,8 @@ class Database:
         self._thread_lock = threading.Lock()
         self._commits = Commits(self._begin)
         self.audit: Audit | None = None  # the service's own database has one; a simulated EHR's has none
+        # Of a process that works: whether it may still write for this caller, or others have taken its work over.
+        self.fence: Callable[[Connection, Caller], None] | None = None
         self._lock_path = f"{parsed.database}.lock" if self.is_sqlite else ""
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
         if self.is_sqlite:
@@ -175,6 +177,8 @@ class Database:
         with self._commits.writing() as shared:
             connection, batch = shared.connection, shared.batch
             ((at,),) = _READ_CLOCK.all(connection)
+            if self.fence is not None:
+                self.fence(connection, caller)
             transaction = Transaction(connection, caller, at, self._now)
             yield transaction
             if transaction._last_ms != transaction.began:
@@ -208,7 +212,8 @@ class Database:
         The lock goes with the process, however it ends.
         """
         taken = Unavailable(
-            f"Another process works on this database as {executor}; stop it first, or name another --database."
+            "Another service works on this database; stop it first, start this one with --no-work, or name another "
+            "--database."
             if executor == "service"
             else f"Another worker is called {executor}; give this one another --name."
         )

@@ -219,6 +219,29 @@ ehr_limit = sa.Table(
     sa.Column("documents", sa.Integer, nullable=False),
 )
 
+# Who works on this database, a row for each start (store/executors). Times in ms since 1970, by the worker's own clock.
+executor = sa.Table(
+    "executor",
+    metadata,
+    sa.Column("id", sa.String(128), primary_key=True),
+    sa.Column("name", sa.String(96), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),  # of the workflows that it runs
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # working, draining, gone
+    sa.Column("beats", sa.BigInteger, nullable=False),
+    sa.Column("started", sa.BigInteger, nullable=False),
+    sa.Column("seen", sa.BigInteger, nullable=False),
+)
+
+# What one of all workers does regularly, and when it is due again (store/turns). In ms since 1970.
+round_ = sa.Table(
+    "round",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("due", sa.BigInteger, nullable=False),
+)
+
 # Access tokens of systems that signed in, by SHA-256. Times in ms since 1970.
 access_token = sa.Table(
     "access_token",

@@ -78,16 +78,24 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
     return app
 
 
+SERVICE = "service"
+"""What the worker inside a service is called."""
+
+
 def _work(settings: Settings, executor: str) -> workflows.Settings:
     return workflows.Settings(
         executor=executor, gatherings_per_ehr=settings.gatherings_per_ehr,
         deliveries_per_ehr=settings.deliveries_per_ehr, polling_s=settings.polling_s,
+        concurrency=settings.worker_concurrency, lease_s=settings.lease_s, drain_s=settings.drain_s,
     )  # fmt: skip
 
 
 @contextmanager
 def working(settings: Settings, executor: str) -> Iterator[None]:
-    """A worker beside the service, under a name of its own: it pulls and delivers, and serves nothing."""
+    """A worker beside the service, under a name of its own: it pulls and delivers, and serves nothing.
+
+    Raises Unavailable when another one has that name.
+    """
     service = bootstrap.build(settings)
     with service.context.database.alone(executor), workflows.working(service.context, _work(settings, executor)):
         yield
@@ -97,16 +105,16 @@ def working(settings: Settings, executor: str) -> Iterator[None]:
 @contextmanager
 def started(settings: Settings, *, works: bool = True) -> Iterator[Flask]:
     """The service of these settings with its embedded worker, stopped on the way out; without it for one more server
-    process beside that one.
+    process beside that one, or where other processes work.
 
-    Raises Unavailable when another service works on the same database: two would run the same workflows.
+    Raises Unavailable when another service works on the same database: it is to be started with --no-work.
     """
     service = throttle.remembering(bootstrap.build(settings))
     context = service.context
     with ExitStack() as stack:
         if works:
             stack.enter_context(context.database.alone())
-            stack.enter_context(workflows.working(context, _work(settings, "local")))
+            stack.enter_context(workflows.working(context, _work(settings, SERVICE)))
             stack.enter_context(reindex.beside(context.database, context.base_url))
             requeue(context)
         flask = create(service)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -17,25 +19,37 @@ from fhir_secondop.web import app, listener
 from fhir_secondop.web.processes import Keeper, check_free
 
 
-def run(settings: Settings, ready: str, processes: int = 1) -> None:
+def run(settings: Settings, ready: str, processes: int = 1, *, works: bool = True, workers: int = 0) -> None:
     """Serves until SIGINT or SIGTERM; `ready` is printed once requests are taken.
 
-    Raises Unavailable when the address is taken, or another service works on the database.
+    The first of the processes works, too, unless there are `workers`, processes that do nothing else, or `works` is
+    False: other machines do. Raises Unavailable when the address is taken, or another service works on the database.
     """
     give_back_large_blocks()
-    if processes == 1:
+    embedded = works and not workers
+    if processes + workers == 1:
         signal.signal(signal.SIGTERM, _stop)
-        _serve(settings, lambda: print(ready, flush=True))
+        _serve(settings, lambda: print(ready, flush=True), works=embedded)
         return
     check_free(settings.host, settings.port)
     log_to_stderr(settings.log_level)
-    keeper = Keeper(processes, lambda place, told: _one_of_several(settings, place, told))
-    keeper.run(lambda: print(ready, flush=True))
+    name = own_name()
+
+    def be(place: int, told: Callable[[], None]) -> None:
+        if place < processes:
+            signal.signal(signal.SIGTERM, _stop)
+            _serve(settings, told, works=embedded and place == 0, shares_port=processes > 1)
+        else:
+            # Of the same name again, when it is made anew: what it left goes on at once.
+            _work(settings, f"{name}-{place - processes + 1}", told)
+
+    Keeper(processes + workers, be).run(lambda: print(ready, flush=True))
 
 
-def _one_of_several(settings: Settings, place: int, told: Callable[[], None]) -> None:
-    signal.signal(signal.SIGTERM, _stop)
-    _serve(settings, told, works=place == 0, shares_port=True)
+def own_name() -> str:
+    """A name for the worker of this process that none has on another machine."""
+    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:48]
+    return f"{host}-{os.getpid()}"
 
 
 def _serve(settings: Settings, told: Callable[[], None], *, works: bool = True, shares_port: bool = False) -> None:
@@ -64,11 +78,15 @@ def _serve(settings: Settings, told: Callable[[], None], *, works: bool = True, 
 
 def work(settings: Settings, executor: str, ready: str) -> None:
     """Works until SIGINT or SIGTERM; `ready` is printed once it does. Raises Unavailable when the name is taken."""
+    _work(settings, executor, lambda: print(ready, flush=True))
+
+
+def _work(settings: Settings, executor: str, told: Callable[[], None]) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     with app.working(settings, executor):
-        print(ready, flush=True)
+        told()
         ended.wait()
 
 

@@ -274,7 +274,7 @@ class World:
         self.client = create(self.service).test_client()
         registry: Any = _Registry()
         self.monkeypatch.setattr(workflows, "log", _Unexpected())
-        workflows._register(self.context, registry)
+        workflows._register(self.context, registry, workflows.Running())
         self.workflows = registry.found
 
     def close(self) -> None:

@@ -123,4 +123,4 @@ def test_a_database_that_somebody_works_on_is_said_at_once(service: Service, tmp
                "--processes", "2"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 1
-    assert "Another process works on this database" in done.stderr
+    assert "Another service works on this database" in done.stderr

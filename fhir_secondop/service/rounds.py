@@ -1,0 +1,58 @@
+"""What is done regularly, each time by one of all workers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fhir_secondop.service.context import Context
+from fhir_secondop.store import turns
+
+log = logging.getLogger(__name__)
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What is done every so many seconds. It may be done twice, and by two workers at once: each is repeatable."""
+
+    name: str
+    every_s: float
+    act: Callable[[Context], None]
+
+
+ALL: tuple[Round, ...] = ()
+
+
+class Rounds:
+    """The thread of a worker that takes its turns. One that fails is said in the log, and comes again."""
+
+    def __init__(self, context: Context, rounds: tuple[Round, ...] = ALL) -> None:
+        self._context, self._rounds = context, rounds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after what is being done."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(LOOK_S):
+            for each in self._rounds:
+                self._take(each)
+
+    def _take(self, each: Round) -> None:
+        context = self._context
+        try:
+            if turns.taken(context.database, each.name, int(1000 * each.every_s), context.now()):
+                each.act(context)
+        except Exception as error:
+            # Whatever it was, the others are still done. The type only: a message may quote what it handled.
+            log.error("round %s failed: %s", each.name, type(error).__name__)
