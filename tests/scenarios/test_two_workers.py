@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,17 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
-from fhir_secondop.errors import Unavailable
-from fhir_secondop.sandbox import demo
-from fhir_secondop.sandbox.story import Story
-from tests.scenarios.faults import POINTS, Proxy, process_at
+from tests.scenarios.cluster import EHRS, SERVICE, Cluster
+from tests.scenarios.faults import POINTS, process_at
 
 Plain = dict[str, Any]
-EHRS = ("riverside", "lakeside")
-SERVICE, WORKER = "service", "worker-1"
-STARTS_S = 60.0
+WORKER = "worker-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,61 +30,26 @@ class Kill:
     whom: str = "asking"  # asking, other, both
 
 
-class Two:
-    """A demo's EHRs behind proxies, the service and a worker beside it; whichever dies is started again at once."""
+class Two(Cluster):
+    """The service, which works, and a worker beside it; whichever dies is started again at once."""
 
     def __init__(self, folder: Path, database: str, kills: dict[str, list[Kill]]) -> None:
-        case = folder / "case"
-        with demo.case_folder("breast-treatment-plan") as found:
-            shutil.copytree(found, case)
-        self.layout = demo.lay_out(folder / "demo", case, database)
-        self.config = folder / "demo" / "secondop.toml"
-        self.proxies = {name: Proxy(self.layout.ports[name]) for name in EHRS}
-        text = self.config.read_text()
-        for name, proxy in self.proxies.items():
-            text = text.replace(f":{self.layout.ports[name]}/", f":{proxy.port}/")
-        self.config.write_text(text)
+        super().__init__(folder, database, (WORKER,))
         self.left = {name: list(planned) for name, planned in kills.items()}
         self.killed: list[str] = []
-        self.story = Story(case, demo.people(self.layout), lambda _: None)
-        self._ehrs = demo.Processes(self.layout)
-        self._ehrs.start_ehrs()
-        self._lock = threading.RLock()
         self._over = threading.Event()
-        self.processes = {name: self._started(name) for name in (SERVICE, WORKER)}
-        for name in (SERVICE, WORKER):
-            self._ready(name, self.processes[name])
         for name in self.left:
             self._arm(name)
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
 
-    def _started(self, name: str) -> subprocess.Popen[bytes]:
-        command = ["serve"] if name == SERVICE else ["work", "--name", name]
-        with open(self.config.parent / f"{name}.log", "ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "fhir_secondop.cli", *command, "--config", str(self.config)],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-
-    def _ready(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        log = self.config.parent / f"{name}.log"
-        sign = "FHIR base" if name == SERVICE else f"{name} works"
-        begun = log.read_text("utf-8", "replace").count(sign)
-        ends = time.monotonic() + STARTS_S
-        while log.read_text("utf-8", "replace").count(sign) <= begun - 1 or not begun:
-            assert process.poll() is None, f"{name} ended; see {log}"
-            assert time.monotonic() < ends, f"{name} did not start; see {log}"
-            time.sleep(0.05)
-            begun = max(begun, log.read_text("utf-8", "replace").count(sign))
-
     def _keep(self) -> None:
         """Starts anew what was killed, as an operator's supervisor would."""
         while not self._over.wait(0.02):
-            with self._lock:
+            with self.lock:
                 for name, process in self.processes.items():
                     if process.poll() is not None and not self._over.is_set():
-                        self.processes[name] = self._started(name)
+                        self.start(name)
 
     def _arm(self, name: str) -> None:
         if self.left[name]:
@@ -104,7 +59,7 @@ class Two:
             )
 
     def _strike(self, name: str, kill: Kill) -> None:
-        with self._lock:
+        with self.lock:
             pids = {process.pid: who for who, process in self.processes.items()}
             asking = pids.get(process_at(self.proxies[name].asking, pids), "")
             victims = {
@@ -112,62 +67,14 @@ class Two:
                 "both": [SERVICE, WORKER],
             }[kill.whom]  # fmt: skip
             for victim in victims:
-                self.processes[victim].send_signal(signal.SIGKILL)
-                self.processes[victim].wait()
+                self.signal(victim, signal.SIGKILL)
                 self.killed.append(f"{victim} {kill.point} {kill.method} {kill.path}")
             self._arm(name)
 
     def close(self) -> None:
         self._over.set()
         self._keeper.join()
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
-        self._ehrs.stop()
-        for proxy in self.proxies.values():
-            proxy.close()
-
-    # ---- the story, whatever dies meanwhile
-
-    def act(self, what: Callable[[], Any]) -> Any:
-        """Does it; while the service is down it is done again."""
-        ends = time.monotonic() + 240
-        while True:
-            try:
-                return what()
-            except (requests.RequestException, Unavailable):
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(0.1)
-
-    def told(self) -> Plain:
-        """The whole story; the board at its end."""
-        story = self.story
-        for act in (story.request, story.gathered, story.review, lambda: story.delivered("report"), story.respond,
-                    story.plan_of_record):  # fmt: skip
-            self.act(act)
-        board: Plain = self.act(story.board)
-        return board
-
-    # ---- what is there at the end
-
-    def at(self, name: str, kind: str) -> list[Plain]:
-        """The resources of one type at an EHR, asked past the proxy."""
-        base = f"http://127.0.0.1:{self.layout.ports[name]}/fhir"
-        url, found = f"{base}/{kind}?_count=200", []
-        while url:
-            bundle = requests.get(url, timeout=30).json()
-            found += [e["resource"] for e in bundle.get("entry", [])]
-            url = next((link["url"] for link in bundle["link"] if link["relation"] == "next"), "")
-        return found
-
-    def ours(self, path: str) -> Plain:
-        """An answer of the service to its coordinator."""
-        headers = {"Authorization": f"Bearer {self.story.people['coordinator'].token}"}
-        answer = self.act(lambda: requests.get(f"{self.layout.url}/fhir/{path}", headers=headers, timeout=60))
-        assert answer.status_code == 200, answer.text
-        plain: Plain = answer.json()
-        return plain
+        super().close()
 
 
 def check(two: Two, board: Plain, kills: int) -> None:
@@ -178,8 +85,7 @@ def check(two: Two, board: Plain, kills: int) -> None:
     assert [row["rung"] for row in board["providers"]] == ["5", "1", "1", "10"]
     assert [row["version"] for row in board["providers"]] == [1] * 4
     for name in EHRS:
-        documents = [d for d in two.at(name, "DocumentReference") if "case" in d.get("description", "")]
-        contents = [base64.b64decode(d["content"][0]["attachment"]["data"]) for d in documents]
+        contents = two.copies(name)
         assert (len(contents), len(set(contents))) == (2, 2), f"{name}: report and plan, once each"
     reports = [r for r in two.at("lakeside", "DiagnosticReport") if "47040-1" in json.dumps(r.get("code", {}))]
     assert len(reports) == 1
@@ -210,7 +116,7 @@ def check(two: Two, board: Plain, kills: int) -> None:
     assert {line["outcome"] for s in sources for line in s["types"]} <= {"answered", "not-offered"}
     # The logs name no fault of ours but those of the killing.
     for name in (SERVICE, WORKER):
-        log = (two.config.parent / f"{name}.log").read_text("utf-8", "replace")
+        log = two.log(name)
         assert "failed: " not in log, [line for line in log.splitlines() if "failed: " in line]
 
 

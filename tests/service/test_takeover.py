@@ -1,0 +1,133 @@
+"""What is taken over of what nobody carries on: by DBOS's own rows, which the tests set as a death would leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dbos import DBOSClient
+
+from fhir_secondop import bootstrap
+from fhir_secondop.config import Settings
+from fhir_secondop.service import executors, takeover, workflows
+from fhir_secondop.service.context import SERVICE, Context
+from fhir_secondop.service.takeover import TakeOver
+from fhir_secondop.store import executors as rows
+
+
+class Left:
+    """A database with one waiting workflow, and who looks for what is left behind."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        engine = context.database.engine
+        self.prefix = "" if context.database.is_sqlite else "dbos."
+        self.client = DBOSClient(system_database_engine=engine, application_name=workflows.APPLICATION, lazy=True)
+        self.given_up: list[tuple[str, str]] = []
+        self.taking = self.as_version(workflows.VERSION)
+        with context.database.transaction(SERVICE) as tx:
+            context.enqueue(tx, "deliver", "deliver-T-1", "lakeside", "T", 1, delay_s=3600)
+
+    def as_version(self, version: str) -> TakeOver:
+        give_up = {"deliver": lambda _, task, why: self.given_up.append((task, why))}
+        return TakeOver(self.context, self.client, version, give_up)
+
+    def set(self, **values: Any) -> None:
+        names = ", ".join(f"{name} = :{name}" for name in values)
+        with self.context.database.engine.begin() as connection:
+            connection.execute(sa.text(f"UPDATE {self.prefix}workflow_status SET {names}"), values)
+
+    def found(self) -> list[tuple[str, str, str, Any]]:
+        listed = self.client.list_workflows(load_output=False)
+        return [(w.workflow_id, w.status, w.app_version, list(w.input["args"])) for w in listed]  # type: ignore[misc, index]
+
+    def lives(self, name: str, version: str) -> str:
+        executor = executors.started(name, version, self.context.now())
+        with self.context.database.transaction(SERVICE) as tx:
+            rows.join(tx.connection, executor)
+        return executor.id
+
+
+@pytest.fixture
+def left(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Left]:
+    monkeypatch.chdir(tmp_path)
+    service = bootstrap.build(Settings(database=database_url, auth="none"))
+    context = service.context
+    with workflows.working(context, workflows.Settings(drain_s=0)):
+        pass  # DBOS makes its tables
+    yield Left(context)
+    context.database.dispose()
+
+
+def test_a_workflow_of_a_worker_that_is_gone_goes_back_into_its_queue(left: Left) -> None:
+    left.set(status="PENDING", executor_id=left.lives("other", "1"))
+    assert left.taking.resume() == 0
+    left.set(executor_id="nobody:1")
+    assert left.taking.resume() == 1
+    assert left.found() == [("deliver-T-1", "ENQUEUED", "1", ["T", 1])]
+    (workflow,) = left.client.list_workflows()
+    assert (workflow.queue_name, workflow.queue_partition_key) == ("deliver", "lakeside")
+
+
+def test_one_that_ends_each_worker_which_carries_it_is_left_to_a_person(left: Left) -> None:
+    for _ in range(takeover.MOST_TAKEN):
+        left.set(status="PENDING", executor_id="nobody:1")
+        assert left.taking.resume() == 1
+        assert left.given_up == []
+    left.set(status="PENDING", executor_id="nobody:1")
+    assert left.taking.resume() == 1
+    assert [task for task, _ in left.given_up] == ["T"]
+    assert left.found() == [("deliver-T-1", "CANCELLED", "1", ["T", 1])]
+    assert left.taking.resume() == 0
+
+
+def test_what_failed_on_our_side_begins_anew_with_the_same_arguments(left: Left) -> None:
+    left.set(status="ERROR")
+    assert left.taking.retry() == 1
+    assert left.found() == [("deliver-T-1@1", "DELAYED", "1", ["T", 1])]
+    left.set(status="MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+    assert left.taking.retry() == 1
+    assert left.found() == [("deliver-T-1@2", "DELAYED", "1", ["T", 1])]
+
+
+def test_killed_after_the_new_one_was_there_and_before_the_old_one_was_gone_there_is_one(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left.set(status="ERROR")
+
+    def killed(ids: list[str]) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(left.client, "delete_workflows", killed)
+        with pytest.raises(SystemExit):
+            left.taking.retry()
+    assert len(left.found()) == 2
+    assert left.taking.retry() == 1
+    assert [(key, status) for key, status, _, _ in left.found()] == [("deliver-T-1@1", "DELAYED")]
+
+
+def test_an_older_version_is_adopted_when_none_of_its_workers_takes_new_work(left: Left) -> None:
+    newer = left.as_version("2")
+    older = left.lives("older", "1")
+    assert newer.adopt() == 0
+    with left.context.database.transaction(SERVICE) as tx:
+        rows.become(tx.connection, older, rows.DRAINING)
+    assert newer.adopt() == 1
+    ((key, status, _, args),) = left.found()
+    assert (key, status, args) == ("deliver-T-1@1", "DELAYED", ["T", 1])
+    (workflow,) = left.client.list_workflows()
+    assert workflow.delay_until_epoch_ms is not None
+    assert 3_500_000 < workflow.delay_until_epoch_ms - left.context.now() <= 3_600_000
+
+
+def test_a_newer_version_is_adopted_when_it_has_not_been_seen_for_long(left: Left) -> None:
+    """Going back to the program before: not while the newer one may only be restarting."""
+    older = left.as_version("0")
+    assert older.adopt() == 0  # its last worker was seen a moment ago
+    with left.context.database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE executor SET seen = seen - :back"), {"back": takeover.BACK_MS + 60_000})
+    assert older.adopt() == 1
