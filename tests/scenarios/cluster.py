@@ -32,12 +32,14 @@ PATIENCE_S = 240.0
 class Cluster:
     """The processes. `workers` are the names of those beside the service; it works itself unless `serves` says no.
 
-    `settings` are lines of the configuration; `code` is where a process finds another build of the program.
+    `settings` are lines of the configuration; `code` is where a process finds another build of the program, and
+    `program` what Python is told to run.
     """
 
     def __init__(
         self, folder: Path, database: str, workers: tuple[str, ...], *, serves: tuple[str, ...] = ("serve",),
         settings: tuple[str, ...] = (), code: Mapping[str, Path] | None = None, timeout_s: float = 5.0,
+        program: tuple[str, ...] = ("-m", "fhir_secondop.cli"),
     ) -> None:  # fmt: skip
         case = folder / "case"
         with demo.case_folder("breast-treatment-plan") as found:
@@ -51,11 +53,13 @@ class Cluster:
             text = text.replace(f":{self.layout.ports[name]}/", f":{proxy.port}/")
         text = text.replace("timeout_s = 5.0", f"timeout_s = {timeout_s}")
         self.config.write_text("".join(f"{line}\n" for line in settings) + text)
-        self._serves, self._code = serves, dict(code or {})
+        self._serves, self._code, self._program = serves, dict(code or {}), program
         self.story = Story(case, demo.people(self.layout), lambda _: None)
         self._ehrs = demo.Processes(self.layout)
         self._ehrs.start_ehrs()
         self.lock = threading.RLock()
+        self._over = threading.Event()
+        self._keeper: threading.Thread | None = None
         self.processes = {name: self.spawned(name) for name in (SERVICE, *workers)}
         for name in self.processes:
             self.ready(name)
@@ -63,7 +67,7 @@ class Cluster:
     def spawned(self, name: str) -> subprocess.Popen[bytes]:
         """A start of one of them, which may not be ready yet."""
         command = list(self._serves) if name == SERVICE else ["work", "--name", name]
-        program = [sys.executable, "-m", "fhir_secondop.cli"]
+        program = [sys.executable, *self._program]
         if name in self._code:
             first = f"import sys; sys.path.insert(0, {str(self._code[name])!r})"
             program = [sys.executable, "-c", f"{first}; from fhir_secondop.cli import main; main()"]
@@ -97,8 +101,23 @@ class Cluster:
         if number == signal.SIGKILL:
             self.processes[name].wait()
 
+    def supervise(self) -> None:
+        """From now on whatever ends is started again at once, as an operator's supervisor would."""
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._over.wait(0.02):
+            with self.lock:
+                for name, process in self.processes.items():
+                    if process.poll() is not None and not self._over.is_set():
+                        self.start(name)
+
     def close(self) -> None:
         """Ends everything."""
+        self._over.set()
+        if self._keeper is not None:
+            self._keeper.join()
         for process in self.processes.values():
             process.kill()
             process.wait()
