@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import signal
 import subprocess
@@ -125,6 +126,15 @@ class Cluster:
         for proxy in self.proxies.values():
             proxy.close()
 
+    def another(self, number: int) -> Story:
+        """The same story of another request."""
+        folder = self.story.folder.with_name(f"case-{number}")
+        shutil.copytree(self.story.folder, folder)
+        request = json.loads((folder / "request.json").read_text("utf-8"))
+        request["placer"]["value"] += f"-{number}"
+        (folder / "request.json").write_text(json.dumps(request), "utf-8")
+        return Story(folder, self.story.people, lambda _: None)
+
     # ---- the story, whatever dies meanwhile
 
     def act(self, what: Callable[[], Any]) -> Any:
@@ -138,9 +148,9 @@ class Cluster:
                     raise
                 time.sleep(0.1)
 
-    def told(self) -> Plain:
-        """The whole story; the board at its end."""
-        story = self.story
+    def told(self, other: Story | None = None) -> Plain:
+        """The whole story, the cluster's own or another; the board at its end."""
+        story = other or self.story
         for act in (story.request, story.gathered, story.review, lambda: story.delivered("report"), story.respond,
                     story.plan_of_record):  # fmt: skip
             self.act(act)
@@ -159,9 +169,9 @@ class Cluster:
             url = next((link["url"] for link in bundle["link"] if link["relation"] == "next"), "")
         return found
 
-    def copies(self, name: str) -> list[bytes]:
+    def copies(self, name: str, case_id: str) -> list[bytes]:
         """The content of each document at an EHR that carries the case's marks."""
-        documents = [d for d in self.at(name, "DocumentReference") if "case" in d.get("description", "")]
+        documents = [d for d in self.at(name, "DocumentReference") if f"case {case_id}" in d.get("description", "")]
         return [base64.b64decode(d["content"][0]["attachment"]["data"]) for d in documents]
 
     def ours(self, path: str) -> Plain:

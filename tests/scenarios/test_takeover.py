@@ -69,7 +69,7 @@ def delivering(
 def check(cluster: Cluster, board: dict[str, Any]) -> None:
     assert board["case"]["aligned"] is True
     for name in EHRS:
-        contents = cluster.copies(name)
+        contents = cluster.copies(name, cluster.story.case_id)
         assert (len(contents), len(set(contents))) == (2, 2), f"{name}: report and plan, once each"
     assert [row for row in cluster.rows("SELECT status FROM dbos_workflow_status") if row[0] == "ERROR"] == []
 
