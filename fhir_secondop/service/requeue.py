@@ -2,67 +2,156 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
-from fhir_secondop.model import EVERYTHING
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection as SqlConnection
+
+from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.opinion import codes, eligibility, proposals, workflow
 from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent
 from fhir_secondop.service.context import SERVICE, Context, load
 from fhir_secondop.store import resources, tables
+from fhir_secondop.store.database import Transaction
+from fhir_secondop.store.resources import Stored
 
+log = logging.getLogger(__name__)
+AT_ONCE = 100  # Tasks in a transaction: others write in between
 _CARRIED = ("requested", "accepted", "in-progress")
 # A case on hold has clocks; what else is on hold waits for a person.
 _OPEN = (*_CARRIED, "received", "ready", "on-hold")
+Live = Callable[[tuple[str, ...]], set[tuple[str, str]]]
+"""Names → the workflows of those names that wait or run: (name, what it is about: the id of a Task, case, proposal)."""
 
 
-def requeue(context: Context) -> int:
+def requeue(context: Context, live: Live = lambda names: set()) -> int:
     """Enqueues the workflow of every open Task that one carries or ends, of every open proposal, and the look at the
-    clocks of every open case.
+    clocks of every open case, but those that are `live`.
 
-    Answers how many there were.
-
-    A workflow that is there already is left as it is, so this may run at every start.
+    Answers how many it looked at. A workflow that is there already is left as it is, so this may run at every start.
     """
-    with context.database.transaction(SERVICE) as tx:
-        status = tables.token.alias()
-        open_tasks = resources.rows().where(
-            tables.resource.c.type == "Task",
-            tables.resource.c.case_id.is_not(None),
-            tables.resource.c.deleted.is_(False),
-            tables.resource.c.rid.in_(
-                sa.select(status.c.rid).where(
-                    status.c.type == "Task", status.c.param == "status", status.c.code.in_(_OPEN)
-                )
-            ),
-        )
-        count = 0
-        for row in tx.connection.execute(open_tasks).all():
-            stored = resources.stored(row)
-            task = stored.resource
-            if workflow.is_coordination(task):
-                clocks.attend(tx, context, stored.case_id or "")
-            elif task["status"] not in _CARRIED:
-                continue
-            elif codes.has(task["code"], codes.TASK, "gather-records"):
-                gather.enqueue(tx, context, task)
-            elif workflow.is_delivery(task):
-                delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, stored.case_id or ""), task)
-            elif codes.has(task["code"], codes.TASK, eligibility.CODE):
-                coverage.enqueue(tx, context, task)
-            elif workflow.is_urgent(task):
-                urgent.enqueue(tx, context, task)
-            elif workflow.is_review(task) and task["status"] == "requested":
-                candidates.enqueue(tx, context, task)
-            else:
-                continue
-            count += 1
-        for row in tx.connection.execute(_open_proposals()).all():
-            proposing.enqueue(tx, context, resources.stored(row).resource)
-            count += 1
-        return count
+    count, running = 0, live(_ALL)
+    for batch in _batches(context, _open_tasks(_OPEN)):
+        with context.database.transaction(SERVICE) as tx:
+            count += sum(_task_again(tx, context, stored, running) for stored in batch)
+    for batch in _batches(context, _open_proposals()):
+        with context.database.transaction(SERVICE) as tx:
+            for stored in batch:
+                if (proposing.WORKFLOW, stored.id) not in running:
+                    proposing.enqueue(tx, context, stored.resource)
+                count += 1
+    return count
 
 
-def _open_proposals() -> sa.Select[tuple[object, ...]]:
+def carry_on(context: Context, live: Live) -> int:
+    """Enqueues anew what a workflow should carry and none does, whatever became of it; how many Tasks that were.
+
+    None should ever be found: a Task and its workflow are written in one transaction.
+    """
+    count = 0
+    for batch in _batches(context, _open_tasks(_CARRIED)):
+        # The Tasks first: one that was opened since has its workflow.
+        lost = [s for s in batch if _workflow_of(s.resource) in _KEPT]
+        running = live(_KEPT) if lost else set()
+        for stored in lost:
+            if (_workflow_of(stored.resource), stored.id) not in running:
+                with context.database.transaction(SERVICE) as tx:
+                    _task_again(tx, _under_new_keys(context), stored, running)
+                log.error("Task/%s was carried on by no workflow; it is again", stored.id)
+                count += 1
+    return count
+
+
+# Those whose Task stays open until the workflow ends it.
+_KEPT = (gather.WORKFLOW, delivery.WORKFLOW, coverage.WORKFLOW)
+_ALL = (*_KEPT, clocks.WORKFLOW, urgent.WORKFLOW, candidates.WORKFLOW, proposing.WORKFLOW)
+
+
+def _under_new_keys(context: Context) -> Context:
+    """A context whose workflows have keys of their own: under the old ones stands that they have ended."""
+
+    def enqueue(
+        tx: Transaction, workflow: str, key: str, partition: str, *args: str | int, delay_s: float = 0
+    ) -> None:  # fmt: skip
+        context.enqueue(tx, workflow, f"{key}@{context.now()}", partition, *args, delay_s=delay_s)
+
+    return replace(context, enqueue=enqueue)
+
+
+def _workflow_of(task: Resource) -> str:
+    """The workflow that carries or ends this Task, or looks at the clocks of its case; "" of none."""
+    if workflow.is_coordination(task):
+        return clocks.WORKFLOW
+    if task["status"] not in _CARRIED:
+        return ""
+    if codes.has(task["code"], codes.TASK, "gather-records"):
+        return gather.WORKFLOW
+    if workflow.is_delivery(task):
+        return delivery.WORKFLOW
+    if codes.has(task["code"], codes.TASK, eligibility.CODE):
+        return coverage.WORKFLOW
+    if workflow.is_urgent(task):
+        return urgent.WORKFLOW
+    return candidates.WORKFLOW if workflow.is_review(task) and task["status"] == "requested" else ""
+
+
+def _task_again(tx: Transaction, context: Context, stored: Stored, running: set[tuple[str, str]]) -> bool:
+    """Enqueues the workflow of a Task unless it runs; whether it has one."""
+    task, case_id = stored.resource, stored.case_id or ""
+    name = _workflow_of(task)
+    if (name, case_id if name == clocks.WORKFLOW else stored.id) in running:
+        return True
+    if name == clocks.WORKFLOW:
+        clocks.attend(tx, context, case_id)
+    elif name == gather.WORKFLOW:
+        gather.enqueue(tx, context, task)
+    elif name == delivery.WORKFLOW:
+        delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, case_id), task)
+    elif name == coverage.WORKFLOW:
+        coverage.enqueue(tx, context, task)
+    elif name == urgent.WORKFLOW:
+        urgent.enqueue(tx, context, task)
+    elif name == candidates.WORKFLOW:
+        candidates.enqueue(tx, context, task)
+    return bool(name)
+
+
+def _batches(context: Context, query: sa.Select[Any]) -> Iterator[list[Stored]]:
+    """What the query finds, a batch at a time, in the order of creation."""
+    after = 0
+    while batch := _after(context, query, after):
+        yield batch
+        after = batch[-1].rid
+
+
+def _after(context: Context, query: sa.Select[Any], rid: int) -> list[Stored]:
+    part = query.where(tables.resource.c.rid > rid).order_by(tables.resource.c.rid).limit(AT_ONCE)
+    with context.database.reading() as connection:
+        return _stored(connection, part)
+
+
+def _stored(connection: SqlConnection, query: sa.Select[Any]) -> list[Stored]:
+    return [resources.stored(row) for row in connection.execute(query)]
+
+
+def _open_tasks(states: tuple[str, ...]) -> sa.Select[Any]:
+    status = tables.token.alias()
+    return resources.rows().where(
+        tables.resource.c.type == "Task",
+        tables.resource.c.case_id.is_not(None),
+        tables.resource.c.deleted.is_(False),
+        tables.resource.c.rid.in_(
+            sa.select(status.c.rid).where(
+                status.c.type == "Task", status.c.param == "status", status.c.code.in_(states)
+            )
+        ),
+    )
+
+
+def _open_proposals() -> sa.Select[Any]:
     """Those of ours; a proposal of the pulled record is nobody's to age."""
     mine, status = tables.token.alias(), tables.token.alias()
     named = sa.select(mine.c.rid).where(

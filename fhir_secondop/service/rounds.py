@@ -20,7 +20,7 @@ class Round:
 
     name: str
     every_s: float
-    act: Callable[[Context], None]
+    act: Callable[[Context], object]
 
 
 ALL: tuple[Round, ...] = ()
@@ -29,7 +29,7 @@ ALL: tuple[Round, ...] = ()
 class Rounds:
     """The thread of a worker that takes its turns. One that fails is said in the log, and comes again."""
 
-    def __init__(self, context: Context, rounds: tuple[Round, ...] = ALL) -> None:
+    def __init__(self, context: Context, rounds: tuple[Round, ...]) -> None:
         self._context, self._rounds = context, rounds
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)

@@ -7,6 +7,7 @@ twice, and two who do it at once do no harm: of two runs of a workflow DBOS reco
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ BACK_MS = 900_000  # for which a newer version must be gone before its workflows
 AGAIN_S = 60.0  # before what failed on our side is tried again
 MOST_TAKEN = 20  # times that a workflow may lose its worker: then it is what ends them
 AT_ONCE = 200
+PAGE = 5_000
 _WAITING = ["ENQUEUED", "DELAYED"]
 _FAILED = ["ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 GiveUp = Callable[[Context, str, str], object]
@@ -122,6 +124,19 @@ class TakeOver:
         if begun:
             self.client.delete_workflows(begun)
         return len(begun)
+
+
+def live(client: DBOSClient, names: tuple[str, ...]) -> set[tuple[str, str]]:
+    """The workflows of these names that wait or run: (name, its first argument, which says what it is about)."""
+    found: set[tuple[str, str]] = set()
+    for offset in itertools.count(0, PAGE):
+        page = client.list_workflows(
+            name=list(names), status=[*_WAITING, "PENDING"], load_output=False, limit=PAGE, offset=offset
+        )  # fmt: skip
+        found |= {(w.name, str(w.input["args"][0])) for w in page if w.input is not None}
+        if len(page) < PAGE:
+            return found
+    return found
 
 
 def _next(workflow_id: str) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from fhir_secondop.ehr.failures import EhrFailure
@@ -18,7 +18,8 @@ from fhir_secondop.errors import Conflict
 from fhir_secondop.service import candidates, clocks, coverage, delivery, executors, gather, proposing, rounds, urgent
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
-from fhir_secondop.service.takeover import TakeOver
+from fhir_secondop.service.requeue import Live, carry_on
+from fhir_secondop.service.takeover import TakeOver, live
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.database import Database, Transaction
 
@@ -98,11 +99,15 @@ def _configure(database: Database, settings: Settings, executor: str) -> None:
     DBOS(config=config)
 
 
+CARRY_ON_S = 600.0
+
+
 @contextmanager
-def working(context: Context, settings: Settings) -> Iterator[None]:
+def working(context: Context, settings: Settings) -> Iterator[Live]:
     """Works in this process, also on what others left unfinished; on the way out waits for what it has begun.
 
-    What it could not end then goes on at another worker, or at the next start.
+    What it could not end then goes on at another worker, or at the next start. Yields what tells which workflows there
+    are.
     """
     from dbos import DBOS, DBOSClient
 
@@ -116,13 +121,15 @@ def working(context: Context, settings: Settings) -> Iterator[None]:
     client = DBOSClient(system_database_engine=database.engine, application_name=APPLICATION, lazy=True)
     take_over = TakeOver(context, client, VERSION, _GIVE_UP)
     heart = executors.Heart(lease, context.now, lambda: take_over.turn(lease.beat_s))
-    regular = rounds.Rounds(context)
+    alive = partial(live, client)
+    lost = rounds.Round("carry-on", CARRY_ON_S, lambda context: carry_on(context, alive))
+    regular = rounds.Rounds(context, (lost, *rounds.ALL))
     try:
         _register_queues(DBOS, settings)
         take_over.resume()  # what an earlier start of this worker left goes on at once
         heart.start()
         regular.start()
-        yield
+        yield alive
     finally:
         regular.stop()
         lease.drain()

@@ -114,9 +114,9 @@ def started(settings: Settings, *, works: bool = True) -> Iterator[Flask]:
     with ExitStack() as stack:
         if works:
             stack.enter_context(context.database.alone())
-            stack.enter_context(workflows.working(context, _work(settings, SERVICE)))
+            live = stack.enter_context(workflows.working(context, _work(settings, SERVICE)))
             stack.enter_context(reindex.beside(context.database, context.base_url))
-            requeue(context)
+            requeue(context, live)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
         audited = service.context.database.audit

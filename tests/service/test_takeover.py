@@ -14,8 +14,10 @@ from fhir_secondop import bootstrap
 from fhir_secondop.config import Settings
 from fhir_secondop.service import executors, takeover, workflows
 from fhir_secondop.service.context import SERVICE, Context
+from fhir_secondop.service.requeue import carry_on
 from fhir_secondop.service.takeover import TakeOver
 from fhir_secondop.store import executors as rows
+from tests.service.world import World, opened
 
 
 class Left:
@@ -131,3 +133,30 @@ def test_a_newer_version_is_adopted_when_it_has_not_been_seen_for_long(left: Lef
     with left.context.database.engine.begin() as connection:
         connection.execute(sa.text("UPDATE executor SET seen = seen - :back"), {"back": takeover.BACK_MS + 60_000})
     assert older.adopt() == 1
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with opened(tmp_path, f"sqlite:///{tmp_path / 'test.sqlite'}", monkeypatch) as made:
+        yield made
+
+
+def test_a_task_that_no_workflow_carries_on_is_found_and_carried_on(world: World) -> None:
+    for name in ("riverside", "lakeside"):
+        world.ehr(name)
+    world.open()
+    gathering = [job for job in world.jobs if job.workflow == "gather"]
+    assert len(gathering) == 2
+    world.jobs[:] = []
+    live = {("gather", gathering[0].args[0])}
+    assert carry_on(world.context, lambda names: live) == 1
+    (again,) = world.jobs
+    assert again.args == gathering[1].args
+    assert again.key != gathering[1].key
+
+
+def test_every_waiting_workflow_is_known_by_what_it_is_about(left: Left) -> None:
+    assert takeover.live(left.client, ("deliver", "gather")) == {("deliver", "T")}
+    assert takeover.live(left.client, ("gather",)) == set()
+    left.set(status="SUCCESS")
+    assert takeover.live(left.client, ("deliver",)) == set()
