@@ -80,9 +80,10 @@ def main() -> None:
 @click.option("--case", "case_name", default="breast-treatment-plan", show_default=True,
               help="A case of examples/, or a folder of that form.")  # fmt: skip
 @click.option("--database", default="", help="A PostgreSQL URL for the service; SQLite in the folder by default.")
+@click.option("--faults", is_flag=True, help="An EHR stops in mid-delivery, and a machine with a worker is lost.")
 @click.option("--run-to-end", is_flag=True, help="Stop when the loop is done.")
 @json_option
-def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json: bool) -> None:
+def demo(folder: Path, case_name: str, database: str, faults: bool, run_to_end: bool, as_json: bool) -> None:
     """Simulated EHRs, a real case from the request to aligned providers, and the service; loopback only.
 
     Goes on serving until stopped, or with --run-to-end exits: 0 only when the case ended aligned.
@@ -90,6 +91,7 @@ def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json:
     Example: fhir-secondop demo --run-to-end
     """
     from fhir_secondop.sandbox import demo as demos
+    from fhir_secondop.sandbox import trouble
 
     _private_files()
 
@@ -100,13 +102,12 @@ def demo(folder: Path, case_name: str, database: str, run_to_end: bool, as_json:
     with demos.case_folder(case_name) as case:
         layout = demos.lay_out(folder, case, database)
         if run_to_end:
-            board, timeline = demos.run_to_end(layout, say)
+            board, timeline = (trouble if faults else demos).run_to_end(layout, say)
             print_({**board, "timeline": timeline}, as_json, _show_board)
             if not board["case"]["aligned"]:
                 raise Unavailable("The case did not end aligned; the board says who is waited for.")
             return
-        with demos.running(layout) as processes:
-            board, timeline = demos.drive(layout, say)
+        with (trouble if faults else demos).driven(layout, say) as (processes, board, timeline):
             known = demos.people(layout)
             people = [{"account": k, "name": known[k].name, "password": p} for k, p in processes.passwords.items()]
             print_({**board, "timeline": timeline, "url": layout.url, "people": people}, as_json, _show_board)

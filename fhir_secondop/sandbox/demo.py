@@ -13,11 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import requests
@@ -159,6 +160,7 @@ def _config_file(layout: Layout, request: Plain, ehrs: Plain, database: str) -> 
         'people_file = "people.toml"',
         f'demo_people = "{ACCOUNTS}"',
         "polling_s = 0.1",
+        "lease_s = 3.0",
     ]
     for key, ehr in ehrs.items():
         identifier = request["organizations"][key]["identifier"]
@@ -198,28 +200,48 @@ class Processes:
         self.passwords: dict[str, str] = {}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start_ehrs(self) -> None:
-        """Starts every simulated EHR of the case; one with a `base` of its own is somebody else's and runs already."""
-        ehrs = json.loads((self._layout.case / "ehrs.json").read_text("utf-8"))
-        for name, ehr in ehrs.items():
-            if "base" in ehr:
-                continue
-            command = ["sandbox", "ehr", "--shape", ehr["shape"], "--port", str(self._layout.ports[name]),
-                       "--database", str(self._layout.folder / f"{name}.sqlite")]  # fmt: skip
-            for quirk in ehr.get("quirks", []):
-                command += ["--quirk", quirk]
-            for records in [ehr["records"]] if isinstance(ehr["records"], str) else ehr["records"]:
-                command += ["--load", str(self._layout.case / records)]
-            self._start(name, command)
-        for name, ehr in ehrs.items():
-            if "base" not in ehr:
-                self._ready(name, f"http://127.0.0.1:{self._layout.ports[name]}/healthz")
+    def start_ehrs(self, quirks: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Starts every simulated EHR of the case, with one more quirk by name; one with a `base` of its own is
+        somebody else's and runs already."""
+        names = [name for name, ehr in self._ehrs().items() if "base" not in ehr]
+        for name in names:
+            self.begin_ehr(name, quirks.get(name, ""))
+        for name in names:
+            self.await_ehr(name)
 
-    def start_service(self) -> None:
-        """Starts the service, with new passwords for its pages, and waits until it can write."""
+    def begin_ehr(self, name: str, quirk: str = "") -> None:
+        """Starts one of them; its data is what an earlier start has left."""
+        ehr = self._ehrs()[name]
+        command = ["sandbox", "ehr", "--shape", ehr["shape"], "--port", str(self._layout.ports[name]),
+                   "--database", str(self._layout.folder / f"{name}.sqlite")]  # fmt: skip
+        for each in [*ehr.get("quirks", []), *([quirk] if quirk else [])]:
+            command += ["--quirk", each]
+        for records in [ehr["records"]] if isinstance(ehr["records"], str) else ehr["records"]:
+            command += ["--load", str(self._layout.case / records)]
+        self._start(name, command)
+
+    def await_ehr(self, name: str) -> None:
+        """Waits until it answers."""
+        self._ready(name, f"http://127.0.0.1:{self._layout.ports[name]}/healthz")
+
+    def _ehrs(self) -> Plain:
+        found: Plain = json.loads((self._layout.case / "ehrs.json").read_text("utf-8"))
+        return found
+
+    def kill(self, name: str) -> None:
+        """Ends one process as a lost machine ends."""
+        self._running[name].kill()
+        self._running[name].wait()
+
+    def start_service(self, workers: Sequence[str] = ()) -> None:
+        """Starts the service, with new passwords for its pages, and waits until it can write; its worker is inside
+        unless there are `workers` beside it."""
         self.passwords = new_passwords(self._layout)
-        self._start("service", ["serve", "--config", str(self._layout.folder / "secondop.toml")])
+        config = ["--config", str(self._layout.folder / "secondop.toml")]
+        self._start("service", ["serve", *(["--no-work"] if workers else []), *config])
         self._ready("service", f"{self._layout.url}/readyz")
+        for name in workers:
+            self._start(name, ["work", "--name", name, *config])
 
     def _start(self, name: str, command: list[str]) -> None:
         with open(self._layout.folder / f"{name}.log", "ab") as log:
@@ -256,14 +278,16 @@ class Processes:
 
 
 @contextmanager
-def running(layout: Layout) -> Iterator[Processes]:
-    """The demo's processes, ended on the way out."""
+def running(
+    layout: Layout, workers: Sequence[str] = (), quirks: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Processes]:  # fmt: skip
+    """The demo's processes, ended on the way out; with these workers beside the service, and one quirk more by EHR."""
     processes = Processes(layout)
     # A terminal's stop must end the children too.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        processes.start_ehrs()
-        processes.start_service()
+        processes.start_ehrs(quirks)
+        processes.start_service(workers)
         yield processes
     finally:
         processes.stop()
@@ -277,7 +301,14 @@ def drive(layout: Layout, say: Callable[[str], None]) -> tuple[Plain, list[Plain
     return board, story.timeline
 
 
+@contextmanager
+def driven(layout: Layout, say: Callable[[str], None]) -> Iterator[tuple[Processes, Plain, list[Plain]]]:
+    """The demo after its story, while its processes go on: they, the board and the timeline."""
+    with running(layout) as processes:
+        yield processes, *drive(layout, say)
+
+
 def run_to_end(layout: Layout, say: Callable[[str], None]) -> tuple[Plain, list[Plain]]:
     """Starts the processes, drives the story, stops them; the board and the timeline."""
-    with running(layout):
-        return drive(layout, say)
+    with driven(layout, say) as (_, board, timeline):
+        return board, timeline

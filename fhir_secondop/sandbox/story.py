@@ -38,7 +38,8 @@ class Story:
         loaded: Plain = json.loads((self.folder / name).read_text("utf-8"))
         return loaded
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Says what has happened, and keeps it for the timeline."""
         self.timeline.append({"at": datetime.now().astimezone().isoformat(timespec="milliseconds"), "what": text})
         self.say(text)
 
@@ -58,7 +59,7 @@ class Story:
         self.respond()
         self.plan_of_record()
         board = self.board()
-        self._tell("every provider is aligned" if board["case"]["aligned"] else "not everybody is aligned")
+        self.tell("every provider is aligned" if board["case"]["aligned"] else "not everybody is aligned")
         return board
 
     def board(self) -> Plain:
@@ -70,7 +71,7 @@ class Story:
         sent = self.file("request.json")
         opened = self._desk.post("", sent)
         self.case_id = opened["id"]
-        self._tell(f"request {sent['placer']['value']} taken in as case {self.case_id}")
+        self.tell(f"request {sent['placer']['value']} taken in as case {self.case_id}")
 
     def gathered(self) -> None:
         """The records come in from the EHRs."""
@@ -81,11 +82,11 @@ class Story:
 
         manifest = wait("the records", over)
         for source in manifest["sources"]:
-            self._tell(f"gathered {source['received']} resources from {source['source']}")
+            self.tell(f"gathered {source['received']} resources from {source['source']}")
         items = self._desk.get(f"/{self.case_id}/completeness")["items"]
         there = ("present", "known-absent", "not-applicable")
         missing = [f"{item['title']} ({item['state']})" for item in items if item["state"] not in there]
-        self._tell("missing from the record: " + (", ".join(missing) if missing else "nothing"))
+        self.tell("missing from the record: " + (", ".join(missing) if missing else "nothing"))
 
     def review(self) -> None:
         """The reviewer accepts, writes, confirms the gaps and signs."""
@@ -95,14 +96,14 @@ class Story:
             self._desk.post(f"/{self.case_id}/ask-reviewer", {"reviewer": script["reviewer"]})
             body: Plain = {k: script[k] for k in ("declaration", "attestation") if k in script}
             reviewer.post(f"/{self.case_id}/accept", body)
-            self._tell(f"{reviewer.name} accepted the review")
+            self.tell(f"{reviewer.name} accepted the review")
             state = self._case()
         if state["report"] is None:
             gaps = reviewer.get(f"/{self.case_id}/completeness")["gaps"]
             reviewer.post(f"/{self.case_id}/submit-report", {**script["draft"], "gapsConfirmed": gaps})
-            self._tell("the draft is in")
+            self.tell("the draft is in")
             signed = reviewer.post(f"/{self.case_id}/sign", {})
-            self._tell(f"{reviewer.name} signed version {signed['version']}")
+            self.tell(f"{reviewer.name} signed version {signed['version']}")
 
     def delivered(self, what: str) -> None:
         """The deliveries of the newest version settle."""
@@ -115,9 +116,9 @@ class Story:
 
         for task in wait(f"the deliveries of the {what}", settled):
             said = task["evidence"]
-            self._tell(
+            self.tell(
                 f"{what} version {task['version']} to {task['to']}: rung {said.get('rung', '-')}, "
-                f"{task['businessStatus']}"
+                f"{task['businessStatus']}" + (", found there" if said.get("how") == "found there" else "")
             )
 
     def respond(self) -> None:
@@ -131,7 +132,7 @@ class Story:
             body = {k: v for k, v in decision.items() if k != "provider"}
             person = self.people[decision["provider"]]
             person.post(f"/{self.case_id}/decide", {**body, "version": version})
-            self._tell(f"{person.name} decided: {decision['decision']}")
+            self.tell(f"{person.name} decided: {decision['decision']}")
 
     def _acknowledge(self, script: Plain, what: str, version: int) -> None:
         deliveries = [d for d in self._case()["deliveries"] if d["what"] == what and d["version"] == version]
@@ -145,7 +146,7 @@ class Story:
                 acknowledge_by_link(sheet["url"], answer["name"], answer["role"])
             else:
                 person.post(f"/{self.case_id}/acknowledge", {"version": version, "what": what})
-            self._tell(f"{person.name} acknowledged the {what} ({answer['by']})")
+            self.tell(f"{person.name} acknowledged the {what} ({answer['by']})")
 
     def plan_of_record(self) -> None:
         """The decision owner sets the plan; it is delivered and acknowledged like the report."""
@@ -157,7 +158,7 @@ class Story:
         body = {k: v for k, v in plan.items() if k != "by"}
         owner = self.people[plan["by"]]
         made = owner.post(f"/{self.case_id}/plan-of-record", {**body, "version": version})
-        self._tell(f"{owner.name} set the plan of record")
+        self.tell(f"{owner.name} set the plan of record")
         self.delivered("plan")
         self._acknowledge(script, "plan", made["version"])
 
@@ -166,5 +167,5 @@ class Story:
         reviewer, script = self.people[REVIEWER], self.file("review.json")
         reviewer.post(f"/{self.case_id}/amend-report", script["amendment"])
         signed = reviewer.post(f"/{self.case_id}/sign", {})
-        self._tell(f"{reviewer.name} signed version {signed['version']}")
+        self.tell(f"{reviewer.name} signed version {signed['version']}")
         self.delivered("report")

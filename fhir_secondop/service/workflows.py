@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
 from fhir_secondop.service import candidates, clocks, coverage, delivery, executors, gather, proposing, rounds, urgent
@@ -84,12 +86,30 @@ def enqueuer(database: Database) -> Callable[..., None]:
     return enqueue
 
 
+def prepare(database: Database) -> None:
+    """Makes DBOS's tables, or brings them to its version: who only serves writes into them, too."""
+    with database.migrating():
+        from dbos import DBOS
+
+        DBOS.migrate(_url(database))
+
+
+def is_prepared(database: Database) -> bool:
+    """Whether there are DBOS's tables: the import of DBOS takes longer than this look."""
+    schema = None if database.is_sqlite else "dbos"
+    return sa.inspect(database.engine).has_table("workflow_status", schema=schema)
+
+
+def _url(database: Database) -> str:
+    return database.engine.url.render_as_string(hide_password=False)
+
+
 def _configure(database: Database, settings: Settings, executor: str) -> None:
     from dbos import DBOS
 
     config: DBOSConfig = {
         "name": APPLICATION,
-        "system_database_url": database.engine.url.render_as_string(hide_password=False),
+        "system_database_url": _url(database),
         "application_version": VERSION,
         "executor_id": executor,
         "log_level": "ERROR",  # each retry of a step would be a traceback; what is given up is said by us
@@ -114,6 +134,7 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
     give_back_large_blocks()
     database, running = context.database, Running()
     lease = executors.Lease(database, executors.started(settings.executor, VERSION, context.now()), settings.lease_s)
+    prepare(database)  # one worker at a time: those that start together would make the same tables
     _configure(database, settings, lease.executor.id)
     _register(context, DBOS, running)
     lease.join()

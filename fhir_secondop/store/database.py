@@ -134,12 +134,18 @@ class Database:
 
     def migrate(self) -> None:
         """Brings the schema to this version's; safe when several processes start at once."""
+        with self.migrating() as connection:
+            if _revision(connection) != newest():
+                _upgrade(connection)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """Held by the one process that changes tables."""
         with self._write_lock(), self.engine.connect() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_lock(20261123)"))
                 connection.commit()
-            if _revision(connection) != newest():
-                _upgrade(connection)
+            yield connection
             if not self.is_sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(20261123)"))
             connection.commit()

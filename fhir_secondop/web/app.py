@@ -117,6 +117,8 @@ def started(settings: Settings, *, works: bool = True) -> Iterator[Flask]:
             live = stack.enter_context(workflows.working(context, _work(settings, SERVICE)))
             stack.enter_context(reindex.beside(context.database, context.base_url))
             requeue(context, live)
+        elif not workflows.is_prepared(context.database):
+            workflows.prepare(context.database)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
         audited = service.context.database.audit
