@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -202,3 +205,18 @@ def test_servers_that_only_serve_and_workers_beside_them(started: Start) -> None
     cluster.signal("service", signal.SIGTERM)
     assert cluster.processes["service"].wait(PATIENCE_S) == 0
     assert {row[0] for row in cluster.rows("SELECT state FROM executor")} == {"gone"}
+
+
+def test_the_demo_shows_an_ehr_that_stops_and_a_machine_that_is_lost(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fhir_secondop.cli", "demo", "--faults", "--run-to-end", "--json", "--dir",
+               str(tmp_path / "demo")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["case"]["aligned"] is True
+    said = [event["what"] for event in told["timeline"]]
+    faults = [text for text in said if text.startswith("FAULT: ")]
+    assert "was stopped in mid-delivery" in faults[0]
+    assert "was lost with its worker" in faults[1]
+    # What had landed before it stopped is found, and not sent again.
+    assert any("rung 1, verified, found there" in text for text in said)
