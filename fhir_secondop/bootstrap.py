@@ -20,15 +20,17 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.second_stage import SecondStage
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Caller, Operation
-from fhir_secondop.opinion import clock_file, codes
+from fhir_secondop.opinion import case_events, clock_file, codes
 from fhir_secondop.rest import published as operations_of_others
 from fhir_secondop.rest.endpoint import Endpoint
 from fhir_secondop.service import operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
+from fhir_secondop.service.following import Followers
 from fhir_secondop.service.hooks import CaseHooks
 from fhir_secondop.store import reindex
 from fhir_secondop.store.audit.audit import Audit
+from fhir_secondop.store.case_events import Numbering
 from fhir_secondop.store.database import Database, now_ms
 from fhir_secondop.store.grants import Grants
 from fhir_secondop.store.quota import Counted
@@ -56,6 +58,7 @@ class Service:
     authenticate: Callable[[Request], Caller]
     key_files: tuple[Path, ...]
     settings: Settings
+    followers: Followers
     systems: Authority | None = None
     """Who knows the systems that call, with auth=smart."""
 
@@ -76,6 +79,7 @@ def assembled(settings: Settings) -> Service:
     database.migrate()
     base_url = f"{settings.public_url}/fhir"
     reindex.bring_up_to_date(database, base_url, _log_progress)
+    database.numbering = Numbering(case_events.TELLS)
     database.audit = Audit(database, strict=settings.audit == "strict", now=now_ms)
 
     @cache
@@ -125,7 +129,7 @@ def assembled(settings: Settings) -> Service:
         security=_SECURITY[settings.auth],
         smart=systems is not None,
     )
-    return Service(context, endpoint, table, authenticate, _key_files(settings), settings, systems)
+    return Service(context, endpoint, table, authenticate, _key_files(settings), settings, Followers(database), systems)
 
 
 def second_stage(settings: Settings) -> SecondStage:

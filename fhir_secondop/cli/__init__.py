@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, keys, package, stored
+from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, events, keys, package, stored
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
@@ -460,6 +460,7 @@ for command in (
     corpus.corpus,
     audit.audit,
     directory.directory,
+    events.events,
     package.package,
     checking.check,
     stored.db,

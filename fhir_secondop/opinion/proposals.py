@@ -62,6 +62,11 @@ def _value(request: Resource) -> str:
     return next((value for value in values if value.rpartition("/")[2].isdecimal()), "")
 
 
+def is_one(request: Resource) -> bool:
+    """Whether a ServiceRequest of a case is a proposal."""
+    return bool(_value(request))
+
+
 def number_of(proposal: Resource) -> int:
     """Its number in the case, from 1."""
     return int(_value(proposal).rpartition("/")[2])

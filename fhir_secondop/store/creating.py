@@ -65,7 +65,7 @@ class Creating:
     def add(self, resource_id: str, body: Body, resource: Resource, case_id: str | None) -> Stored:
         """One more, that is a change of the transaction."""
         result, written = self.put(resource_id, body, resource, case_id)
-        self._tx.changes.append(Change("create", result.type, resource_id, 1, case_id, written))
+        self._tx.changes.append(Change("create", result.type, resource_id, 1, case_id, written, result))
         return result
 
     def put(self, resource_id: str, body: Body, resource: Resource, case_id: str | None) -> tuple[Stored, Resource]:

@@ -32,6 +32,8 @@ from fhir_secondop.store.prepared import Prepared, compiled, each
 if TYPE_CHECKING:
     from fhir_secondop.store.audit.audit import Audit
     from fhir_secondop.store.audit.batch import Batch
+    from fhir_secondop.store.case_events import Numbering
+    from fhir_secondop.store.resources import Stored
 
 # Built once: every write runs them.
 _READ_CLOCK = Prepared(sa.select(tables.clock.c.at).with_for_update())
@@ -55,6 +57,8 @@ class Change:
     version: int
     case_id: str | None = None
     resource: Resource | None = field(default=None, compare=False, repr=False)  # as it was written, with its id
+    written: Stored | None = field(default=None, compare=False, repr=False)
+    before: Stored | None = field(default=None, compare=False, repr=False)  # the version before, of an update
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class Database:
         self.audit: Audit | None = None  # the service's own database has one; a simulated EHR's has none
         # Of a process that works: whether it may still write for this caller, or others have taken its work over.
         self.fence: Callable[[Connection, Caller], None] | None = None
+        self.numbering: Numbering | None = None  # the events of cases; just as the audit
         self._lock_path = f"{parsed.database}.lock" if self.is_sqlite else ""
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
         if self.is_sqlite:
@@ -187,6 +192,8 @@ class Database:
                 self.fence(connection, caller)
             transaction = Transaction(connection, caller, at, self._now)
             yield transaction
+            if self.numbering is not None:
+                self.numbering.write(transaction)
             if transaction._last_ms != transaction.began:
                 _SET_CLOCK.run(connection, to=transaction._last_ms)
             if batch is not None:

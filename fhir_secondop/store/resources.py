@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -389,6 +389,24 @@ def in_case(connection: Connection, case_id: str, types: Iterable[str] = ()) -> 
     return [stored(row) for row in connection.execute(query.order_by(tables.resource.c.rid))]
 
 
+def versions_of_case(connection: Connection, case_id: str, types: Iterable[str]) -> Iterator[Stored]:
+    """Every version of what a case and its zones hold of these types, but for the record, in the order in which they
+    were written. For the domain's own use.
+    """
+    resource = tables.resource.c
+    query = (
+        sa.select(*_COLUMNS)
+        .select_from(tables.resource.join(tables.version, tables.version.c.rid == resource.rid))
+        .where(
+            sa.or_(resource.case_id == case_id, resource.case_id.startswith(f"{case_id}#")),
+            resource.type.in_(list(types)),
+            sa.not_(IN_RECORD),
+        )
+        .order_by(tables.version.c.updated)
+    )
+    return (Stored(*row) for row in connection.execute(query))
+
+
 _INSERT = inserting(tables.resource, tables.resource.c.rid)
 INSERT_VERSION = inserting(tables.version)
 _ADVANCE = Prepared(
@@ -446,7 +464,7 @@ def update(
     }  # fmt: skip
     _advance(tx, before, values)
     index.remove(tx.connection, before.rid)
-    return _write_version(tx, "update", before.rid, values, body, resource, base_url)
+    return _write_version(tx, "update", before.rid, values, body, resource, base_url, before)
 
 
 def delete(tx: Transaction, before: Stored, *, if_match: int | None = None) -> Stored:
@@ -514,8 +532,9 @@ def _advance(tx: Transaction, before: Stored, values: dict[str, Any]) -> None:
 
 
 def _write_version(
-    tx: Transaction, interaction: str, rid: int, values: dict[str, Any], body: Body, resource: Resource, base_url: str
-) -> Stored:
+    tx: Transaction, interaction: str, rid: int, values: dict[str, Any], body: Body, resource: Resource, base_url: str,
+    before: Stored | None = None,
+) -> Stored:  # fmt: skip
     result = Stored(rid, **values, kept=body.text, cut=body.cut, client_meta=client_meta(resource))
     INSERT_VERSION.run(
         tx.connection, rid=rid, version=result.version, updated=result.updated, deleted=False,
@@ -523,5 +542,7 @@ def _write_version(
     )  # fmt: skip
     written = {**resource, "id": result.id}
     index.write_many(tx.connection, [(rid, written)], base_url)
-    tx.changes.append(Change(interaction, result.type, result.id, result.version, result.case_id, written))
+    tx.changes.append(
+        Change(interaction, result.type, result.id, result.version, result.case_id, written, result, before)
+    )
     return result

@@ -332,3 +332,27 @@ audit_anchor = sa.Table(
     sa.Index("ix_audit_anchor_at", "at"),
     sqlite_with_rowid=False,
 )
+
+# What happened in each case, 1, 2, 3 … without a hole: rows of the transaction that they tell of. They cite the version
+# that says it and hold nothing of it. Nothing updates or deletes a row.
+case_event = sa.Table(
+    "case_event",
+    metadata,
+    sa.Column("case_id", sa.String(64), primary_key=True),
+    sa.Column("n", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),  # ms since 1970: `lastUpdated` of that version
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# The number of each case's last event. A case without a row was there before events were: its past has no numbers yet.
+case_counter = sa.Table(
+    "case_counter",
+    metadata,
+    sa.Column("case_id", sa.String(64), primary_key=True),
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)

@@ -52,18 +52,18 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.get("/second-opinions")
     def list_cases() -> Response:
-        caller = _reader(service)
+        caller = reader(service)
         found, older = _cases(service, caller, request.args.get("before", ""))
         for case in found:
             disclosure.disclosed_of(case["id"])
-        return _json({"cases": found, **({"next": f"/api/second-opinions?before={older}"} if older else {})})
+        return json_answer({"cases": found, **({"next": f"/api/second-opinions?before={older}"} if older else {})})
 
     @routes.get("/second-opinions/<case_id>")
     def show(case_id: str) -> Response:
-        caller = _reader(service)
+        caller = reader(service)
         summary = case_summary(intake.find_case(context, caller, case_id))
         disclosure.disclosed_of(case_id)
-        return _json(summary)
+        return json_answer(summary)
 
     @routes.route("/second-opinions/<case_id>/<code>", methods=["GET", "POST"])
     def operate(case_id: str, code: str) -> Response:
@@ -85,7 +85,7 @@ def _caller(service: Service) -> Caller:
     return caller
 
 
-def _reader(service: Service) -> Caller:
+def reader(service: Service) -> Caller:
     """The caller, whose scopes cover what a summary of a case tells. Raises Forbidden."""
     caller = _caller(service)
     missing = rights.summary_scopes_missing(caller)
@@ -130,8 +130,9 @@ def _body(service: Service) -> dict[str, Any]:
 
 
 def _answer(result: Result) -> Response:
-    return _json(result.plain, result.status)
+    return json_answer(result.plain, result.status)
 
 
-def _json(plain: dict[str, Any], status: int = 200) -> Response:
+def json_answer(plain: dict[str, Any], status: int = 200) -> Response:
+    """An answer of plain JSON."""
     return Response(codec.dumps(plain), status, mimetype=JSON)

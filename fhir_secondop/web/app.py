@@ -17,7 +17,20 @@ from fhir_secondop.rest.app import blueprint, log_requests
 from fhir_secondop.service import workflows
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.store import reindex
-from fhir_secondop.web import api, assets, audit, inbound, links, metrics, oauth, openapi, pages, throttle, uploads
+from fhir_secondop.web import (
+    api,
+    assets,
+    audit,
+    events,
+    inbound,
+    links,
+    metrics,
+    oauth,
+    openapi,
+    pages,
+    throttle,
+    uploads,
+)
 from fhir_secondop.web.signin import SignIn
 
 
@@ -32,6 +45,8 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
     if service.systems is not None:
         app.register_blueprint(oauth.blueprint(service.systems, service.endpoint, service.context.public_url))
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
+    app.register_blueprint(events.blueprint(service), url_prefix="/api")
+    app.extensions[events.FOLLOWERS] = service.followers
     sign_in = SignIn(service.context, service.settings)
     app.register_blueprint(sign_in.blueprint())
     app.register_blueprint(assets.blueprint())

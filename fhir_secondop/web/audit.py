@@ -49,7 +49,8 @@ _ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "
 _CONTROLS = frozenset(
     {"_format", "_pretty", "_count", "_total", "_page", "_cursor", "_id", "_lastUpdated", "_sort", "_include",
      "_revinclude", "_has", "_elements", "_summary", "_since", "_type",
-     "start", "end", "on-demand", "persist"}  # of operations
+     "start", "end", "on-demand", "persist",  # of operations
+     "after", "wait", "count"}  # of events
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ What is shed was not begun, so nothing of it is stored, and the caller may send 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ class Room:
 
 
 # One core of Python and one writer: more at once takes longer and needs more memory. A large body is several times its
-# size when parsed.
-ROOMS = {"read": Room(8, 16), "write": Room(4, 16), "large": Room(2, 4)}
+# size when parsed. Who waits for events of a case holds a place and does nothing: fewer may wait than have a place here
+# (service.following), so one who only reads them gets in, too.
+ROOMS = {"read": Room(8, 16), "write": Room(4, 16), "large": Room(2, 4), "events": Room(40, 8)}
+_EVENTS = re.compile(r"/api/second-opinions/[^/]+/events")
 # Every place, and some for health and for refusing: no request that gets a thread waits for another one's.
 THREADS = sum(room.at_once + room.waiting for room in ROOMS.values()) + 6
 
@@ -37,6 +40,8 @@ def class_of(method: str, path: str, length: int) -> str:
         return ""
     if length > LARGE_BYTES:
         return "large"
+    if method in ("GET", "HEAD") and _EVENTS.fullmatch(path):
+        return "events"
     return "read" if method in ("GET", "HEAD", "OPTIONS") or path.endswith("/_search") else "write"
 
 

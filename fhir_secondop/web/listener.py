@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -420,13 +421,16 @@ class _Several(MultiSocketServer):  # type: ignore[misc]
             super().run()
 
 
-def listening(app: WSGIApplication, settings: Settings, *, shares_port: bool = False) -> Listener | MultiSocketServer:
+def listening(
+    app: WSGIApplication, settings: Settings, *, shares_port: bool = False, ending: Callable[[], None] = lambda: None
+) -> Listener | MultiSocketServer:  # fmt: skip
     """A server of the application on the address of the settings, to be run; with `shares_port` beside others of this
-    user, and the system deals the connections out. Raises OSError when the address is taken.
+    user, and the system deals the connections out. `ending` is called when it is to stop, before it waits for what is
+    being answered. Raises OSError when the address is taken.
     """
     largest = settings.max_body_bytes + 1  # the application refuses with more words what says its length
     adjustments = Adjustments(host=settings.host, port=settings.port, max_request_body_size=largest, **OPTIONS)
-    dispatcher = Dispatcher(adjustments.threads)
+    dispatcher = Dispatcher(adjustments.threads, ending)
     sockets: dict[int, Any] = Watched() if HAS_EPOLL else {}
     servers = []
     arrived = Arrived()

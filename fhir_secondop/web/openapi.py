@@ -11,6 +11,7 @@ from fhir_secondop import __version__
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.fhir import codec
 from fhir_secondop.service import review
+from fhir_secondop.web import events as of_events
 from fhir_secondop.web import fhir_openapi, headers
 
 _FAULT = {"description": "an OperationOutcome that names each fault", "content": {"application/json": {}}}
@@ -53,6 +54,7 @@ def document(service: Service) -> dict[str, Any]:
     case = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
     ok = {"description": "done", "content": {"application/json": {}}}
     later = {"description": "begun; the answer names the Tasks to watch", "content": {"application/json": {}}}
+    events = of_events.openapi({**_ANY, "404": _FAULT, "409": _FAULT})
     paths: dict[str, Any] = {
         "/api/second-opinions": {
             "post": {
@@ -70,6 +72,9 @@ def document(service: Service) -> dict[str, Any]:
         "/api/second-opinions/{id}": {
             "get": {"operationId": "show", "summary": "One case.", "parameters": [case],
                     "responses": {**_ANY, "200": ok, "404": _FAULT}},
+        },
+        "/api/second-opinions/{id}/events": {
+            "get": {**events, "parameters": [case, *events["parameters"]]},
         },
     }  # fmt: skip
     for row in service.operations:

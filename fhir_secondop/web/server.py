@@ -15,7 +15,7 @@ from fhir_secondop.bootstrap import log_to_stderr
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.service.memory import give_back_large_blocks
-from fhir_secondop.web import app, listener
+from fhir_secondop.web import app, events, listener
 from fhir_secondop.web.processes import Keeper, check_free
 
 
@@ -55,7 +55,8 @@ def own_name() -> str:
 def _serve(settings: Settings, told: Callable[[], None], *, works: bool = True, shares_port: bool = False) -> None:
     with app.started(settings, works=works) as flask:
         try:
-            server = listener.listening(flask, settings, shares_port=shares_port)
+            ending = flask.extensions[events.FOLLOWERS].end
+            server = listener.listening(flask, settings, shares_port=shares_port, ending=ending)
         except OSError as error:
             raise Unavailable(
                 f"{settings.host}:{settings.port} can't be listened on ({error.strerror}); choose another --port."

@@ -109,8 +109,10 @@ class Dispatcher:
     made when they are first needed, none takes memory. waitress's takes them in turn.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, ending: Callable[[], None] = lambda: None) -> None:
+        """`ending` is called when it is to stop: whoever waits in a thread for something must not hold it up."""
         self._most = threads
+        self._ending = ending
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._idle: list[_Worker] = []
@@ -162,6 +164,7 @@ class Dispatcher:
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
         """Waits until what was begun is done; what was not begun is cancelled."""
         ends = time.monotonic() + timeout
+        self._ending()
         with self._lock:
             self._stopping = True
             for worker in self._idle:

@@ -71,7 +71,7 @@ ROUTES: dict[str, str] = {
     "/fhir/<t>/$<code>": "everything, document", "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
     "/fhir/<t>/<i>/$<code>": "operation, everything, document", "/fhir/<path:rest>": "nowhere",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
-    "/api/second-opinions/<case_id>/<code>": "operation",
+    "/api/second-opinions/<case_id>/<code>": "operation", "/api/second-opinions/<case_id>/events": "case",
     "/ack/<token>": "link", "/ack/<token>/document.pdf": "link",
     "/ack/<token>/report.json": "link", "/ack/<token>/report.jws": "link", "/upload/<token>": "link",
     "/fhir/openapi.json": "public", "/api/openapi.json": "public",

@@ -131,6 +131,7 @@ class Searching(Asked):
             for name, case_id in self.stage.cases.items():
                 allowed = self._scope(who, "ServiceRequest", "r") and self.stage.sees(who, name, "ServiceRequest")
                 yield self._one(who, "GET", f"/api/second-opinions/{case_id}", allowed)
+                yield self._one(who, "GET", f"/api/second-opinions/{case_id}/events?count=1000", allowed)
                 yield self._one(who, "GET", f"/fhir/nowhere/{case_id}", False)
 
     def _listing(self, who: str) -> Callable[[], str]:

@@ -77,6 +77,10 @@ CLASSES = {
     ("GET", "/readyz", 0): "",
     ("POST", "/healthz", gate.LARGE_BYTES + 1): "",
     ("GET", "/healthz/", 0): "read",
+    ("GET", "/api/second-opinions/1/events", 0): "events",
+    ("HEAD", "/api/second-opinions/1/events", 0): "events",
+    ("POST", "/api/second-opinions/1/events", 0): "write",
+    ("GET", "/api/second-opinions/1/2/events", 0): "read",
 }
 
 
