@@ -398,3 +398,20 @@ def test_a_note_as_text_is_compared_without_its_white_space(world: World) -> Non
     assert look(world) == ["1 opened, 0 closed"]
     assert row(world, case_id, PCP)["state"] == "to-check"
     assert row(world, case_id)["state"] != "to-check"  # of the others' charts nothing was seen
+
+
+def test_a_repository_is_looked_at_as_well_and_concerns_nobody_of_the_board(world: World) -> None:
+    archive = world.ehr("archive", "full", record=[], role="repository")
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    before = [row["state"] for row in world.get(case_id, "alignment")["providers"]]
+    change(archive, status="entered-in-error")
+    written = len(archive.written)
+    assert look(world) == ["1 opened, 0 closed"]
+    assert [row["state"] for row in world.get(case_id, "alignment")["providers"]] == before
+    assert any("archive" in notice for notice in world.get(case_id, "alignment")["notices"])
+    (patient,) = archive.held("Patient")
+    delete(archive, "Patient", patient["id"])
+    assert look(world)[-1] == "0 opened, 0 closed"
+    assert look(world)[-1] == "1 opened, 0 closed"
+    assert len(archive.written) == written  # nobody is created there by a look
