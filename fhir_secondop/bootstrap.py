@@ -102,6 +102,8 @@ def assembled(settings: Settings) -> Service:
         urgent_minutes=settings.escalation,
         same_organization=settings.same_organization,
         proposal_days=settings.proposal_days,
+        drift_hours=settings.drift_hours,
+        drift_days=settings.drift_days,
         checklists=Path(settings.checklists) if settings.checklists else None,
         clocks=clock_file.load(Path(settings.clocks)) if settings.clocks else clock_file.shipped(),
     )

@@ -65,6 +65,8 @@ class Settings(Limits):
         "warn"  # of the reviewer and an author: "fail" needs an override, and its reason is printed
     )
     proposal_days: int = 60  # after which a proposal that nobody answered ages out
+    drift_hours: int = 24  # between two looks at a chart to which something was delivered; 0: never looked at
+    drift_days: int = 90  # for which it is looked at after the last delivery, acknowledgement or decision
     contact: str = ""  # whom to call, for those who get a notice: "Call the coordinator, +1-202-555-0100."
     urgent_minutes: str = "15,30,60"  # after which the deputy, the coordinator, then everybody is to be called
     # Codes of security labels that keep a resource out of a case, unless a consent names them.
@@ -303,6 +305,10 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"lease_s={settings.lease_s}: use seconds from 1 to 3600.")
     if not 0 <= settings.drain_s <= 3600:
         raise Invalid(f"drain_s={settings.drain_s}: use seconds from 0 to 3600.")
+    if not 0 <= settings.drift_hours <= 8760:
+        raise Invalid(f"drift_hours={settings.drift_hours}: use a number up to 8760, 0 for never.")
+    if not 1 <= settings.drift_days <= 3650:
+        raise Invalid(f"drift_days={settings.drift_days}: use a number from 1 to 3650.")
     if settings.same_organization not in ("warn", "fail"):
         raise Invalid(f"same_organization={settings.same_organization}: use warn or fail.")
     written = _MINUTES.fullmatch(settings.urgent_minutes)

@@ -109,6 +109,7 @@ class Connection:
     text_ascii: bool | None = None
     one_content: bool | None = None
     encounter_days: int = 60
+    drift_hours: int | None = None  # between two looks at a chart there; None as the setting of that name says
 
 
 @dataclass(frozen=True, slots=True)

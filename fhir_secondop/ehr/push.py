@@ -81,7 +81,7 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
             raise
         return Receipt("accepted", "unverifiable", rung.number, location, {"how": how, "why": failure.kind})
     content = content_of(target.client, there)
-    faults = _faults(target, rung, document, there, content)
+    faults = differences(target, rung, document, there, content)
     sent = rung.sample(target, document)
     dropped = tuple(sorted(name for name in sent if name not in there))
     if any(content_of(target.client, there, place) != data for place, data in _signed(document, sent)):
@@ -92,7 +92,7 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
         "read-version": str(there.get("meta", {}).get("versionId", "")),
     }
     if faults:
-        evidence["why"] = "; ".join(faults)
+        evidence["why"] = "; ".join(faults.values())
     return Receipt("accepted", "mismatch" if faults else "verified", rung.number, location, evidence, dropped)
 
 
@@ -102,18 +102,19 @@ def _signed(document: Deliverable, sent: Resource) -> list[tuple[int, bytes]]:
     return [(1, document.signed), (2, document.signature.encode())] if parts == 3 else []
 
 
-def _faults(target: Target, rung: Rung, document: Deliverable, there: Resource, content: bytes) -> list[str]:
-    faults = []
+def differences(target: Target, rung: Rung, document: Deliverable, there: Resource, content: bytes) -> dict[str, str]:
+    """What speaks against a copy, by its kind: "patient", "status", "content", "references"."""
+    faults = {}
     if not is_about(target, there):
-        faults.append("it is about another patient")
+        faults["patient"] = "it is about another patient"
     if not rung.current(str(there.get("status"))):
-        faults.append(f"its status is {there.get('status')}")
+        faults["status"] = f"its status is {there.get('status')}"
     ours = documents.text_for(document, target.client.site).encode() if rung.as_text() else document.pdf
     same = content == ours or (rung.as_text() and _normalised(content) == _normalised(ours))
     if not same:
-        faults.append("its content differs from what was sent")
+        faults["content"] = "its content differs from what was sent"
     if any(r.startswith("urn:uuid:") or "?" in r for r in refs.find(there)):
-        faults.append("a reference of the transaction was not resolved")
+        faults["references"] = "a reference of the transaction was not resolved"
     return faults
 
 

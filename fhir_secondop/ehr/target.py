@@ -91,6 +91,16 @@ def content_of(client: Client, resource: Resource, place: int = 0) -> bytes:
 
     `place` is that of another one. Empty when there are none, or they may not be read.
     """
+    try:
+        return read_content(client, resource, place)
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return b""
+
+
+def read_content(client: Client, resource: Resource, place: int = 0) -> bytes:
+    """The same, empty when there are none. Raises EhrFailure when they may not be read."""
     form = _form(resource, place)
     if "data" in form:
         try:
@@ -101,12 +111,7 @@ def content_of(client: Client, resource: Resource, place: int = 0) -> bytes:
     ref = refs.parse(url)
     if ref is None or ref.base not in ("", client.base):
         return b""
-    try:
-        return client.file(ref.local, str(form.get("contentType", "")))[1]
-    except EhrFailure as failure:
-        if failure.retryable:
-            raise
-        return b""
+    return client.file(ref.local, str(form.get("contentType", "")))[1]
 
 
 def _form(resource: Resource, place: int = 0) -> Resource:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import codes, report, workflow
+from fhir_secondop.opinion import checks, codes, report, workflow
 from fhir_secondop.opinion.case import Case, Member, reference
 
 PROPOSAL = "deliver-proposal"
@@ -122,7 +122,7 @@ def board(case: Case) -> Board | None:
         return None
     current = report.version_of(signed)
     retracted = signed["status"] == "entered-in-error"
-    plan = _plan(case, current)
+    plan = plan_of(case, current)
     plan_decision = str(codes.extension_value(plan, codes.DECISION_EXTENSION)) if plan else ""
     significant = _is_significant(case)
     rows = tuple(_row(case, member, current, plan, plan_decision, significant) for member in case.audience)
@@ -156,7 +156,7 @@ def _is_significant(case: Case) -> bool:
     return False
 
 
-def _plan(case: Case, current: int) -> Resource | None:
+def plan_of(case: Case, current: int) -> Resource | None:
     """The newest plan of record, by the decision owner, that cites the current version."""
     owner = case.decision_owner
     plans = [
@@ -183,6 +183,8 @@ def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_d
         missing.append("decision against the plan of record")
     if plan is not None:
         missing.extend(_missing_of_plan(tasks, required, plan))
+    seen = checks.of_person(case, member.person.reference)
+    missing.extend(f"what the chart there shows ({item['description']})" for item in seen)
     # Without a plan of record nobody is aligned; the board says whom that waits for.
     aligned = plan is not None and not missing
     shown = now
@@ -192,7 +194,7 @@ def _row(case: Case, member: Member, current: int, plan: Resource | None, plan_d
         member=member,
         version=shown.version if shown.holds or shown.sent in ("accepted", "unknown") else 0,
         held=now,
-        state=_state(now, older, aligned, contradicts),
+        state=checks.state_of(seen) or _state(now, older, aligned, contradicts),
         aligned=aligned,
         required=required,
         waiting_for=", ".join(missing),

@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, clocks, codes, facts, follow_up, notices, requests, urgent, workflow
+from fhir_secondop.opinion import (
+    alignment,
+    checks,
+    clocks,
+    codes,
+    facts,
+    follow_up,
+    notices,
+    requests,
+    urgent,
+    workflow,
+)
 from fhir_secondop.opinion.case import Case
 
 STAGES = {
@@ -42,6 +53,7 @@ NEEDS = {
     "overdue": "The due date has passed",
     "confirm": "Who is the patient there?",
     "unknown": "Sent, but the outcome is unknown",
+    "to-check": "The chart there seems to contradict",
     "differs": "The copy there differs",
     "address": "The address is not confirmed",
     "held": "A delivery is on hold",
@@ -114,6 +126,7 @@ def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
         *_of_clocks(case),
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
         *(need for task in case.deliveries for need in _of_delivery(task, candidates)),
+        *check_needs(case),
         *(need for task in requests.of_case(case) for need in _of_request(task)),
         *(Need("follow-up", case.coordination["id"], *line.split(": ", 1)) for line in _follow_ups(case)),
     ]
@@ -125,6 +138,13 @@ def urgent_needs(case: Case) -> Iterator[Need]:
     for task in urgent.of_case(case):
         if urgent.is_open(task):
             yield Need("urgent", task["id"], urgent.next_of(task), f"open since {facts.moment(task['authoredOn'])}")
+
+
+def check_needs(case: Case) -> Iterator[Need]:
+    """What charts were seen to contradict, as long as nobody has looked: of who decides, and of the coordinator."""
+    for item in checks.of_case(case):
+        if checks.is_open(item):
+            yield Need("to-check", item["id"], owner_of(item), item["description"])
 
 
 def _of_reviews(case: Case) -> Iterator[Need]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import (
     alignment,
+    checks,
     clocks,
     codes,
     eligibility,
@@ -75,6 +76,8 @@ def _changes(case: Case, before: Resource, task: Resource) -> Iterator[tuple[str
         yield from _of_delivery(before, task)
     elif workflow.is_urgent(task):
         yield from _of_urgent(before, task)
+    elif workflow.is_check(task):
+        yield from _of_check(before, task)
     elif before["status"] != task["status"]:
         why = progress.why_of(task)
         if workflow.is_review(task):
@@ -99,6 +102,17 @@ def _of_urgent(before: Resource, task: Resource) -> Iterator[tuple[str, str]]:
         yield "The urgent conversation was recorded", ""
     elif urgent.step_of(task) > urgent.step_of(before):
         yield "Nobody was reached; the urgent contact escalated", f"to be called: {urgent.next_of(task)}"
+
+
+def _of_check(before: Resource, task: Resource) -> Iterator[tuple[str, str]]:
+    if not before["status"]:
+        yield "A chart seems to contradict; somebody is to look", task["description"]
+    elif checks.said(task, "checked") and not checks.said(before, "checked"):
+        diverges = checks.said(task, "checked") == checks.DIVERGED
+        said = "the chart diverges" if diverges else "it does not contradict"
+        yield f"{checks.said(task, 'checked-by')} looked: {said}", checks.said(task, "checked-why")
+    elif checks.said(task, "resolved-at") and not checks.said(before, "resolved-at"):
+        yield "A chart does not contradict any more", checks.said(task, "resolved-why")
 
 
 _REVIEWS = {

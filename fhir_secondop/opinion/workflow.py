@@ -106,7 +106,21 @@ def is_urgent(task: Resource) -> bool:
     return codes.has(task.get("code"), codes.TASK, URGENT)
 
 
-_CARRIED = ("gather-records", "check-coverage")
+WATCH = "watch-chart"
+CHECK = "to-check"
+
+
+def is_watch(task: Resource) -> bool:
+    """Whether by this Task a chart is looked at."""
+    return codes.has(task.get("code"), codes.TASK, WATCH)
+
+
+def is_check(task: Resource) -> bool:
+    """Whether this Task is about something that a look at a chart saw."""
+    return codes.has(task.get("code"), codes.TASK, CHECK)
+
+
+_CARRIED = ("gather-records", "check-coverage", WATCH)
 
 
 def is_carried(task: Resource) -> bool:

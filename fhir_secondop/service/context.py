@@ -58,6 +58,8 @@ class Context:
     contact: str = ""
     proposal_days: int = 60  # in which a proposal is answered
     urgent_minutes: tuple[int, ...] = (15, 30, 60)  # after which an urgent contact escalates
+    drift_hours: int = 24  # between two looks at a chart to which something was delivered; 0 for never
+    drift_days: int = 90  # for which it is looked at after the last thing that was done
     same_organization: str = "warn"  # what independence takes that for
     clocks: Policy = field(default_factory=clock_file.shipped)
 

@@ -23,7 +23,7 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import addresses, deliverables, patients, repository, sealing, sensitivity
+from fhir_secondop.service import addresses, deliverables, patients, repository, sealing, sensitivity, watches
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, checked, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -375,6 +375,8 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
         _fence(tx, job)
         put(tx, context, job.case.id, after)
         put(tx, context, job.case.id, sent)
+        if receipt.copy == "verified" and job.connection is not None:
+            watches.begin(tx, context, job.case, job.connection)
     return receipt.copy
 
 

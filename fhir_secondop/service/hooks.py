@@ -91,6 +91,8 @@ def _check(context: Context, tx: Transaction, change: Change, outside: set[tuple
         raise Forbidden(
             "An urgent contact is closed by a recorded conversation only: $record-call.", path="Task.status"
         )
+    if workflow.is_check(before) and before["status"] != after["status"]:
+        raise Forbidden("An item to check is closed by saying what it is: $close-check.", path="Task.status")
     held_from = review.held_from_of(versions)
     workflow.check_move(before, after, held_from=held_from)
     _check_kept(before, after)

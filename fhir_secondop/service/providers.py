@@ -11,7 +11,7 @@ from fhir_secondop.ehr.documents import URI, attachment
 from fhir_secondop.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
-from fhir_secondop.opinion import alignment, codes, facts, records, render, report
+from fhir_secondop.opinion import alignment, codes, facts, planned, records, render, report
 from fhir_secondop.opinion.alignment import Board
 from fhir_secondop.opinion.case import Case, Member, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
@@ -149,8 +149,14 @@ def _care_plan(context: Context, case: Case, plain: Plain, version: int, current
         subject={"reference": reference(case.patient)},
         created=context.instant(),
         author={"reference": owner.reference if owner else ""},
-        activity=[{"detail": {"status": "not-started", "description": item}} for item in plain.get("items", [])],
+        activity=_activities(plain),
     )
+
+
+def _activities(plain: Plain) -> list[Resource]:
+    """What the plan says in words, then what it says in codes."""
+    in_words = [{"detail": {"status": "not-started", "description": item}} for item in plain.get("items", [])]
+    return in_words + [planned.activity(item) for item in plain.get("coded", [])]
 
 
 def _plan_document(case: Case, care_plan: Resource, version: int, pdf: bytes, text: str) -> Resource:
@@ -187,7 +193,7 @@ def _same_plan(old: Resource, plain: Plain, current: int) -> bool:
         and old["description"] == plain["text"]
         and codes.extension_value(old, codes.CITES_REPORT) == current
         and codes.extension_value(old, codes.DECISION_EXTENSION) == plain["decision"]
-        and [a["detail"]["description"] for a in old.get("activity", [])] == plain.get("items", [])
+        and old.get("activity", []) == _activities(plain)
     )
 
 

@@ -5,6 +5,7 @@ It is ours to fill: the Patient is created there once, under an identifier of ou
 
 from __future__ import annotations
 
+from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.target import Target
 from fhir_secondop.errors import Conflict
 from fhir_secondop.model import Connection, Resource
@@ -47,12 +48,7 @@ def person(connection: Connection) -> Person:
 def target(context: Context, case: Case, connection: Connection) -> Target:
     """The patient there, created where it is not yet. Raises Conflict when several have our identifier."""
     client = context.client(connection.name)
-    token = f"{_PATIENT}|{case.patient['id']}"
-    found = [
-        p
-        for p in client.search("Patient", {"identifier": token})
-        if any(i.get("system") == _PATIENT and i.get("value") == case.patient["id"] for i in p.get("identifier", []))
-    ]
+    found = patients_of(case, client)
     if len(found) > 1:
         raise Conflict("The repository has the patient several times; a person must look.")
     if found:
@@ -65,6 +61,19 @@ def target(context: Context, case: Case, connection: Connection) -> Target:
         "active": True,
         **{name: case.patient[name] for name in _KEPT if name in case.patient},
     }  # fmt: skip
-    written = client.write("POST", "Patient", made, {"If-None-Exist": f"identifier={token}"})
+    written = client.write("POST", "Patient", made, {"If-None-Exist": f"identifier={_token(case)}"})
     location = written.location or f"Patient/{(written.resource or {}).get('id', '')}"
     return Target(client, location)
+
+
+def patients_of(case: Case, client: Client) -> list[Resource]:
+    """Who is there under our identifier of the patient; only asked for, never made."""
+    return [
+        p
+        for p in client.search("Patient", {"identifier": _token(case)})
+        if any(i.get("system") == _PATIENT and i.get("value") == case.patient["id"] for i in p.get("identifier", []))
+    ]
+
+
+def _token(case: Case) -> str:
+    return f"{_PATIENT}|{case.patient['id']}"

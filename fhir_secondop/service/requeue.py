@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.opinion import codes, eligibility, proposals, workflow
-from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent
+from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent, watches
 from fhir_secondop.service.context import SERVICE, Context, load
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Transaction
@@ -66,7 +66,7 @@ def carry_on(context: Context, live: Live) -> int:
 
 
 # Those whose Task stays open until the workflow ends it.
-_KEPT = (gather.WORKFLOW, delivery.WORKFLOW, coverage.WORKFLOW)
+_KEPT = (gather.WORKFLOW, delivery.WORKFLOW, coverage.WORKFLOW, watches.WORKFLOW)
 _ALL = (*_KEPT, clocks.WORKFLOW, urgent.WORKFLOW, candidates.WORKFLOW, proposing.WORKFLOW)
 
 
@@ -93,6 +93,8 @@ def _workflow_of(task: Resource) -> str:
         return delivery.WORKFLOW
     if codes.has(task["code"], codes.TASK, eligibility.CODE):
         return coverage.WORKFLOW
+    if workflow.is_watch(task):
+        return watches.WORKFLOW
     if workflow.is_urgent(task):
         return urgent.WORKFLOW
     return candidates.WORKFLOW if workflow.is_review(task) and task["status"] == "requested" else ""
@@ -112,6 +114,8 @@ def _task_again(tx: Transaction, context: Context, stored: Stored, running: set[
         delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, case_id), task)
     elif name == coverage.WORKFLOW:
         coverage.enqueue(tx, context, task)
+    elif name == watches.WORKFLOW:
+        watches.enqueue(tx, context, task, watches.due_in(context, task))
     elif name == urgent.WORKFLOW:
         urgent.enqueue(tx, context, task)
     elif name == candidates.WORKFLOW:

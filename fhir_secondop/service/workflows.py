@@ -17,11 +17,23 @@ import sqlalchemy as sa
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
-from fhir_secondop.service import candidates, clocks, coverage, delivery, executors, gather, proposing, rounds, urgent
+from fhir_secondop.service import (
+    candidates,
+    clocks,
+    coverage,
+    delivery,
+    drift,
+    executors,
+    gather,
+    proposing,
+    rounds,
+    urgent,
+    watches,
+)
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.service.requeue import Live, carry_on
-from fhir_secondop.service.takeover import TakeOver, live
+from fhir_secondop.service.takeover import GiveUp, TakeOver, live
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.database import Database, Transaction
 
@@ -168,6 +180,7 @@ def _register_queues(registry: type[DBOS], settings: Settings) -> None:
         clocks.WORKFLOW: LOOKS_AT_ONCE,
         proposing.WORKFLOW: 1,
         urgent.WORKFLOW: 1,
+        watches.WORKFLOW: 1,
     }
     for name, at_once in limits.items():
         registry.register_queue(
@@ -176,7 +189,10 @@ def _register_queues(registry: type[DBOS], settings: Settings) -> None:
         )  # fmt: skip
 
 
-_GIVE_UP = {delivery.WORKFLOW: delivery.give_up, gather.WORKFLOW: gather.fail, coverage.WORKFLOW: coverage.fail}
+_GIVE_UP: dict[str, GiveUp] = {
+    delivery.WORKFLOW: delivery.give_up, gather.WORKFLOW: gather.fail, coverage.WORKFLOW: coverage.fail,
+    watches.WORKFLOW: drift.put_off,
+}  # fmt: skip
 
 
 class Running:
@@ -294,6 +310,18 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
     @workflow(clocks.WORKFLOW)
     def look_at_clocks(case_id: str, number: int) -> str:
         return str(look(case_id, number))
+
+    look_again = step("drift.look", lambda task, number: drift.look(context, task, number))
+    put_off = step("drift.put_off", lambda task, why, number: drift.put_off(context, task, why, number))
+
+    @workflow(watches.WORKFLOW)
+    def look_at_chart(task_id: str, number: int) -> str:
+        try:
+            return str(look_again(task_id, number))
+        except Exception as error:
+            # A fault of ours must not end the watch: the next look comes when it is due.
+            log.error("looking at a chart for %s failed: %s", task_id, type(error).__name__)
+            return str(put_off(task_id, f"it failed on our side ({type(error).__name__})", number))
 
     further = step(
         "escalate.step", lambda task, at, number: urgent.escalate(context, task, at, number),

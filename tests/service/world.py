@@ -32,7 +32,7 @@ from fhir_secondop.rest.transaction import entries_of
 from fhir_secondop.sandbox import ehr as ehrs
 from fhir_secondop.sandbox.signin import VISITOR
 from fhir_secondop.sandbox.traffic import Asked, hang_up
-from fhir_secondop.service import clocks, proposing, workflows
+from fhir_secondop.service import clocks, proposing, watches, workflows
 from fhir_secondop.store import bundles, resources, tables
 from fhir_secondop.store.database import Database, now_ms
 from fhir_secondop.web.app import create
@@ -289,8 +289,9 @@ class World:
 
     @property
     def outgoing(self) -> list[Job]:
-        """The jobs that wait and would ask an EHR for something; a look at clocks or dates asks nobody."""
-        return [job for job in self.jobs if job.workflow not in (clocks.WORKFLOW, proposing.WORKFLOW)]
+        """The jobs that carry something on; a look at clocks or dates asks nobody, one at a chart comes by itself."""
+        looks = (clocks.WORKFLOW, proposing.WORKFLOW, watches.WORKFLOW)
+        return [job for job in self.jobs if job.workflow not in looks]
 
     # ---- the parts
 

@@ -8,6 +8,7 @@ from fhir_secondop.access import rights
 from fhir_secondop.model import Caller, Operation, Result
 from fhir_secondop.opinion import (
     alignment,
+    checks,
     codes,
     consultation,
     eligibility,
@@ -17,6 +18,7 @@ from fhir_secondop.opinion import (
     records,
     report,
     urgent,
+    watches,
     workflow,
 )
 from fhir_secondop.opinion.case import Case, reference
@@ -118,6 +120,8 @@ def case_summary(case: Case) -> Plain:
                        "why": t.get("statusReason", {}).get("text", "")} for t in case.tasks_of("gather-records")],
         "thirdOpinion": {"suggested": bool(suggested(case)), "why": suggested(case)},
         **({"urgent": urgent.told(case)} if urgent.of_case(case) else {}),
+        **({"watched": watches.told(case)} if case.tasks_of(workflow.WATCH) else {}),
+        **({"toCheck": checks.told(case)} if checks.of_case(case) else {}),
         "insurance": eligibility.told(case),
         "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
         "deliveries": [

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
-from fhir_secondop.model import Caller, Operation, Result
-from fhir_secondop.opinion import alignment, codes
+from fhir_secondop.model import Caller, Operation, Resource, Result
+from fhir_secondop.opinion import alignment, checks, codes, facts, planned
 from fhir_secondop.opinion.alignment import Board, Row
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.people import display_name
+from fhir_secondop.service import checks as checking
 from fhir_secondop.service import preview, providers
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.operations.shapes import TEXT, VERSION, Handler, Plain, obj, telling, with_case
+
+_CODED = obj(["text", "kind", "system", "code"], text=TEXT, kind={"enum": list(planned.TYPES)},
+             system={"type": "string", "format": "uri", "pattern": r"^\S+$", "maxLength": 200},
+             code={"type": "string", "pattern": r"^\S+( \S+)*$", "maxLength": 100},
+             avoid={"type": "boolean"})  # fmt: skip
 
 
 def rows(context: Context) -> list[Operation]:
@@ -31,7 +37,14 @@ def rows(context: Context) -> list[Operation]:
         Operation("plan-of-record", "ServiceRequest", "The decision owner's plan; delivered like the report.",
                   act(providers.plan_of_record),
                   obj(["version", "decision", "text"], version=VERSION, decision={"enum": list(codes.DECISIONS)},
-                          text=TEXT, items={"type": "array", "items": TEXT})),
+                          text=TEXT, items={"type": "array", "items": TEXT},
+                          coded={"type": "array", "items": _CODED, "description":
+                                 "what charts are compared with later; avoid: it is not to be done"})),
+        Operation("close-check", "ServiceRequest",
+                  "Says what something is that a chart was seen to contradict, and why; nothing there is changed.",
+                  act(checking.close),
+                  obj(["task", "answer", "reason"], task=TEXT, answer={"enum": list(checks.ANSWERS)},
+                          reason={**TEXT, "pattern": r"\S"})),
         Operation("disclosures", "ServiceRequest", "What has left, to whom and where, and whether it still might.",
                   tell(_disclosures), reads=True, shows=("Task",)),
         Operation("replay", "ServiceRequest", "Tries a delivery on hold again.", act(providers.replay),
@@ -82,7 +95,13 @@ def board(case: Case, found: Board | None) -> Plain:
 
 def _notices(case: Case) -> list[str]:
     """What blocks nothing and must be seen all the same."""
-    return [] if case.pcps else ["no primary care provider is known: nobody there gets the report"]
+    lacking = [] if case.pcps else ["no primary care provider is known: nobody there gets the report"]
+    return [*lacking, *(_said(item) for item in checks.of_case(case) if checks.stands(item))]
+
+
+def _said(item: Resource) -> str:
+    state = "to check" if checks.is_open(item) else "the chart diverges"
+    return f"{state}: {item['description']} (seen {facts.moment(item['authoredOn'])})"
 
 
 def _row(row: Row) -> Plain:

@@ -9,6 +9,7 @@ from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case, Member
 from fhir_secondop.service import proposing, review
+from fhir_secondop.service.checks import may_close
 from fhir_secondop.service.drafts import is_signed
 from fhir_secondop.service.third import may_ask
 from fhir_secondop.service.urgent import may_record
@@ -39,6 +40,7 @@ class Offers:
     schedules: bool  # may record what was booked elsewhere
     holds: bool  # may put the case on hold, and let it go on
     records_call: bool  # that closes an urgent contact
+    checks: bool  # says what something is that a chart was seen to contradict
 
 
 def of_case(case: Case, caller: Caller) -> Offers:
@@ -68,6 +70,7 @@ def of_case(case: Case, caller: Caller) -> Offers:
         shows_draft=reviews and task["status"] == "in-progress",
         proposes=reviews and task["status"] in proposing.TAKES,
         records_call=desk or reviews or "requester" in caller.roles or may_record(case, caller),
+        checks=may_close(case, caller),
         cancels=task["status"] in ("requested", "received", "accepted", "in-progress") and (desk or placer),
         schedules=task["status"] in ("accepted", "ready", "in-progress", "completed") and (desk or reviews),
         holds=is_open and (desk or reviews),

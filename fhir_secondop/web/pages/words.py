@@ -18,10 +18,11 @@ DECISIONS = {
 }  # fmt: skip
 STATES = {
     "aligned": "Aligned", "informed": "Informed", "behind": "Behind", "unknown": "Not there yet",
-    "blocked": "Blocked", "to-check": "To check",
+    "blocked": "Blocked", "to-check": "To check", "diverged": "Diverged",
 }  # fmt: skip
 MARKS = {
     "aligned": "ok", "informed": "info", "behind": "warn", "unknown": "wait", "blocked": "bad", "to-check": "bad",
+    "diverged": "bad",
 }  # fmt: skip
 NEED_MARKS = {"urgent": "bad", "overdue": "bad", "request": "wait"}  # the others: "warn"
 STAGE_MARKS = {
@@ -84,6 +85,8 @@ PROPOSAL_ENDS = {
     "accepted": "taken up", "declined": "not taken up", "aged-out": "nobody answered", "withdrawn": "taken back",
 }  # fmt: skip
 PROPOSAL_MARKS = {"accepted": "ok", "declined": "warn", "aged-out": "warn", "withdrawn": "plain"}
+CHECKS = {"diverged": "the chart diverges", "no-contradiction": "no contradiction", "resolved": "resolved"}
+CHECK_MARKS = {"diverged": "bad", "no-contradiction": "ok", "resolved": "ok"}
 NOTICES = {
     "proposal-ended": "what became of a proposal",
     "result-arrived": "a result",
@@ -143,7 +146,7 @@ DONE = {
     "blind-first": "It is recorded how the case is read.",
     "break-blind": "The first opinion is open; the report will say so.",
     "pause": "The case is on hold.", "resume": "The case goes on.",
-    "schedule": "It is recorded.",
+    "schedule": "It is recorded.", "close-check": "It is recorded what it is.",
 }  # fmt: skip
 
 

@@ -8,12 +8,14 @@ from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from fhir_secondop.access import rights
+from fhir_secondop.model import Caller
 from fhir_secondop.opinion import facts, progress
 from fhir_secondop.opinion.clocks import Clocks
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.progress import Need
 from fhir_secondop.rest import disclosure
 from fhir_secondop.service import worklist
+from fhir_secondop.service.checks import may_close
 from fhir_secondop.service.worklist import Listed
 from fhir_secondop.web.pages.frame import Frame
 
@@ -58,7 +60,7 @@ def _page(frame: Frame, wanted: str, before: str) -> Response:
         found, older = worklist.listed(frame.context, frame.caller, SHOWN, before)
     for one in found:
         disclosure.disclosed_of(one.case.id)
-    rows = [row_of(one, frame.caller.roles) for one in found]
+    rows = [row_of(one, frame.caller) for one in found]
     counts = {stage: sum(1 for row in rows if row.stage == stage) for stage in progress.STAGES}
     shown = [row for row in rows if not wanted or row.stage == wanted]
     return frame.page("worklist", rows=shown, counts=counts, total=len(rows), wanted=wanted,
@@ -75,8 +77,10 @@ def needing(rows: list[Row]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
     return found
 
 
-def row_of(one: Listed, roles: frozenset[str]) -> Row:
-    """A listed case as a row; what needs a person is the coordinator's, a call everybody's whom it may reach."""
+def row_of(one: Listed, caller: Caller) -> Row:
+    """A listed case as a row; what needs a person is the coordinator's, a call everybody's whom it may reach, what a
+    chart shows also theirs who decide.
+    """
     case, decision = one.case, facts.decision(one.case)
     return Row(
         id=case.id,
@@ -89,5 +93,12 @@ def row_of(one: Listed, roles: frozenset[str]) -> Row:
         stage=one.stage,
         waiting=progress.waiting_for(case),
         clocks=one.clocks,
-        needs=tuple(progress.needs(case, one.candidates) if "coordinator" in roles else progress.urgent_needs(case)),
+        needs=tuple(_needs(one, caller)),
     )
+
+
+def _needs(one: Listed, caller: Caller) -> list[Need]:
+    if "coordinator" in caller.roles:
+        return progress.needs(one.case, one.candidates)
+    mine = progress.check_needs(one.case) if may_close(one.case, caller) else ()
+    return [*progress.urgent_needs(one.case), *mine]

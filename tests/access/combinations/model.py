@@ -30,13 +30,14 @@ OPERATIONS: dict[str, str] = {
     "clocks": "sees", "pause": "staff", "resume": "staff", "schedule": "staff",
     "show-preliminary": "reviewer",
     "propose": "reviewer", "withdraw-proposal": "reviewer", "answer-proposal": "recipient", "proposal-result": "staff",
-    "raise-urgent": "reviewer", "record-call": "called",
+    "raise-urgent": "reviewer", "record-call": "called", "close-check": "checker",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
     "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
     "placer": {"desk", "pcp"}, "asker": {"desk", "clinic", "pcp", "surgeon", "patient"},
+    "checker": {"desk", "surgeon"},
     "called": {"desk", "clinic", "reviewer", "pcp", "surgeon"},
     "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
@@ -58,6 +59,7 @@ BODIES: dict[str, Plain] = {
     "answer-proposal": {"proposal": 1, "outcome": "accepted"},
     "proposal-result": {"proposal": 1, "result": "Observation/x"},
     "raise-urgent": {"finding": "x"}, "record-call": {"with": "x", "readBack": "x"},
+    "close-check": {"task": "x", "answer": "diverged", "reason": "x"},
     "cover-sheet": {"task": "x"}, "cancel": {"reason": "no-capacity"},
 }  # fmt: skip
 
