@@ -23,7 +23,7 @@ from fhir_secondop.ehr.limits import InProcess, Limits
 from fhir_secondop.ehr.origins import Origin, origin
 from fhir_secondop.ehr.smart import BackendServices
 from fhir_secondop.errors import Invalid, Malformed
-from fhir_secondop.fhir import codec, times
+from fhir_secondop.fhir import codec, refs, times
 from fhir_secondop.model import Connection, Page, Resource
 
 JSON = "application/fhir+json"
@@ -132,8 +132,13 @@ class Client:
         return found
 
     def read(self, reference: str) -> Resource:
-        """The resource at "Type/id"."""
-        return _resource(self.get(reference).body)
+        """The resource at "Type/id". Raises EhrFailure "unreachable" when something else comes, whatever its status."""
+        found = _resource(self.get(reference).body)
+        ref = refs.parse(reference)
+        if ref and (found.get("resourceType"), found.get("id", ref.id)) != (ref.type, ref.id):
+            what = f"{self.connection.name}: a {ref.type} was asked for and something else came."
+            raise EhrFailure("unreachable", what)
+        return found
 
     def pages(self, path: str, params: Mapping[str, str]) -> Iterator[tuple[Page, Resource]]:
         """Every page of a search with its Bundle, following `next` verbatim, to no other host like every request.
@@ -167,6 +172,11 @@ class Client:
         answer = self._send(method, path, body=codec.dumps(resource).encode(), headers=headers)
         location = answer.headers.get("Location") or answer.headers.get("Content-Location") or ""
         sent_back = _sent_back(answer.body)
+        if not location and _says_no(answer.body, sent_back):
+            what = f"{self.connection.name}: {method} {path.partition('/')[0]}".strip()
+            raise EhrFailure(
+                "unknown", f"{what}: HTTP {answer.status} with what is no answer to it.", status=answer.status
+            )
         if not location and sent_back and sent_back.get("resourceType") == resource.get("resourceType"):
             location = f"{sent_back['resourceType']}/{sent_back.get('id', '')}"
         return Written(answer.status, below(location), sent_back)
@@ -297,6 +307,14 @@ def _sent_back(body: bytes) -> Resource | None:
         return codec.parse(body)
     except Malformed:
         return None
+
+
+def _says_no(body: bytes, sent_back: Resource | None) -> bool:
+    """Whether an answer of success to a write is none: an error in an OperationOutcome, or a page for people."""
+    if sent_back is None:
+        return bool(body.strip())
+    issues = sent_back.get("issue", []) if sent_back.get("resourceType") == "OperationOutcome" else []
+    return any(isinstance(issue, dict) and issue.get("severity") in ("error", "fatal") for issue in issues)
 
 
 def below(location: str) -> str:

@@ -11,7 +11,7 @@ from fhir_secondop.ehr.client import Written, below
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.rungs import DocumentRung, document_obstacle, identifier_obstacle
-from fhir_secondop.ehr.target import Target, by_identifier, first, if_match, is_same, with_identifier
+from fhir_secondop.ehr.target import Target, by_identifier, carries, if_match, is_about, is_same, with_identifier
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.model import Resource
 
@@ -40,7 +40,31 @@ def _withdrawn(target: Target, document: Deliverable) -> list[tuple[Resource, Re
     return pairs
 
 
-class Transaction(DocumentRung):
+class _WithResults(DocumentRung):
+    """What both rungs have in common: beside the document go the report and its results."""
+
+    def parts(self, target: Target, document: Deliverable) -> list[Resource]:
+        """See Rung."""
+        if document.report is None:
+            return []
+        report = document.report["identifier"][0]
+        found = with_identifier(target, "DiagnosticReport", report["system"], report["value"])
+        named = [o["identifier"][0] for o in document.observations]
+        if found and named:
+            asked = ",".join(f"{i['system']}|{i['value']}" for i in named)
+            results = [
+                r
+                for r in target.client.search("Observation", {"identifier": asked})
+                if is_about(target, r) and any(carries(r, i["system"], i["value"]) for i in named)
+            ]
+            # Not every server takes a list of values.
+            found += results or [
+                r for i in named for r in with_identifier(target, "Observation", i["system"], i["value"])
+            ]
+        return found
+
+
+class Transaction(_WithResults):
     """Rung 1: everything in one transaction, with conditional creates; later versions update by the known id."""
 
     number = 1
@@ -114,7 +138,7 @@ class Transaction(DocumentRung):
                 raise EhrFailure("conflict", "A conditional create was answered with another resource.", status=200)
 
 
-class ConditionalCreates(DocumentRung):
+class ConditionalCreates(_WithResults):
     """Rung 2: the same, one request each. What a broken sequence left is found and completed by the next try."""
 
     number = 2
@@ -139,6 +163,9 @@ class ConditionalCreates(DocumentRung):
             _creates_conditionally(capability, site, kind) for kind in ("Observation", "DiagnosticReport")
         ):
             results = [_upsert(target, resource, there) for resource, there in _results(target, document)]
+            if not all(results):
+                # The report must name it; where it was only not stored yet, the next attempt finds it.
+                raise EhrFailure("unknown", "A result was taken there and is not to be found yet.")
             report = documents.report_for(document, target.patient, results)
             _upsert(target, report, by_identifier(target, report))
             for resource, there in _withdrawn(target, document):
@@ -162,7 +189,7 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
 
     Raises EhrFailure when that is something else: the criteria were ignored or matched too much, nothing was stored.
     """
-    if written.status == 201 and written.location:
+    if written.status in (201, 202) and written.location:
         return written.location
     there = written.resource
     if there is None or there.get("resourceType") != sent["resourceType"]:
@@ -170,7 +197,7 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
     if there is None:
         identifier = sent.get("masterIdentifier") or sent["identifier"][0]
         found = with_identifier(target, sent["resourceType"], identifier["system"], identifier["value"])
-        return first(found)
+        return f"{found[0]['resourceType']}/{found[0]['id']}" if found else ""
     if not is_same(target, sent, there):
         raise EhrFailure("validation", "A conditional create was answered with another resource.", status=200)
     return f"{there['resourceType']}/{there['id']}"

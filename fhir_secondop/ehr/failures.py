@@ -109,6 +109,8 @@ def of_status(
         )  # fmt: skip
     if status in _BY_STATUS:
         kind = _BY_STATUS[status]
+    elif status == 303 and writing:
+        kind = "unknown"  # it says where to look for what was made: it may have been
     elif status < 400:
         kind = "policy"
     elif status < 500 and status not in _AMBIGUOUS:

@@ -18,7 +18,7 @@ from fhir_secondop.ehr.target import (
     if_match,
     is_about,
     is_of_set,
-    named,
+    same_documents,
 )
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.fhir import times
@@ -41,13 +41,9 @@ class SearchThenCreate(DocumentRung):
             return because
         return "" if capability.offers("DocumentReference", "search-type") else _NO_LOOK
 
-    def find(self, target: Target, document: Deliverable) -> str:
-        """See Rung. Where identifiers are dropped, the bytes tell: they name case and version."""
-        return first(
-            r
-            for r in documents_of(target)
-            if document.version_id in named(r) or content_of(target.client, r) == document.pdf
-        )
+    def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
+        """See Rung."""
+        return same_documents(target, document)
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""
@@ -98,14 +94,17 @@ class ReportWithPdf:
         """Nothing that asking would tell."""
         return ""
 
+    def parts(self, target: Target, document: Deliverable) -> list[Resource]:
+        """Nothing."""
+        return []
+
     def _reports(self, target: Target, document: Deliverable) -> list[Resource]:
         found = target.client.search("DiagnosticReport", {"patient": target.patient_id})
         return [r for r in found if is_about(target, r) and is_of_set(document, r)]
 
-    def find(self, target: Target, document: Deliverable) -> str:
+    def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung. It is this version when its bytes are."""
-        same = [r for r in self._reports(target, document) if content_of(target.client, r) == document.pdf]
-        return first(same, current=_FINAL)
+        return [r for r in self._reports(target, document) if content_of(target.client, r) == document.pdf]
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""
@@ -121,7 +120,7 @@ class ReportWithPdf:
         resource = self.sample(target, document)
         if not older:
             written = target.client.write("POST", self.type, resource)
-            return written.location or self.find(target, document)
+            return written.location or first(self.copies(target, document), current=self.current)
         reference = f"{self.type}/{older[0]['id']}"
         target.client.write("PUT", reference, {**resource, "id": older[0]["id"]}, if_match(older[0]))
         return reference

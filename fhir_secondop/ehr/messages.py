@@ -49,21 +49,22 @@ class Message:
         """Nothing that asking would tell."""
         return ""
 
+    def parts(self, target: Target, document: Deliverable) -> list[Resource]:
+        """Nothing."""
+        return []
+
     def _messages(self, target: Target) -> list[Resource]:
         parameter = target.client.capability.parameter("Communication", "patient", "subject")
         value = target.patient_id if parameter == "patient" else target.patient
         return [r for r in target.client.search("Communication", {parameter: value}) if is_about(target, r)]
 
-    def find(self, target: Target, document: Deliverable) -> str:
+    def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung."""
-        return first(
-            (
-                r
-                for r in self._messages(target)
-                if document.version_id in named(r) or content_of(target.client, r) == document.pdf
-            ),
-            current=("completed",),
-        )
+        return [
+            r
+            for r in self._messages(target)
+            if document.version_id in named(r) or content_of(target.client, r) == document.pdf
+        ]
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""
@@ -76,7 +77,7 @@ class Message:
         sender = self._sender(target, document)
         resource = documents.communication(document, target.patient, sender, target.client.site, answers)
         written = target.client.write("POST", self.type, resource)
-        return written.location or self.find(target, document)
+        return written.location or first(self.copies(target, document), current=self.current)
 
     def _sender(self, target: Target, document: Deliverable) -> str:
         """The author as a Practitioner of that place, where one is demanded."""

@@ -9,7 +9,7 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.documents import Deliverable, text_for
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.rungs import DocumentRung, document_obstacle
-from fhir_secondop.ehr.target import Target, content_of, documents_of, earlier, first, is_about, is_of_set
+from fhir_secondop.ehr.target import Target, content_of, documents_of, earlier, is_about, is_of_set, named
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import Resource
@@ -40,9 +40,9 @@ class NoteOnEncounter(DocumentRung):
         """See Rung."""
         return "" if text_for(document, site) else f"takes {site.text_limit} characters, and its conclusion has more"
 
-    def find(self, target: Target, document: Deliverable) -> str:
+    def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung."""
-        return first(self._marked(target, document.version_id))
+        return self._marked(target, document.version_id)
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""
@@ -54,7 +54,8 @@ class NoteOnEncounter(DocumentRung):
     def _marked(self, target: Target, version_id: str) -> list[Resource]:
         # The head of the text names its own version; an amendment also names the one before, further down.
         marker = f"({version_id})".encode()
-        return [r for r in documents_of(target) if marker in content_of(target.client, r)]
+        # Where identifiers are kept they tell too: of a text that was changed the marker may be what is left out.
+        return [r for r in documents_of(target) if version_id in named(r) or marker in content_of(target.client, r)]
 
     def send(self, target: Target, document: Deliverable, older: Sequence[Resource]) -> str:
         """See Rung."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 from fhir_secondop.ehr import documents
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.rungs import Rung
-from fhir_secondop.ehr.target import Target, content_of, is_about
+from fhir_secondop.ehr.target import Target, content_of, first, is_about
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import Receipt, Resource
@@ -28,14 +29,16 @@ def check_patient(target: Target) -> None:
         raise Conflict("The patient's record there was replaced by another; a person must look.")
 
 
-def look(target: Target, rung: Rung, document: Deliverable) -> Receipt | None:
+def look(target: Target, rung: Rung, document: Deliverable, *, begun: bool = False) -> Receipt | None:
     """The receipt of a copy of this version that is there already, verified as after sending; None if there is none.
 
-    What a worker that was killed after sending left undone, the mark on earlier copies, is done.
+    Where sending had `begun` a copy is also looked for that lost its identifier. What a worker that was killed after
+    sending left undone, the mark on earlier copies, is done.
     """
-    found = rung.find(target, document)
-    if not found:
+    copies = rung.copies(target, document, thoroughly=begun)
+    if not copies:
         return None
+    found = first(copies, current=rung.current)
     return _superseding(target, rung, document, verify(target, rung, document, found, how="found there"))
 
 
@@ -82,6 +85,7 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
         return Receipt("accepted", "unverifiable", rung.number, location, {"how": how, "why": failure.kind})
     content = content_of(target.client, there)
     faults = differences(target, rung, document, there, content)
+    several = _several(target, rung, document, there)
     sent = rung.sample(target, document)
     dropped = tuple(sorted(name for name in sent if name not in there))
     if any(content_of(target.client, there, place) != data for place, data in _signed(document, sent)):
@@ -91,9 +95,39 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
         "sha256": documents.sha256(content),
         "read-version": str(there.get("meta", {}).get("versionId", "")),
     }
+    if several:
+        evidence["duplicates"] = several
     if faults:
         evidence["why"] = "; ".join(faults.values())
     return Receipt("accepted", "mismatch" if faults else "verified", rung.number, location, evidence, dropped)
+
+
+def _several(target: Target, rung: Rung, document: Deliverable, there: Resource) -> str:
+    """What of this version is there more than once ("2 DocumentReference"), whoever stored it again; "" of nothing."""
+    try:
+        copies = rung.copies(target, document)
+        if there.get("id") not in [r["id"] for r in copies]:
+            # It lost what it is searched by, or the search does not mean it.
+            copies = rung.copies(target, document, thoroughly=True)
+        parts = rung.parts(target, document)
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return ""  # it does not show us: nothing is said of it
+    standing = {r.get("id") for r in [there, *copies] if r.get("status") != "entered-in-error"}
+    several = Counter({rung.type: len(standing)})
+    for (kind, _), ids in _by_identifier(parts).items():
+        several[kind] = max(several[kind], len(ids))
+    return ", ".join(f"{count} {kind}" for kind, count in several.items() if count > 1)
+
+
+def _by_identifier(parts: list[Resource]) -> dict[tuple[str, str], set[str]]:
+    """The ids of what counts, by type and our identifier, which is the first."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for part in parts:
+        if part.get("status") != "entered-in-error":
+            found.setdefault((part["resourceType"], part["identifier"][0].get("value", "")), set()).add(part["id"])
+    return found
 
 
 def _signed(document: Deliverable, sent: Resource) -> list[tuple[int, bytes]]:

@@ -12,7 +12,15 @@ from fhir_secondop.ehr import documents
 from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.target import Target, earlier, first, honours_identifier, if_match, with_identifier
+from fhir_secondop.ehr.target import (
+    Target,
+    earlier,
+    first,
+    honours_identifier,
+    if_match,
+    same_documents,
+    with_identifier,
+)
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.model import Resource
 
@@ -34,8 +42,11 @@ class Rung(Protocol):
     def probe(self, target: Target) -> str:
         """Why it can't be used, as far as only asking tells; "" when it can. Never by writing."""
 
-    def find(self, target: Target, document: Deliverable) -> str:
-        """The reference of the copy of this version there, or ""."""
+    def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
+        """The copies of this version there. `thoroughly`: also those that lost what they are searched by."""
+
+    def parts(self, target: Target, document: Deliverable) -> list[Resource]:
+        """What stands beside the copy there under identifiers that we gave it: report and results, of any version."""
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """The copies of earlier versions there, whichever arrived, newest first."""
@@ -79,9 +90,21 @@ class DocumentRung:
         """Nothing that asking would tell."""
         return ""
 
+    def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
+        """See Rung. All documents of the patient are read only where a copy may be there that lost its identifier."""
+        found = with_identifier(target, self.type, documents.URI, document.version_id)
+        if not thoroughly:
+            return found
+        known = {r["id"] for r in found}
+        return [*found, *(r for r in same_documents(target, document) if r["id"] not in known)]
+
     def find(self, target: Target, document: Deliverable) -> str:
-        """See Rung."""
-        return first(with_identifier(target, self.type, documents.URI, document.version_id))
+        """The reference of the copy of this version there, or ""."""
+        return first(self.copies(target, document), current=self.current)
+
+    def parts(self, target: Target, document: Deliverable) -> list[Resource]:
+        """Nothing."""
+        return []
 
     def located(self, target: Target, document: Deliverable, location: str = "") -> str:
         """Where what was just written stands; "" when the EHR doesn't show it, which is no refusal of the write."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fhir_secondop.ehr.client import Client
@@ -127,10 +127,18 @@ def if_match(resource: Resource) -> dict[str, str]:
     return {"If-Match": f'W/"{version}"'} if version else {}
 
 
-def first(found: Iterable[Resource], *, current: Iterable[str] = ("current",)) -> str:
-    """The reference of the first that is current, else of the first; "" of none."""
-    states = tuple(current)
-    ranked = sorted(found, key=lambda r: r.get("status") not in states)
+def same_documents(target: Target, document: Deliverable) -> list[Resource]:
+    """The patient's documents there that are this version. Where identifiers are dropped, the bytes tell."""
+    return [
+        r
+        for r in documents_of(target)
+        if document.version_id in named(r) or content_of(target.client, r) == document.pdf
+    ]
+
+
+def first(found: Iterable[Resource], *, current: Callable[[str], bool]) -> str:
+    """The reference of the first whose status is current, else of the first; "" of none."""
+    ranked = sorted(found, key=lambda r: not current(str(r.get("status"))))
     return f"{ranked[0]['resourceType']}/{ranked[0]['id']}" if ranked else ""
 
 

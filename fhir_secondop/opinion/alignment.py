@@ -29,6 +29,7 @@ class Held:
     rung: str = ""
     status: str = ""
     why: str = ""  # what it waits for, as the Task says
+    duplicates: str = ""  # what of it is there more than once
     superseded: str = ""  # how the copy before was marked: marked, unmarked, or nothing before
 
     @property
@@ -110,6 +111,7 @@ def held(task: Resource) -> Held:
         decision=said.get("decision", "none"),
         rung=said.get("rung", ""),
         status=workflow.business_status(task),
+        duplicates=said.get("duplicates", ""),
         superseded=said.get("superseded", ""),
         why=task.get("statusReason", {}).get("text", "") if task["status"] != "completed" else "",
     )
@@ -216,6 +218,8 @@ def _missing(now: Held, has_older: bool, required: tuple[str, ...]) -> list[str]
         missing.append("the cover sheet must be handed over, and its link confirmed")
     elif not now.holds:
         missing.append("no verified copy yet" + (f" ({now.why})" if now.why else ""))
+    if now.duplicates:
+        missing.append(f"it is there more than once ({now.duplicates})")
     if "ack" in required and now.ack == "none":
         missing.append("acknowledgement")
     if "decision" in required and now.decision == "none":

@@ -7,7 +7,7 @@ leaves a Task from which the next one knows what may have landed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from fhir_secondop.ehr import ladder, push
@@ -194,7 +194,7 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
         chosen = ladder.choose(target, document, refused)
         if chosen.rung is None:
             return _issue_link(context, job, chosen.why)
-        receipt = _look(job, chosen, target, document)
+        receipt = _look(context, job, chosen, target, document, connection)
         if receipt is not None and _is_outdated(context, job):
             receipt = _settled_before(receipt)
         if receipt is None:
@@ -204,7 +204,16 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             wait = _settle_wait(context, job, connection)
             if wait > 0:
                 return _again(context, job, "unknown", "what was sent before may still land", delay_s=wait)
-            job = _sending(context, job, chosen)
+            promised = alignment.evidence(job.task).get("location", "")
+            if promised:
+                # Sent again it might stand there twice, where the first is only not shown to us.
+                return _hold(context, job, f"The EHR said that it stored it ({promised}), and it is not there.")
+            begun = _sending(context, job, chosen, connection)
+            if begun is None:
+                return _again(
+                    context, job, "", "it is being sent there to somebody else", delay_s=_backoff(job.attempt)
+                )
+            job = begun
             try:
                 receipt = push.send(target, chosen.rung, document)
             except EhrFailure as failure:
@@ -217,6 +226,7 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                     _not_sent(context, job)
                     raise
                 if failure.kind not in ("validation", "scope", "policy"):
+                    _still_landing(context, job)
                     raise
                 if document.signed and failure.kind == "validation":
                     # Perhaps it takes one attachment alone: the form that people read goes without the signed bytes.
@@ -227,6 +237,8 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                 refused.append((chosen.rung.number, f"refused ({failure.kind}: {failure.why})"))
                 job = _not_sent(context, job)
                 continue
+            if receipt.copy == "unverifiable" and receipt.evidence["why"] in _NOT_THERE:
+                return _promised(context, job, receipt, connection)
         return _settle(context, job, chosen, receipt)
 
 
@@ -280,15 +292,33 @@ def _older_under_way(context: Context, job: _Job, connection: Connection) -> flo
     )
 
 
-def _look(job: _Job, chosen: Chosen, target: Target, document: Deliverable) -> Receipt | None:
-    """A copy that is there already, on the rung chosen now or on the one that an earlier attempt had begun with."""
-    begun = alignment.evidence(job.task).get("rung", "")
-    earlier = [rung for rung in ladder.RUNGS if str(rung.number) == begun and rung is not chosen.rung]
+def _look(
+    context: Context, job: _Job, chosen: Chosen, target: Target, document: Deliverable, connection: Connection
+) -> Receipt | None:
+    """A copy that is there already, on the rung chosen now or on one that an attempt, also for a colleague of the
+    recipient's there, had begun with."""
+    with_colleagues = (job.task, *_same_elsewhere(context, job, connection, job.case.deliveries))
+    begun = {alignment.evidence(task).get("rung", "") for task in with_colleagues} - {""}
+    earlier = [rung for rung in ladder.RUNGS if str(rung.number) in begun and rung is not chosen.rung]
     for rung in ([chosen.rung] if chosen.rung else []) + earlier:
-        receipt = push.look(target, rung, document)
+        receipt = push.look(target, rung, document, begun=bool(begun))
         if receipt is not None:
             return receipt
     return None
+
+
+def _same_elsewhere(
+    context: Context, job: _Job, connection: Connection, deliveries: Iterable[Resource]
+) -> list[Resource]:  # fmt: skip
+    """The deliveries of the same version to others at the same EHR: one copy there is for all of them."""
+    return [
+        other
+        for other in deliveries
+        if other["id"] != job.task["id"]
+        and alignment.thing_of(other) == alignment.thing_of(job.task)
+        and alignment.version_of(other) == alignment.version_of(job.task)
+        and connection_of(context, job.case, other) == connection
+    ]
 
 
 def _settle_wait(context: Context, job: _Job, connection: Connection) -> float:
@@ -301,12 +331,50 @@ def _settle_wait(context: Context, job: _Job, connection: Connection) -> float:
     return max(0.0, (settled - context.now()) / 1000)
 
 
-def _sending(context: Context, job: _Job, chosen: Chosen) -> _Job:
-    """Commits that we are about to send, before we do."""
+class _Waits(Exception):
+    """Somebody else's delivery of the same goes first."""
+
+
+def _sending(context: Context, job: _Job, chosen: Chosen, connection: Connection) -> _Job | None:
+    """Commits that we are about to send, before we do; None while the same is being sent there to somebody else.
+
+    Two people of one EHR have a delivery each. Their workers may both have found nothing there: the second must look
+    again, also when the first has ended since.
+    """
     now = context.instant()
     said = {"sent": "unknown", "send-started": now, "rung": str(chosen.number), "rung-why": chosen.why}
     task = alignment.with_evidence(job.task, said)
-    return _moved(context, job, task, "in-progress", "sending")
+    seen = {other["id"]: other["meta"]["versionId"] for other in job.case.deliveries}
+
+    def alone(tx: Transaction) -> None:
+        now_there = load(tx.connection, EVERYTHING, job.case.id).deliveries
+        for other in _same_elsewhere(context, job, connection, now_there):
+            sending = other["status"] == "in-progress" and _settle_wait(context, replace(job, task=other), connection)
+            if sending or other["meta"]["versionId"] != seen.get(other["id"]):
+                raise _Waits
+
+    try:
+        return _moved(context, job, task, "in-progress", "sending", also=alone)
+    except _Waits:
+        return None
+
+
+def _still_landing(context: Context, job: _Job) -> None:
+    """Commits that what was sent may land from now on: of several requests the last went out long after the first."""
+    _moved(
+        context, job, alignment.with_evidence(job.task, {"send-started": context.instant()}), "in-progress", "unknown"
+    )
+
+
+_NOT_THERE = ("not-found", "no location was given")
+
+
+def _promised(context: Context, job: _Job, receipt: Receipt, connection: Connection) -> str:
+    """The EHR took it and does not show it: it is looked for until it can't land any more, and not sent again."""
+    place = receipt.location or "it did not say where"
+    job = replace(job, task=alignment.with_evidence(job.task, {"location": place}))
+    wait = _settle_wait(context, job, connection) or FIRST_RETRY_S
+    return _again(context, job, "unknown", "what it took is not to be found there yet", delay_s=wait)
 
 
 def _not_sent(context: Context, job: _Job) -> _Job:
@@ -352,13 +420,17 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
         "address": job.connection.base if job.connection else "",
         "location": receipt.location,
         "dropped": ", ".join(receipt.dropped),
+        "duplicates": "",
         "read-at": context.instant(),
         **receipt.evidence,
     }
     task = alignment.with_evidence(job.task, said)
-    if receipt.copy == "mismatch":
+    several = said["duplicates"]
+    if receipt.copy == "mismatch" or several:
         held = task if task["status"] == "in-progress" else workflow.moved(task, "in-progress", context.instant())
-        _moved(context, job, held, "on-hold", "mismatch", reason_text=f"The copy differs: {said.get('why', '')}.")
+        why = [f"The copy differs: {said.get('why', '')}."] if receipt.copy == "mismatch" else []
+        why += [f"It is there more than once ({several}): the others must be taken out there."] if several else []
+        _moved(context, job, held, "on-hold", "mismatch", reason_text=" ".join(why))
         return "mismatch"
     if task["status"] == "accepted":  # found there: an earlier worker had sent it
         task = workflow.moved(task, "in-progress", context.instant())
@@ -456,9 +528,14 @@ def _failed(context: Context, job: _Job, failure: EhrFailure) -> str:
         return _hold(context, current, f"{failure.kind}: {failure.message}{more}", element=failure.element)
     if current.attempt >= MAX_ATTEMPTS:
         return _hold(context, current, f"Given up after {current.attempt} attempts; last: {failure.message}")
-    delay_s = max(failure.retry_after_s, min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (current.attempt - 1)))
+    delay_s = max(failure.retry_after_s, _backoff(current.attempt))
     sent_before = "send-started" in alignment.evidence(current.task)
     return _again(context, current, "unknown" if sent_before else "", failure.kind, delay_s=delay_s)
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds until the next attempt."""
+    return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempt - 1, MAX_ATTEMPTS))
 
 
 def _again(context: Context, job: _Job, business: str, why: str, *, delay_s: float) -> str:
@@ -481,7 +558,8 @@ def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: st
         raise Conflict(f"Only a delivery on hold is replayed; this one is {task['status']}.")
     begun = "send-started" in alignment.evidence(task)
     number = 1 + int(alignment.evidence(task).get("replays", "0"))
-    task = alignment.with_evidence(task, {"replays": str(number), "replayed-by": by, "failing-element": ""})
+    said = {"replays": str(number), "replayed-by": by, "failing-element": "", "location": ""}
+    task = alignment.with_evidence(task, said)
     after = workflow.moved(task, "in-progress" if begun else "accepted", context.instant(),
                            business="unknown" if begun else "planned")  # fmt: skip
     put(tx, context, case.id, after)

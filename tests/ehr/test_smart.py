@@ -521,11 +521,11 @@ def test_sixteen_threads_whose_token_is_refused_ask_for_one_more(threaded: HTTPS
             return Response("", 401)
         return ok(PATIENT)
 
-    threaded.expect_request("/fhir/Patient/7").respond_with_handler(read)
+    threaded.expect_request("/fhir/Patient/1").respond_with_handler(read)
     with token_endpoint(threaded, lambda _: ok({"access_token": f"t{next(numbers)}"})) as client_of:
         client = client_of(our_keys.ES384, concurrency=THREADS)
         services(client).token()
-        assert at_once(lambda: client.read("Patient/7")) == [PATIENT] * THREADS
+        assert at_once(lambda: client.read("Patient/1")) == [PATIENT] * THREADS
         assert len(forms(threaded)) == 2
 
 

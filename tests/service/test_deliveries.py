@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.wrappers import Response
 
 from fhir_secondop.ehr import documents
 from fhir_secondop.fhir import refs
@@ -198,7 +199,7 @@ def test_an_answer_that_was_lost_is_looked_for_and_a_refused_one_sent_again_afte
     assert (waiting["status"], waiting["businessStatus"]) == ("in-progress", "unknown")
     # What nobody answered may land until its window is over: looked for, and not sent.
     world.work(patience_s=30)
-    assert len(ehr.written) == 2  # one for each recipient, both lost
+    assert len(ehr.written) == 1  # that of the other recipient, for the same EHR, waits for it
     assert "may still land" in world.delivery(case_id, SURGEON)["why"]
     world.work(patience_s=120)
     assert len(ehr.written) == 3
@@ -338,8 +339,6 @@ def test_a_server_of_another_fhir_version_is_not_sent_to(world: World, version: 
 
 
 def _json(text: str) -> Any:
-    from werkzeug.wrappers import Response
-
     return Response(text, 200, mimetype="application/fhir+json")
 
 
@@ -599,3 +598,112 @@ def test_a_first_version_that_had_landed_and_was_superseded_is_no_mismatch(world
         ("amended", "current"),
         ("final", "superseded"),
     ]
+
+
+# ---- an EHR that keeps to nothing (the rest is tests/faults)
+
+
+def test_two_recipients_of_one_ehr_whose_workers_both_found_nothing_get_one_copy(world: World) -> None:
+    ehr = hospital(world, "no-transaction", "no-conditional-create")
+    case_id = world.signed(sources=[])
+
+    def meanwhile(asked: Asked) -> bool:
+        """The other worker does all of its delivery after this one has looked, and before it sends."""
+        waiting = [job for job in world.jobs if job.partition == "lakeside"]
+        if (asked.kind, asked.type) == ("search", "DocumentReference") and "patient" in asked.query and waiting:
+            world.jobs.remove(waiting[0])
+            world.workflows[waiting[0].workflow](*waiting[0].args)
+        return False
+
+    ehr.cut = meanwhile
+    world.work(patience_s=60)
+    assert {world.delivery(case_id, n)["businessStatus"] for n in (SURGEON, ONCOLOGIST)} == {"verified"}
+    assert (len(ehr.documents), len(ehr.written)) == (1, 1)
+
+
+def test_a_copy_that_was_stored_twice_there_is_left_to_a_person_until_one_is_taken_out(world: World) -> None:
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+
+    def again(asked: Asked) -> bool:
+        if asked.kind == "transaction":
+            for resource in [*ehr.documents, *ehr.reports]:
+                ehr.put({**resource, "id": "again"})
+        return False
+
+    ehr.cut = again
+    world.work(patience_s=60)
+    held = world.delivery(case_id, SURGEON)
+    assert (held["status"], held["businessStatus"], held["evidence"]["copy"]) == ("on-hold", "mismatch", "verified")
+    assert held["evidence"]["duplicates"] == "2 DocumentReference, 2 DiagnosticReport"
+    assert "more than once" in held["why"]
+    row = next(r for r in world.get(case_id, "alignment")["providers"] if SURGEON in r["name"])
+    assert "more than once" in row["waitingFor"]
+    assert row["aligned"] is False
+    for resource in [*ehr.documents, *ehr.reports]:
+        if resource["id"] == "again":
+            ehr.put({**resource, "status": "entered-in-error"})
+    world.post(case_id, "replay", {"task": held["task"], "changed": "The second one was taken out."})
+    assert world.work() == ["verified"]
+    assert "duplicates" not in world.delivery(case_id, SURGEON)["evidence"]
+
+
+def test_a_copy_that_lost_its_identifier_with_its_answer_is_found_by_its_bytes_and_not_sent_again(world: World) -> None:
+    ehr = hospital(world, "drops-fields=identifier,masterIdentifier", "lost-answer=1")
+    case_id = world.signed(sources=[])
+    world.work(patience_s=600)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
+    assert len(ehr.documents) == 1
+
+
+def test_an_error_or_a_page_for_people_in_a_200_is_no_success_of_a_write(world: World) -> None:
+    ehr = hospital(world, settle_s=60.0)
+    case_id = world.signed(sources=[])
+    answers = [refusal(200), Response("<html>Back soon.</html>", 200, mimetype="text/html")]
+    ehr.instead = lambda a: answers.pop() if a.writes and answers else None
+    world.work(limit=3)
+    assert {d["businessStatus"] for d in world.deliveries(case_id, SURGEON)} == {"unknown"}
+    world.work(patience_s=600)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
+    assert (len(ehr.reports), len(ehr.documents)) == (1, 1)
+
+
+def test_what_an_ehr_said_that_it_stored_and_does_not_show_is_not_sent_again_but_by_a_person(world: World) -> None:
+    ehr = clinic(world, "stores-nothing", settle_s=60.0)
+    case_id = world.signed(sources=[])
+    world.work()
+    assert world.delivery(case_id, PCP)["businessStatus"] == "unknown"
+    world.work(patience_s=3600)
+    held = world.delivery(case_id, PCP)
+    assert (held["status"], held["businessStatus"]) == ("on-hold", "unknown")
+    assert "it is not there" in held["why"]
+    assert len(ehr.written) == 1
+    world.post(case_id, "replay", {"task": held["task"], "changed": "They looked: it is not there."})
+    world.work()
+    assert len(ehr.written) == 2
+
+
+def test_another_resource_than_the_copy_that_was_asked_for_says_nothing_of_the_copy(world: World) -> None:
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    ehr.instead = first(world, lambda a: (a.kind, a.type) == ("read", "DocumentReference"), lambda: refusal(200))
+    world.work(patience_s=60)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
+    assert len(ehr.documents) == 1
+
+
+def test_what_several_requests_sent_may_land_until_the_window_of_the_last_is_over(world: World) -> None:
+    ehr = hospital(world, "no-transaction", settle_s=60.0)
+    world.signed(sources=[])
+
+    def slowly(asked: Asked) -> Response | None:
+        if asked.writes and asked.type != "DocumentReference":
+            world.clock.forward(10)
+        return refusal(500) if asked.writes and asked.type == "DocumentReference" else None
+
+    ehr.instead = slowly
+    world.work(limit=2)
+    sent = sum(a.type == "DocumentReference" for a in ehr.written)
+    assert sent == 1
+    world.work(patience_s=55)
+    assert sum(a.type == "DocumentReference" for a in ehr.written) == sent
