@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fhir_secondop.model import Resource
-from fhir_secondop.opinion import alignment, clocks, codes, facts, follow_up, notices, requests, urgent, workflow
+from fhir_secondop.opinion import (
+    alignment,
+    clocks,
+    codes,
+    facts,
+    follow_up,
+    notices,
+    reminders,
+    requests,
+    urgent,
+    workflow,
+)
 from fhir_secondop.opinion.case import Case
 
 STAGES = {
@@ -46,6 +57,7 @@ NEEDS = {
     "address": "The address is not confirmed",
     "held": "A delivery is on hold",
     "hand-over": "A cover sheet must be handed over",
+    "not-acknowledged": "Reminded, and still not acknowledged",
     "request": "A gap: hand the request over",
     "arrived": "Something sent needs a look",
     "follow-up": "A follow-up question is open",
@@ -114,6 +126,7 @@ def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
         *_of_clocks(case),
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
         *(need for task in case.deliveries for need in _of_delivery(task, candidates)),
+        *_of_reminders(case),
         *(need for task in requests.of_case(case) for need in _of_request(task)),
         *(Need("follow-up", case.coordination["id"], *line.split(": ", 1)) for line in _follow_ups(case)),
     ]
@@ -166,6 +179,14 @@ def _of_delivery(task: Resource, candidates: frozenset[str]) -> Iterator[Need]:
     elif why.startswith(_ADDRESS):
         kind = "address"
     yield Need(kind, task["id"], owner_of(task), why)
+
+
+def _of_reminders(case: Case) -> Iterator[Need]:
+    for missing in reminders.missing(case):
+        reminder = reminders.sent(case, missing)
+        if reminder is not None:
+            said = f"not acknowledged since {facts.moment(missing.since)}, reminded {facts.moment(reminder['sent'])}"
+            yield Need("not-acknowledged", missing.task, missing.person.name, f"version {missing.version} {said}")
 
 
 def _of_request(task: Resource) -> Iterator[Need]:

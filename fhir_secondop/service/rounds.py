@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fhir_secondop.service import reminders
 from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import turns
@@ -25,7 +26,7 @@ class Round:
 
 
 ALERTS = Round("alerts", watch.EVERY_S, watch.act)
-ALL: tuple[Round, ...] = (ALERTS,)
+ALL: tuple[Round, ...] = (ALERTS, Round("reminders", reminders.EVERY_S, reminders.act))
 UNATTENDED = (ALERTS,)
 """What a process that only serves does, too: somebody must notice that nobody works."""
 

@@ -242,6 +242,14 @@ round_ = sa.Table(
     sa.Column("due", sa.BigInteger, nullable=False),
 )
 
+# How far something regular has come, where it goes through what was written in the order in which it was.
+reached = sa.Table(
+    "reached",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),  # `updated` of the last version that it has looked at
+)
+
 # Access tokens of systems that signed in, by SHA-256. Times in ms since 1970.
 access_token = sa.Table(
     "access_token",
