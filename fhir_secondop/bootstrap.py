@@ -106,6 +106,7 @@ def assembled(settings: Settings) -> Service:
         drift_days=settings.drift_days,
         checklists=Path(settings.checklists) if settings.checklists else None,
         clocks=clock_file.load(Path(settings.clocks)) if settings.clocks else clock_file.shipped(),
+        alerts=settings.alerts,
     )
     table = operations.table(context)
     systems = _systems(settings, database) if settings.auth == "smart" else None

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fhir_secondop import alert_settings
+from fhir_secondop.alert_settings import Alerts
 from fhir_secondop.errors import Invalid
 from fhir_secondop.limits import RANGES, Limits
 from fhir_secondop.model import Connection, Validator
@@ -87,6 +89,7 @@ class Settings(Limits):
     trusted_proxy: str = ""  # the address or network of the proxy whose X-Forwarded-For is believed
     connections: Mapping[str, Connection] = field(default_factory=dict)
     validators: Mapping[str, Validator] = field(default_factory=dict)  # of other guides' profiles
+    alerts: Alerts = field(default_factory=Alerts)  # what is told to whom when deliveries wait
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -124,6 +127,7 @@ def load(
     origins: dict[str, str] = {}
     connections: dict[str, Connection] = {}
     validators: dict[str, Validator] = {}
+    alerts = Alerts()
     if file.exists():
         loaded = _read(file)
         for table in ("connections", "validators"):
@@ -131,6 +135,7 @@ def load(
                 raise Invalid(f"{file}: {table} are tables, [{table}.NAME].")
         connections = {name: connection(name, entry, file) for name, entry in loaded.pop("connections", {}).items()}
         validators = {name: _validator(name, entry, file) for name, entry in loaded.pop("validators", {}).items()}
+        alerts = alert_settings.read(loaded.pop("alerts", {}), file, connections, connection)
         for key, value in loaded.items():
             values[key] = value
             origins[key] = str(file)
@@ -147,13 +152,14 @@ def load(
     for name, given in (said or {}).items():
         values[name] = given
         origins[name] = f"--{name}"
-    settings = Settings(**_typed(values, file), connections=connections, validators=validators, origins=origins)
+    tables: dict[str, Any] = {"connections": connections, "validators": validators, "alerts": alerts}
+    settings = Settings(**_typed(values, file), **tables, origins=origins)
     return _checked(settings, file)
 
 
 # The file's own name, and what the tests read.
 _NOT_SETTINGS = ("SECONDOP_CONFIG", "SECONDOP_TEST_DATA", "SECONDOP_REQUIRE")
-_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in ("connections", "validators", "origins")}
+_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in ("connections", "validators", "alerts", "origins")}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "fhir_secondop"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("model", "limits"),
+    ("alert_settings",),
     ("config", "fhir"),
     ("store", "access", "opinion", "ehr"),
     ("rest", "service"),

@@ -14,7 +14,19 @@ from typing import Any
 import click
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, events, keys, package, stored
+from fhir_secondop.cli import (
+    alerts,
+    audit,
+    checking,
+    clients,
+    connections,
+    corpus,
+    directory,
+    events,
+    keys,
+    package,
+    stored,
+)
 from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
@@ -426,11 +438,12 @@ def config(config_file: str, as_json: bool) -> None:
     from sqlalchemy.engine import make_url
 
     from fhir_secondop import config as configs
+    from fhir_secondop.ehr.origins import host_of
 
     settings = configs.load(config_file)
     rows: Plain = {}
     for field in fields(settings):
-        if field.name in ("connections", "validators", "origins"):
+        if field.name in ("connections", "validators", "alerts", "origins"):
             continue
         value = getattr(settings, field.name)
         if field.name == "database" and "://" in value:
@@ -444,6 +457,14 @@ def config(config_file: str, as_json: bool) -> None:
         "value": {name: {"base": v.connection.base, "required": v.required} for name, v in settings.validators.items()},
         "from": config_file or configs.DEFAULT_FILE,
     }
+    rows["alerts"] = {
+        "value": {
+            "email": settings.alerts.email.host if settings.alerts.email else "",
+            "webhooks": {name: host_of(c.base) for name, c in settings.alerts.webhooks.items()},
+            "levels": [level.after_minutes for level in settings.alerts.levels],
+        },
+        "from": config_file or configs.DEFAULT_FILE,
+    }
 
     def show(plain: Plain) -> None:
         for name, row in plain.items():
@@ -453,6 +474,7 @@ def config(config_file: str, as_json: bool) -> None:
 
 
 for command in (
+    alerts.alerts,
     clients.client,
     connections.connect,
     connections.doctor,

@@ -10,7 +10,7 @@ from fhir_secondop.ehr import documents, push
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.rungs import Rung
-from fhir_secondop.ehr.target import Target, read_content
+from fhir_secondop.ehr.target import Target, first, read_content
 from fhir_secondop.model import Resource
 
 _LOOKED_AT = ("patient", "status", "content")
@@ -52,7 +52,7 @@ def reread(target: Target, rung: Rung, document: Deliverable, location: str) -> 
 
 def _elsewhere(target: Target, rung: Rung, document: Deliverable, location: str) -> Reread:
     try:
-        found = rung.find(target, document)
+        found = first(rung.copies(target, document), current=rung.current)
         if not found:
             return Reread("gone", "not found there")
         there = target.client.read(found)

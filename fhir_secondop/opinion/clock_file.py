@@ -43,14 +43,15 @@ def _read(name: str, text: str) -> Policy:
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Invalid(f"{name} is not TOML: {error}") from error
-    unknown = sorted(set(given) - {"zone", "workdays", "holidays", *PRIORITIES})
+    unknown = sorted(set(given) - {"zone", "workdays", "holidays", "remind_after", *PRIORITIES})
     if unknown:
         raise Invalid(f"{name}: unknown key {unknown[0]!r}.")
     lacking = [priority for priority in PRIORITIES if priority not in given]
     if lacking:
         raise Invalid(f"{name}: there is no [{lacking[0]}]; give targets for each priority.")
     calendar = Calendar(_zone(name, given), _workdays(name, given), frozenset(_holidays(name, given)))
-    return Policy(calendar, {priority: _targets(f"{name}: {priority}", given[priority]) for priority in PRIORITIES})
+    targets = {priority: _targets(f"{name}: {priority}", given[priority]) for priority in PRIORITIES}
+    return Policy(calendar, targets, _target(f"{name}: remind_after", given.get("remind_after", "3 business days")))
 
 
 def _zone(name: str, given: dict[str, Any]) -> ZoneInfo:

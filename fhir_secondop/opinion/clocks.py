@@ -60,6 +60,7 @@ class Policy:
 
     calendar: Calendar
     targets: Mapping[str, Targets]
+    remind_after: Target = Target(3, True)  # a provider who has not acknowledged what it holds
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ STATUS_REASONS = (
     "coverage-denied", "consent-withheld", "patient-withdrew", "patient-deceased", "superseded-by-event",
     "duplicate", "out-of-scope", "not-selected",
 )  # fmt: skip
-NOTICES = ("accepted", "due-after-deadline", "overdue", "proposal-ended", "result-arrived")
+NOTICES = ("accepted", "due-after-deadline", "overdue", "proposal-ended", "result-arrived", "not-acknowledged")
 
 # Extensions on the ServiceRequest and on what we write.
 DECISION_UNDER_REVIEW = extension("decision-under-review")

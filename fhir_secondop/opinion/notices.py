@@ -11,7 +11,7 @@ from fhir_secondop.opinion.clocks import Clock, Clocks
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 
-ACCEPTED, LATE, OVERDUE, PROPOSAL_ENDED, RESULT = codes.NOTICES
+ACCEPTED, LATE, OVERDUE, PROPOSAL_ENDED, RESULT, NOT_ACKNOWLEDGED = codes.NOTICES
 CLOCKS = {"request": "since the request", "record": "since the record was complete"}
 _FREE = "Nothing here holds your decision back: decide when you must."
 
@@ -58,6 +58,19 @@ def result_arrived(case: Case, proposal: Resource, cited: str, now: str) -> Reso
     said = f"“{proposals.stated(proposal)[1]}”: a result is in the record, {cited}."
     key = derived_id(case.id, "notice", RESULT, proposal["id"], cited)
     return _notice(case, RESULT, said, now, key, [proposal["requester"]])
+
+
+def not_acknowledged(case: Case, person: Person, version: int, since: str, now: str) -> Resource:
+    """To a provider who has a version, or a link to it, and has not acknowledged it; `since` is the day of that."""
+    said = f"Version {version} of the second opinion report has been ready for you since {since}. "
+    said += "Please read it and acknowledge it."
+    key = reminder_id(case, person, version)
+    return _notice(case, NOT_ACKNOWLEDGED, said, now, key, [{"reference": person.reference}])
+
+
+def reminder_id(case: Case, person: Person, version: int) -> str:
+    """The id of the one reminder of a version that a provider gets."""
+    return derived_id(case.id, "notice", NOT_ACKNOWLEDGED, version, person.key)
 
 
 def is_late(case: Case, clocks: Clocks, calendar: Calendar) -> bool:

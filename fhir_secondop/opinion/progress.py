@@ -14,6 +14,7 @@ from fhir_secondop.opinion import (
     facts,
     follow_up,
     notices,
+    reminders,
     requests,
     urgent,
     workflow,
@@ -58,6 +59,7 @@ NEEDS = {
     "address": "The address is not confirmed",
     "held": "A delivery is on hold",
     "hand-over": "A cover sheet must be handed over",
+    "not-acknowledged": "Reminded, and still not acknowledged",
     "request": "A gap: hand the request over",
     "arrived": "Something sent needs a look",
     "follow-up": "A follow-up question is open",
@@ -127,6 +129,7 @@ def needs(case: Case, candidates: frozenset[str] = frozenset()) -> list[Need]:
         *(need for task in case.tasks_of("gather-records") for need in _of_gathering(task, candidates)),
         *(need for task in case.deliveries for need in _of_delivery(task, candidates)),
         *check_needs(case),
+        *_of_reminders(case),
         *(need for task in requests.of_case(case) for need in _of_request(task)),
         *(Need("follow-up", case.coordination["id"], *line.split(": ", 1)) for line in _follow_ups(case)),
     ]
@@ -186,6 +189,14 @@ def _of_delivery(task: Resource, candidates: frozenset[str]) -> Iterator[Need]:
     elif why.startswith(_ADDRESS):
         kind = "address"
     yield Need(kind, task["id"], owner_of(task), why)
+
+
+def _of_reminders(case: Case) -> Iterator[Need]:
+    for missing in reminders.missing(case):
+        reminder = reminders.sent(case, missing)
+        if reminder is not None:
+            said = f"not acknowledged since {facts.moment(missing.since)}, reminded {facts.moment(reminder['sent'])}"
+            yield Need("not-acknowledged", missing.task, missing.person.name, f"version {missing.version} {said}")
 
 
 def _of_request(task: Resource) -> Iterator[Need]:

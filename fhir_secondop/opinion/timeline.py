@@ -137,6 +137,7 @@ _NOTICES = {
     "due-after-deadline": "Who decides was told that it is due after the deadline",
     "proposal-ended": "The reviewer was told what became of a proposal",
     "result-arrived": "The reviewer was told of a result",
+    "not-acknowledged": "Somebody was reminded to acknowledge the report",
 }  # fmt: skip
 _STATES = {
     "records-incomplete": "The record is in, with gaps", "records-complete": "The record is complete",

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.access import rights
+from fhir_secondop.alert_settings import Alerts
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.errors import Forbidden, Invalid, NotFound
 from fhir_secondop.fhir import attachments, codec, times, validate
@@ -62,6 +63,7 @@ class Context:
     drift_days: int = 90  # for which it is looked at after the last thing that was done
     same_organization: str = "warn"  # what independence takes that for
     clocks: Policy = field(default_factory=clock_file.shipped)
+    alerts: Alerts = field(default_factory=Alerts)
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""

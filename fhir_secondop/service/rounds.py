@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fhir_secondop.service import reminders
+from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import turns
 
@@ -23,7 +25,10 @@ class Round:
     act: Callable[[Context], object]
 
 
-ALL: tuple[Round, ...] = ()
+ALERTS = Round("alerts", watch.EVERY_S, watch.act)
+ALL: tuple[Round, ...] = (ALERTS, Round("reminders", reminders.EVERY_S, reminders.act))
+UNATTENDED = (ALERTS,)
+"""What a process that only serves does, too: somebody must notice that nobody works."""
 
 
 class Rounds:

@@ -71,6 +71,13 @@ def versions(connection: Connection, *, seen_after: int | None = None) -> set[st
     return set(connection.execute(sa.select(_ROW.version).where(condition)).scalars())
 
 
+def last_seen(connection: Connection) -> int | None:
+    """When one that is not gone was seen last, by its own clock in ms since 1970; None where there is none."""
+    query = sa.select(sa.func.max(_ROW.seen)).where(_ROW.state != GONE)
+    seen: int | None = connection.execute(query).scalar_one()
+    return seen
+
+
 def lives(connection: Connection, executor_id: str) -> bool:
     """Whether it is not gone. Within a write transaction nobody can declare it gone before the commit."""
     query = sa.select(_ROW.id).where(_ROW.id == executor_id, _ROW.state != GONE)

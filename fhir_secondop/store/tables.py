@@ -242,6 +242,14 @@ round_ = sa.Table(
     sa.Column("due", sa.BigInteger, nullable=False),
 )
 
+# How far something regular has come, where it goes through what was written in the order in which it was.
+reached = sa.Table(
+    "reached",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),  # `updated` of the last version that it has looked at
+)
+
 # Access tokens of systems that signed in, by SHA-256. Times in ms since 1970.
 access_token = sa.Table(
     "access_token",
@@ -355,4 +363,44 @@ case_counter = sa.Table(
     sa.Column("case_id", sa.String(64), primary_key=True),
     sa.Column("last", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# What stood, or stands, beyond a bound: a row from the first sight to its end. Nothing of any patient is in it.
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),  # a connection's name; "": all of them
+    sa.Column("seen", sa.BigInteger, nullable=False),  # ms since 1970, like the following
+    sa.Column("began", sa.BigInteger, nullable=True),  # once it had stood for the hold-down
+    sa.Column("gone", sa.BigInteger, nullable=True),  # since when it is no more, within the hold-down
+    sa.Column("ended", sa.BigInteger, nullable=False),  # 0: it stands; one of a kind and subject does
+    sa.Column("value", sa.BigInteger, nullable=False),  # deliveries, or minutes
+    sa.Column("bound", sa.BigInteger, nullable=False),
+    sa.Column("level", sa.Integer, nullable=False),  # how many levels of people were told
+    sa.Column("told", sa.BigInteger, nullable=True),  # when the last of them was
+    sa.Column("acknowledged", sa.BigInteger, nullable=True),
+    sa.Column("acknowledged_by", sa.Text, nullable=False),
+    sa.UniqueConstraint("kind", "subject", "ended", name="uq_alert_standing"),
+    sa.Index("ix_alert_ended", "ended"),
+)
+
+# What somebody is told of an alert: committed with its cause, sent afterwards, and kept as evidence.
+alert_message = sa.Table(
+    "alert_message",
+    metadata,
+    sa.Column("n", _RowId, primary_key=True, autoincrement=True),  # in this order
+    sa.Column("id", sa.String(64), nullable=False, unique=True),  # the receiver's: a message sent again keeps it
+    sa.Column("alert", sa.String(36), nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),  # "email:somebody@…", "webhook:name"
+    sa.Column("body", sa.Text, nullable=False),  # JSON, as it is sent
+    sa.Column("made", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # waiting, sent, given-up
+    sa.Column("next", sa.BigInteger, nullable=False),  # not before; a lease while it is being sent
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("sent", sa.BigInteger, nullable=True),
+    sa.Column("why", sa.Text, nullable=False),  # it failed, the last time
+    sa.Index("ix_alert_message_state", "state", "next"),
+    sa.Index("ix_alert_message_alert", "alert"),
 )

@@ -14,7 +14,7 @@ from fhir_secondop.config import Settings
 from fhir_secondop.ehr import document_keys, keys
 from fhir_secondop.rest import failures
 from fhir_secondop.rest.app import blueprint, log_requests
-from fhir_secondop.service import workflows
+from fhir_secondop.service import rounds, workflows
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.store import reindex
 from fhir_secondop.web import (
@@ -132,8 +132,12 @@ def started(settings: Settings, *, works: bool = True) -> Iterator[Flask]:
             live = stack.enter_context(workflows.working(context, _work(settings, SERVICE)))
             stack.enter_context(reindex.beside(context.database, context.base_url))
             requeue(context, live)
-        elif not workflows.is_prepared(context.database):
-            workflows.prepare(context.database)
+        else:
+            if not workflows.is_prepared(context.database):
+                workflows.prepare(context.database)
+            regular = rounds.Rounds(context, rounds.UNATTENDED)
+            regular.start()
+            stack.callback(regular.stop)
         flask = create(service)
         limits = throttle.Throttle(service, settings)
         audited = service.context.database.audit

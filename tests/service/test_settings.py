@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from fhir_secondop import config
 from fhir_secondop.access import consent
+from fhir_secondop.alert_settings import Alerts, Bounds, Email, Level
 from fhir_secondop.ehr import auth
 from fhir_secondop.errors import Invalid
 
@@ -62,6 +65,42 @@ WRONG = {
     '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\ntimeout_s = 600': "validators.x.timeout_s",
     '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\nvendor = "epic"': "validators.x.vendor",
     '[validators.x]\nbase = "http://a"\nprofiles = ["http://p/"]\nauth = "bearer"': "validators.x.secret_file",
+    "alerts = 3": "alerts",
+    "[alerts]\nqueue = 3": "alerts.queue",
+    "[alerts]\nqueue_depth = -1": "alerts.queue_depth",
+    "[alerts]\nheld_minutes = 1.5": "alerts.held_minutes",
+    "[alerts]\nheld_minutes = true": "alerts.held_minutes",
+    "[alerts]\nhold_down_s = 3601": "alerts.hold_down_s",
+    "[alerts]\nno_worker_minutes = -1": "alerts.no_worker_minutes",
+    "[alerts.overall]\nqueue_depth = -1": "alerts.overall.queue_depth",
+    "[alerts.connections.x]\nqueue_depth = 3": "alerts.connections.x",
+    '[connections.x]\nbase = "http://a"\n[alerts.connections.x]\ndepth = 3': "alerts.connections.x.depth",
+    '[alerts.email]\nsender = "us@a"': "alerts.email.host",
+    '[alerts.email]\nhost = "a b"\nsender = "us@a"': "alerts.email.host",
+    '[alerts.email]\nhost = "a"\nsender = "Us <us@a>"': "alerts.email.sender",
+    '[alerts.email]\nhost = "a"\nsender = "us@a\\nBcc: them@b"': "alerts.email.sender",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\nsecurity = "ssl"': "alerts.email.security",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\nport = 0': "alerts.email.port",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\nusername = "us"': "alerts.email.username",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\nusername = "us"\nsecret_file = "no"': "alerts.email.secret_file",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\nusername = "us"\nsecret_file = "n"\n'
+    'security = "none"': "alerts.email.security",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\ntimeout_s = 31': "alerts.email.timeout_s",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\nnetworks = ["inside"]': "alerts.email.networks",
+    '[alerts.webhooks.x]\nurl = "http://a"\nsecret_file = "no"': "alerts.webhooks.x.url",
+    '[alerts.webhooks.x]\nurl = "https://us:s3cret@a"\nsecret_file = "no"': "alerts.webhooks.x",
+    '[alerts.webhooks.x]\nurl = "https://a"': "alerts.webhooks.x.secret_file",
+    '[alerts.webhooks.x]\nurl = "https://a"\nsecret_file = "no"': "alerts.webhooks.x.secret_file",
+    '[alerts.webhooks.x]\nurl = "https://a"\nsecret_file = "no"\nauth = "basic"': "alerts.webhooks.x.auth",
+    "[alerts]\nlevels = 3": "alerts.levels",
+    "[[alerts.levels]]\nafter = 3": r"alerts.levels\[1\].after",
+    "[[alerts.levels]]\nafter_minutes = 3": r"alerts.levels\[1\]",
+    '[[alerts.levels]]\nemail = ["us@a"]': r"alerts.levels\[1\].email",
+    '[[alerts.levels]]\nwebhooks = ["x"]': r"alerts.levels\[1\].webhooks",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\n[[alerts.levels]]\nemail = "us@a"': r"alerts.levels\[1\].email",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\n[[alerts.levels]]\nemail = ["us"]': r"alerts.levels\[1\].email",
+    '[alerts.email]\nhost = "a"\nsender = "us@a"\n[[alerts.levels]]\nemail = ["us@a"]\n[[alerts.levels]]\n'
+    'email = ["us@a"]': r"alerts.levels\[2\].after_minutes",
 }
 
 
@@ -70,6 +109,30 @@ def test_a_wrong_setting_is_refused_and_named(tmp_path: Path, text: str, named: 
     (tmp_path / "secondop.toml").write_text(text)
     with pytest.raises(Invalid, match=named):
         config.load(str(tmp_path / "secondop.toml"), {})
+
+
+def test_the_alerts_that_the_docs_show_are_taken_as_they_are(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text("utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    for name in ("smtp.password", "pager.secret"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "secondop.toml").write_text(f'{shown}\n[connections.riverside]\nbase = "https://ehr.example"\n')
+    alerts = config.load(str(tmp_path / "secondop.toml"), {}).alerts
+    assert (alerts.each, alerts.overall) == (Alerts().each, Alerts().overall)
+    assert (alerts.hold_down_s, alerts.no_worker_minutes) == (Alerts().hold_down_s, Alerts().no_worker_minutes)
+    assert alerts.bounds("riverside") == replace(alerts.each, oldest_undelivered_minutes=15)
+    assert [level.after_minutes for level in alerts.levels] == [0, 30]
+    for table in (Bounds, Email, Level, Alerts):
+        for setting in fields(table):
+            written = {
+                "each": "[alerts]",
+                "overall": "[alerts.overall]",
+                "of_connection": "[alerts.connections.",
+                "levels": "[[alerts.levels]]",
+                "email": "[alerts.email]",
+                "webhooks": "[alerts.webhooks.",
+            }
+            assert written.get(setting.name, setting.name) in shown, setting.name
 
 
 def test_networks_are_addresses_or_ranges(tmp_path: Path) -> None:

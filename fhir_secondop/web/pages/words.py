@@ -93,6 +93,7 @@ NOTICES = {
     "accepted": "accepted",
     "due-after-deadline": "due after the deadline",
     "overdue": "overdue",
+    "not-acknowledged": "not acknowledged",
 }
 CLOCKS = notices.CLOCKS
 MEASURES = {

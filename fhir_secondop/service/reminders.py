@@ -1,0 +1,111 @@
+"""Reminds whoever has the report and has not acknowledged it, once a version.
+
+Each version of a delivery Task is looked at once, when it is as old as a reminder is: whoever has acknowledged by then
+is not found. How far that has come is in the database; what is looked at twice is said once, because the notice's id is
+made of case, version and person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection as SqlConnection
+
+from fhir_secondop.model import EVERYTHING
+from fhir_secondop.opinion import codes, notices, reminders
+from fhir_secondop.opinion.case import Case
+from fhir_secondop.opinion.reminders import Missing
+from fhir_secondop.service.context import SERVICE, Context, load, put, whole_case
+from fhir_secondop.store import resources, tables
+
+EVERY_S = 300
+AT_ONCE = 200
+NAME = "reminders"
+_REACHED = tables.reached.c
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """The cases of some delivery Tasks whose time has come, and how far one has looked before, and with them."""
+
+    cases: tuple[str, ...]
+    before: int | None
+    reached: int
+
+
+def act(context: Context) -> None:
+    """One turn: everybody who is due is reminded, and it is noted how far that has come. Repeated it adds nothing."""
+    turn = None
+    while turn is None or turn.cases:
+        with context.database.reading() as connection:
+            turn = _turn(connection, context)
+        for case_id in turn.cases:
+            remind(context, case_id)
+        if turn.reached != turn.before:
+            with context.database.transaction(SERVICE) as tx:
+                _note(tx.connection, turn.reached)
+
+
+def remind(context: Context, case_id: str) -> int:
+    """Reminds those of one case who are due and were not reminded yet; how many."""
+    with context.database.reading() as connection:
+        if not _due(context, load(connection, EVERYTHING, case_id)):
+            return 0  # without a write, which is the common case
+    with context.database.transaction(SERVICE) as tx:
+        case = load(tx.connection, EVERYTHING, case_id)
+        found = _due(context, case)
+        for one in found:
+            since = str(context.clocks.calendar.day(reminders.moment(one)))
+            put(tx, context, case_id, notices.not_acknowledged(case, one.person, one.version, since, context.instant()))
+        return len(found)
+
+
+def _due(context: Context, case: Case) -> list[Missing]:
+    now = context.now()
+    return [
+        one
+        for one in reminders.missing(case)
+        if reminders.due(one, context.clocks) <= now and reminders.sent(case, one) is None
+    ]
+
+
+def _turn(connection: SqlConnection, context: Context) -> _Turn:
+    until = reminders.due_before(context.clocks, context.now())
+    since = connection.execute(sa.select(_REACHED.at).where(_REACHED.name == NAME)).scalar_one_or_none()
+    if since is None:
+        # The first look: what is not due yet will be; whoever has it for longer was never promised a reminder.
+        return _Turn((), None, until)
+    rows = connection.execute(_versions(since, until).limit(AT_ONCE)).all()
+    # No further than what was seen: a clock that had jumped ahead must not pass over what comes after.
+    cases = dict.fromkeys(whole_case(str(row.case_id)) for row in rows)
+    return _Turn(tuple(cases), since, max((int(row.updated) for row in rows), default=int(since)))
+
+
+def _versions(since: int, until: int) -> sa.Select[Any]:
+    """Versions of delivery Tasks that were stored in (since, until], oldest first."""
+    code = tables.token.alias()
+    delivers = sa.select(code.c.rid).where(
+        code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK, code.c.code == "deliver-report",
+        code.c.rid == tables.resource.c.rid,
+    )  # fmt: skip
+    return (
+        sa.select(tables.version.c.updated, tables.resource.c.case_id)
+        .select_from(tables.version.join(tables.resource, tables.resource.c.rid == tables.version.c.rid))
+        .where(
+            tables.version.c.updated > since, tables.version.c.updated <= until, tables.resource.c.type == "Task",
+            tables.resource.c.case_id.is_not(None), tables.resource.c.deleted.is_(False),
+            sa.not_(resources.IN_RECORD), sa.exists(delivers),
+        )
+        .order_by(tables.version.c.updated)
+    )  # fmt: skip
+
+
+def _note(connection: SqlConnection, reached: int) -> None:
+    mine = sa.update(tables.reached).where(_REACHED.name == NAME)
+    # Never back: another worker may have come further meanwhile.
+    if not connection.execute(mine.where(_REACHED.at < reached).values(at=reached)).rowcount:
+        known = connection.execute(sa.select(_REACHED.at).where(_REACHED.name == NAME)).scalar_one_or_none()
+        if known is None:
+            connection.execute(sa.insert(tables.reached).values(name=NAME, at=reached))
