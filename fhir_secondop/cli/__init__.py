@@ -7,7 +7,10 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -146,17 +149,30 @@ def serve(
     Example: fhir-secondop serve --port 8100 --auth none
     """
     gc.disable()  # what a start makes stays: server.run goes on with the collector
-    from fhir_secondop import config
-    from fhir_secondop.web import server
-
     if workers and no_work:
         raise click.UsageError("Use either --workers or --no-work.")
     _private_files()
     said = {"host": host, "port": port, "database": database, "auth": auth}
+    with _counted_together() if processes + (workers or 0) > 1 else nullcontext():
+        _serve(config_file, said, processes, works=not no_work, workers=workers or 0)
+
+
+@contextmanager
+def _counted_together() -> Iterator[None]:
+    """Names the folder in which several processes count for /metrics: before anything that counts is imported."""
+    with tempfile.TemporaryDirectory(prefix="secondop-meters-", ignore_cleanup_errors=True) as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
+
+
+def _serve(config_file: str, said: dict[str, Any], processes: int, *, works: bool, workers: int) -> None:
+    from fhir_secondop import config
+    from fhir_secondop.web import server
+
     settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
     base = settings.public_url
     server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)", processes,
-               works=not no_work, workers=workers or 0)  # fmt: skip
+               works=works, workers=workers)  # fmt: skip
 
 
 @main.command()
@@ -165,7 +181,13 @@ def serve(
               help="Workflows of a kind at once in a worker, 16 by default; all of a database keep to it.")  # fmt: skip
 @click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
 @click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
-def work(name: str, concurrency: int | None, config_file: str, database: str | None) -> None:
+@click.option("--metrics-port", type=click.IntRange(1, 65535), default=None,
+              help="Where a scraper reads what this worker counts, at /metrics.")  # fmt: skip
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where that port is listened on.")
+def work(
+    name: str, concurrency: int | None, config_file: str, database: str | None, metrics_port: int | None,
+    metrics_host: str,
+) -> None:  # fmt: skip
     """One more worker beside a running service: it pulls and delivers.
 
     What a worker leaves unfinished goes on at the others, and when one of the same name starts again.
@@ -181,7 +203,8 @@ def work(name: str, concurrency: int | None, config_file: str, database: str | N
     said = {"database": database, "worker_concurrency": concurrency}
     settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
     executor = name or server.own_name()
-    server.work(settings, executor, f"fhir_secondop {__version__}: {executor} works")
+    at = (metrics_host, metrics_port) if metrics_port else None
+    server.work(settings, executor, f"fhir_secondop {__version__}: {executor} works", at)
 
 
 def _private_files() -> None:

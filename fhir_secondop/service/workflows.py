@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from fhir_secondop import meters
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
 from fhir_secondop.service import (
@@ -226,8 +227,14 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
 
     def step(name: str, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         def recorded(*args: Any) -> Any:
-            with origin.workflow(name):  # what the audit calls the route of what it writes
-                return function(*args)
+            outcome = "failed"
+            try:
+                with origin.workflow(name):  # what the audit calls the route of what it writes
+                    done = function(*args)
+                outcome = "done"
+                return done
+            finally:
+                meters.steps.labels(name, outcome).inc()
 
         return registry.step(name=name, **options)(recorded)
 

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Connection, Engine, make_url
 
+from fhir_secondop import meters
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.store import tables
@@ -185,9 +186,11 @@ class Database:
     @contextmanager
     def transaction(self, caller: Caller) -> Iterator[Transaction]:
         """A write transaction: all of it is durable on leaving, or nothing of it. No network inside."""
+        began = time.perf_counter()
         with self._commits.writing() as shared:
             connection, batch = shared.connection, shared.batch
             ((at,),) = _READ_CLOCK.all(connection)
+            meters.write_wait_seconds.observe(time.perf_counter() - began)
             if self.fence is not None:
                 self.fence(connection, caller)
             transaction = Transaction(connection, caller, at, self._now)

@@ -24,12 +24,14 @@ from fhir_secondop.web import (
     events,
     inbound,
     links,
+    metering,
     metrics,
     oauth,
     openapi,
     pages,
     throttle,
     uploads,
+    vitals,
 )
 from fhir_secondop.web.signin import SignIn
 
@@ -40,6 +42,7 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
     app.config["MAX_CONTENT_LENGTH"] = service.endpoint.limits.max_body_bytes
     inbound.bound(app)
     log_requests(app)
+    metering.install(app)
     failures.handle(app, "application/json")
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
     if service.systems is not None:
@@ -106,14 +109,19 @@ def _work(settings: Settings, executor: str) -> workflows.Settings:
 
 
 @contextmanager
-def working(settings: Settings, executor: str) -> Iterator[None]:
+def working(settings: Settings, executor: str) -> Iterator[bootstrap.Service]:
     """A worker beside the service, under a name of its own: it pulls and delivers, and serves nothing.
 
     Raises Unavailable when another one has that name.
     """
     service = bootstrap.build(settings)
-    with service.context.database.alone(executor), workflows.working(service.context, _work(settings, executor)):
-        yield
+    database = service.context.database
+    with (
+        database.alone(executor),
+        vitals.measured(database),
+        workflows.working(service.context, _work(settings, executor)),
+    ):
+        yield service
     service.context.database.dispose()
 
 
@@ -127,6 +135,7 @@ def started(settings: Settings, *, works: bool = True) -> Iterator[Flask]:
     service = throttle.remembering(bootstrap.build(settings))
     context = service.context
     with ExitStack() as stack:
+        stack.enter_context(vitals.measured(context.database))
         if works:
             stack.enter_context(context.database.alone())
             live = stack.enter_context(workflows.working(context, _work(settings, SERVICE)))
