@@ -17,8 +17,20 @@ from typing import Any
 import click
 
 from fhir_secondop import __version__
-from fhir_secondop.cli import audit, checking, clients, connections, corpus, directory, events, keys, package, stored
-from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
+from fhir_secondop.cli import (
+    audit,
+    backup,
+    checking,
+    clients,
+    connections,
+    corpus,
+    directory,
+    events,
+    keys,
+    package,
+    stored,
+)
+from fhir_secondop.cli.output import Plain, json_option, print_, private_files, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
 from fhir_secondop.errors import SecondOpError, Unavailable
@@ -96,7 +108,7 @@ def demo(folder: Path, case_name: str, database: str, faults: bool, run_to_end: 
     from fhir_secondop.sandbox import demo as demos
     from fhir_secondop.sandbox import trouble
 
-    _private_files()
+    private_files()
 
     def say(text: str) -> None:
         if not as_json:
@@ -151,7 +163,7 @@ def serve(
     gc.disable()  # what a start makes stays: server.run goes on with the collector
     if workers and no_work:
         raise click.UsageError("Use either --workers or --no-work.")
-    _private_files()
+    private_files()
     said = {"host": host, "port": port, "database": database, "auth": auth}
     with _counted_together() if processes + (workers or 0) > 1 else nullcontext():
         _serve(config_file, said, processes, works=not no_work, workers=workers or 0)
@@ -199,17 +211,12 @@ def work(
 
     if name and (not name.replace("-", "").isalnum() or name in ("service", "local")):
         raise click.UsageError("--name: letters, digits and -; not service or local.")
-    _private_files()
+    private_files()
     said = {"database": database, "worker_concurrency": concurrency}
     settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
     executor = name or server.own_name()
     at = (metrics_host, metrics_port) if metrics_port else None
     server.work(settings, executor, f"fhir_secondop {__version__}: {executor} works", at)
-
-
-def _private_files() -> None:
-    """What is written from here on is for this user alone: databases, logs and tokens hold patients' data."""
-    os.umask(0o077)
 
 
 @main.group()
@@ -250,7 +257,7 @@ def ehr(
     from fhir_secondop.sandbox import signin
     from fhir_secondop.store.database import Database
 
-    _private_files()
+    private_files()
     log_to_stderr("INFO")
     base = f"http://127.0.0.1:{port}/fhir"
     store = Database(database or f"ehr-{port}.sqlite")
@@ -487,6 +494,8 @@ for command in (
     package.package,
     checking.check,
     stored.db,
+    backup.backup,
+    backup.restore,
     verify,
 ):
     main.add_command(command)

@@ -33,7 +33,7 @@ from fhir_secondop.service import (
 )
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
-from fhir_secondop.service.requeue import Live, carry_on
+from fhir_secondop.service.requeue import Live, carry_on, requeue
 from fhir_secondop.service.takeover import GiveUp, TakeOver, live
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.database import Database, Transaction
@@ -133,6 +133,7 @@ def _configure(database: Database, settings: Settings, executor: str) -> None:
 
 
 CARRY_ON_S = 600.0
+REQUEUE_S = 86_400.0  # due at once where nobody had a turn yet: after a restore the first worker makes the jobs
 
 
 @contextmanager
@@ -157,7 +158,8 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
     heart = executors.Heart(lease, context.now, lambda: take_over.turn(lease.beat_s))
     alive = partial(live, client)
     lost = rounds.Round("carry-on", CARRY_ON_S, lambda context: carry_on(context, alive))
-    regular = rounds.Rounds(context, (lost, *rounds.ALL))
+    anew = rounds.Round("requeue", REQUEUE_S, lambda context: requeue(context, alive))
+    regular = rounds.Rounds(context, (lost, anew, *rounds.ALL))
     try:
         _register_queues(DBOS, settings)
         take_over.resume()  # what an earlier start of this worker left goes on at once
