@@ -23,8 +23,8 @@ NAME = "fhir-secondop"
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # What may leave: ours, and those of DBOS that are names and ids.
 ATTRIBUTES = frozenset({
-    "http.request.method", "http.route", "http.response.status_code", "secondop.request", "secondop.process",
-    "secondop.connection", "secondop.failure", "secondop.outcome",
+    "http.request.method", "http.route", "http.response.status_code", "secondop.request", "secondop.operation",
+    "secondop.connection", "secondop.failure",
     "dbos.operation.workflow_id", "dbos.operation.type", "dbos.queue.name", "dbos.executor.id",
     "dbos.application.version",
 })  # fmt: skip

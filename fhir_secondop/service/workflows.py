@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from fhir_secondop import meters
+from fhir_secondop import meters, tracing
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
 from fhir_secondop.service import (
@@ -94,6 +94,9 @@ def enqueuer(database: Database) -> Callable[..., None]:
         }
         if delay_s > 0:
             options["delay_seconds"] = delay_s
+        trace = tracing.current()
+        if trace is not None:  # the workflow goes on with it, whenever and wherever it runs
+            options["otel_context"] = trace
         clients[0].enqueue_in_transaction(tx.connection, options, *args)
 
     return enqueue
@@ -127,6 +130,8 @@ def _configure(database: Database, settings: Settings, executor: str) -> None:
         "executor_id": executor,
         "log_level": "ERROR",  # each retry of a step would be a traceback; what is given up is said by us
         "use_listen_notify": False,
+        "enable_otlp": tracing.is_on(),  # to the provider that `tracing` has made: what it keeps back, DBOS's has, too
+        "otel_attribute_format": "semconv",
         "notification_listener_polling_interval_sec": settings.polling_s,
     }
     DBOS(config=config)

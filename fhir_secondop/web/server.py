@@ -35,7 +35,7 @@ def run(settings: Settings, ready: str, processes: int = 1, *, works: bool = Tru
         _serve(settings, lambda: print(ready, flush=True), works=embedded)
         return
     check_free(settings.host, settings.port)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     name = own_name()
 
     def be(place: int, told: Callable[[], None]) -> None:
