@@ -23,7 +23,7 @@ from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import case_events, clock_file, codes
 from fhir_secondop.rest import published as operations_of_others
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.service import operations, workflows, writable
+from fhir_secondop.service import logs, operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.following import Followers
@@ -65,7 +65,7 @@ class Service:
 
 def build(settings: Settings) -> Service:
     """The service of these settings; its tables are brought up to date, nothing is started."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     return assembled(settings)
 
 
@@ -191,10 +191,10 @@ def _link_secret(path: Path) -> bytes:
     return bytes.fromhex(path.read_text("utf-8").strip())
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str, form: str = "text") -> None:
     """Our log lines; other libraries only from warnings up, they may quote what they handle."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(logs.formatter(form))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

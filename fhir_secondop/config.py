@@ -32,6 +32,8 @@ CONSENT_POLICIES = ("treatment-implied", "explicit")  # what access.consent know
 OIDC_CLIENT_AUTHS = ("secret", "private_key_jwt", "none")
 AUDITS = ("default", "strict")
 VALIDATOR_PROTOCOLS = ("fhir", "hl7")  # what ehr.second_stage speaks; a test compares them
+LOG_FORMATS = ("text", "json")  # what service.logs writes; a test compares them
+TRACE_CALLERS = ("ignore", "continue")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -74,6 +76,10 @@ class Settings(Limits):
     # Codes of security labels that keep a resource out of a case, unless a consent names them.
     blocked_labels: str = "R,V,ETH,HIV,PSY,SDV,SUD,42CFRPart2"
     log_level: str = "INFO"
+    log_format: str = "text"  # or json: an object a line
+    otlp_endpoint: str = ""  # where spans go, by OTLP over HTTP: "http://127.0.0.1:4318/v1/traces"; else there are none
+    trace_ratio: float = 1.0  # of the traces that begin here
+    trace_callers: str = "ignore"  # or "continue": a caller's traceparent is believed
     audit: str = "default"  # "strict": an answer waits until it is recorded durably
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
     clocks: str = ""  # the file with the site's time zone, holidays and targets; else ours
@@ -322,6 +328,14 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"urgent_minutes={settings.urgent_minutes}: use three whole numbers, each larger: 15,30,60 say.")
     if settings.log_level.upper() not in _LEVELS:
         raise Invalid(f"log_level={settings.log_level}: use one of {', '.join(_LEVELS)}.")
+    if settings.log_format not in LOG_FORMATS:
+        raise Invalid(f"log_format={settings.log_format}: use one of {', '.join(LOG_FORMATS)}.")
+    if settings.otlp_endpoint and not _is_url(settings.otlp_endpoint):
+        raise Invalid(f"otlp_endpoint={settings.otlp_endpoint}: it must be an http(s) URL.")
+    if not 0 <= settings.trace_ratio <= 1:
+        raise Invalid(f"trace_ratio={settings.trace_ratio}: use a number from 0 to 1.")
+    if settings.trace_callers not in TRACE_CALLERS:
+        raise Invalid(f"trace_callers={settings.trace_callers}: use one of {', '.join(TRACE_CALLERS)}.")
     if not 0 < settings.port < 65536:
         raise Invalid(f"port={settings.port}: use a number from 1 to 65535.")
     if not 0.01 <= settings.polling_s <= 60:

@@ -76,7 +76,7 @@ class Connection:
     encounter of the last `encounter_days`. `origins` are further origins ("https://files.example") that a page or a
     file of this EHR may stand on; `networks` ("10.20.0.0/16") the private addresses that their names may lead to.
     `part2`: its records are under 42 CFR Part 2. `role` "repository": every version of a case goes there; "payer":
-    it is asked whether an opinion is covered.
+    it is asked whether an opinion is covered. `traceparent`: it is sent that header, the id of our trace.
     """
 
     name: str
@@ -110,6 +110,7 @@ class Connection:
     one_content: bool | None = None
     encounter_days: int = 60
     drift_hours: int | None = None  # between two looks at a chart there; None as the setting of that name says
+    traceparent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

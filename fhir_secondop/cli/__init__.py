@@ -7,7 +7,10 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from fhir_secondop import __version__
 from fhir_secondop.cli import (
     alerts,
     audit,
+    backup,
     checking,
     clients,
     connections,
@@ -27,7 +31,7 @@ from fhir_secondop.cli import (
     package,
     stored,
 )
-from fhir_secondop.cli.output import Plain, json_option, print_, show_demo, show_people
+from fhir_secondop.cli.output import Plain, json_option, print_, private_files, show_demo, show_people
 from fhir_secondop.cli.remote import Remote, connected, read_json
 from fhir_secondop.cli.verify import verify
 from fhir_secondop.errors import SecondOpError, Unavailable
@@ -105,7 +109,7 @@ def demo(folder: Path, case_name: str, database: str, faults: bool, run_to_end: 
     from fhir_secondop.sandbox import demo as demos
     from fhir_secondop.sandbox import trouble
 
-    _private_files()
+    private_files()
 
     def say(text: str) -> None:
         if not as_json:
@@ -158,17 +162,30 @@ def serve(
     Example: fhir-secondop serve --port 8100 --auth none
     """
     gc.disable()  # what a start makes stays: server.run goes on with the collector
+    if workers and no_work:
+        raise click.UsageError("Use either --workers or --no-work.")
+    private_files()
+    said = {"host": host, "port": port, "database": database, "auth": auth}
+    with _counted_together() if processes + (workers or 0) > 1 else nullcontext():
+        _serve(config_file, said, processes, works=not no_work, workers=workers or 0)
+
+
+@contextmanager
+def _counted_together() -> Iterator[None]:
+    """Names the folder in which several processes count for /metrics: before anything that counts is imported."""
+    with tempfile.TemporaryDirectory(prefix="secondop-meters-", ignore_cleanup_errors=True) as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
+
+
+def _serve(config_file: str, said: dict[str, Any], processes: int, *, works: bool, workers: int) -> None:
     from fhir_secondop import config
     from fhir_secondop.web import server
 
-    if workers and no_work:
-        raise click.UsageError("Use either --workers or --no-work.")
-    _private_files()
-    said = {"host": host, "port": port, "database": database, "auth": auth}
     settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
     base = settings.public_url
     server.run(settings, f"fhir_secondop {__version__} at {base} (FHIR base {base}/fhir)", processes,
-               works=not no_work, workers=workers or 0)  # fmt: skip
+               works=works, workers=workers)  # fmt: skip
 
 
 @main.command()
@@ -177,7 +194,13 @@ def serve(
               help="Workflows of a kind at once in a worker, 16 by default; all of a database keep to it.")  # fmt: skip
 @click.option("--config", "config_file", default="", help="The TOML file; ./secondop.toml by default.")
 @click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
-def work(name: str, concurrency: int | None, config_file: str, database: str | None) -> None:
+@click.option("--metrics-port", type=click.IntRange(1, 65535), default=None,
+              help="Where a scraper reads what this worker counts, at /metrics.")  # fmt: skip
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where that port is listened on.")
+def work(
+    name: str, concurrency: int | None, config_file: str, database: str | None, metrics_port: int | None,
+    metrics_host: str,
+) -> None:  # fmt: skip
     """One more worker beside a running service: it pulls and delivers.
 
     What a worker leaves unfinished goes on at the others, and when one of the same name starts again.
@@ -189,16 +212,12 @@ def work(name: str, concurrency: int | None, config_file: str, database: str | N
 
     if name and (not name.replace("-", "").isalnum() or name in ("service", "local")):
         raise click.UsageError("--name: letters, digits and -; not service or local.")
-    _private_files()
+    private_files()
     said = {"database": database, "worker_concurrency": concurrency}
     settings = config.load(config_file, said={key: value for key, value in said.items() if value is not None})
     executor = name or server.own_name()
-    server.work(settings, executor, f"fhir_secondop {__version__}: {executor} works")
-
-
-def _private_files() -> None:
-    """What is written from here on is for this user alone: databases, logs and tokens hold patients' data."""
-    os.umask(0o077)
+    at = (metrics_host, metrics_port) if metrics_port else None
+    server.work(settings, executor, f"fhir_secondop {__version__}: {executor} works", at)
 
 
 @main.group()
@@ -239,7 +258,7 @@ def ehr(
     from fhir_secondop.sandbox import signin
     from fhir_secondop.store.database import Database
 
-    _private_files()
+    private_files()
     log_to_stderr("INFO")
     base = f"http://127.0.0.1:{port}/fhir"
     store = Database(database or f"ehr-{port}.sqlite")
@@ -486,6 +505,8 @@ for command in (
     package.package,
     checking.check,
     stored.db,
+    backup.backup,
+    backup.restore,
     verify,
 ):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ def print_(plain: Plain, as_json: bool, show: Callable[[Plain], None]) -> None:
         click.echo(json.dumps(plain, ensure_ascii=False))
     else:
         show(plain)
+
+
+def private_files() -> None:
+    """What is written from here on is for this user alone: databases, logs and tokens hold patients' data."""
+    os.umask(0o077)
 
 
 def show_people(url: str, people: list[dict[str, str]]) -> None:

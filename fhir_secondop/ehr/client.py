@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cached_property, partial
 from urllib.parse import urljoin
 
 import requests
 
+from fhir_secondop import tracing
 from fhir_secondop.ehr import limits as limiting
-from fhir_secondop.ehr import vendors, wire
+from fhir_secondop.ehr import vendors, watched, wire
 from fhir_secondop.ehr.auth import NoAuth, auth_of
 from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.failures import EhrFailure, Refused, of_status
@@ -203,20 +204,30 @@ class Client:
         reads: bool = False,
         answers: tuple[int, ...] = (),
     ) -> _Answer:
-        """One request; signs in anew, once, when the server no longer takes the token. `answers`: no failures here."""
+        """One request; its failure is counted. `answers` are statuses that are no failures here."""
+        with watched.failures(self.connection.name):
+            return self._sent(method, url, params, body, headers or {}, answers, writing=body is not None and not reads)
+
+    def _sent(
+        self, method: str, url: str, params: Mapping[str, str] | None, body: bytes | None, headers: Mapping[str, str],
+        answers: tuple[int, ...], *, writing: bool,
+    ) -> _Answer:  # fmt: skip
+        """The same; signs in anew, once, when the server no longer takes the token."""
         target = url if "://" in url else f"{self.base}/{url}" if url else self.base
         # The kind alone: an id or a query may say who the patient is.
         kind = "page" if "://" in url else url.partition("?")[0].partition("/")[0]
         what = f"{self.connection.name}: {method} {kind}".strip()
         asked = self._allowed(target, what)
-        writing = body is not None and not reads
-        extra = {**(headers or {}), **({"Content-Type": JSON} if body is not None else {})}
+        extra = {**headers, **({"Content-Type": JSON} if body is not None else {})}
         # A configured further origin is asked without our credentials: a token never goes to another host.
         signed_in = asked == self._origin
-        answer = self._exchange(method, target, params, body, extra, what, writing=writing, signed_in=signed_in)
+        asking = partial(
+            self._exchange, method, target, params, body, extra, kind, writing=writing, signed_in=signed_in
+        )
+        answer = asking()
         if answer.status == 401 and isinstance(self.auth, BackendServices):
             self.auth.forget(answer.sent_authorization)
-            answer = self._exchange(method, target, params, body, extra, what, writing=writing, signed_in=signed_in)
+            answer = asking()
         if answer.status >= 300 and answer.status not in answers:
             raise of_status(
                 answer.status, what, writing=writing, retry_after=answer.headers.get("Retry-After", ""),
@@ -226,27 +237,30 @@ class Client:
 
     def _exchange(
         self, method: str, target: str, params: Mapping[str, str] | None, body: bytes | None,
-        headers: Mapping[str, str], what: str, *, writing: bool, signed_in: bool,
+        headers: Mapping[str, str], kind: str, *, writing: bool, signed_in: bool,
     ) -> _Answer:  # fmt: skip
         """One request and its answer, whatever its status."""
+        what = f"{self.connection.name}: {method} {kind}".strip()
         limiting.wait(self._limits, self.connection.name, self.site.rate_per_s)
         session = self._session(signed_in=signed_in)
         most = self._most_bytes or MAX_ANSWER_BYTES
         try:
-            with self._at_once, session.request(
-                method, target, params=params, data=body, headers=headers, timeout=wire.timeout(self.connection),
-                allow_redirects=False, stream=True,
-            ) as answer:  # fmt: skip
-                content = wire.whole(answer, most)
+            with self._at_once, watched.exchange(self.connection.name, method, kind) as answered:
+                more = tracing.headers() if self.connection.traceparent else {}
+                with session.request(
+                    method, target, params=params, data=body, headers={**headers, **more},
+                    timeout=wire.timeout(self.connection), allow_redirects=False, stream=True,
+                ) as answer:  # fmt: skip
+                    content = wire.whole(answer, most)
+                answered(answer.status_code)
         except wire.TooMuch:
-            kind = "unknown" if writing else "policy"
-            raise EhrFailure(kind, f"{what}: an answer of over {most} bytes.") from None
+            raise EhrFailure("unknown" if writing else "policy", f"{what}: an answer of over {most} bytes.") from None
         except requests.exceptions.ConnectTimeout as error:
             raise EhrFailure("unreachable", f"{what}: no connection.") from error
         except requests.RequestException as error:
             # A connection that was refused, or failed in its TLS handshake, carried nothing; one that broke later may.
-            kind = "unknown" if writing and not wire.never_sent(error) else "unreachable"
-            raise EhrFailure(kind, f"{what}: no answer.") from error
+            failure = "unknown" if writing and not wire.never_sent(error) else "unreachable"
+            raise EhrFailure(failure, f"{what}: no answer.") from error
         self._note_clock(answer.headers.get("Date", ""))
         sent = str(answer.request.headers.get("Authorization", ""))
         return _Answer(answer.status_code, answer.url or target, answer.headers, content, sent)

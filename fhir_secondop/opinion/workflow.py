@@ -93,9 +93,12 @@ def is_review(task: Resource) -> bool:
     return codes.has(task.get("code"), codes.TASK_CODE, "fulfill") and bool(task.get("partOf"))
 
 
+DELIVERS = "deliver-"
+
+
 def is_delivery(task: Resource) -> bool:
     """Whether this is the Task of one version going to one recipient."""
-    return (codes.code_of(task.get("code"), codes.TASK) or "").startswith("deliver-")
+    return (codes.code_of(task.get("code"), codes.TASK) or "").startswith(DELIVERS)
 
 
 URGENT = "urgent-contact"

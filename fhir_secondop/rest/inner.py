@@ -32,6 +32,7 @@ _ADDRESS = re.compile(r"/?([A-Za-z0-9$_.\-/*]*)(?:\?(.*))?", re.DOTALL)
 _KEPT = ("HTTP_HOST", "HTTP_AUTHORIZATION", "HTTP_USER_AGENT")
 _HEADERS = {"ifMatch": "HTTP_IF_MATCH", "ifNoneMatch": "HTTP_IF_NONE_MATCH", "ifNoneExist": "HTTP_IF_NONE_EXIST"}
 _INSIDE = "fhir_secondop.inside"  # no header can have such a name
+_ENTRY = "fhir_secondop.entry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ def inside() -> Inside | None:
     """The transaction that the request under way is in."""
     found: Inside | None = request.environ.get(_INSIDE)
     return found
+
+
+def is_entry() -> bool:
+    """Whether the request under way is an entry of a Bundle."""
+    return _ENTRY in request.environ
 
 
 def address(url: str, base_url: str) -> tuple[str, str] | None:
@@ -94,6 +100,7 @@ def _environ(path: str, query: str, asked: Mapping[str, Any], content: bytes) ->
         prefer.append("return=minimal")
     environ = {
         **kept,
+        _ENTRY: True,
         "REQUEST_METHOD": asked["method"],
         "PATH_INFO": f"{outer['PATH_INFO'].rstrip('/')}/{path}",
         "QUERY_STRING": iri_to_uri(f"?{query}")[1:],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from fhir_secondop import meters
 from fhir_secondop.ehr import ladder, push
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure, Refused
@@ -126,6 +127,14 @@ def attempt(context: Context, task_id: str, number: int) -> str:
     job = _job(context, task_id, number)
     if job is None:
         return "settled before"
+    said = _attempted(context, job)
+    # "again in 4 s: capacity": the time and the reason stand elsewhere.
+    outcome = said.partition(" in ")[0]
+    meters.delivery_attempts.labels(job.connection.name if job.connection else _LINK, outcome).inc()
+    return said
+
+
+def _attempted(context: Context, job: _Job) -> str:
     decision = sensitivity.may_send(context, job.case, actors(job.person))
     # A notice has no content that a consent could be about.
     if not decision.permitted and not codes.has(job.task["code"], codes.TASK, deliverables.NOTICE):

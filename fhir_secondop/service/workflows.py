@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from fhir_secondop import meters, tracing
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.errors import Conflict
 from fhir_secondop.service import (
@@ -32,7 +33,7 @@ from fhir_secondop.service import (
 )
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
-from fhir_secondop.service.requeue import Live, carry_on
+from fhir_secondop.service.requeue import Live, carry_on, requeue
 from fhir_secondop.service.takeover import GiveUp, TakeOver, live
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.database import Database, Transaction
@@ -93,6 +94,9 @@ def enqueuer(database: Database) -> Callable[..., None]:
         }
         if delay_s > 0:
             options["delay_seconds"] = delay_s
+        trace = tracing.current()
+        if trace is not None:  # the workflow goes on with it, whenever and wherever it runs
+            options["otel_context"] = trace
         clients[0].enqueue_in_transaction(tx.connection, options, *args)
 
     return enqueue
@@ -126,12 +130,15 @@ def _configure(database: Database, settings: Settings, executor: str) -> None:
         "executor_id": executor,
         "log_level": "ERROR",  # each retry of a step would be a traceback; what is given up is said by us
         "use_listen_notify": False,
+        "enable_otlp": tracing.is_on(),  # to the provider that `tracing` has made: what it keeps back, DBOS's has, too
+        "otel_attribute_format": "semconv",
         "notification_listener_polling_interval_sec": settings.polling_s,
     }
     DBOS(config=config)
 
 
 CARRY_ON_S = 600.0
+REQUEUE_S = 86_400.0  # due at once where nobody had a turn yet: after a restore the first worker makes the jobs
 
 
 @contextmanager
@@ -156,7 +163,8 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
     heart = executors.Heart(lease, context.now, lambda: take_over.turn(lease.beat_s))
     alive = partial(live, client)
     lost = rounds.Round("carry-on", CARRY_ON_S, lambda context: carry_on(context, alive))
-    regular = rounds.Rounds(context, (lost, *rounds.ALL))
+    anew = rounds.Round("requeue", REQUEUE_S, lambda context: requeue(context, alive))
+    regular = rounds.Rounds(context, (lost, anew, *rounds.ALL))
     try:
         _register_queues(DBOS, settings)
         take_over.resume()  # what an earlier start of this worker left goes on at once
@@ -226,8 +234,14 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
 
     def step(name: str, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         def recorded(*args: Any) -> Any:
-            with origin.workflow(name):  # what the audit calls the route of what it writes
-                return function(*args)
+            outcome = "failed"
+            try:
+                with origin.workflow(name):  # what the audit calls the route of what it writes
+                    done = function(*args)
+                outcome = "done"
+                return done
+            finally:
+                meters.steps.labels(name, outcome).inc()
 
         return registry.step(name=name, **options)(recorded)
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from flask import Flask, Response, jsonify
 from flask.typing import ResponseReturnValue
 
-from fhir_secondop import bootstrap
+from fhir_secondop import bootstrap, meters, tracing
 from fhir_secondop.config import Settings
 from fhir_secondop.ehr import document_keys, keys
 from fhir_secondop.rest import failures
@@ -24,12 +24,15 @@ from fhir_secondop.web import (
     events,
     inbound,
     links,
+    metering,
     metrics,
     oauth,
     openapi,
     pages,
+    spans,
     throttle,
     uploads,
+    vitals,
 )
 from fhir_secondop.web.signin import SignIn
 
@@ -40,6 +43,8 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
     app.config["MAX_CONTENT_LENGTH"] = service.endpoint.limits.max_body_bytes
     inbound.bound(app)
     log_requests(app)
+    metering.install(app)
+    spans.install(app, continues=service.settings.trace_callers == "continue")
     failures.handle(app, "application/json")
     app.register_blueprint(blueprint(service.endpoint), url_prefix="/fhir")
     if service.systems is not None:
@@ -106,14 +111,31 @@ def _work(settings: Settings, executor: str) -> workflows.Settings:
 
 
 @contextmanager
-def working(settings: Settings, executor: str) -> Iterator[None]:
+def _traced(settings: Settings) -> Iterator[None]:
+    """Sends spans of this process, where that is configured; what is left goes out at the end."""
+    if settings.otlp_endpoint:
+        tracing.start(settings.otlp_endpoint, meters.place(), settings.trace_ratio)
+    try:
+        yield
+    finally:
+        tracing.stop()
+
+
+@contextmanager
+def working(settings: Settings, executor: str) -> Iterator[bootstrap.Service]:
     """A worker beside the service, under a name of its own: it pulls and delivers, and serves nothing.
 
     Raises Unavailable when another one has that name.
     """
     service = bootstrap.build(settings)
-    with service.context.database.alone(executor), workflows.working(service.context, _work(settings, executor)):
-        yield
+    database = service.context.database
+    with (
+        database.alone(executor),
+        vitals.measured(database),
+        _traced(settings),
+        workflows.working(service.context, _work(settings, executor)),
+    ):
+        yield service
     service.context.database.dispose()
 
 
@@ -127,6 +149,8 @@ def started(settings: Settings, *, works: bool = True) -> Iterator[Flask]:
     service = throttle.remembering(bootstrap.build(settings))
     context = service.context
     with ExitStack() as stack:
+        stack.enter_context(vitals.measured(context.database))
+        stack.enter_context(_traced(settings))
         if works:
             stack.enter_context(context.database.alone())
             live = stack.enter_context(workflows.working(context, _work(settings, SERVICE)))

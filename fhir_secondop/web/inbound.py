@@ -16,6 +16,7 @@ from waitress.proxy_headers import proxy_headers_middleware
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator
 
+from fhir_secondop import meters
 from fhir_secondop.errors import AddressTooLong, Forbidden, Malformed, SecondOpError, TooLarge, UnsupportedMedia
 from fhir_secondop.rest import failures, formats
 from fhir_secondop.web.gate import ROOMS, Gate, class_of
@@ -111,6 +112,7 @@ def guarded(app: WSGIApplication, throttle: Throttle, refused: Refused = uncount
             kind = formats.JSON if request.path.startswith("/fhir") else "application/json"
             answer = refusal(error, kind)
             log.info("- %s - %s %s", request.method, answer.status_code, type(error).__name__)
+            meters.refused.labels(str(answer.status_code)).inc()
             refused(caller_of(request), answer.status_code)
             return answer(environ, start_response)
         if gate is None:
@@ -144,6 +146,7 @@ def behind(
         if only and environ.get("PATH_INFO") != "/healthz":
             secured_there = environ.get("HTTP_X_FORWARDED_PROTO", "").strip().lower() == "https"
             if not (trusted and secured_there):
+                meters.refused.labels("403").inc()
                 refused("", 403)
                 why = "Use https." if trusted else "This is reached by its proxy alone."
                 return refusal(Forbidden(why), "application/json")(environ, start_response)

@@ -29,6 +29,7 @@ from waitress.server import MultiSocketServer, TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
+from fhir_secondop import meters
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import HeadersTooLarge, Malformed, SecondOpError, TooLarge, TooSlow, Unavailable, Unsupported
 from fhir_secondop.web import connection, inbound, replying
@@ -383,7 +384,11 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
                 self._map.arm(channel)
         if self.refused:
             log.warning("%d requests were refused unread: too much is asked at once.", self.refused)
+            meters.refused.labels("unread").inc(self.refused)
             self.refused = 0
+        meters.connections.labels(meters.place()).set(
+            sum(isinstance(one, _Channel) for one in list(self._map.values()))
+        )
 
     def handle_accept(self) -> None:
         """Takes the connections that wait, as many as there is room for, and reads what came with them."""

@@ -1,4 +1,4 @@
-"""/metrics in Prometheus' text format: what was learned, for who operates, audits or coordinates.
+"""/metrics in Prometheus' text format: what the processes count, what the database says, and what was learned.
 
 There is no open door on loopback: behind a proxy on the same machine every request comes from there. A scraper that
 can't sign in by SMART has a token of its own, in a file that the operator names.
@@ -7,19 +7,28 @@ can't sign in by SMART has a token of its own, in a file that the operator names
 from __future__ import annotations
 
 import hmac
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Flask, Response, request
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from waitress import create_server
 
+from fhir_secondop import meters
+from fhir_secondop.access import rights
 from fhir_secondop.bootstrap import Service
+from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller
 from fhir_secondop.opinion.learned import Group, rows
 from fhir_secondop.rest import disclosure, failures
+from fhir_secondop.rest.app import log_requests
 from fhir_secondop.service.learned import Learned
+from fhir_secondop.web import audit, vitals
+from fhir_secondop.web.gauges import Gauges
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SCRAPER = Caller("metrics", "Metrics scraper", frozenset({"operator"}))
@@ -29,17 +38,55 @@ def blueprint(service: Service) -> Blueprint:
     """Route /metrics."""
     routes = Blueprint("metrics", __name__)
     learned = Learned(service.context)
+    gauges = Gauges(service.context, SCRAPER)
 
     @routes.get("/metrics")
     def metrics() -> Response:
         caller = _caller(service)
         disclosure.signed_in(caller)
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Numbers(learned.groups(caller)))
-        return Response(generate_latest(registry), content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+        return _answer(service, gauges, _Numbers(learned.groups(caller)))
 
     failures.handle(routes, "application/json")
     return routes
+
+
+@contextmanager
+def beside(service: Service, host: str, port: int) -> Iterator[None]:
+    """/metrics of a process that serves nothing else: what it counts itself; of the database its service tells.
+
+    Raises Unavailable when the address is taken.
+    """
+    app = Flask("fhir_secondop.worker", static_folder=None)
+    log_requests(app)
+    failures.handle(app, "application/json")
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        caller = _caller(service)
+        rights.require_role(caller, "operator", "auditor")
+        disclosure.signed_in(caller)
+        return _answer(service)
+
+    audit.install(app, service)
+    try:
+        server = create_server(app, host=host, port=port, threads=2, ident=None)
+    except OSError as error:
+        raise Unavailable(f"{host}:{port} can't be listened on ({error.strerror}); choose another port.") from error
+    thread = threading.Thread(target=server.run, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.close()
+
+
+def _answer(service: Service, *found: Collector) -> Response:
+    """What the processes of this port have counted, and these."""
+    vitals.measure(service.context.database)
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in (meters.collector(), *found):
+        registry.register(collector)
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
 def _caller(service: Service) -> Caller:

@@ -9,13 +9,15 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FrameType
 
+from fhir_secondop import meters
 from fhir_secondop.bootstrap import log_to_stderr
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.service.memory import give_back_large_blocks
-from fhir_secondop.web import app, events, listener
+from fhir_secondop.web import app, events, listener, metrics
 from fhir_secondop.web.processes import Keeper, check_free
 
 
@@ -29,13 +31,15 @@ def run(settings: Settings, ready: str, processes: int = 1, *, works: bool = Tru
     embedded = works and not workers
     if processes + workers == 1:
         signal.signal(signal.SIGTERM, _stop)
+        meters.begin("serve")
         _serve(settings, lambda: print(ready, flush=True), works=embedded)
         return
     check_free(settings.host, settings.port)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     name = own_name()
 
     def be(place: int, told: Callable[[], None]) -> None:
+        meters.begin(str(place))
         if place < processes:
             signal.signal(signal.SIGTERM, _stop)
             _serve(settings, told, works=embedded and place == 0, shares_port=processes > 1)
@@ -77,16 +81,25 @@ def _serve(settings: Settings, told: Callable[[], None], *, works: bool = True, 
             server.close()
 
 
-def work(settings: Settings, executor: str, ready: str) -> None:
-    """Works until SIGINT or SIGTERM; `ready` is printed once it does. Raises Unavailable when the name is taken."""
-    _work(settings, executor, lambda: print(ready, flush=True))
+def work(settings: Settings, executor: str, ready: str, metrics_at: tuple[str, int] | None = None) -> None:
+    """Works until SIGINT or SIGTERM; `ready` is printed once it does. It tells what it counts at `metrics_at`.
+
+    Raises Unavailable when the name is taken, or the address.
+    """
+    meters.begin("work")
+    _work(settings, executor, lambda: print(ready, flush=True), metrics_at)
 
 
-def _work(settings: Settings, executor: str, told: Callable[[], None]) -> None:
+def _work(
+    settings: Settings, executor: str, told: Callable[[], None], metrics_at: tuple[str, int] | None = None
+) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with app.working(settings, executor):
+    with (
+        app.working(settings, executor) as service,
+        metrics.beside(service, *metrics_at) if metrics_at else nullcontext(),
+    ):
         told()
         ended.wait()
 

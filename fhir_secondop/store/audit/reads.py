@@ -16,6 +16,7 @@ from itertools import islice
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fhir_secondop import meters
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.store import tables
 from fhir_secondop.store.audit import refusals, rows
@@ -170,6 +171,7 @@ class Reads:
                 self._changed.notify_all()
             self._stopping.wait(AGAIN_S)
             return False
+        meters.audit_rows.labels("reads").inc(len(batch))
         with self._changed:
             self._head = written
             for _ in batch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from fhir_secondop import meters
 from fhir_secondop.store import tables
 from fhir_secondop.store.audit import origin, rows
 from fhir_secondop.store.audit.rows import Access, Head, Values
@@ -89,6 +90,7 @@ class Recording:
                 self._writes.in_doubt()
                 return
             for access, made in self._of:
+                meters.audit_rows.labels("writes").inc(len(made))
                 if access is not None:
                     access.written += len(made)
                     access.cases_written |= {row["case_id"] for row in made}
