@@ -28,7 +28,7 @@ SHARED: bool = values.ValueClass._multiprocess
 if SHARED:
     values.ValueClass = values.MultiProcessValue(lambda: _place[0])  # type: ignore[no-untyped-call]
 
-disable_created_metrics()  # a second series for each one, that nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each one, that nobody asks for
 REGISTRY = CollectorRegistry()
 _FAST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _EHR_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
