@@ -149,12 +149,20 @@ class Database:
         """Held by the one process that changes tables."""
         with self._write_lock(), self.engine.connect() as connection:
             if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_lock(20261123)"))
+                # Asked again and again, not waited for: an index that is made beside writers (DBOS makes such) waits for
+                # every statement that had begun before, and one that waits for this lock is such a statement.
+                while not connection.execute(sa.text("SELECT pg_try_advisory_lock(20261123)")).scalar_one():
+                    connection.rollback()
+                    time.sleep(0.1)
                 connection.commit()
-            yield connection
-            if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_unlock(20261123)"))
-            connection.commit()
+            try:
+                yield connection
+                connection.commit()
+            finally:
+                if not self.is_sqlite:
+                    connection.rollback()
+                    connection.execute(sa.text("SELECT pg_advisory_unlock(20261123)"))
+                    connection.commit()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
