@@ -8,6 +8,7 @@ That order is what makes `lastUpdated` rise strictly with commits, and what make
 from __future__ import annotations
 
 import fcntl
+import logging
 import threading
 import time
 import zlib
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from fhir_secondop.store.case_events import Numbering
     from fhir_secondop.store.resources import Stored
 
+log = logging.getLogger(__name__)
 # Built once: every write runs them.
 _READ_CLOCK = Prepared(sa.select(tables.clock.c.at).with_for_update())
 _LOOK_AT_CLOCK = sa.select(tables.clock.c.at)
@@ -139,9 +141,15 @@ class Database:
             _prepare_sqlite(self.engine)
 
     def migrate(self, to: str = "") -> None:
-        """Brings the schema to this version's, or `to` an earlier one; safe when several processes start at once."""
+        """Brings the schema to this version's, or `to` an earlier one; safe when several processes start at once.
+
+        That of a later version is left as it is: migrations add, and this one may run beside it while it is replaced.
+        """
         with self.migrating() as connection:
-            if revision(connection) != (to or newest()):
+            found = revision(connection)
+            if not to and found > newest():
+                log.warning("the database is of a later version (%s) than this program (%s)", found, newest())
+            elif found != (to or newest()):
                 _upgrade(connection, to or "head")
 
     @contextmanager
@@ -149,8 +157,8 @@ class Database:
         """Held by the one process that changes tables."""
         with self._write_lock(), self.engine.connect() as connection:
             if not self.is_sqlite:
-                # Asked again and again, not waited for: an index that is made beside writers (DBOS makes such) waits for
-                # every statement that had begun before, and one that waits for this lock is such a statement.
+                # Asked again and again, not waited for: an index that is made beside writers (DBOS makes such) waits
+                # for every statement that had begun before, and one that waits for this lock is such a statement.
                 while not connection.execute(sa.text("SELECT pg_try_advisory_lock(20261123)")).scalar_one():
                     connection.rollback()
                     time.sleep(0.1)

@@ -53,7 +53,9 @@ class Cluster:
         for name, proxy in self.proxies.items():
             text = text.replace(f":{self.layout.ports[name]}/", f":{proxy.port}/")
         text = text.replace("timeout_s = 5.0", f"timeout_s = {timeout_s}")
-        self.config.write_text("".join(f"{line}\n" for line in settings) + text)
+        said = {line.partition("=")[0] for line in settings}
+        kept = [line for line in text.splitlines() if line.partition("=")[0] not in said]
+        self.config.write_text("\n".join([*settings, *kept, ""]))
         self._serves, self._code, self._program = serves, dict(code or {}), program
         self.story = Story(case, demo.people(self.layout), lambda _: None)
         self._ehrs = demo.Processes(self.layout)

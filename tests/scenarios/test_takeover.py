@@ -19,6 +19,7 @@ import pytest
 
 import fhir_secondop
 from fhir_secondop import examples, profiles
+from fhir_secondop.store.database import newest
 from tests.scenarios.cluster import EHRS, Cluster
 from tests.scenarios.faults import process_at
 
@@ -151,7 +152,7 @@ def test_a_worker_that_is_started_again_goes_on_at_once(started: Start) -> None:
 
 
 def newer(folder: Path) -> Path:
-    """A build of the program whose workflows are of another version."""
+    """A build of the program whose workflows are of another version, and whose tables have a column more."""
     target = folder / "newer" / "fhir_secondop"
     shutil.copytree(Path(fhir_secondop.__file__).parent, target, ignore=shutil.ignore_patterns("__pycache__"))
     for package in (profiles, examples):
@@ -161,6 +162,11 @@ def newer(folder: Path) -> Path:
     text, count = re.subn(r'^VERSION = "1"$', 'VERSION = "2"', workflows.read_text("utf-8"), flags=re.MULTILINE)
     assert count == 1
     workflows.write_text(text, "utf-8")
+    (target / "store" / "migrations" / "versions" / "v0999_newer.py").write_text(
+        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "0999"\n'
+        f'down_revision = "{newest()}"\n\n\ndef upgrade() -> None:\n'
+        '    op.add_column("round", sa.Column("newer", sa.Text, nullable=True))\n'
+    )
     return target.parent
 
 
@@ -170,6 +176,10 @@ def test_two_versions_work_side_by_side_until_the_older_one_is_gone(started: Sta
     cluster = started(("older", "newer"), settings=LEASE, code={"newer": newer(tmp_path)})
     versions = dict(cluster.rows("SELECT name, version FROM executor"))
     assert versions == {"older": "1", "newer": "2"}
+    # One of the older that ends meanwhile is started again on the newer one's tables.
+    assert cluster.rows("SELECT newer FROM round") is not None
+    cluster.signal("older", signal.SIGKILL)
+    cluster.start("older")
     cluster.act(cluster.story.request)
     cluster.act(cluster.story.gathered)
     # While one of its version works, nobody else takes what is of it.
