@@ -12,6 +12,7 @@ from fhir_secondop.model import Resource
 from fhir_secondop.opinion import (
     alignment,
     blinding,
+    checks,
     clocks,
     codes,
     eligibility,
@@ -100,6 +101,9 @@ KINDS: dict[str, str] = {
     "urgent-raised": "Something critical was seen: somebody must be called.",
     "urgent-escalated": "Nobody was reached; somebody else must be called.",
     "urgent-closed": "The urgent conversation was recorded.",
+    "check-opened": "A chart seems to contradict: somebody is to look.",
+    "check-closed": "Somebody has said what it is that a chart shows.",
+    "check-resolved": "A chart does not contradict any more.",
     "notice-accepted": "Who decides was told that a reviewer has accepted.",
     "notice-due-after-deadline": "Who decides was told that it is due after the deadline.",
     "notice-overdue": "The due date has passed.",
@@ -150,6 +154,8 @@ def _of_task(case_id: str, before: Resource | None, task: Resource) -> Iterator[
         yield from dict.fromkeys(_of_delivery(then, task))
     elif workflow.is_urgent(task):
         yield from _of_urgent(then, task)
+    elif workflow.is_check(task):
+        yield from _of_check(then, task)
     elif then["status"] != task["status"]:
         coded = task.get("code")
         if workflow.is_review(task):
@@ -211,6 +217,15 @@ def _of_urgent(then: Resource, task: Resource) -> Iterator[str]:
         yield "urgent-closed"
     elif urgent.step_of(task) > urgent.step_of(then):
         yield "urgent-escalated"
+
+
+def _of_check(then: Resource, task: Resource) -> Iterator[str]:
+    if not then["status"]:
+        yield "check-opened"
+    elif checks.said(task, "checked") and not checks.said(then, "checked"):
+        yield "check-closed"
+    elif checks.said(task, "resolved-at") and not checks.said(then, "resolved-at"):
+        yield "check-resolved"
 
 
 def _of_request(case_id: str, before: Resource | None, request: Resource) -> Iterator[str]:

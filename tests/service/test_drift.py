@@ -147,6 +147,8 @@ def test_a_copy_is_gone_only_when_two_looks_do_not_find_it(both: World) -> None:
     assert items(world, case_id) == []
     ehr.instead = lambda asked: refusal(503)
     assert look(world) == ["again: capacity"]  # says nothing: what was suspected stays suspected, and no more
+    ehr.instead = lambda asked: refusal(403) if asked.type == "DocumentReference" else None
+    assert look(world) == ["0 opened, 0 closed"]  # nor does this
     assert items(world, case_id) == []
     ehr.instead = lambda asked: None
     assert look(world) == ["1 opened, 0 closed"]
@@ -200,8 +202,14 @@ def refused_with(status: int, _: Any) -> Any:
 def test_a_document_that_is_not_shown_is_no_finding(world: World, status: int) -> None:
     ehr, case_id = delivered(world)
     where = ehr.documents[0]["id"]
-    # 200: an error with a wrong status.
-    ehr.instead = lambda asked: refusal(status) if asked.id == where else None
+
+    def hidden(asked: Any) -> Any:
+        """200: an error with a wrong status."""
+        if asked.type != "DocumentReference":
+            return None
+        return refusal(status) if asked.id == where else nothing_found()
+
+    ehr.instead = hidden
     assert look(world) + look(world) + look(world) == ["0 opened, 0 closed"] * 3
     assert items(world, case_id) == []
     (watched,) = world.get(case_id)["watched"]
@@ -279,6 +287,30 @@ def test_a_look_that_was_killed_before_its_item_was_stored_opens_it_once(
     assert len(items(world, case_id)) == 1
 
 
+def test_of_two_workers_who_look_at_once_one_counts(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = both
+    ehr, case_id = delivered(world)
+    change(ehr, status="entered-in-error")
+    looked = drift._looked
+    said: list[str] = []
+
+    def meanwhile(*args: Any) -> Any:
+        found = looked(*args)
+        if not said:
+            said.append("begun")
+            said.append(world.workflows[watches.WORKFLOW](*job.args))
+        return found
+
+    monkeypatch.setattr(drift, "_looked", meanwhile)
+    world.clock.forward(1.01 * DAY_S)
+    (job,) = [j for j in world.jobs if j.workflow == watches.WORKFLOW]
+    assert world.workflows[watches.WORKFLOW](*job.args) == "looked before"
+    assert said[1] == "1 opened, 0 closed"
+    (watch,) = [t for t in world.package(case_id, "Task") if "watch-chart" in str(t["code"])]
+    assert watch["meta"]["versionId"] == "2"
+    assert len(items(world, case_id)) == 1
+
+
 def test_an_item_is_closed_by_who_decides_or_coordinates_with_a_reason_and_stays_closed(world: World) -> None:
     ehr, case_id = delivered(world)
     change(ehr, content=replaced(ehr.documents[0]))
@@ -319,6 +351,8 @@ def test_diverged_is_said_by_a_person_until_a_look_finds_it_mended(both: World) 
     assert row(world, case_id)["state"] == "informed"
     (one,) = items(world, case_id)
     assert (one["answer"], one["by"], one["reason"]) == ("resolved", "Desk", "zq-taken out")
+    told = [event["kind"] for event in world.get(case_id, "events")["events"]]
+    assert [kind for kind in told if kind.startswith("check-")] == ["check-opened", "check-closed", "check-resolved"]
 
 
 def test_without_consent_nothing_is_asked_and_with_it_again(world: World) -> None:

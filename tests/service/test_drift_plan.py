@@ -90,6 +90,9 @@ def test_a_planned_procedure_that_was_revoked_opens_an_item_until_it_is_ordered_
     order = line(ehr, "ServiceRequest", "active", SNOMED, "392021009")
     assert look(world) == ["0 opened, 0 closed"]
     ehr.put({**order, "status": "revoked"})
+    ehr.instead = lambda asked: refusal(403) if asked.type == "Procedure" else None
+    assert look(world) == ["0 opened, 0 closed"]  # perhaps it was done instead
+    ehr.instead = lambda asked: None
     assert look(world) == ["1 opened, 0 closed"]
     (one,) = items(world, case_id)
     assert one["finding"] == "stopped"
@@ -116,7 +119,7 @@ def test_a_type_that_is_not_answered_whole_opens_and_closes_nothing(
 def test_what_is_labelled_and_whoever_elses_order_is_not_compared(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ehr, case_id = planned(world, monkeypatch=monkeypatch)
+    ehr, case_id = planned(world, "ignores-patient", monkeypatch=monkeypatch)  # strangers come too
     ehr.put({"resourceType": "Patient", "id": "zq-somebody", "name": [{"family": "Zqelse"}]})
     label = {"system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": "R"}
     order = line(ehr, "MedicationRequest", "active", RXNORM, "11289", meta={"security": [label]})
