@@ -12,6 +12,7 @@ from fhir_secondop.model import Resource
 from fhir_secondop.opinion import (
     alignment,
     blinding,
+    checks,
     clocks,
     codes,
     eligibility,
@@ -94,9 +95,16 @@ KINDS: dict[str, str] = {
     "delivery-held": "A person must look.",
     "delivery-cancelled": "It was called off before it was sent.",
     "delivery-replayed": "It is tried again by hand.",
+    "delivery-duplicated": "It is there more than once.",
     "acknowledged": "A recipient has acknowledged a version.",
     "decided": "A recipient has said what it decides.",
     "plan-set": "The decision owner set the plan of record.",
+    "watch-begun": "A chart is looked at from now on, whether it contradicts.",
+    "watch-ended": "A chart is not looked at any more.",
+    "check-opened": "A chart seems to contradict what was delivered or decided; a person must look.",
+    "check-diverged": "A person has looked: the chart diverges.",
+    "check-no-contradiction": "A person has looked: the chart does not contradict.",
+    "check-resolved": "A later look at the chart found it no more.",
     "urgent-raised": "Something critical was seen: somebody must be called.",
     "urgent-escalated": "Nobody was reached; somebody else must be called.",
     "urgent-closed": "The urgent conversation was recorded.",
@@ -105,6 +113,7 @@ KINDS: dict[str, str] = {
     "notice-overdue": "The due date has passed.",
     "notice-proposal-ended": "The reviewer was told what became of a proposal.",
     "notice-result-arrived": "The reviewer was told of a result.",
+    "notice-not-acknowledged": "A provider was reminded to acknowledge the report.",
 }
 """Every kind, and what it says."""
 
@@ -123,6 +132,7 @@ BY_STATUS: Mapping[str, Mapping[str, str]] = {
         "rejected": "coverage-failed", "cancelled": "coverage-failed",
     },
     invitation.CODE: {"requested": "patient-invited", "accepted": "patient-entered", "cancelled": "invitation-closed"},
+    workflow.WATCH: {"in-progress": "watch-begun", "completed": "watch-ended"},
     "abort": {"requested": "stop-asked"},
 }  # fmt: skip
 """By the code of a Task, what each state that it comes to is."""
@@ -150,6 +160,8 @@ def _of_task(case_id: str, before: Resource | None, task: Resource) -> Iterator[
         yield from dict.fromkeys(_of_delivery(then, task))
     elif workflow.is_urgent(task):
         yield from _of_urgent(then, task)
+    elif workflow.is_check(task):
+        yield from _of_check(then, task)
     elif then["status"] != task["status"]:
         coded = task.get("code")
         if workflow.is_review(task):
@@ -197,6 +209,8 @@ def _of_delivery(then: Resource, task: Resource) -> Iterator[str]:
         yield f"delivery-{business}"
     if moved and task["status"] in ("on-hold", "cancelled", "failed"):
         yield "delivery-held" if task["status"] == "on-hold" else f"delivery-{task['status']}"
+    if said.get("duplicates") and not said_before.get("duplicates"):
+        yield "delivery-duplicated"
     if said.get("ack") and not said_before.get("ack"):
         yield "acknowledged"
     decision = (said.get("decision"), said.get("decision-at"))
@@ -211,6 +225,16 @@ def _of_urgent(then: Resource, task: Resource) -> Iterator[str]:
         yield "urgent-closed"
     elif urgent.step_of(task) > urgent.step_of(then):
         yield "urgent-escalated"
+
+
+def _of_check(then: Resource, task: Resource) -> Iterator[str]:
+    if not then["status"]:
+        yield "check-opened"
+    answer = checks.said(task, "checked")
+    if answer and answer != checks.said(then, "checked"):
+        yield f"check-{answer}"
+    if checks.said(task, "resolved-at") and not checks.said(then, "resolved-at"):
+        yield "check-resolved"
 
 
 def _of_request(case_id: str, before: Resource | None, request: Resource) -> Iterator[str]:
