@@ -95,20 +95,25 @@ KINDS: dict[str, str] = {
     "delivery-held": "A person must look.",
     "delivery-cancelled": "It was called off before it was sent.",
     "delivery-replayed": "It is tried again by hand.",
+    "delivery-duplicated": "It is there more than once.",
     "acknowledged": "A recipient has acknowledged a version.",
     "decided": "A recipient has said what it decides.",
     "plan-set": "The decision owner set the plan of record.",
+    "watch-begun": "A chart is looked at from now on, whether it contradicts.",
+    "watch-ended": "A chart is not looked at any more.",
+    "check-opened": "A chart seems to contradict what was delivered or decided; a person must look.",
+    "check-diverged": "A person has looked: the chart diverges.",
+    "check-no-contradiction": "A person has looked: the chart does not contradict.",
+    "check-resolved": "A later look at the chart found it no more.",
     "urgent-raised": "Something critical was seen: somebody must be called.",
     "urgent-escalated": "Nobody was reached; somebody else must be called.",
     "urgent-closed": "The urgent conversation was recorded.",
-    "check-opened": "A chart seems to contradict: somebody is to look.",
-    "check-closed": "Somebody has said what it is that a chart shows.",
-    "check-resolved": "A chart does not contradict any more.",
     "notice-accepted": "Who decides was told that a reviewer has accepted.",
     "notice-due-after-deadline": "Who decides was told that it is due after the deadline.",
     "notice-overdue": "The due date has passed.",
     "notice-proposal-ended": "The reviewer was told what became of a proposal.",
     "notice-result-arrived": "The reviewer was told of a result.",
+    "notice-not-acknowledged": "A provider was reminded to acknowledge the report.",
 }
 """Every kind, and what it says."""
 
@@ -127,6 +132,7 @@ BY_STATUS: Mapping[str, Mapping[str, str]] = {
         "rejected": "coverage-failed", "cancelled": "coverage-failed",
     },
     invitation.CODE: {"requested": "patient-invited", "accepted": "patient-entered", "cancelled": "invitation-closed"},
+    workflow.WATCH: {"in-progress": "watch-begun", "completed": "watch-ended"},
     "abort": {"requested": "stop-asked"},
 }  # fmt: skip
 """By the code of a Task, what each state that it comes to is."""
@@ -203,6 +209,8 @@ def _of_delivery(then: Resource, task: Resource) -> Iterator[str]:
         yield f"delivery-{business}"
     if moved and task["status"] in ("on-hold", "cancelled", "failed"):
         yield "delivery-held" if task["status"] == "on-hold" else f"delivery-{task['status']}"
+    if said.get("duplicates") and not said_before.get("duplicates"):
+        yield "delivery-duplicated"
     if said.get("ack") and not said_before.get("ack"):
         yield "acknowledged"
     decision = (said.get("decision"), said.get("decision-at"))
@@ -222,9 +230,10 @@ def _of_urgent(then: Resource, task: Resource) -> Iterator[str]:
 def _of_check(then: Resource, task: Resource) -> Iterator[str]:
     if not then["status"]:
         yield "check-opened"
-    elif checks.said(task, "checked") and not checks.said(then, "checked"):
-        yield "check-closed"
-    elif checks.said(task, "resolved-at") and not checks.said(then, "resolved-at"):
+    answer = checks.said(task, "checked")
+    if answer and answer != checks.said(then, "checked"):
+        yield f"check-{answer}"
+    if checks.said(task, "resolved-at") and not checks.said(then, "resolved-at"):
         yield "check-resolved"
 
 

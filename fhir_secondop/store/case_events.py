@@ -24,7 +24,8 @@ Tells = Callable[[str, Resource | None, Resource], Iterable[str]]
 """(case, version before or None, version) → the kinds of events that this version tells of."""
 
 
-_Row = tuple[int, str, str, str, int]  # of case_event, from `at` on
+Told = tuple[int, str, str, str, int]
+"""An event but for its number: at, kind, type, id, version."""
 
 
 class Event(NamedTuple):
@@ -57,7 +58,7 @@ class Numbering:
 
     def write(self, tx: Transaction) -> None:
         """The rows of what was written in this transaction, as the last thing that it does."""
-        found: dict[str, list[_Row]] = {}
+        found: dict[str, list[Told]] = {}
         for change in tx.changes:
             if change.written is None or (case_id := case_of(change.case_id)) is None or change.type not in self.tells:
                 continue
@@ -71,13 +72,13 @@ class Numbering:
         if not last_of(tx.connection, [case_id]):
             self._append(tx, case_id, [], is_new=False)
 
-    def _append(self, tx: Transaction, case_id: str, events: list[_Row], *, is_new: bool) -> None:
+    def _append(self, tx: Transaction, case_id: str, events: list[Told], *, is_new: bool) -> None:
         counted = _COUNT.first(tx.connection, case_id=case_id, more=len(events))
         assert counted is not None
         last: int = counted[0]
         if last == len(events) and not is_new:
             # Nothing of it was numbered: all that is stored, which has what was written just now.
-            events = list(self._past(tx.connection, case_id))
+            events = list(self.told(tx.connection, case_id))
             last = len(events)
             tx.connection.execute(
                 sa.update(tables.case_counter).where(tables.case_counter.c.case_id == case_id).values(last=last)
@@ -85,15 +86,15 @@ class Numbering:
         first = last - len(events) + 1
         _INSERT.in_order(tx.connection, [(case_id, n, *event) for n, event in enumerate(events, first)])
 
-    def _past(self, connection: Connection, case_id: str) -> Iterator[_Row]:
-        """The events of every version that is stored of a case, in the order in which they were written."""
+    def told(self, connection: Connection, case_id: str) -> Iterator[Told]:
+        """What every version that is stored of a case tells, in the order in which they were written."""
         before: dict[int, Stored] = {}
         for stored in resources.versions_of_case(connection, case_id, tuple(self.tells)):
             if not stored.deleted:
                 yield from self._of(case_id, before.get(stored.rid), stored, stored.resource)
             before[stored.rid] = stored
 
-    def _of(self, case_id: str, before: Stored | None, stored: Stored, resource: Resource | None) -> Iterator[_Row]:
+    def _of(self, case_id: str, before: Stored | None, stored: Stored, resource: Resource | None) -> Iterator[Told]:
         if stored.owner.startswith((SOURCE, UPLOAD)):
             return
         there = before.resource if before is not None and not before.deleted else None

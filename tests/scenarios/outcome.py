@@ -9,6 +9,7 @@ from typing import Any
 
 from fhir_secondop.sandbox.story import Story
 from tests.scenarios.cluster import EHRS, Cluster
+from tests.scenarios.numbers import check_events
 
 Plain = dict[str, Any]
 
@@ -56,6 +57,7 @@ def check(
     assert cluster.ours(f"Provenance/{provenance_of(package)}")["meta"]["versionId"] == "1"
     sources = cluster.act(lambda: story.people["coordinator"].get(f"/{case_id}/manifest"))["sources"]
     assert {line["outcome"] for s in sources for line in s["types"]} <= {"answered", "not-offered"}
+    assert check_events(cluster.database) > 20
     # The logs name no fault of ours but those of the killing.
     for name in cluster.processes:
         log = cluster.log(name)

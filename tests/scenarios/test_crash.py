@@ -20,6 +20,7 @@ from fhir_secondop.sandbox import demo
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, normalised
 from tests.scenarios.faults import POINTS, Proxy
+from tests.scenarios.numbers import check_events
 
 Plain = dict[str, Any]
 EHRS = ("riverside", "lakeside")
@@ -105,6 +106,7 @@ def _check(run: Killed, board: Plain) -> None:
         contents = run.documents(name)
         assert len(contents) == 2, f"{name} holds {len(contents)} documents"
         assert len(set(contents)) == 2
+    assert check_events(run.database or str(run.folder / "secondop.sqlite")) > 20
 
 
 def _at(*points: tuple[str, ...], also: set[tuple[str, ...]]) -> list[Any]:

@@ -180,6 +180,11 @@ def test_two_versions_work_side_by_side_until_the_older_one_is_gone(started: Sta
     assert cluster.rows("SELECT newer FROM round") is not None
     cluster.signal("older", signal.SIGKILL)
     cluster.start("older")
+    ends = time.monotonic() + PATIENCE_S
+    while cluster.log("older").count("older works") < 2:
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+    assert "the database is of a later version (0999)" in cluster.log("older")
     cluster.act(cluster.story.request)
     cluster.act(cluster.story.gathered)
     # While one of its version works, nobody else takes what is of it.

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from fhir_secondop.fhir import definitions
-from fhir_secondop.opinion import case_events, codes, workflow
+from fhir_secondop.opinion import case_events, checks, codes, workflow
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.store import tables
 from tests.service.conftest import TOKENS
@@ -187,15 +187,16 @@ def test_each_code_that_may_come_has_a_kind() -> None:
 
     for name, prefix in (("delivery-status", "delivery"), ("notice", "notice"), ("proposal-outcome", "proposal")):
         assert {f"{prefix}-{code}" for code in codes_of(name)} <= set(case_events.KINDS)
+    assert {f"check-{answer}" for answer in checks.ANSWERS} <= set(case_events.KINDS)
     # Those that are told by more than their status, and two that no Task of ours has.
-    others = {workflow.URGENT, "review-second-opinion", "acknowledge"}
+    others = {workflow.URGENT, workflow.CHECK, "review-second-opinion", "acknowledge"}
     others |= {code for code in codes_of("task") if code.startswith("deliver-")}
     assert codes_of("task") - others <= set(case_events.BY_STATUS)
 
 
 def test_every_kind_is_told_by_something() -> None:
     text = Path(case_events.__file__).read_text("utf-8").partition("BY_STATUS")[2]
-    made = ("case-", "notice-", "delivery-", "proposal-", "request-")  # put together from a code
+    made = ("check-", "case-", "notice-", "delivery-", "proposal-", "request-")  # put together from a code
     assert [k for k in case_events.KINDS if f'"{k}"' not in text and not k.startswith(made)] == []
 
 

@@ -352,7 +352,7 @@ def test_diverged_is_said_by_a_person_until_a_look_finds_it_mended(both: World) 
     (one,) = items(world, case_id)
     assert (one["answer"], one["by"], one["reason"]) == ("resolved", "Desk", "zq-taken out")
     told = [event["kind"] for event in world.get(case_id, "events")["events"]]
-    assert [kind for kind in told if kind.startswith("check-")] == ["check-opened", "check-closed", "check-resolved"]
+    assert [kind for kind in told if kind.startswith("check-")] == ["check-opened", "check-diverged", "check-resolved"]
 
 
 def test_without_consent_nothing_is_asked_and_with_it_again(world: World) -> None:

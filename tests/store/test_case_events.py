@@ -123,14 +123,15 @@ def test_of_those_who_share_a_commit_the_one_who_fails_leaves_neither_event_nor_
 
 
 def test_what_has_no_case_and_what_is_copied_from_a_source_tells_nothing(numbered: Database) -> None:
+    put(numbered, basic("first"), case_id=CASE)
     put(numbered, basic("of nobody"))
     put(numbered, basic("copied"), case_id=CASE, owner="source:lakeside")
     put(numbered, basic("sent"), case_id=CASE, owner="upload:x")
     put(numbered, basic("elsewhere"), case_id="#directory")
     put(numbered, request(), case_id=CASE)
-    assert kinds(numbered) == []
+    assert kinds(numbered) == ["first.0"]
     put(numbered, basic("apart"), case_id=f"{CASE}#quarantine")
-    assert kinds(numbered) == ["apart.0"]
+    assert kinds(numbered) == ["first.0", "apart.0"]
 
 
 @pytest.mark.parametrize(("case_id", "more"), [(None, 0), (CASE, 2)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +39,14 @@ def until(done: Callable[[], bool]) -> None:
     while not done():
         assert time.monotonic() < ends
         time.sleep(0.01)
+
+
+def by_command(url: str, *given: str) -> dict[str, Any]:
+    """What the command says of it."""
+    command = [sys.executable, "-m", "fhir_secondop.cli", "events", *given, "--url", url, "--json"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 0, said.stderr
+    return dict(json.loads(said.stdout))
 
 
 @pytest.fixture
@@ -75,6 +86,7 @@ def test_what_another_process_writes_is_told_to_all_who_wait_and_all_of_them_end
         assert {event["kind"] for event in told[0]["events"]} == {"case-held"}
         assert told == [told[0]] * WAITERS
         assert told[0]["events"][0]["number"] == last + 1
+        assert by_command(url.partition("/api")[0], case_id, "--after", str(last)) == told[0]
 
         waiting = all_wait(told[0]["last"])
         servers.close()
