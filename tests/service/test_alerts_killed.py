@@ -105,6 +105,8 @@ def test_who_is_killed_leaves_the_message_to_the_next_one(world: World, hook: Ho
         due = alerts.due(connection, now_ms() + 170_000, 10)
     assert len(due) == (point == "committed"), "while somebody may still be sending it nobody else does"
     assert turn(world, "none", ahead_s=181) == 0
+    with world.context.database.reading() as connection:
+        assert alerts.due(connection, now_ms() + 86_400_000, 10) == [], "it is never sent again"
     assert len(hook.got) == arrivals
     assert len({message_id for message_id, _ in hook.got}) == 1
     assert {json.dumps(body) for _, body in hook.got} == {json.dumps(hook.got[0][1])}

@@ -106,7 +106,7 @@ def test_each_route_leaves_a_row_or_is_exempt(bench: Bench) -> None:
     values = {"t": "Patient", "i": NOWHERE, "v": "1", "code": "manifest", "case_id": NOWHERE, "token": "x",
               "rest": "x/y", "name": "report-draft", "filename": "pages.css", "task_id": NOWHERE, "kind": "Patient",
               "resource_id": NOWHERE, "place": 0, "measure": "loop", "version": 1,
-              "u": "Observation"}  # fmt: skip
+              "alert_id": NOWHERE, "u": "Observation"}  # fmt: skip
     walked = 0
     for rule in app.url_map.iter_rules():
         adapter = app.url_map.bind("localhost")

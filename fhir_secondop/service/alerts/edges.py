@@ -62,14 +62,15 @@ def _stands(alert: Alert, condition: Condition, levels: Sequence[Level], hold_do
 
 
 def _is_due(level: Level, alert: Alert, now: int) -> bool:
-    return now - (alert.began or now) >= level.after_minutes * _MINUTE_MS
+    return alert.began is not None and now - alert.began >= level.after_minutes * _MINUTE_MS
 
 
 def _gone(alert: Alert, hold_down_ms: int, now: int) -> Step:
     if alert.began is None:
         return Step(alert, None)
-    after = alert if alert.gone is not None else replace(alert, gone=now)
-    if now - (after.gone or now) < hold_down_ms:
+    gone = now if alert.gone is None else alert.gone
+    after = replace(alert, gone=gone)
+    if now - gone < hold_down_ms:
         return Step(alert, after)
     told = tuple(range(1, after.level + 1))
     return Step(alert, replace(after, ended=now, told=now if told else after.told),

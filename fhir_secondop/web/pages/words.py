@@ -148,6 +148,7 @@ DONE = {
     "break-blind": "The first opinion is open; the report will say so.",
     "pause": "The case is on hold.", "resume": "The case goes on.",
     "schedule": "It is recorded.", "close-check": "It is recorded what it is.",
+    "acknowledge-alert": "Nobody further is told, but that it is over.",
 }  # fmt: skip
 
 

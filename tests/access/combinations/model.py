@@ -81,6 +81,7 @@ ROUTES: dict[str, str] = {
     "/learned": "page without a case", "/learned.csv": "page without a case",
     "/learned/<measure>.svg": "page without a case", "/metrics": "page without a case",
     "/": "page", "/my": "page", "/connections": "page without a case", "/connections/<name>": "page without a case",
+    "/alerts/<alert_id>/acknowledge": "page without a case",
     "/my/<case_id>": "page", "/cases/<case_id>": "page", "/cases/<case_id>/confirm/<task_id>": "page",
     "/cases/<case_id>/cover-sheet/<task_id>.pdf": "page", "/cases/<case_id>/deliveries/<task_id>": "page",
     "/cases/<case_id>/do/<code>": "form", "/cases/<case_id>/files/<kind>/<resource_id>/<int:place>": "page",

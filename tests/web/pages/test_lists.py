@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from fhir_secondop.opinion import lines, progress
 from fhir_secondop.service import intake, queues, worklist
+from fhir_secondop.service.alerts import watch
 from tests.service.test_gathering import OTHER_CONTACT, person, result, without_identifier_there
 from tests.service.test_review import example
 from tests.service.world import DAY_MS
@@ -280,6 +281,28 @@ def test_the_connections_show_queues_and_what_an_ehr_allows_and_nothing_of_a_pat
         for name in ("Sampleton", "Maren", case_id, "RS-2026-0117"):
             assert name not in text
     assert clinic.post("/connections/nowhere", {}, "operator").status_code == 404
+
+
+def test_what_stands_is_on_the_connections_and_an_operator_takes_care_of_it(clinic: Clinic) -> None:
+    world = clinic.world
+    case_id = world.signed()
+    watch.look(world.context)
+    world.clock.forward(3_700)
+    watch.look(world.context)
+    world.clock.forward(130)
+    watch.look(world.context)
+    shown = clinic.text("/connections", "operator")
+    assert "the oldest delivery has waited for 63 minutes; the limit is 60 minutes." in shown
+    assert case_id not in shown
+    callers = clinic.visitors.callers
+    alert = next(a for a, _ in watch.listed(world.context, callers["operator"]) if a.subject == "lakeside")
+    path = f"/alerts/{alert.id}/acknowledge"
+    for who in ("pcp", "reviewer", "maren", "clinic"):
+        assert clinic.post(path, {}, who).status_code == 403
+    done = clinic.post(path, {}, "operator")
+    assert (done.status_code, done.headers["Location"]) == (303, "/connections?done=acknowledge-alert")
+    assert f"acknowledged by {callers['operator'].name}" in clinic.text("/connections", "operator")
+    assert clinic.post("/alerts/none/acknowledge", {}, "operator").status_code == 404
 
 
 def test_a_follow_up_question_on_the_work_list_leads_to_the_questions(clinic: Clinic) -> None:
