@@ -189,6 +189,7 @@ def _typed(values: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 _FILES = ("secret_file", "key_file", "ca_bundle", "client_cert", "client_key")
+HL7_KINDS = ("mdm", "oru")  # what ehr.hl7_documents composes
 _PYTHON: dict[str, tuple[type, ...]] = {
     "str": (str,), "float": (int, float), "int": (int,), "bool": (bool,), "tuple[str, ...]": (list,),
 }  # fmt: skip
@@ -205,7 +206,8 @@ def connection(name: str, entry: Any, file: Path, table: str = "connections") ->
         raise Invalid(f"{where} must be a table: [{table}.{name}].")
     for key, value in entry.items():
         _check_member(where, key, value)
-    if not _is_url(entry.get("base", "")):
+    speaks_hl7 = bool(entry.get("hl7") or entry.get("hl7_folder"))
+    if not _is_url(entry.get("base", "")) and not (speaks_hl7 and "base" not in entry):
         raise Invalid(f"{where}.base must be an http(s) URL.")
     if entry.get("auth", "none") not in CONNECTION_AUTHS:
         raise Invalid(f"{where}.auth: use one of {', '.join(CONNECTION_AUTHS)}.")
@@ -218,9 +220,11 @@ def connection(name: str, entry: Any, file: Path, table: str = "connections") ->
             raise Invalid(f"{where}.origins must be http(s) URLs.")
     for network in entry.get("networks", []):
         _check_network(where, network)
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    if speaks_hl7:
+        _check_hl7(where, entry)
+    given: dict[str, Any] = {"base": "", **{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}}
     made = Connection(name=name, **given)
-    paths = {key: str(file.parent / getattr(made, key)) for key in _FILES if getattr(made, key)}
+    paths = {key: str(file.parent / getattr(made, key)) for key in (*_FILES, "hl7_folder") if getattr(made, key)}
     made = replace(made, base=made.base.rstrip("/"), **paths)  # type: ignore[arg-type]
     for key in _FILES:
         if getattr(made, key) and not Path(getattr(made, key)).is_file():
@@ -230,6 +234,36 @@ def connection(name: str, entry: Any, file: Path, table: str = "connections") ->
     if made.auth == "smart" and not made.client_id:
         raise Invalid(f"{where}.client_id is needed for auth=smart: the EHR gave it when we were registered.")
     return made
+
+
+def _check_hl7(where: str, entry: dict[str, Any]) -> None:
+    """What belongs together for HL7 v2 messages to go there. Raises Invalid."""
+    if entry.get("hl7") and entry.get("hl7_folder"):
+        raise Invalid(f"{where}: messages go by hl7 or into hl7_folder, not both.")
+    if entry.get("role", "ehr") != "ehr":
+        raise Invalid(f"{where}.hl7 goes with role=ehr.")
+    if entry.get("hl7") and not _is_mllp(entry["hl7"]):
+        raise Invalid(f"{where}.hl7 is written mllp://host:port, or mllps://host:port for TLS.")
+    if entry.get("hl7_kind", "mdm") not in HL7_KINDS:
+        raise Invalid(f"{where}.hl7_kind: use one of {', '.join(HL7_KINDS)}.")
+    for key in ("hl7_sender", "hl7_receiver"):
+        if entry.get(key, "A|B").count("|") != 1:
+            raise Invalid(f"{where}.{key} is written APPLICATION|FACILITY.")
+    for key in ("hl7_receiver", "hl7_authority", "patient_system"):
+        if not entry.get(key):
+            raise Invalid(f"{where}.{key} is needed for HL7 v2: docs/hl7v2.md has an example.")
+    if entry["hl7_authority"].count("|") not in (0, 2):
+        raise Invalid(f"{where}.hl7_authority is written NAMESPACE, or NAMESPACE|UNIVERSAL ID|TYPE.")
+
+
+def _is_mllp(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = not (parts.path or parts.query or parts.fragment) and "@" not in parts.netloc
+    return parts.scheme in ("mllp", "mllps") and bool(parts.hostname) and bool(port) and plain
 
 
 _OF_VALIDATORS = frozenset(f.name for f in fields(Validator)) - {"connection"}

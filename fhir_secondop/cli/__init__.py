@@ -291,6 +291,32 @@ def payer(shape: str, port: int) -> None:
     ehrs.serve(app, port)
 
 
+@sandbox.command("hl7")
+@click.option("--port", type=int, required=True)
+@click.option("--quirk", default="", metavar="NAME[=VALUE]", help="How it fails; docs/hl7v2.md lists them. AA without.")
+@click.option("--times", type=int, default=0, help="How many messages the quirk is for; all by default.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="A folder for what it hears.")
+def hl7_receiver(port: int, quirk: str, times: int, keep: Path | None) -> None:
+    """One simulated receiver of HL7 v2 messages, by MLLP on loopback.
+
+    Example: fhir-secondop sandbox hl7 --port 8401 --keep heard
+    """
+    from fhir_secondop.sandbox import hl7
+
+    private_files()
+    if quirk:
+        hl7.chosen(quirk)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    try:
+        hl7.Receiver(quirk, times, keep).start(port)
+    except OSError as error:
+        raise Unavailable(f"Port {port} can't be listened on ({error.strerror}); choose another --port.") from error
+    click.echo(f"HL7 v2 receiver at mllp://127.0.0.1:{port}")
+    sys.stdout.flush()
+    _until_stopped()
+
+
 # ---- a case by hand -------------------------------------------------------------------------------------------
 
 
