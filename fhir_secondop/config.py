@@ -20,7 +20,7 @@ from fhir_secondop import alert_settings
 from fhir_secondop.alert_settings import Alerts
 from fhir_secondop.errors import Invalid
 from fhir_secondop.limits import RANGES, Limits
-from fhir_secondop.model import Connection, Validator
+from fhir_secondop.model import Connection, Sender, Validator
 
 DEFAULT_FILE = "secondop.toml"
 _MINUTES = re.compile(r"[1-9]\d{0,4}(,[1-9]\d{0,4}){2}")
@@ -96,6 +96,7 @@ class Settings(Limits):
     connections: Mapping[str, Connection] = field(default_factory=dict)
     validators: Mapping[str, Validator] = field(default_factory=dict)  # of other guides' profiles
     alerts: Alerts = field(default_factory=Alerts)  # what is told to whom when deliveries wait
+    hl7_senders: Mapping[str, Sender] = field(default_factory=dict)  # whose HL7 v2 messages are taken
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -134,14 +135,16 @@ def load(
     connections: dict[str, Connection] = {}
     validators: dict[str, Validator] = {}
     alerts = Alerts()
+    senders: dict[str, Sender] = {}
     if file.exists():
         loaded = _read(file)
-        for table in ("connections", "validators"):
+        for table in ("connections", "validators", "hl7_senders"):
             if not isinstance(loaded.get(table, {}), dict):
                 raise Invalid(f"{file}: {table} are tables, [{table}.NAME].")
         connections = {name: connection(name, entry, file) for name, entry in loaded.pop("connections", {}).items()}
         validators = {name: _validator(name, entry, file) for name, entry in loaded.pop("validators", {}).items()}
         alerts = alert_settings.read(loaded.pop("alerts", {}), file, connections, connection)
+        senders = {name: _sender(name, entry, file) for name, entry in loaded.pop("hl7_senders", {}).items()}
         for key, value in loaded.items():
             values[key] = value
             origins[key] = str(file)
@@ -158,14 +161,16 @@ def load(
     for name, given in (said or {}).items():
         values[name] = given
         origins[name] = f"--{name}"
-    tables: dict[str, Any] = {"connections": connections, "validators": validators, "alerts": alerts}
+    tables: dict[str, Any] = {"connections": connections, "validators": validators, "alerts": alerts,
+                              "hl7_senders": senders}  # fmt: skip
     settings = Settings(**_typed(values, file), **tables, origins=origins)
     return _checked(settings, file)
 
 
+_TABLES = ("connections", "validators", "alerts", "hl7_senders", "origins")
 # The file's own name, and what the tests read.
 _NOT_SETTINGS = ("SECONDOP_CONFIG", "SECONDOP_TEST_DATA", "SECONDOP_REQUIRE")
-_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in ("connections", "validators", "alerts", "origins")}
+_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in _TABLES}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -264,6 +269,34 @@ def _is_mllp(text: str) -> bool:
         return False
     plain = not (parts.path or parts.query or parts.fragment) and "@" not in parts.netloc
     return parts.scheme in ("mllp", "mllps") and bool(parts.hostname) and bool(port) and plain
+
+
+_OF_SENDERS: dict[str, type] = {
+    "application": str, "facility": str, "title": str, "organization": str, "order_system": str, "systems": dict,
+    "organizations": dict, "order_codes": list, "networks": list,
+}  # fmt: skip
+
+
+def _sender(name: str, entry: Any, file: Path) -> Sender:
+    """A sender of HL7 v2 messages from its table. Raises Invalid naming the key that is wrong, and what is allowed."""
+    where = f"{file}: hl7_senders.{name}"
+    given: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    for key, value in given.items():
+        if key not in _OF_SENDERS:
+            raise Invalid(f"{where}.{key} is unknown; known are {', '.join(sorted(_OF_SENDERS))}.")
+        members = [value, *(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())]
+        if not isinstance(value, _OF_SENDERS[key]) or not all(isinstance(m, str) for m in members[1:]):
+            raise Invalid(f"{where}.{key} must be a {_OF_SENDERS[key].__name__}, of text.")
+    for key in ("facility", "title", "organization", "order_system", "systems"):
+        if not given.get(key):
+            raise Invalid(f"{where}.{key} is needed; docs/hl7v2.md has an example.")
+    for identifier in (given["organization"], *given.get("organizations", {}).values()):
+        if "|" not in identifier:
+            raise Invalid(f"{where}.organization is written system|value.")
+    for network in given.get("networks", []):
+        _check_network(where, network)
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return Sender(name=name, **{"application": "", **plain})
 
 
 _OF_VALIDATORS = frozenset(f.name for f in fields(Validator)) - {"connection"}

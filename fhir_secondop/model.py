@@ -150,6 +150,28 @@ class Validator:
 
 
 @dataclass(frozen=True, slots=True)
+class Sender:
+    """A system that sends us HL7 v2 messages, as configured: known by application and facility (MSH-3, MSH-4) and by
+    the networks that it sends from.
+
+    `organization` ("system|value") and `title` say whose it is; `order_system` is the system of its own order numbers.
+    `systems` maps assigning authorities, by namespace or universal id, to systems; `organizations` other facilities to
+    "system|value"; `order_codes` are those of OBR-4 that ask for a second opinion.
+    """
+
+    name: str
+    application: str
+    facility: str
+    title: str
+    organization: str
+    order_system: str
+    systems: Mapping[str, str]
+    organizations: Mapping[str, str] = field(default_factory=dict)
+    order_codes: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What is known of one copy of one version at a recipient: the four facts of DOMAIN section 6 begin here.
 

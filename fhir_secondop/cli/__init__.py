@@ -27,6 +27,7 @@ from fhir_secondop.cli import (
     corpus,
     directory,
     events,
+    hl7,
     keys,
     package,
     stored,
@@ -301,15 +302,15 @@ def hl7_receiver(port: int, quirk: str, times: int, keep: Path | None) -> None:
 
     Example: fhir-secondop sandbox hl7 --port 8401 --keep heard
     """
-    from fhir_secondop.sandbox import hl7
+    from fhir_secondop.sandbox import hl7 as receivers
 
     private_files()
     if quirk:
-        hl7.chosen(quirk)
+        receivers.chosen(quirk)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     try:
-        hl7.Receiver(quirk, times, keep).start(port)
+        receivers.Receiver(quirk, times, keep).start(port)
     except OSError as error:
         raise Unavailable(f"Port {port} can't be listened on ({error.strerror}); choose another --port.") from error
     click.echo(f"HL7 v2 receiver at mllp://127.0.0.1:{port}")
@@ -488,7 +489,7 @@ def config(config_file: str, as_json: bool) -> None:
     settings = configs.load(config_file)
     rows: Plain = {}
     for field in fields(settings):
-        if field.name in ("connections", "validators", "alerts", "origins"):
+        if field.name in ("connections", "validators", "alerts", "hl7_senders", "origins"):
             continue
         value = getattr(settings, field.name)
         if field.name == "database" and "://" in value:
@@ -510,6 +511,11 @@ def config(config_file: str, as_json: bool) -> None:
         },
         "from": config_file or configs.DEFAULT_FILE,
     }
+    rows["hl7_senders"] = {
+        "value": {name: {"facility": s.facility, "networks": list(s.networks)} for name, s in
+                  settings.hl7_senders.items()},
+        "from": config_file or configs.DEFAULT_FILE,
+    }  # fmt: skip
 
     def show(plain: Plain) -> None:
         for name, row in plain.items():
@@ -530,6 +536,7 @@ for command in (
     events.events,
     package.package,
     checking.check,
+    hl7.hl7,
     stored.db,
     backup.backup,
     backup.restore,
