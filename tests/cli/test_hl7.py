@@ -126,3 +126,33 @@ def test_a_connection_that_is_not_configured_right_is_named(more: str, says: str
     said = CliRunner().invoke(main, ["config", "--config", str(file)])
     assert said.exit_code == 1
     assert says in said.output
+
+
+def test_the_receiver_of_the_sandbox_keeps_what_it_hears(tmp_path: Path) -> None:
+    port, keep = free_port(), tmp_path / "heard"
+    command = [
+        *COMMAND,
+        "sandbox",
+        "hl7",
+        "--port",
+        str(port),
+        "--keep",
+        str(keep),
+        "--quirk",
+        "ae=101",
+        "--times",
+        "1",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"HL7 v2 receiver at mllp://127.0.0.1:{port}\n"
+        with MLLPClient("127.0.0.1", port) as client:
+            said = [code(client.send_message("MSH|^~\\&|A|B|C|D|1||MDM^T02|7|P|2.5.1\r").decode()) for _ in range(2)]
+    finally:
+        process.kill()
+        process.wait()
+    assert said == ["AE", "AA"]
+    assert sorted(p.name for p in keep.iterdir()) == ["000001.hl7", "000002.hl7"]
+    wrong = CliRunner().invoke(main, ["sandbox", "hl7", "--port", str(port), "--quirk", "polite"])
+    assert (wrong.exit_code, "known are ae, ar" in wrong.output) == (1, True)

@@ -18,7 +18,11 @@ from fhir_secondop.hl7v2.er7 import escape, unescape
 
 HEAD = Head("MDM", "T02", "MDM_T02", "ONE", "20261129", ("S", "P"), ("A", "B"))
 # No control characters: none can stand in a field. Blanks at the ends of a line are others' to keep.
-TEXT = st.text(st.one_of(st.sampled_from("\\|^~&FSTREXHN.br41 "), st.characters(exclude_categories=["C"])), max_size=40)
+PIECES = st.one_of(
+    st.sampled_from(["\\", "|", "^", "~", "&", "F", "E", "\\F\\", "\\E", "E\\", "\\.br\\", "\\X41\\", "\\H\\", " "]),
+    st.characters(exclude_categories=["C"]),
+)
+TEXT = st.lists(PIECES, max_size=12).map("".join)
 
 
 def document(*lines: str) -> str:

@@ -164,14 +164,17 @@ def test_a_refusal_that_may_pass_is_tried_again(world: World, receiver: Receiver
 
 def test_where_nobody_listens_nothing_was_sent_and_it_is_tried_again(world: World, receiver: Receiver) -> None:
     by_mllp(world, receiver)
-    case_id = world.signed(sources=[])
+    world.signed(sources=[])
+    world.work()  # the address is confirmed: from here on it is the message that finds nobody
+    other = world.signed(sources=[], placer={"system": "https://riverside.example/orders", "value": "RS-2"})
     receiver.stop()
     world.work(patience_s=10)
-    assert world.delivery(case_id, PCP)["businessStatus"] == "planned"
+    waits = world.delivery(other, PCP)
+    assert (waits["status"], waits["businessStatus"], waits["evidence"]["sent"]) == ("in-progress", "planned", "no")
     again = Receiver().start(receiver.port)
     world.work(patience_s=3600)
     again.stop()
-    assert world.delivery(case_id, PCP)["status"] == "completed"
+    assert world.delivery(other, PCP)["status"] == "completed"
     assert len(again.heard) == 1
 
 
