@@ -20,7 +20,7 @@ from fhir_secondop import alert_settings
 from fhir_secondop.alert_settings import Alerts
 from fhir_secondop.errors import Invalid
 from fhir_secondop.limits import RANGES, Limits
-from fhir_secondop.model import Connection, Validator
+from fhir_secondop.model import Connection, Sender, Validator
 
 DEFAULT_FILE = "secondop.toml"
 _MINUTES = re.compile(r"[1-9]\d{0,4}(,[1-9]\d{0,4}){2}")
@@ -96,6 +96,7 @@ class Settings(Limits):
     connections: Mapping[str, Connection] = field(default_factory=dict)
     validators: Mapping[str, Validator] = field(default_factory=dict)  # of other guides' profiles
     alerts: Alerts = field(default_factory=Alerts)  # what is told to whom when deliveries wait
+    hl7_senders: Mapping[str, Sender] = field(default_factory=dict)  # whose HL7 v2 messages are taken
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -134,14 +135,16 @@ def load(
     connections: dict[str, Connection] = {}
     validators: dict[str, Validator] = {}
     alerts = Alerts()
+    senders: dict[str, Sender] = {}
     if file.exists():
         loaded = _read(file)
-        for table in ("connections", "validators"):
+        for table in ("connections", "validators", "hl7_senders"):
             if not isinstance(loaded.get(table, {}), dict):
                 raise Invalid(f"{file}: {table} are tables, [{table}.NAME].")
         connections = {name: connection(name, entry, file) for name, entry in loaded.pop("connections", {}).items()}
         validators = {name: _validator(name, entry, file) for name, entry in loaded.pop("validators", {}).items()}
         alerts = alert_settings.read(loaded.pop("alerts", {}), file, connections, connection)
+        senders = {name: _sender(name, entry, file) for name, entry in loaded.pop("hl7_senders", {}).items()}
         for key, value in loaded.items():
             values[key] = value
             origins[key] = str(file)
@@ -158,14 +161,16 @@ def load(
     for name, given in (said or {}).items():
         values[name] = given
         origins[name] = f"--{name}"
-    tables: dict[str, Any] = {"connections": connections, "validators": validators, "alerts": alerts}
+    tables: dict[str, Any] = {"connections": connections, "validators": validators, "alerts": alerts,
+                              "hl7_senders": senders}  # fmt: skip
     settings = Settings(**_typed(values, file), **tables, origins=origins)
     return _checked(settings, file)
 
 
+_TABLES = ("connections", "validators", "alerts", "hl7_senders", "origins")
 # The file's own name, and what the tests read.
 _NOT_SETTINGS = ("SECONDOP_CONFIG", "SECONDOP_TEST_DATA", "SECONDOP_REQUIRE")
-_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in ("connections", "validators", "alerts", "origins")}
+_KEYS = {f.name: f.type for f in fields(Settings) if f.name not in _TABLES}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -189,6 +194,7 @@ def _typed(values: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 _FILES = ("secret_file", "key_file", "ca_bundle", "client_cert", "client_key")
+HL7_KINDS = ("mdm", "oru")  # what ehr.hl7_documents composes
 _PYTHON: dict[str, tuple[type, ...]] = {
     "str": (str,), "float": (int, float), "int": (int,), "bool": (bool,), "tuple[str, ...]": (list,),
 }  # fmt: skip
@@ -205,7 +211,8 @@ def connection(name: str, entry: Any, file: Path, table: str = "connections") ->
         raise Invalid(f"{where} must be a table: [{table}.{name}].")
     for key, value in entry.items():
         _check_member(where, key, value)
-    if not _is_url(entry.get("base", "")):
+    speaks_hl7 = bool(entry.get("hl7") or entry.get("hl7_folder"))
+    if not _is_url(entry.get("base", "")) and not (speaks_hl7 and "base" not in entry):
         raise Invalid(f"{where}.base must be an http(s) URL.")
     if entry.get("auth", "none") not in CONNECTION_AUTHS:
         raise Invalid(f"{where}.auth: use one of {', '.join(CONNECTION_AUTHS)}.")
@@ -218,9 +225,11 @@ def connection(name: str, entry: Any, file: Path, table: str = "connections") ->
             raise Invalid(f"{where}.origins must be http(s) URLs.")
     for network in entry.get("networks", []):
         _check_network(where, network)
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    if speaks_hl7:
+        _check_hl7(where, entry)
+    given: dict[str, Any] = {"base": "", **{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}}
     made = Connection(name=name, **given)
-    paths = {key: str(file.parent / getattr(made, key)) for key in _FILES if getattr(made, key)}
+    paths = {key: str(file.parent / getattr(made, key)) for key in (*_FILES, "hl7_folder") if getattr(made, key)}
     made = replace(made, base=made.base.rstrip("/"), **paths)  # type: ignore[arg-type]
     for key in _FILES:
         if getattr(made, key) and not Path(getattr(made, key)).is_file():
@@ -230,6 +239,64 @@ def connection(name: str, entry: Any, file: Path, table: str = "connections") ->
     if made.auth == "smart" and not made.client_id:
         raise Invalid(f"{where}.client_id is needed for auth=smart: the EHR gave it when we were registered.")
     return made
+
+
+def _check_hl7(where: str, entry: dict[str, Any]) -> None:
+    """What belongs together for HL7 v2 messages to go there. Raises Invalid."""
+    if entry.get("hl7") and entry.get("hl7_folder"):
+        raise Invalid(f"{where}: messages go by hl7 or into hl7_folder, not both.")
+    if entry.get("role", "ehr") != "ehr":
+        raise Invalid(f"{where}.hl7 goes with role=ehr.")
+    if entry.get("hl7") and not _is_mllp(entry["hl7"]):
+        raise Invalid(f"{where}.hl7 is written mllp://host:port, or mllps://host:port for TLS.")
+    if entry.get("hl7_kind", "mdm") not in HL7_KINDS:
+        raise Invalid(f"{where}.hl7_kind: use one of {', '.join(HL7_KINDS)}.")
+    for key in ("hl7_sender", "hl7_receiver"):
+        if entry.get(key, "A|B").count("|") != 1:
+            raise Invalid(f"{where}.{key} is written APPLICATION|FACILITY.")
+    for key in ("hl7_receiver", "hl7_authority", "patient_system"):
+        if not entry.get(key):
+            raise Invalid(f"{where}.{key} is needed for HL7 v2: docs/hl7v2.md has an example.")
+    if entry["hl7_authority"].count("|") not in (0, 2):
+        raise Invalid(f"{where}.hl7_authority is written NAMESPACE, or NAMESPACE|UNIVERSAL ID|TYPE.")
+
+
+def _is_mllp(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = not (parts.path or parts.query or parts.fragment) and "@" not in parts.netloc
+    return parts.scheme in ("mllp", "mllps") and bool(parts.hostname) and bool(port) and plain
+
+
+_OF_SENDERS: dict[str, type] = {
+    "application": str, "facility": str, "title": str, "organization": str, "order_system": str, "systems": dict,
+    "organizations": dict, "order_codes": list, "networks": list,
+}  # fmt: skip
+
+
+def _sender(name: str, entry: Any, file: Path) -> Sender:
+    """A sender of HL7 v2 messages from its table. Raises Invalid naming the key that is wrong, and what is allowed."""
+    where = f"{file}: hl7_senders.{name}"
+    given: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    for key, value in given.items():
+        if key not in _OF_SENDERS:
+            raise Invalid(f"{where}.{key} is unknown; known are {', '.join(sorted(_OF_SENDERS))}.")
+        members = [value, *(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())]
+        if not isinstance(value, _OF_SENDERS[key]) or not all(isinstance(m, str) for m in members[1:]):
+            raise Invalid(f"{where}.{key} must be a {_OF_SENDERS[key].__name__}, of text.")
+    for key in ("facility", "title", "organization", "order_system", "systems"):
+        if not given.get(key):
+            raise Invalid(f"{where}.{key} is needed; docs/hl7v2.md has an example.")
+    for identifier in (given["organization"], *given.get("organizations", {}).values()):
+        if "|" not in identifier:
+            raise Invalid(f"{where}.organization is written system|value.")
+    for network in given.get("networks", []):
+        _check_network(where, network)
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return Sender(name=name, **{"application": "", **plain})
 
 
 _OF_VALIDATORS = frozenset(f.name for f in fields(Validator)) - {"connection"}

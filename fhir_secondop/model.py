@@ -77,6 +77,11 @@ class Connection:
     file of this EHR may stand on; `networks` ("10.20.0.0/16") the private addresses that their names may lead to.
     `part2`: its records are under 42 CFR Part 2. `role` "repository": every version of a case goes there; "payer":
     it is asked whether an opinion is covered. `traceparent`: it is sent that header, the id of our trace.
+
+    `hl7` ("mllp://host:port", "mllps://…" with TLS) or `hl7_folder` is where HL7 v2 messages go; `base` may be empty
+    then. `hl7_sender` and `hl7_receiver` are "APPLICATION|FACILITY"; `hl7_kind` is mdm or oru; `hl7_authority` is who
+    assigns that place's patient numbers ("NAMESPACE" or "NAMESPACE|UNIVERSAL ID|TYPE"). `hl7_dedupes`: it recognises a
+    message that comes again by MSH-10, so one that nobody answered may be sent again.
     """
 
     name: str
@@ -111,6 +116,18 @@ class Connection:
     encounter_days: int = 60
     drift_hours: int | None = None  # between two looks at a chart there; None as the setting of that name says
     traceparent: bool = False
+    hl7: str = ""
+    hl7_folder: str = ""
+    hl7_kind: str = "mdm"
+    hl7_sender: str = "SECONDOP|SECONDOP"
+    hl7_receiver: str = ""
+    hl7_authority: str = ""
+    hl7_dedupes: bool = False
+
+    @property
+    def speaks_hl7(self) -> bool:
+        """Whether HL7 v2 messages go there."""
+        return bool(self.hl7 or self.hl7_folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +147,28 @@ class Validator:
     def name(self) -> str:
         """What the operator calls it."""
         return self.connection.name
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A system that sends us HL7 v2 messages, as configured: known by application and facility (MSH-3, MSH-4) and by
+    the networks that it sends from.
+
+    `organization` ("system|value") and `title` say whose it is; `order_system` is the system of its own order numbers.
+    `systems` maps assigning authorities, by namespace or universal id, to systems; `organizations` other facilities to
+    "system|value"; `order_codes` are those of OBR-4 that ask for a second opinion.
+    """
+
+    name: str
+    application: str
+    facility: str
+    title: str
+    organization: str
+    order_system: str
+    systems: Mapping[str, str]
+    organizations: Mapping[str, str] = field(default_factory=dict)
+    order_codes: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
 
 
 @dataclass(frozen=True, slots=True)

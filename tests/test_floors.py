@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("model", "limits", "meters", "tracing"),
     ("alert_settings",),
-    ("config", "fhir"),
+    ("config", "fhir", "hl7v2"),
     ("store", "access", "opinion", "ehr"),
     ("rest", "service"),
     ("bootstrap",),

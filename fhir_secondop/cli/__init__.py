@@ -27,6 +27,7 @@ from fhir_secondop.cli import (
     corpus,
     directory,
     events,
+    hl7,
     keys,
     package,
     stored,
@@ -291,6 +292,32 @@ def payer(shape: str, port: int) -> None:
     ehrs.serve(app, port)
 
 
+@sandbox.command("hl7")
+@click.option("--port", type=int, required=True)
+@click.option("--quirk", default="", metavar="NAME[=VALUE]", help="How it fails; docs/hl7v2.md lists them. AA without.")
+@click.option("--times", type=int, default=0, help="How many messages the quirk is for; all by default.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="A folder for what it hears.")
+def hl7_receiver(port: int, quirk: str, times: int, keep: Path | None) -> None:
+    """One simulated receiver of HL7 v2 messages, by MLLP on loopback.
+
+    Example: fhir-secondop sandbox hl7 --port 8401 --keep heard
+    """
+    from fhir_secondop.sandbox import hl7 as receivers
+
+    private_files()
+    if quirk:
+        receivers.chosen(quirk)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    try:
+        receivers.Receiver(quirk, times, keep).start(port)
+    except OSError as error:
+        raise Unavailable(f"Port {port} can't be listened on ({error.strerror}); choose another --port.") from error
+    click.echo(f"HL7 v2 receiver at mllp://127.0.0.1:{port}")
+    sys.stdout.flush()
+    _until_stopped()
+
+
 # ---- a case by hand -------------------------------------------------------------------------------------------
 
 
@@ -462,7 +489,7 @@ def config(config_file: str, as_json: bool) -> None:
     settings = configs.load(config_file)
     rows: Plain = {}
     for field in fields(settings):
-        if field.name in ("connections", "validators", "alerts", "origins"):
+        if field.name in ("connections", "validators", "alerts", "hl7_senders", "origins"):
             continue
         value = getattr(settings, field.name)
         if field.name == "database" and "://" in value:
@@ -484,6 +511,11 @@ def config(config_file: str, as_json: bool) -> None:
         },
         "from": config_file or configs.DEFAULT_FILE,
     }
+    rows["hl7_senders"] = {
+        "value": {name: {"facility": s.facility, "networks": list(s.networks)} for name, s in
+                  settings.hl7_senders.items()},
+        "from": config_file or configs.DEFAULT_FILE,
+    }  # fmt: skip
 
     def show(plain: Plain) -> None:
         for name, row in plain.items():
@@ -504,6 +536,7 @@ for command in (
     events.events,
     package.package,
     checking.check,
+    hl7.hl7,
     stored.db,
     backup.backup,
     backup.restore,

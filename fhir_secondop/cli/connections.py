@@ -25,7 +25,7 @@ def connect() -> None:
 def _options(command: Any) -> Any:
     for option in reversed(
         (
-            click.option("--base", required=True, help="Its FHIR base URL."),
+            click.option("--base", default="", help="Its FHIR base URL; none where only HL7 v2 is spoken."),
             click.option("--vendor", default="generic", show_default=True, help="A file of profiles/vendors."),
             click.option("--role", type=click.Choice(["ehr", "repository", "payer"]), default="ehr", show_default=True),
             click.option("--organization", default="", help="Whose EHR it is: system|value, an NPI say."),
@@ -102,7 +102,8 @@ def list_(config_file: str, as_json: bool) -> None:
     from fhir_secondop import config
 
     settings = config.load(config_file)
-    rows = [{"name": c.name, "base": c.base, "vendor": c.vendor, "auth": c.auth, "role": c.role}
+    rows = [{"name": c.name, "base": c.base or c.hl7 or c.hl7_folder, "vendor": c.vendor, "auth": c.auth,
+             "role": c.role}
             for c in settings.connections.values()]  # fmt: skip
 
     def show(plain: Plain) -> None:

@@ -134,7 +134,10 @@ def _limits(settings: Settings) -> Iterator[Check]:
 
 def _connection(connection: Connection) -> Iterator[Check]:
     asked = urlsplit(connection.base)
-    if asked.scheme != "https" and asked.hostname not in _HERE:
+    messages = urlsplit(connection.hl7)
+    if messages.scheme == "mllp" and messages.hostname not in _HERE:
+        yield Check("red", f"{connection.name}: messages travel without TLS", "use mllps, or a tunnel on this machine")
+    if connection.base and asked.scheme != "https" and asked.hostname not in _HERE:
         yield Check("red", f"{connection.name}: records travel without TLS", "use its https address")
     if connection.auth in ("none", "basic"):
         yield Check("warn", f"{connection.name}: signs in by {connection.auth}", "use smart where it can")

@@ -124,7 +124,8 @@ class Reach:
 
 def reach_of(connection: Connection, longest_s: float) -> Reach:
     """Where this connection may connect to. Its proxy is not among them: an EHR must not lead us to it."""
-    written = map(host_of, (connection.base, connection.token_url, *connection.origins))
+    messages = connection.hl7.replace("mllp", "http", 1)
+    written = map(host_of, (connection.base, connection.token_url, messages, *connection.origins))
     hosts = frozenset(host for host in written if host == "localhost" or literal(host) is not None)
     return Reach(
         connection.name,

@@ -15,11 +15,12 @@ from urllib.parse import urljoin
 import requests
 
 from fhir_secondop import tracing
+from fhir_secondop.ehr import hl7_files, mllp, vendors, watched, wire
 from fhir_secondop.ehr import limits as limiting
-from fhir_secondop.ehr import vendors, watched, wire
 from fhir_secondop.ehr.auth import NoAuth, auth_of
 from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.failures import EhrFailure, Refused, of_status
+from fhir_secondop.ehr.hl7_answers import failure_of
 from fhir_secondop.ehr.limits import InProcess, Limits
 from fhir_secondop.ehr.origins import Origin, origin
 from fhir_secondop.ehr.smart import BackendServices
@@ -59,8 +60,9 @@ class Client:
         self.base = connection.base.rstrip("/")
         self.site = vendors.site(connection)
         self.auth = auth_of(connection, now)
-        self._origin, *elsewhere = (_configured(connection, url) for url in (self.base, *connection.origins))
-        self._elsewhere = frozenset(elsewhere)
+        # Without a base there is no FHIR endpoint: only messages go there, and no URL is on its origin.
+        self._origin = _configured(connection, self.base) if self.base else None
+        self._elsewhere = frozenset(_configured(connection, url) for url in connection.origins)
         self._now = now
         self._limits = limits or InProcess()
         self._tries = tries
@@ -78,7 +80,9 @@ class Client:
 
     @cached_property
     def capability(self) -> Capability:
-        """What the server declares, fetched once for the life of this client."""
+        """What the server declares, fetched once for the life of this client; nothing where there is none."""
+        if not self.base:
+            return Capability({})
         return Capability(_resource(self.get("metadata").body))
 
     def get(self, url: str, params: Mapping[str, str] | None = None, *, accept: str = JSON) -> Page:
@@ -181,6 +185,29 @@ class Client:
         if not location and sent_back and sent_back.get("resourceType") == resource.get("resourceType"):
             location = f"{sent_back['resourceType']}/{sent_back.get('id', '')}"
         return Written(answer.status, below(location), sent_back)
+
+    def message(self, data: bytes, control_id: str) -> str:
+        """Sends an HL7 v2 message, by MLLP or into the folder; how it was acknowledged.
+
+        Raises EhrFailure as `mllp.send` and `hl7_files.put` do, and what a refusal means (`hl7_answers`).
+        """
+        connection = self.connection
+        limiting.wait(self._limits, connection.name, self.site.rate_per_s)
+        if connection.hl7_folder:
+            new = hl7_files.put(connection.hl7_folder, control_id, data)
+            return "put into the folder" if new else "put into the folder before"
+        answer = mllp.send(connection, data, control_id)
+        failure = failure_of(answer, connection.name)
+        if failure is not None:
+            raise failure
+        return answer.code
+
+    def reach_messages(self) -> None:
+        """Connects where messages go, or looks at the folder, and sends nothing. Raises EhrFailure "unreachable"."""
+        if not self.connection.hl7_folder:
+            mllp.reach(self.connection)
+        elif because := hl7_files.usable(self.connection.hl7_folder):
+            raise EhrFailure("unreachable", f"{self.connection.name}: {because}.")
 
     def _session(self, *, signed_in: bool) -> requests.Session:
         name = "session" if signed_in else "stranger"

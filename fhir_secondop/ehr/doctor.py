@@ -50,13 +50,15 @@ class Examination:
 def examine(client: Client, today: date) -> Examination:
     """Everything that can be known of one EHR without writing to it."""
     connection = client.connection
-    found = Examination(connection.name, connection.base)
+    found = Examination(connection.name, connection.base or connection.hl7 or connection.hl7_folder)
     vendor = vendors.load(connection.vendor)
     found.plain["vendor"] = of_vendor(vendor, today)
     if found.plain["vendor"]["oldestDays"] > STALE_DAYS:
         found.problems.append(f"Facts of {vendor.title} were last verified over a year ago; check what matters to you.")
-    found.plain["certificate"] = _certificate(connection, found)
+    found.plain["certificate"] = _certificate(connection, found) if connection.base else None
     try:
+        if not connection.base:
+            client.reach_messages()
         capability = client.capability
     except EhrFailure as failure:
         found.plain["reachable"] = False
@@ -69,7 +71,7 @@ def examine(client: Client, today: date) -> Examination:
         return found
     found.plain["reachable"] = True
     found.plain |= declared(capability, client.site)
-    if not capability.fhir_version.startswith("4.0"):
+    if connection.base and not capability.fhir_version.startswith("4.0"):
         found.problems.append(f"It says that it is FHIR {capability.fhir_version or 'of no version'}; R4 is 4.0.1.")
     found.plain["signIn"] = _sign_in(client, capability, found)
     found.plain["clock"] = _clock(client, found)

@@ -62,6 +62,7 @@ class ReportWithPdf:
     number = 4
     name = "DiagnosticReport with PDF"
     type = "DiagnosticReport"
+    reads_back = True
 
     def as_text(self) -> bool:
         """The PDF."""

@@ -9,6 +9,7 @@ from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.conditional import ConditionalCreates, Transaction
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.filing import ReportWithPdf, SearchThenCreate
+from fhir_secondop.ehr.hl7_message import Hl7Message
 from fhir_secondop.ehr.messages import Message
 from fhir_secondop.ehr.notes import NoteOnEncounter
 from fhir_secondop.ehr.rungs import Rung
@@ -17,6 +18,7 @@ from fhir_secondop.ehr.vendors import Site
 
 RUNGS: tuple[Rung, ...] = (
     Transaction(), ConditionalCreates(), SearchThenCreate(), ReportWithPdf(), NoteOnEncounter(), Message(),
+    Hl7Message(),
 )  # fmt: skip
 LINK = 10
 LINK_NAME = "link with cover sheet"

@@ -19,6 +19,7 @@ class Message:
     number = 7
     name = "Communication with attachment"
     type = "Communication"
+    reads_back = True
 
     def as_text(self) -> bool:
         """The PDF."""

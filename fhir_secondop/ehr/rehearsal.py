@@ -36,3 +36,9 @@ class Rehearsal(Client):
         if method == "PUT" or not path:
             return Written(200, path, None)
         return Written(201, f"{path}/the-id-that-it-gives-{len(self.requests)}", None)
+
+    def message(self, data: bytes, control_id: str) -> str:
+        """Keeps the message."""
+        where = self.connection.hl7 or f"{self.connection.hl7_folder}/{control_id}.hl7"
+        self.requests.append(Request("HL7", where, {}, data))
+        return "not sent"

@@ -31,7 +31,9 @@ class Rung(Protocol):
     number: int
     name: str
     type: str
-    """The type of resource that is the copy there."""
+    """The type of resource that is the copy there; "" where it is none."""
+    reads_back: bool
+    """Whether a copy can be looked for there, and read."""
 
     def obstacle(self, capability: Capability, site: Site) -> str:
         """Why it can't be used with this EHR, as far as statement and vendor facts tell; "" when it can."""
@@ -73,6 +75,7 @@ class DocumentRung:
     number = 0
     name = ""
     type = "DocumentReference"
+    reads_back = True
 
     def as_text(self) -> bool:
         """The PDF."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.documents import URI, Deliverable
@@ -16,10 +16,16 @@ from fhir_secondop.model import Resource
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a document goes: the EHR and the patient there."""
+    """Where a document goes: the EHR and the patient there.
+
+    `record` is who it is where there is no FHIR record to read; `carried` are the version ids of the document that our
+    ledger says went there by message, newest first.
+    """
 
     client: Client
-    patient: str  # "Patient/id" there
+    patient: str  # "Patient/id" there, "" where only messages go
+    record: Resource = field(default_factory=dict)
+    carried: tuple[str, ...] = ()
 
     @property
     def patient_id(self) -> str:

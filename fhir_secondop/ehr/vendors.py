@@ -38,7 +38,7 @@ class Site:
     category codes to search by, one at a time. `error_codes`: vendor code → expired, partial, policy, quota,
     duplicate or validation. `text_limit`: the characters that a text may have, 0 is no limit. `one_content`: a document
     takes one attachment, so nothing signed goes along. `report_categories`: v2-0074 codes with which a DiagnosticReport
-    is taken, empty for any.
+    is taken, empty for any. `hl7`: messages of HL7 v2 go there, which a connection alone can say.
     """
 
     settle_s: float = 60.0
@@ -65,6 +65,7 @@ class Site:
     error_codes: dict[str, str] = field(default_factory=dict)
     hints: tuple[str, ...] = ()
     rungs_excluded: tuple[int, ...] = ()
+    hl7: bool = False
     auth: str = ""
     notes: str = ""
 
@@ -88,7 +89,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "float": (int, float), "int": (int,), "bool": (bool,), "str": (str,),
     "tuple[str, ...]": (list,), "tuple[int, ...]": (list,), "dict[str, list[str]]": (dict,), "dict[str, str]": (dict,),
 }  # fmt: skip
-_ALLOWED = {f.name: str(f.type) for f in fields(Site)}
+_ALLOWED = {f.name: str(f.type) for f in fields(Site) if f.name != "hl7"}
 
 
 def names() -> list[str]:
@@ -139,7 +140,7 @@ def site(connection: Connection) -> Site:
         )
         if getattr(connection, name) is not None
     }
-    return replace(found, **own)
+    return replace(found, **own, hl7=connection.speaks_hl7)
 
 
 def _frozen(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from functools import cache
+from pathlib import Path
 
 from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.failures import EhrFailure
@@ -45,10 +46,34 @@ def tested(context: Context, connection: Connection) -> Checked | None:
     ]
     if len(same) > 1:
         raise Conflict(f"Several addresses are configured for this organization ({', '.join(sorted(same))}); keep one.")
-    wanted = _confirmed(connection)
+    return _tested(context, connection) if connection.base else _tested_messages(context, connection)
+
+
+def require_messages(context: Context, connection: Connection) -> None:
+    """The same for where HL7 v2 messages of the connection go."""
+    confirmed = _tested_messages(context, connection)
+    if confirmed is not None:
+        _put(context, confirmed)
+
+
+def _tested_messages(context: Context, connection: Connection) -> Checked | None:
+    """A connection is made and closed again, or the folder looked at: nothing is sent."""
+    wanted = _confirmed_messages(connection)
+    if _is_stored(context, wanted):
+        return None
+    context.client(connection.name).reach_messages()
+    return wanted
+
+
+def _is_stored(context: Context, wanted: Checked) -> bool:
     with context.database.reading() as reading:
         stored = resources.find(reading, EVERYTHING, "Endpoint", wanted.resource["id"])
-    if stored is not None and stored.body == wanted.body:
+    return stored is not None and stored.body == wanted.body
+
+
+def _tested(context: Context, connection: Connection) -> Checked | None:
+    wanted = _confirmed(connection)
+    if _is_stored(context, wanted):
         return None
     _test(context.client(connection.name), connection)
     return wanted
@@ -81,17 +106,28 @@ def _has(organization: Resource, system: str, value: str) -> bool:
 @cache  # one of each connection: every delivery looks at it
 def _confirmed(connection: Connection) -> Checked:
     """The Endpoint of an address that passed its test."""
+    return _endpoint(connection, connection.name, "hl7-fhir-rest", "application/fhir+json", connection.base)
+
+
+@cache
+def _confirmed_messages(connection: Connection) -> Checked:
+    """The same for where messages go; R4 knows no type for a folder."""
+    address = connection.hl7 or Path(connection.hl7_folder).absolute().as_uri()
+    return _endpoint(connection, f"{connection.name}/hl7", "hl7v2-mllp", "x-application/hl7-v2+er7", address)
+
+
+def _endpoint(connection: Connection, name: str, kind: str, payload: str, address: str) -> Checked:
     system, _, value = connection.organization.rpartition("|")
     endpoint = compose(
         "Endpoint",
-        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{codes.CANONICAL}/connection/{connection.name}")),
+        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{codes.CANONICAL}/connection/{name}")),
         status="active",
-        connectionType=codes.coding(_KIND, "hl7-fhir-rest"),
+        connectionType=codes.coding(_KIND, kind),
         name=connection.name,
         managingOrganization={"identifier": {"system": system, "value": value}} if value else None,
         payloadType=[{"text": "second-opinion reports and plans"}],
-        payloadMimeType=["application/fhir+json"],
-        address=connection.base,
+        payloadMimeType=[payload],
+        address=address,
     )
     return checked(endpoint)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from fhir_secondop import meters
 from fhir_secondop.ehr import ladder, push
@@ -24,7 +25,16 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import addresses, deliverables, patients, repository, sealing, sensitivity, watches
+from fhir_secondop.service import (
+    addresses,
+    deliverables,
+    messaging,
+    patients,
+    repository,
+    sealing,
+    sensitivity,
+    watches,
+)
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, checked, load, put
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -179,6 +189,8 @@ def target_of(context: Context, case: Case, connection: Connection) -> Target:
     """The patient at that EHR, matched anew. Raises Conflict when it is not certain who that is."""
     if connection.role == addresses.REPOSITORY:
         return repository.target(context, case, connection)
+    if not connection.base:
+        return messaging.target(context, case, connection)
     client = context.client(connection.name)
     match = patients.find(context, case, connection)
     if not match.id:
@@ -198,6 +210,8 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
         return _again(context, job, "", "an earlier version is still being sent", delay_s=waits_s)
     target = target_of(context, job.case, connection)
     document = deliverables.deliverable(context, job.case, job.task, job.person)
+    owner = partial(connection_of, context, job.case)
+    target = replace(target, carried=messaging.carried(job.case, job.task, document.version_id, owner))
     refused: list[tuple[int, str]] = []
     while True:
         chosen = ladder.choose(target, document, refused)
@@ -213,11 +227,23 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             wait = _settle_wait(context, job, connection)
             if wait > 0:
                 return _again(context, job, "unknown", "what was sent before may still land", delay_s=wait)
+            decided = messaging.decide(job.case, job.task, connection, owner)
+            match decided:
+                case Receipt():
+                    return _settle(context, job, chosen, decided)
+                case messaging.Wait():
+                    why = "the same message is on its way there"
+                    return _again(context, job, "", why, delay_s=_backoff(job.attempt))
+                case str():
+                    return _hold(context, job, decided)
+            if chosen.number == messaging.RUNG:
+                addresses.require_messages(context, connection)
+            unanswered = messaging.unanswered(job.task)
             promised = alignment.evidence(job.task).get("location", "")
             if promised:
                 # Sent again it might stand there twice, where the first is only not shown to us.
                 return _hold(context, job, f"The EHR said that it stored it ({promised}), and it is not there.")
-            begun = _sending(context, job, chosen, connection)
+            begun = _sending(context, job, chosen, connection, document.version_id)
             if begun is None:
                 return _again(
                     context, job, "", "it is being sent there to somebody else", delay_s=_backoff(job.attempt)
@@ -226,6 +252,11 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             try:
                 receipt = push.send(target, chosen.rung, document)
             except EhrFailure as failure:
+                if not chosen.rung.reads_back:
+                    if unanswered:
+                        raise  # what it says of this one says nothing of the one that nobody answered
+                    if failure.kind != "unknown":
+                        job = _not_sent(context, job)
                 # "It is there already" is a reason to look, and none to send it another way.
                 receipt = push.look(target, chosen.rung, document) if failure.kind == "duplicate" else None
                 if receipt is not None:
@@ -235,9 +266,10 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                     _not_sent(context, job)
                     raise
                 if failure.kind not in ("validation", "scope", "policy"):
-                    _still_landing(context, job)
+                    if "send-started" in alignment.evidence(job.task):
+                        _still_landing(context, job)
                     raise
-                if document.signed and failure.kind == "validation":
+                if document.signed and failure.kind == "validation" and chosen.rung.reads_back:
                     # Perhaps it takes one attachment alone: the form that people read goes without the signed bytes.
                     document = replace(document, signed=b"", signature="")
                     job = _not_sent(context, job)
@@ -344,7 +376,9 @@ class _Waits(Exception):
     """Somebody else's delivery of the same goes first."""
 
 
-def _sending(context: Context, job: _Job, chosen: Chosen, connection: Connection) -> _Job | None:
+def _sending(
+    context: Context, job: _Job, chosen: Chosen, connection: Connection, version_id: str
+) -> _Job | None:  # fmt: skip
     """Commits that we are about to send, before we do; None while the same is being sent there to somebody else.
 
     Two people of one EHR have a delivery each. Their workers may both have found nothing there: the second must look
@@ -352,6 +386,8 @@ def _sending(context: Context, job: _Job, chosen: Chosen, connection: Connection
     """
     now = context.instant()
     said = {"sent": "unknown", "send-started": now, "rung": str(chosen.number), "rung-why": chosen.why}
+    if chosen.number == messaging.RUNG:
+        said |= {"version-id": version_id, "sent-after-replays": alignment.evidence(job.task).get("replays", "")}
     task = alignment.with_evidence(job.task, said)
     seen = {other["id"]: other["meta"]["versionId"] for other in job.case.deliveries}
 
@@ -426,7 +462,7 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
         "copy": receipt.copy,
         "rung": str(receipt.rung),
         "rung-why": chosen.why,
-        "address": job.connection.base if job.connection else "",
+        "address": _address(job.connection, receipt.rung) if job.connection else "",
         "location": receipt.location,
         "dropped": ", ".join(receipt.dropped),
         "duplicates": "",
@@ -459,6 +495,10 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
         if receipt.copy == "verified" and job.connection is not None:
             watches.begin(tx, context, job.case, job.connection)
     return receipt.copy
+
+
+def _address(connection: Connection, rung: int) -> str:
+    return (connection.hl7 or connection.hl7_folder) if rung == messaging.RUNG else connection.base
 
 
 def _issue_link(context: Context, job: _Job, why: str) -> str:

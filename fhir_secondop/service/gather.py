@@ -45,7 +45,9 @@ def start(tx: Transaction, context: Context, case: Case, sources: Iterable[str],
         if organization is None or organization["resourceType"] != "Organization":
             raise NotFound(f"{source} is not an Organization of this case.")
         connection = next(
-            (c for c in map(context.connection_of, sorted(identifiers(organization))) if c is not None), None
+            # One without a FHIR base takes messages, and has nothing to read.
+            (c for c in map(context.connection_of, sorted(identifiers(organization))) if c is not None and c.base),
+            None,
         )
         task_id = derived_id(case.id, "gather", source)
         before = next((t for t in case.tasks_of("gather-records") if t["id"] == task_id), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fhir_secondop.access import rights
@@ -13,7 +15,7 @@ from fhir_secondop.errors import Conflict, NotFound, SecondOpError
 from fhir_secondop.model import Caller, Connection, Resource
 from fhir_secondop.opinion import alignment, codes
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import addresses, deliverables, delivery, patients, repository
+from fhir_secondop.service import addresses, deliverables, delivery, messaging, patients, repository
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -67,6 +69,8 @@ def _rehearsed(context: Context, case: Case, task: Resource, connection: Connect
     person = case.directory.person(task["owner"].get("reference", "")) or repository.person(connection)
     document = deliverables.deliverable(context, case, task, person)
     target = _target(context, case, connection, client)
+    owner = partial(delivery.connection_of, context, case)
+    target = replace(target, carried=messaging.carried(case, task, document.version_id, owner))
     choice = ladder.choose(target, document)
     facts: Plain = {
         "rung": choice.number,
@@ -76,7 +80,7 @@ def _rehearsed(context: Context, case: Case, task: Resource, connection: Connect
     }
     if choice.rung is None:
         return facts
-    receipt = push.look(Target(client, target.patient), choice.rung, document)
+    receipt = push.look(replace(target, client=client), choice.rung, document)
     if receipt is not None:
         client.requests.clear()
         return {**facts, "there": receipt.location, "copy": receipt.copy}
@@ -91,6 +95,8 @@ def _target(context: Context, case: Case, connection: Connection, client: Rehear
     """As `delivery.target_of`, but nobody is put into a repository."""
     if connection.role == addresses.REPOSITORY:
         return Target(client, "Patient/the-id-that-it-gives")
+    if not connection.base:
+        return replace(messaging.target(context, case, connection), client=client)
     match = patients.find(context, case, connection)
     if not match.id:
         raise Conflict(f"The patient was not matched there: {match.because}.")

@@ -34,7 +34,9 @@ def begin(tx: Transaction, context: Context, case: Case, connection: Connection)
 
 
 def hours(context: Context, connection: Connection) -> int:
-    """The hours between two looks at a chart there, 0 for never."""
+    """The hours between two looks at a chart there, 0 for never; where only messages go there is none to look at."""
+    if not connection.base:
+        return 0
     return context.drift_hours if connection.drift_hours is None else connection.drift_hours
 
 

@@ -20,6 +20,7 @@ from tests.ehr.conftest import RECORDS, Ehrs, client_of
 from tests.ehr.resolving import Plugs, Resolver
 
 TODAY = date(2026, 11, 25)
+NO_HL7 = "no HL7 v2 interface is configured"
 # shape → (vendor, the rung, what is not possible above it)
 PLANS = {
     "full": ("hapi", 1, []),
@@ -28,14 +29,15 @@ PLANS = {
     "oracle": ("oracle-health", 3, ["no transactions", "no conditional create of DocumentReference"]),
     "athena": ("athenahealth", 10, ["no transactions", "no create of DocumentReference",
                                     "no create of DocumentReference", "no create of DiagnosticReport",
-                                    "no create of DocumentReference", "no create of Communication"]),
+                                    "no create of DocumentReference", "no create of Communication",
+                                    NO_HL7]),
     "meditech": ("meditech", 10, ["no transactions", "no create of DocumentReference",
                                   "no create of DocumentReference", "no create of DiagnosticReport",
                                   "no create of DocumentReference",
-                                  "create of Communication is declared, and not for such as us"]),
+                                  "create of Communication is declared, and not for such as us", NO_HL7]),
     "read-only": ("generic", 10, ["no transactions", "no create of DocumentReference",
                                   "no create of DocumentReference", "no create of DiagnosticReport",
-                                  "no create of DocumentReference", "no create of Communication"]),
+                                  "no create of DocumentReference", "no create of Communication", NO_HL7]),
 }  # fmt: skip
 
 

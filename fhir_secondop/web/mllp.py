@@ -1,0 +1,121 @@
+"""Listens for HL7 v2 by MLLP: several connections at once, each message answered before the next of that connection.
+
+Loopback unless somebody says otherwise, and then with TLS: the messages are patients' data.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import socketserver
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+from fhir_secondop.bootstrap import Service
+from fhir_secondop.errors import Invalid, Malformed, Unavailable
+from fhir_secondop.hl7v2.framing import Blocks, framed
+from fhir_secondop.web.hl7 import handle
+
+log = logging.getLogger(__name__)
+MOST_BYTES = 4 * 1024 * 1024
+IDLE_S = 300.0  # how long a connection may stay silent, between messages or within one
+MOST_CONNECTIONS = 64
+
+
+class _Conversation(socketserver.BaseRequestHandler):
+    """One connection."""
+
+    server: Listener
+
+    def handle(self) -> None:
+        """Answers messages until the other side closes, stays silent, or can't speak MLLP."""
+        peer = str(self.client_address[0])
+        try:
+            self.request.settimeout(self.server.idle_s)
+            if isinstance(self.request, ssl.SSLSocket):
+                self.request.do_handshake()
+            blocks = Blocks(lambda: self.request.recv(1 << 16), self.server.most_bytes)
+            while (data := blocks.next()) is not None:
+                self.request.sendall(framed(handle(self.server.service, data, peer).answer))
+        except Malformed as error:
+            log.warning("an MLLP connection is closed: %s", error.message)
+        except OSError as error:
+            log.info("an MLLP connection ended: %s", type(error).__name__)
+
+
+class Listener(socketserver.ThreadingTCPServer):
+    """Serves until `shutdown`. Raises Unavailable where the port can't be listened on."""
+
+    allow_reuse_address = True
+    daemon_threads = False  # what was begun is answered before the process ends
+    block_on_close = True
+
+    def __init__(
+        self, service: Service, host: str, port: int, tls: ssl.SSLContext | None = None, *,
+        most_bytes: int = MOST_BYTES, idle_s: float = IDLE_S, most: int = MOST_CONNECTIONS,
+    ) -> None:  # fmt: skip
+        self.service = service
+        self.most_bytes = most_bytes
+        self.idle_s = idle_s
+        self._places = threading.BoundedSemaphore(most)
+        self._open: set[socket.socket] = set()
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        try:
+            super().__init__((host, port), _Conversation)
+        except OSError as error:
+            raise Unavailable(f"Port {port} can't be listened on ({error.strerror}); choose another --port.") from error
+        if tls is not None:  # each handshake is its own thread's: nobody holds up the others by theirs
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.server_address[1])
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Takes a connection while there is a place; one too many is closed."""
+        if self._places.acquire(blocking=False):
+            self._open.add(request)
+            return True
+        log.warning("an MLLP connection is closed: there are as many as may be")
+        return False
+
+    def shutdown_request(self, request: Any) -> None:
+        """Gives its place back."""
+        if request in self._open:
+            self._open.discard(request)
+            self._places.release()
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A fault of ours in a conversation: the connection is closed, and nothing was acknowledged."""
+        log.error("an MLLP connection failed on our side")
+
+    def stop(self) -> None:
+        """Stops listening; a message that has arrived is answered first."""
+        self.shutdown()
+        for request in tuple(self._open):
+            try:
+                request.shutdown(socket.SHUT_RD)
+            except OSError:
+                continue  # it has gone by itself
+        self.server_close()
+
+
+def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext:
+    """TLS of a listener; with `client_ca` whoever connects must show a certificate of it. Raises Invalid."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for path in filter(None, (certificate, key, client_ca)):
+        if not Path(path).is_file():
+            raise Invalid(f"There is no file {path}.")
+    try:
+        context.load_cert_chain(certificate, key or None, password=lambda: "")
+        if client_ca:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ValueError) as error:
+        raise Invalid("The certificate, its key or the CA is not PEM without a password.") from error
+    return context

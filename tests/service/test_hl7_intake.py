@@ -1,0 +1,267 @@
+"""Referrals and orders by HL7 v2, sent by a client that is not ours: taken once, or refused with the place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hl7
+import pytest
+import sqlalchemy as sa
+from hl7.client import MLLPClient
+
+from fhir_secondop.hl7v2.framing import framed
+from fhir_secondop.model import Sender
+from fhir_secondop.service import intake
+from fhir_secondop.store import tables
+from fhir_secondop.web import hl7_folder
+from fhir_secondop.web.mllp import Listener
+from tests.service.conftest import Bench
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples/hl7v2"
+NPI = "http://hl7.org/fhir/sid/us-npi"
+RIVERSIDE = Sender(
+    name="riverside", application="", facility="RIVERSIDE", title="Riverside Sample Clinic",
+    organization=f"{NPI}|9000000101", order_system="https://riverside.example/orders",
+    systems={"RSMRN": "https://riverside.example/mrn", "LKMRN": "https://lakeside.example/mrn"},
+    organizations={"LAKESIDE": f"{NPI}|9000000102"}, order_codes=("2NDOP",),
+)  # fmt: skip
+Listen = Callable[..., Listener]
+
+
+@pytest.fixture
+def listen(bench: Bench) -> Iterator[Listen]:
+    """listen(sender) → a listener on a free port that takes its messages."""
+    started: list[Listener] = []
+
+    def begin(sender: Sender = RIVERSIDE, **options: Any) -> Listener:
+        settings = replace(bench.service.settings, hl7_senders={sender.name: sender})
+        made = Listener(replace(bench.service, settings=settings), "127.0.0.1", 0, **options)
+        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        started.append(made)
+        return made
+
+    yield begin
+    for one in started:
+        one.stop()
+
+
+def example(name: str = "ref-i12") -> str:
+    return (EXAMPLES / f"{name}.hl7").read_text("utf-8").replace("\n", "\r")
+
+
+def sent(listener: Listener, *messages: str) -> list[hl7.Message]:
+    """What is answered to each, over one connection."""
+    with MLLPClient("127.0.0.1", listener.port) as client:
+        return [hl7.parse(client.send_message(message.encode()).strip(b"\x0b\x1c\r")) for message in messages]
+
+
+def code(answer: hl7.Message) -> str:
+    return str(answer.segment("MSA")[1])
+
+
+def errors(answer: hl7.Message) -> dict[str, str]:
+    """Place → code of each ERR."""
+    return {str(e[2]): str(e[3]).split("^")[0] for e in answer if str(e[0]) == "ERR"}
+
+
+def cases(bench: Bench) -> int:
+    with bench.service.context.database.reading() as connection:
+        query = sa.select(sa.func.count()).select_from(tables.resource)
+        found: int = connection.execute(query.where(tables.resource.c.type == "ServiceRequest")).scalar_one()
+        return found
+
+
+def test_a_referral_opens_a_case_and_is_answered_by_rri(bench: Bench, listen: Listen) -> None:
+    (answer,) = sent(listen(), example())
+    assert str(answer.segment("MSH")[9]) == "RRI^I12^RRI_I12"
+    assert (code(answer), str(answer.segment("MSA")[2])) == ("AA", "RS-MSG-1")
+    referral = answer.segment("RF1")
+    assert (str(referral[1]), str(referral[6])) == ("P", "RS-2026-0117^RIVERSIDE")
+    case_id = str(referral[11]).split("^")[0]
+    package = bench.call("GET", f"/fhir/ServiceRequest/{case_id}/$package").get_json()
+    found = {r["resourceType"]: r for r in (e["resource"] for e in package["entry"])}
+    request = bench.call("GET", f"/fhir/ServiceRequest/{case_id}").get_json()
+    assert request["identifier"][0]["value"] == "RS-2026-0117"
+    assert found["Patient"]["name"] == [{"family": "Sampleton", "given": ["Maren", "Elise"]}]
+    assert [i["value"] for i in found["Patient"]["identifier"]] == ["RS-100482", "LK-77310"]
+    assert found["Patient"]["telecom"] == [
+        {"system": "phone", "value": "2025550142"}, {"system": "email", "value": "maren.sampleton@mail.example"},
+    ]  # fmt: skip
+    assert request["reasonCode"][1]["coding"][0]["code"] == "doubt-treatment-plan"
+    assert found["Condition"]["code"]["coding"][0]["code"] == "C50.412"
+    assert found["CarePlan"]["description"].startswith("Total mastectomy left")
+    asked = [i["answer"][0]["valueString"] for i in found["QuestionnaireResponse"]["item"]]
+    assert asked == ["Can the breast be kept, or is mastectomy needed?", "Is chemotherapy needed & if so, which?"]
+    assert [job[0] for job in bench.enqueued].count("gather") == 1
+
+
+def test_an_order_opens_a_case_and_is_answered_by_org(bench: Bench, listen: Listen) -> None:
+    (answer,) = sent(listen(), example("omg-o19"))
+    assert str(answer.segment("MSH")[9]) == "ORG^O20^ORG_O20"
+    order = answer.segment("ORC")
+    assert (code(answer), str(order[1]), str(order[2])) == ("AA", "OK", "RS-2026-0118^RIVERSIDE")
+    request = bench.call("GET", f"/fhir/ServiceRequest/{str(order[3]).split('^')[0]}").get_json()
+    assert request["priority"] == "asap"
+    assert request["reasonCode"][1]["coding"][0]["code"] == "seek-confirmation"
+
+
+def test_a_message_that_comes_again_is_answered_the_same_and_opens_nothing(bench: Bench, listen: Listen) -> None:
+    again = example().replace("20261123093000-0500", "20261123094500-0500")
+    first, second = sent(listen(), example(), again)
+    assert str(first.segment("RF1")) == str(second.segment("RF1"))
+    assert str(first.segment("MSH")[10]) == str(second.segment("MSH")[10])
+    assert cases(bench) == 1
+
+
+@pytest.mark.parametrize("change", [("RS-MSG-1", "RS-MSG-9"), ("RS-2026-0117", "RS-2026-0999")])
+def test_other_content_under_a_number_that_was_used_is_refused(
+    change: tuple[str, str], bench: Bench, listen: Listen
+) -> None:
+    other = example().replace("cT2 cN0 cM0", "cT3 cN0 cM0").replace(*change)
+    first, second = sent(listen(), example(), other)
+    assert (code(first), code(second)) == ("AA", "AE")
+    assert errors(second) == {"RF1^1^6": "205"}
+    assert cases(bench) == 1
+
+
+DIAGNOSIS = (
+    "C50.412^Malignant neoplasm of upper-outer quadrant of left female breast^I10|"
+    "Invasive ductal carcinoma of the left breast, cT2 cN0 cM0"
+)
+REFUSED: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    (
+        "|SO||RS-2026-0117^RIVERSIDE|20261123|||S^",
+        "|XX||RS-2026-0117^RIVERSIDE|20261123|||X^",
+        "AE",
+        {"RF1^1^4": "103"},
+    ),
+    ("RS-2026-0117^RIVERSIDE", "", "AE", {"RF1^1^6": "101"}),
+    ("RS-100482^^^RSMRN^MR~LK-77310^^^LKMRN^MR", "RS-100482^^^NOBODY^MR", "AE", {"PID^1^3": "101"}),
+    ("|19710417|F|", "|19710431|X|", "AE", {"PID^1^7": "102", "PID^1^8": "103"}),
+    ("|19710417|", "||", "AE", {"PID^1^7": "101"}),
+    ("Sampleton^Maren", "^Maren", "AE", {"PID^1^5": "101"}),
+    ("PRD|RP~PP|", "PRD|PP|", "AE", {"PRD^1^1": "101"}),
+    ("Placeholder^Ines", "^Ines", "AE", {"PRD^1^2": "101", "PRD^1^1": "101"}),
+    (DIAGNOSIS, "|", "AE", {"DG1^1^3": "101"}),
+    ("REF^I12^REF_I12", "ADT^A01^ADT_A01", "AR", {"MSH^1^9": "200"}),
+    ("|P|2.5.1", "|T|2.5.1", "AR", {"MSH^1^11": "202"}),
+    ("|P|2.5.1", "|P|3.0", "AR", {"MSH^1^12": "203"}),
+    ("|EPIC|RIVERSIDE|", "|EPIC|ELSEWHERE|", "AR", {"MSH^1^4": "204"}),
+    ("|RS-MSG-1|", "||", "AE", {"MSH^1^10": "101"}),
+    ("Sampleton^", "S" * 300 + "^", "AE", {"PID^1": "103"}),
+)
+
+
+def test_a_refusal_names_segment_and_field_and_nothing_is_stored(bench: Bench, listen: Listen) -> None:
+    for old, new, *_ in REFUSED:
+        assert old in example()
+        assert old != new
+    answers = sent(listen(), *(example().replace(old, new) for old, new, *_ in REFUSED))
+    assert [(code(a), errors(a)) for a in answers] == [(said, places) for *_, said, places in REFUSED]
+    assert cases(bench) == 0
+
+
+@pytest.mark.parametrize("change", [("|SO||", "|XX||"), ("S^Second opinion^HL70336~", "")])
+def test_either_field_says_that_it_is_a_second_opinion(change: tuple[str, str], bench: Bench, listen: Listen) -> None:
+    (answer,) = sent(listen(), example().replace(*change))
+    assert code(answer) == "AA"
+
+
+def test_every_segment_of_an_order_that_is_missing_is_named(bench: Bench, listen: Listen) -> None:
+    whole = example("omg-o19").strip().split("\r")
+    for name, place in (("PID", "PID^1"), ("ORC", "ORC^1"), ("OBR", "OBR^1"), ("DG1", "DG1^1")):
+        (answer,) = sent(listen(), "\r".join(line for line in whole if not line.startswith(name)))
+        assert code(answer) == "AE"
+        assert errors(answer)[place] == "101"
+    assert cases(bench) == 0
+
+
+def test_a_provider_of_a_place_that_nobody_configured_is_not_taken_for_one_of_the_sender(
+    bench: Bench, listen: Listen
+) -> None:
+    (answer,) = sent(listen(), example().replace("^^^LAKESIDE", "^^^ELSEWHERE"))
+    case_id = str(answer.segment("RF1")[11]).split("^")[0]
+    package = bench.call("GET", f"/fhir/ServiceRequest/{case_id}/$package").get_json()
+    places = {r["name"]: r.get("identifier") for r in (e["resource"] for e in package["entry"])
+              if r["resourceType"] == "Organization"}  # fmt: skip
+    assert places["ELSEWHERE"] is None
+
+
+def test_only_the_networks_of_a_sender_are_its_own(bench: Bench, listen: Listen) -> None:
+    (answer,) = sent(listen(replace(RIVERSIDE, networks=("10.20.0.0/16",))), example())
+    assert (code(answer), errors(answer)) == ("AR", {"MSH^1^4": "204"})
+
+
+def test_where_only_a_commit_is_asked_for_it_is_acknowledged_by_ca(bench: Bench, listen: Listen) -> None:
+    committing = example().replace("|P|2.5.1||||||", "|P|2.5.1|||AL|NE||")
+    taken, refused = sent(listen(), committing, committing.replace("|19710417|", "||"))
+    assert (code(taken), str(taken.segment("MSH")[9])) == ("CA", "ACK^I12^ACK")
+    assert code(refused) == "CE"
+
+
+def test_what_fails_on_our_side_is_not_acknowledged_and_goes_in_the_next_time(
+    bench: Bench, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError("No space left on device")
+
+    listener = listen()
+    with monkeypatch.context() as broken:
+        broken.setattr(intake, "_store", full)
+        (failed,) = sent(listener, example())
+    assert (code(failed), errors(failed)) == ("AE", {"MSH^1": "207"})
+    assert cases(bench) == 0
+    (taken,) = sent(listener, example())
+    assert code(taken) == "AA"
+
+
+def test_several_connections_at_once_open_one_case_for_one_message(bench: Bench, listen: Listen) -> None:
+    listener = listen()
+    answers: list[hl7.Message] = []
+    threads = [threading.Thread(target=lambda: answers.extend(sent(listener, example()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [code(a) for a in answers] == ["AA"] * 4
+    assert len({str(a.segment("RF1")[11]) for a in answers}) == 1
+    assert cases(bench) == 1
+
+
+def test_a_listener_survives_what_is_no_message_too_large_or_never_ends(bench: Bench, listen: Listen) -> None:
+    listener = listen(most_bytes=10_000, idle_s=0.3)
+    for junk in (b"GET / HTTP/1.1\r\n\r\n", framed(b"\xff\xfe"), b"\x0bMSH|^~\\&|half", b"\x0b" + b"x" * 20_000):
+        with socket.create_connection(("127.0.0.1", listener.port)) as made:
+            made.settimeout(5)
+            made.sendall(junk)
+            with contextlib.suppress(ConnectionResetError):  # the same, with bytes of ours still unread
+                assert made.recv(100) == b""  # closed without an acknowledgement
+    (answer,) = sent(listener, example())
+    assert code(answer) == "AA"
+
+
+def test_files_of_a_folder_are_taken_once_and_moved(bench: Bench, tmp_path: Path) -> None:
+    service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    (inbox / "a.hl7").write_text(example())
+    (inbox / "b.hl7").write_text(example().replace("|19710417|", "||").replace("RS-MSG-1", "RS-MSG-2"))
+    (inbox / "c.hl7").write_text("no message")
+    (inbox / "d.tmp").write_text(example("omg-o19"))
+    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled(left=3)  # they may still be written
+    for path in inbox.glob("*.hl7"):
+        os.utime(path, (0, 0))
+    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled(done=1, failed=2)
+    assert sorted(p.name for p in (inbox / "done").iterdir()) == ["a.ack", "a.hl7"]
+    assert sorted(p.name for p in (inbox / "failed").iterdir()) == ["b.ack", "b.hl7", "b.reason", "c.hl7", "c.reason"]
+    assert (inbox / "failed/b.reason").read_text() == "PID[1]-7: Send the date of birth.\n"
+    assert code(hl7.parse((inbox / "done/a.ack").read_bytes().decode())) == "AA"
+    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled()
+    assert cases(bench) == 1
