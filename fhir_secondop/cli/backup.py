@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from fhir_secondop.store.restore import Proved
 
 _database = click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
-# What the configuration names and no backup has: secrets are kept apart from the data that they open.
-_BESIDE = ("token_file", "clients_file", "link_secret_file", "keys_file", "document_keys_file", "people_file",
-           "oidc_secret_file", "metrics_token_file", "checklists", "clocks")  # fmt: skip
 
 
 @click.command()
@@ -45,7 +43,7 @@ def backup(out: Path, config_file: str, database: str | None, as_json: bool) -> 
 
     private_files()
     settings = config.load(config_file, said={"database": database} if database else {})
-    beside = {name: value for name in _BESIDE if (value := getattr(settings, name)) and Path(value).exists()}
+    beside = _beside(settings)
     began = time.monotonic()
     with _opened(settings) as opened, _Progress("writing", shown=not as_json) as progress:
         said = {"program": __version__, "at": times.instant(now_ms()), "keepBesides": beside}
@@ -62,7 +60,9 @@ def backup(out: Path, config_file: str, database: str | None, as_json: bool) -> 
         click.echo(f"{plain['rows']} rows with {plain['resources']} resources, {plain['bytes'] / 1e6:.1f} MB, "
                    f"in {plain['seconds']} s: {plain['backup']}")  # fmt: skip
         click.echo(f"SHA-256 of its manifest, to be kept elsewhere: {plain['sha256']}")
-        click.echo("Not in it, and needed: the configuration" + "".join(f", {file}" for file in beside.values()))
+        click.echo(
+            "Not in it, and needed: the configuration" + "".join(f", {file}" for file in dict.fromkeys(beside.values()))
+        )
 
     print_(found, as_json, show)
 
@@ -101,6 +101,18 @@ def restore(folder: Path, config_file: str, database: str | None, drill: bool, s
     print_(found, as_json, _show)
 
 
+def _beside(settings: Settings) -> dict[str, str]:
+    """What the configuration names and no backup has: secrets are kept apart from the data that they open."""
+    of_service = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    named = {
+        key: value for key, value in of_service.items() if key.endswith("_file") or key in ("checklists", "clocks")
+    }
+    for name, connection in settings.connections.items():
+        for key in ("secret_file", "key_file", "ca_bundle", "client_cert", "client_key"):
+            named[f"connections.{name}.{key}"] = getattr(connection, key)
+    return {key: value for key, value in named.items() if value and Path(value).exists()}
+
+
 def _said(folder: Path, manifest: Plain, proved: Proved, *, drill: bool, seconds: float) -> Plain:
     return {
         "backup": str(folder), "at": manifest["at"], "drill": drill, "tables": proved.tables, "rows": proved.rows,
@@ -121,7 +133,10 @@ def _show(plain: Plain) -> None:
         click.echo(f"A drill: restored and proved in {plain['seconds']} s, and thrown away.")
         return
     click.echo(f"Restored in {plain['seconds']} s. The first worker that starts makes the jobs anew from the Tasks.")
-    click.echo("Needed besides: the configuration" + "".join(f", {file}" for file in plain["keepBesides"].values()))
+    click.echo(
+        "Needed besides: the configuration"
+        + "".join(f", {file}" for file in dict.fromkeys(plain["keepBesides"].values()))
+    )
 
 
 @contextmanager

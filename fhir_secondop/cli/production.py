@@ -20,7 +20,7 @@ from fhir_secondop.store.database import normalised
 
 _HERE = frozenset({"127.0.0.1", "localhost", "::1", "", None})
 NOT_CHECKED = (
-    "The disk with the database is encrypted, and so are its backups; a backup was restored once and looked at.",
+    "The disk with the database is encrypted, and so are its backups; a drill restored it (restore --drill).",
     "document_keys_file is backed up apart, and the same file on every machine: without it nothing can be verified.",
     "A firewall lets this machine reach its EHRs, the sign-in provider and nothing else.",
     "The audit's anchors are kept where the administrators of this machine can't change them (audit anchors --out).",

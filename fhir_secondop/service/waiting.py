@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.fhir import times
-from fhir_secondop.model import EVERYTHING
-from fhir_secondop.opinion import codes
+from fhir_secondop.model import EVERYTHING, Resource
+from fhir_secondop.opinion import codes, workflow
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.service import delivery, gather, worklist
 from fhir_secondop.service.context import Context, whole_case
@@ -30,12 +30,16 @@ class Waiting:
     """One thing that is open: what it is, at which EHR, and since when (ms since 1970).
 
     A delivery under way waits since it was ordered, what is held since it was put aside for a person, a gathering
-    since anything last came of it.
+    since anything last came of it. `task` is GATHERING or DELIVERING, also of what is held; `begun`: something may have
+    been sent; `ordered` is when the Task was made.
     """
 
     what: str
     connection: str
     since: int
+    task: str = DELIVERING
+    begun: bool = False
+    ordered: int = 0
 
 
 def of_all(connection: SqlConnection, context: Context) -> list[Waiting]:
@@ -56,7 +60,7 @@ def _cases_with_open() -> sa.Select[tuple[Any]]:
     )
     carried = sa.select(code.c.rid).where(
         code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK,
-        sa.or_(code.c.code.startswith("deliver-"), code.c.code == "gather-records"),
+        sa.or_(code.c.code.startswith(workflow.DELIVERS, autoescape=True), code.c.code == "gather-records"),
     )  # fmt: skip
     rid = tables.resource.c.rid
     return (
@@ -71,19 +75,22 @@ def _cases_with_open() -> sa.Select[tuple[Any]]:
 
 def _of_case(context: Context, case: Case) -> Iterator[Waiting]:
     for task in case.tasks_of("gather-records"):
-        if task["status"] in _UNDER_WAY:
-            yield Waiting(GATHERING, gather.connection_name(task), _moment(task["lastModified"]))
-        elif task["status"] == "on-hold":
-            yield Waiting(HELD, gather.connection_name(task), _moment(task["lastModified"]))
+        if task["status"] in (*_UNDER_WAY, "on-hold"):
+            what = HELD if task["status"] == "on-hold" else GATHERING
+            yield _open(what, gather.connection_name(task), _moment(task["lastModified"]), GATHERING, task)
     for task in case.deliveries:
         if task["status"] not in (*_UNDER_WAY, "on-hold"):
             continue
         connection = delivery.connection_of(context, case, task)
         name = connection.name if connection is not None else LINK
         if task["status"] == "on-hold":
-            yield Waiting(HELD, name, _moment(task["lastModified"]))
+            yield _open(HELD, name, _moment(task["lastModified"]), DELIVERING, task)
         else:
-            yield Waiting(DELIVERING, name, _moment(task["authoredOn"]))
+            yield _open(DELIVERING, name, _moment(task["authoredOn"]), DELIVERING, task)
+
+
+def _open(what: str, name: str, since: int, of: str, task: Resource) -> Waiting:
+    return Waiting(what, name, since, of, task["status"] == "in-progress", _moment(task["authoredOn"]))
 
 
 def _moment(instant: str) -> int:

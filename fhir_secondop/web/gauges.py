@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fhir_secondop.model import Caller
-from fhir_secondop.service import backlog, jobs
+from fhir_secondop.service import jobs, waiting
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import executors, measures
 
 KEPT_MS = 10_000  # two scrapers, or a short interval, do not count all of it twice
 
 
-class Gauges(Collector):
-    """The backlog of each EHR, workflows by queue, and the database."""
+_LINK = "link"
 
-    def __init__(self, context: Context, caller: Caller) -> None:
+
+class Gauges(Collector):
+    """What is open towards each EHR, workflows by queue, and the database."""
+
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._caller = caller
         self._lock = threading.Lock()
         self._at: int | None = None
         self._found: list[Metric] = []
@@ -31,11 +33,11 @@ class Gauges(Collector):
         with self._lock:
             now = self._context.now()
             if self._at is None or not 0 <= now - self._at < KEPT_MS:
-                self._found = [*self._backlog(now), *self._stored(now)]
+                self._found = [*self._waiting(now), *self._stored(now)]
                 self._at = now
             return self._found
 
-    def _backlog(self, now: int) -> Iterator[Metric]:
+    def _waiting(self, now: int) -> Iterator[Metric]:
         deliveries = GaugeMetricFamily(
             "secondop_deliveries", "Open deliveries, by EHR and state.", labels=["connection", "state"]
         )
@@ -47,12 +49,23 @@ class Gauges(Collector):
         gatherings = GaugeMetricFamily(
             "secondop_gatherings", "Records that are being gathered, by EHR and state.", labels=["connection", "state"]
         )
-        for name, of in backlog.of_connections(self._context, self._caller).items():
-            for state in sorted(set(backlog.DELIVERING.values())):
-                deliveries.add_metric([name, state], of.deliveries[state])
-            for state in sorted(set(backlog.GATHERING.values())):
-                gatherings.add_metric([name, state], of.gatherings[state])
-            oldest.add_metric([name], 0 if of.oldest is None else max(0, now - of.oldest) / 1000)
+        # Labels come from the configuration alone: what was a connection once is counted with those by link.
+        known = (*self._context.connections, _LINK)
+        with self._context.database.reading() as connection:
+            found = waiting.of_all(connection, self._context)
+        counts: Counter[tuple[str, str, str]] = Counter()
+        since: dict[str, int] = {}
+        for one in found:
+            name = one.connection if one.connection in known else _LINK
+            counts[one.task, name, _state(one)] += 1
+            if one.task == waiting.DELIVERING:
+                since[name] = min(since.get(name, now), one.ordered)
+        for name in known:
+            for state in ("waiting", "sending", "on-hold"):
+                deliveries.add_metric([name, state], counts[waiting.DELIVERING, name, state])
+            for state in ("under-way", "on-hold"):
+                gatherings.add_metric([name, state], counts[waiting.GATHERING, name, state])
+            oldest.add_metric([name], (now - since.get(name, now)) / 1000)
         yield from (deliveries, oldest, gatherings)
 
     def _stored(self, now: int) -> Iterator[Metric]:
@@ -83,3 +96,11 @@ class Gauges(Collector):
             "Since the newest audit anchor was written; 0 before the first.",
             value=max(0, now - anchored) / 1000 if anchored else 0,
         )
+
+
+def _state(one: waiting.Waiting) -> str:
+    if one.what == waiting.HELD:
+        return "on-hold"
+    if one.task == waiting.GATHERING:
+        return "under-way"
+    return "sending" if one.begun else "waiting"

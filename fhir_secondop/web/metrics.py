@@ -38,7 +38,7 @@ def blueprint(service: Service) -> Blueprint:
     """Route /metrics."""
     routes = Blueprint("metrics", __name__)
     learned = Learned(service.context)
-    gauges = Gauges(service.context, SCRAPER)
+    gauges = Gauges(service.context)
 
     @routes.get("/metrics")
     def metrics() -> Response:

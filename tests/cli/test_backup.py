@@ -275,6 +275,24 @@ def test_a_backup_of_a_later_version_is_refused(written: Path, run: Callable[...
     assert "later version" in run("restore", written, "--database", tmp_path / "to.sqlite", ends=1)["said"]
 
 
+def test_secrets_are_not_in_it_and_are_named(written: Path, run: Callable[..., Plain], tmp_path: Path) -> None:
+    for name in ("link-secret", "document-keys.json", "riverside.token"):
+        (tmp_path / name).write_text("the-secret-itself")
+    (tmp_path / "secondop.toml").write_text(
+        '[connections.riverside]\nbase = "https://ehr.riverside.example"\nauth = "bearer"\n'
+        'secret_file = "riverside.token"\n'
+    )
+    found = run("backup", "--out", tmp_path / "b", "--database", tmp_path / "from.sqlite")
+    assert {Path(file).name for file in found["keepBesides"].values()} == {
+        "link-secret", "document-keys.json", "riverside.token",
+    }  # fmt: skip
+    for file in (tmp_path / "b").iterdir():
+        content = file.read_bytes()
+        text = gzip.decompress(content) if file.suffix == ".gz" else content
+        assert b"the-secret-itself" not in text, file.name
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_drill_proves_it_says_how_long_it_took_and_leaves_nothing(
     written: Path, run: Callable[..., Plain], tmp_path: Path, postgres: str
 ) -> None:
