@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from time import monotonic as monotonic_s
 
 from werkzeug.wrappers import Request
 
@@ -28,6 +29,7 @@ from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAut
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.following import Followers
 from fhir_secondop.service.hooks import CaseHooks
+from fhir_secondop.service.settling import Settling
 from fhir_secondop.store import reindex
 from fhir_secondop.store.audit.audit import Audit
 from fhir_secondop.store.case_events import Numbering
@@ -98,6 +100,7 @@ def assembled(settings: Settings) -> Service:
         link_secret=_link_secret(Path(settings.link_secret_file)),
         document_keys=Path(settings.document_keys_file),
         now=now_ms,
+        settling=Settling(monotonic_s),
         contact=settings.contact,
         urgent_minutes=settings.escalation,
         same_organization=settings.same_organization,

@@ -9,7 +9,6 @@ from http import HTTPStatus
 
 from flask import Blueprint, Flask, Response
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from fhir_secondop.errors import (
@@ -28,6 +27,7 @@ from fhir_secondop.errors import (
 from fhir_secondop.fhir import codec
 from fhir_secondop.rest import outcome
 from fhir_secondop.rest.formats import JSON
+from fhir_secondop.store.database import is_away
 
 log = logging.getLogger(__name__)
 _KINDS: dict[int, type[SecondOpError]] = {404: NotFound, 405: Unsupported, 413: TooLarge, 415: UnsupportedMedia}
@@ -63,7 +63,7 @@ def unforeseen(error: Exception) -> SecondOpError:
         place = place.tb_next
     where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
     log.error("failure %s: %s at %s", number, type(error).__name__, where)
-    if isinstance(error, OperationalError | InterfaceError | TimeoutError):
+    if is_away(error):
         return Unavailable(f"The database does not answer, nothing was stored; try again. Quote number {number}.")
     return SecondOpError(f"This failed on our side; nothing was stored. Quote number {number} to the operator.")
 

@@ -21,6 +21,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibi
 from fhir_secondop.opinion import checklist, clock_file
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import Policy
+from fhir_secondop.service.settling import Settling
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, Transaction
 from fhir_secondop.store.resources import Stored
@@ -55,6 +56,7 @@ class Context:
     link_secret: bytes
     document_keys: Path
     now: Callable[[], int]
+    settling: Settling
     checklists: Path | None = None
     contact: str = ""
     proposal_days: int = 60  # in which a proposal is answered

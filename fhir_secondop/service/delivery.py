@@ -368,8 +368,7 @@ def _settle_wait(context: Context, job: _Job, connection: Connection) -> float:
     if not started:
         return 0.0
     settle_s = context.client(connection.name).site.settle_s
-    settled = times.interval(started).low + 1000 * max(settle_s, connection.timeout_s)
-    return max(0.0, (settled - context.now()) / 1000)
+    return max(0.0, max(settle_s, connection.timeout_s) - context.settling.since_s(job.task["id"], started))
 
 
 class _Waits(Exception):
@@ -399,9 +398,11 @@ def _sending(
                 raise _Waits
 
     try:
-        return _moved(context, job, task, "in-progress", "sending", also=alone)
+        moved = _moved(context, job, task, "in-progress", "sending", also=alone)
     except _Waits:
         return None
+    context.settling.since_s(task["id"], now)
+    return moved
 
 
 def _still_landing(context: Context, job: _Job) -> None:

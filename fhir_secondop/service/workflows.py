@@ -6,11 +6,11 @@ Arguments and results are ids and counts, never patient data. A step may run twi
 from __future__ import annotations
 
 import logging
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -34,9 +34,11 @@ from fhir_secondop.service import (
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.service.requeue import Live, carry_on, requeue
+from fhir_secondop.service.running import Running, Strays, is_outage
 from fhir_secondop.service.takeover import GiveUp, TakeOver, live
 from fhir_secondop.store.audit import origin
 from fhir_secondop.store.database import Database, Transaction
+from fhir_secondop.store.patience import connect_args
 
 # DBOS is imported where it is used: it is a quarter of all imports and 24 MB, and only the process that works, or
 # opens a case, has a use for it.
@@ -132,6 +134,7 @@ def _configure(database: Database, settings: Settings, executor: str) -> None:
         "use_listen_notify": False,
         "enable_otlp": tracing.is_on(),  # to the provider that `tracing` has made: what it keeps back, DBOS's has, too
         "otel_attribute_format": "semconv",
+        **({} if database.is_sqlite else {"db_engine_kwargs": {"connect_args": connect_args(database.engine.url)}}),
         "notification_listener_polling_interval_sec": settings.polling_s,
     }
     DBOS(config=config)
@@ -160,7 +163,13 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
     DBOS.launch()
     client = DBOSClient(system_database_engine=database.engine, application_name=APPLICATION, lazy=True)
     take_over = TakeOver(context, client, VERSION, _GIVE_UP)
-    heart = executors.Heart(lease, context.now, lambda: take_over.turn(lease.beat_s))
+    strays = Strays(client, lease.executor.id, running, settings.lease_s)
+
+    def then() -> None:
+        strays.look(time.monotonic())
+        take_over.turn(lease.beat_s)
+
+    heart = executors.Heart(lease, context.now, then)
     alive = partial(live, client)
     lost = rounds.Round("carry-on", CARRY_ON_S, lambda context: carry_on(context, alive))
     anew = rounds.Round("requeue", REQUEUE_S, lambda context: requeue(context, alive))
@@ -175,6 +184,7 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
         regular.stop()
         lease.drain()
         DBOS.destroy(workflow_completion_timeout_sec=int(settings.drain_s) if running.number else 0)
+        running.stop()
         heart.stop()
         lease.leave(clean=not running.number)
 
@@ -203,29 +213,6 @@ _GIVE_UP: dict[str, GiveUp] = {
 }  # fmt: skip
 
 
-class Running:
-    """How many workflows run in this process."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._lock = threading.Lock()
-
-    def counted(self, function: Callable[..., str]) -> Callable[..., str]:
-        """The function, counted while it runs."""
-
-        @wraps(function)
-        def run(*args: Any) -> str:
-            with self._lock:
-                self.number += 1
-            try:
-                return function(*args)
-            finally:
-                with self._lock:
-                    self.number -= 1
-
-        return run
-
-
 def _register(context: Context, registry: type[DBOS], running: Running) -> None:
     """Tells what workflows there are to `registry`, which is DBOS."""
 
@@ -237,7 +224,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
             outcome = "failed"
             try:
                 with origin.workflow(name):  # what the audit calls the route of what it writes
-                    done = function(*args)
+                    done = running.through_outages(function, *args)
                 outcome = "done"
                 return done
             finally:
@@ -270,6 +257,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
         except EhrFailure as failure:
             return str(later(task_id, number, failure.kind, failure.retry_after_s))
         except Exception as error:
+            _not_of_an_outage(error)
             failure_kind = _given_up(error)
             if failure_kind:
                 return str(later(task_id, number, failure_kind, 0.0))
@@ -287,6 +275,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
         try:
             return str(attempt(task_id, number))
         except Exception as error:
+            _not_of_an_outage(error)
             # A fault of ours must not leave a delivery that nobody carries on: a person sees it on hold.
             log.error("delivering %s failed: %s", task_id, type(error).__name__)
             give_up(task_id, f"It failed on our side ({type(error).__name__}); replay it when that is mended.")
@@ -302,6 +291,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
         except EhrFailure as failure:
             return str(payer_silent(task_id, f"the payer did not answer: {failure.kind}"))
         except Exception as error:
+            _not_of_an_outage(error)
             why = _given_up(error)
             if not why:
                 log.error("asking a payer for %s failed: %s", task_id, type(error).__name__)
@@ -333,6 +323,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
         try:
             return str(look_again(task_id, number))
         except Exception as error:
+            _not_of_an_outage(error)
             # A fault of ours must not end the watch: the next look comes when it is due.
             log.error("looking at a chart for %s failed: %s", task_id, type(error).__name__)
             return str(put_off(task_id, f"it failed on our side ({type(error).__name__})", number))
@@ -348,9 +339,19 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
         try:
             return str(further(task_id, at, number))
         except Exception as error:
+            _not_of_an_outage(error)
             # Nobody may wait for a call that is never asked for: it comes again until it is done.
             log.error("escalating %s failed: %s", task_id, type(error).__name__)
             return str(escalate_again(task_id, at, number))
+
+
+def _not_of_an_outage(error: Exception) -> None:
+    """Raises what a database that was away has done: the workflow ends in an error, and begins anew (`TakeOver.retry`).
+
+    Put aside for a person, as what failed on our side is, each outage would leave work to people.
+    """
+    if is_outage(error):
+        raise error
 
 
 def _given_up(error: Exception) -> str:

@@ -23,12 +23,15 @@ from typing import IO, TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoneFree
 
 from fhir_secondop import meters
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller, Resource
 from fhir_secondop.store import tables
 from fhir_secondop.store.commits import Commits
+from fhir_secondop.store.patience import STALLED_S, connect_args
 from fhir_secondop.store.prepared import Prepared, compiled, each
 
 if TYPE_CHECKING:
@@ -40,14 +43,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Built once: every write runs them.
 _READ_CLOCK = Prepared(sa.select(tables.clock.c.at).with_for_update())
+
+
+def _clock_for(stalled_s: float) -> Prepared:
+    """The same on PostgreSQL, where with it goes for how long the transaction may then be left alone."""
+    end = sa.func.set_config("idle_in_transaction_session_timeout", str(int(1000 * stalled_s)), sa.true())
+    return Prepared(sa.select(tables.clock.c.at, end.label("stalled")).with_for_update())
+
+
+_READ_CLOCK_FOR = _clock_for(STALLED_S)
 _LOOK_AT_CLOCK = sa.select(tables.clock.c.at)
 _SET_CLOCK = Prepared(sa.update(tables.clock).values(at=sa.bindparam("to")))
+_READ_ONLY_OR_ENDED = ("25006", "25P03")  # read_only_sql_transaction, idle_in_transaction_session_timeout
 _BEGIN, _BEGIN_WRITING = Prepared(sa.text("BEGIN")), Prepared(sa.text("BEGIN IMMEDIATE"))
 
 
 def now_ms() -> int:
     """The wall clock in milliseconds since 1970; the one place that reads it for rows."""
     return time.time_ns() // 1_000_000
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether it is the database that can't do it now: gone, full, being started, or a standby that takes no writes."""
+    if isinstance(error, OperationalError | InterfaceError | NoneFree):
+        return True
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _READ_ONLY_OR_ENDED
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +157,7 @@ class Database:
         if self.is_sqlite:
             options["connect_args"] = {"timeout": 60, "check_same_thread": False}
         else:
+            options["connect_args"] = connect_args(parsed)
             options["pool_pre_ping"] = True  # a server may have gone meanwhile; a file does not
         self.engine: Engine = sa.create_engine(self.url, **options)
         if self.is_sqlite:
@@ -205,7 +228,7 @@ class Database:
         began = time.perf_counter()
         with self._commits.writing() as shared:
             connection, batch = shared.connection, shared.batch
-            ((at,),) = _READ_CLOCK.all(connection)
+            ((at, *_),) = (_READ_CLOCK if self.is_sqlite else _READ_CLOCK_FOR).all(connection)
             meters.write_wait_seconds.observe(time.perf_counter() - began)
             if self.fence is not None:
                 self.fence(connection, caller)

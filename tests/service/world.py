@@ -256,6 +256,7 @@ class World:
         (self.folder / "tokens.toml").write_text(TOKENS + SURGEON)
         self.monkeypatch.setattr(workflows, "enqueuer", lambda database: self._enqueue)
         self.monkeypatch.setattr(bootstrap, "now_ms", self.clock)
+        self.monkeypatch.setattr(bootstrap, "monotonic_s", lambda: self.clock() / 1000)
         self.monkeypatch.setattr(bootstrap, "CLIENT_TRIES", 1)  # its pauses are the client's own tests' business
         self.start()
 

@@ -13,11 +13,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
 
 from fhir_secondop import store
 from fhir_secondop.model import EVERYTHING
+from fhir_secondop.store import database as database_module
 from fhir_secondop.store import resources, tables
-from fhir_secondop.store.database import Database, newest, normalised
+from fhir_secondop.store.database import Database, is_away, last_write, newest, normalised
+from fhir_secondop.store.patience import connect_args
+from tests.conftest import drop_postgres, new_postgres
 from tests.store.rows import DESK, create, everything, put
 
 BASIC = {"resourceType": "Basic", "code": {"text": "x"}}
@@ -171,3 +175,38 @@ def test_commits_are_durable_before_they_are_acknowledged(database: Database) ->
 )
 def test_a_url_as_people_write_it_is_understood(given: str, meant: str) -> None:
     assert normalised(given) == meant
+
+
+def test_a_writer_that_stands_still_within_its_transaction_does_not_stop_the_others(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is paused there, say: PostgreSQL ends its transaction, and nothing of it is stored."""
+    monkeypatch.setattr(database_module, "_READ_CLOCK_FOR", database_module._clock_for(0.5))
+    url = new_postgres(postgres)
+    paused, other = Database(url), Database(url)
+    paused.migrate()
+
+    def stand_still() -> int:
+        with paused.transaction(DESK) as tx:
+            tx.tick()
+            with other.transaction(DESK) as second:
+                return second.tick()
+
+    with pytest.raises(DBAPIError) as failed:
+        stand_still()
+    assert is_away(failed.value)
+    with other.transaction(DESK) as tx:
+        assert tx.began == last_write(tx.connection) > 0
+    paused.dispose()
+    other.dispose()
+    drop_postgres(postgres, url)
+
+
+def test_a_server_that_is_silent_is_not_waited_for_by_the_kernels_measure() -> None:
+    """What libpq and the server are told; what the URL says itself stays (tests/faults/test_network.py cuts one)."""
+    told = connect_args(sa.make_url("postgresql+psycopg://db/x?connect_timeout=2"))
+    assert "connect_timeout" not in told
+    assert told["tcp_user_timeout"] <= 15_000
+    assert told["keepalives_idle"] + told["keepalives_interval"] * told["keepalives_count"] <= 15
+    for name in ("tcp_keepalives_idle", "tcp_user_timeout", "idle_in_transaction_session_timeout"):
+        assert f"-c {name}=" in told["options"]
