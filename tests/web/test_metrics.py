@@ -127,6 +127,19 @@ def test_deliveries_are_counted_by_ehr_and_state_and_the_oldest_has_an_age(world
     assert world.get(case_id)["status"]
 
 
+def test_what_waits_for_a_person_is_counted_so_and_goes_on_ageing(world: World) -> None:
+    world.ehr("riverside")
+    world.ehr("lakeside", record=[])  # nobody there is the patient
+    world.signed()
+    world.work()
+    world.clock.forward(3600)
+    found = scraped(world)
+    states = {s: value(found, "secondop_deliveries", connection="lakeside", state=s) for s in ("waiting", "on-hold")}
+    assert states == {"waiting": 0, "on-hold": 2}
+    assert value(found, "secondop_gatherings", connection="lakeside", state="on-hold") == 0
+    assert value(found, "secondop_oldest_undelivered_seconds", connection="lakeside") >= 3600
+
+
 def test_gatherings_under_way_are_counted(world: World) -> None:
     world.ehr("riverside")
     world.ehr("lakeside")
