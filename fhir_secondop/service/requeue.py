@@ -27,13 +27,15 @@ Live = Callable[[tuple[str, ...]], set[tuple[str, str]]]
 """Names → the workflows of those names that wait or run: (name, what it is about: the id of a Task, case, proposal)."""
 
 
-def requeue(context: Context, live: Live = lambda names: set()) -> int:
+def requeue(context: Context, live: Live | None = None) -> int:
     """Enqueues the workflow of every open Task that one carries or ends, of every open proposal, and the look at the
     clocks of every open case, but those that are `live`.
 
     Answers how many it looked at. A workflow that is there already is left as it is, so this may run at every start.
     """
-    count, running = 0, live(_ALL)
+    if live is not None:
+        carry_on(context, live)
+    count, running = 0, live(_ALL) if live is not None else set()
     for batch in _batches(context, _open_tasks(_OPEN)):
         with context.database.transaction(SERVICE) as tx:
             count += sum(_task_again(tx, context, stored, running) for stored in batch)
@@ -49,7 +51,9 @@ def requeue(context: Context, live: Live = lambda names: set()) -> int:
 def carry_on(context: Context, live: Live) -> int:
     """Enqueues anew what a workflow should carry and none does, whatever became of it; how many Tasks that were.
 
-    None should ever be found: a Task and its workflow are written in one transaction.
+    A Task and its workflow are written in one transaction, so none is found but where workflows were taken away: in a
+    database that was restored, say. DBOS may know steps of one that is gone, and would not do them again: they are
+    done under a new key.
     """
     count = 0
     for batch in _batches(context, _open_tasks(_CARRIED)):
@@ -60,8 +64,9 @@ def carry_on(context: Context, live: Live) -> int:
             if (_workflow_of(stored.resource), stored.id) not in running:
                 with context.database.transaction(SERVICE) as tx:
                     _task_again(tx, _under_new_keys(context), stored, running)
-                log.error("Task/%s was carried on by no workflow; it is again", stored.id)
                 count += 1
+    if count:
+        log.warning("%d Tasks that no workflow carried on are carried on again", count)
     return count
 
 
