@@ -161,8 +161,10 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
 
     Raises EhrFailure when that is something else: the criteria were ignored or matched too much, nothing was stored.
     """
-    if written.status in (201, 202) and written.location:
+    if written.status == 201 and written.location:
         return written.location
+    if written.status == 202 and written.location:
+        return _landed(target, sent, written.location)
     there = written.resource
     if there is None or there.get("resourceType") != sent["resourceType"]:
         there = target.client.read(written.location) if written.location else None
@@ -173,3 +175,18 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
     if not is_same(target, sent, there):
         raise EhrFailure("validation", "A conditional create was answered with another resource.", status=200)
     return f"{there['resourceType']}/{there['id']}"
+
+
+def _landed(target: Target, sent: Resource, location: str) -> str:
+    """The place of what was accepted (202) and may not stand there yet.
+
+    The document is read back anyhow. A result that still lands when the next version looks for it would be there twice.
+    """
+    if sent["resourceType"] != "DocumentReference":
+        try:
+            target.client.read(location)
+        except EhrFailure as failure:
+            if failure.kind != "not-found":
+                raise
+            raise EhrFailure("unknown", "A result was taken there and is not to be found yet.") from failure
+    return location
