@@ -10,14 +10,10 @@ from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.client import Written, below
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.rungs import DocumentRung, document_obstacle, identifier_obstacle
-from fhir_secondop.ehr.target import Target, by_identifier, carries, if_match, is_about, is_same, with_identifier
+from fhir_secondop.ehr.rungs import DocumentRung, creates_conditionally, document_obstacle, identifier_obstacle
+from fhir_secondop.ehr.target import Target, by_identifier, if_match, is_same, with_identifier
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.model import Resource
-
-
-def _creates_conditionally(capability: Capability, site: Site, kind: str) -> bool:
-    return capability.offers(kind, "create") and capability.conditional_create(kind) and kind not in site.never_creates
 
 
 def _results(target: Target, document: Deliverable) -> list[tuple[Resource, Resource | None]]:
@@ -40,31 +36,7 @@ def _withdrawn(target: Target, document: Deliverable) -> list[tuple[Resource, Re
     return pairs
 
 
-class _WithResults(DocumentRung):
-    """What both rungs have in common: beside the document go the report and its results."""
-
-    def parts(self, target: Target, document: Deliverable) -> list[Resource]:
-        """See Rung."""
-        if document.report is None:
-            return []
-        report = document.report["identifier"][0]
-        found = with_identifier(target, "DiagnosticReport", report["system"], report["value"])
-        named = [o["identifier"][0] for o in document.observations]
-        if found and named:
-            asked = ",".join(f"{i['system']}|{i['value']}" for i in named)
-            results = [
-                r
-                for r in target.client.search("Observation", {"identifier": asked})
-                if is_about(target, r) and any(carries(r, i["system"], i["value"]) for i in named)
-            ]
-            # Not every server takes a list of values.
-            found += results or [
-                r for i in named for r in with_identifier(target, "Observation", i["system"], i["value"])
-            ]
-        return found
-
-
-class Transaction(_WithResults):
+class Transaction(DocumentRung):
     """Rung 1: everything in one transaction, with conditional creates; later versions update by the known id."""
 
     number = 1
@@ -77,7 +49,7 @@ class Transaction(_WithResults):
         lacking = [
             kind
             for kind in ("DocumentReference", "DiagnosticReport", "Observation")
-            if not _creates_conditionally(capability, site, kind)
+            if not creates_conditionally(capability, site, kind)
         ]
         if lacking:
             return f"no conditional create of {', '.join(lacking)}"
@@ -138,7 +110,7 @@ class Transaction(_WithResults):
                 raise EhrFailure("conflict", "A conditional create was answered with another resource.", status=200)
 
 
-class ConditionalCreates(_WithResults):
+class ConditionalCreates(DocumentRung):
     """Rung 2: the same, one request each. What a broken sequence left is found and completed by the next try."""
 
     number = 2
@@ -160,7 +132,7 @@ class ConditionalCreates(_WithResults):
         """See Rung."""
         capability, site = target.client.capability, target.client.site
         if document.report is not None and all(
-            _creates_conditionally(capability, site, kind) for kind in ("Observation", "DiagnosticReport")
+            creates_conditionally(capability, site, kind) for kind in ("Observation", "DiagnosticReport")
         ):
             results = [_upsert(target, resource, there) for resource, there in _results(target, document)]
             if not all(results):
@@ -189,8 +161,10 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
 
     Raises EhrFailure when that is something else: the criteria were ignored or matched too much, nothing was stored.
     """
-    if written.status in (201, 202) and written.location:
+    if written.status == 201 and written.location:
         return written.location
+    if written.status == 202 and written.location:
+        return _landed(target, sent, written.location)
     there = written.resource
     if there is None or there.get("resourceType") != sent["resourceType"]:
         there = target.client.read(written.location) if written.location else None
@@ -201,3 +175,18 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
     if not is_same(target, sent, there):
         raise EhrFailure("validation", "A conditional create was answered with another resource.", status=200)
     return f"{there['resourceType']}/{there['id']}"
+
+
+def _landed(target: Target, sent: Resource, location: str) -> str:
+    """The place of what was accepted (202) and may not stand there yet.
+
+    The document is read back anyhow. A result that still lands when the next version looks for it would be there twice.
+    """
+    if sent["resourceType"] != "DocumentReference":
+        try:
+            target.client.read(location)
+        except EhrFailure as failure:
+            if failure.kind != "not-found":
+                raise
+            raise EhrFailure("unknown", "A result was taken there and is not to be found yet.") from failure
+    return location

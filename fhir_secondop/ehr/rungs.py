@@ -14,10 +14,12 @@ from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.target import (
     Target,
+    carries,
     earlier,
     first,
     honours_identifier,
     if_match,
+    is_about,
     same_documents,
     with_identifier,
 )
@@ -106,8 +108,14 @@ class DocumentRung:
         return first(self.copies(target, document), current=self.current)
 
     def parts(self, target: Target, document: Deliverable) -> list[Resource]:
-        """Nothing."""
-        return []
+        """See Rung. An attempt on a higher rung may have left some of them."""
+        capability, site = target.client.capability, target.client.site
+        if document.report is None or not creates_conditionally(capability, site, "Observation"):
+            return []
+        report = document.report["identifier"][0]
+        found = with_identifier(target, "DiagnosticReport", report["system"], report["value"])
+        named = [(o["identifier"][0]["system"], o["identifier"][0]["value"]) for o in document.observations]
+        return found + _results(target, named)
 
     def located(self, target: Target, document: Deliverable, location: str = "") -> str:
         """Where what was just written stands; "" when the EHR doesn't show it, which is no refusal of the write."""
@@ -149,6 +157,22 @@ class DocumentRung:
     def sample(self, target: Target, document: Deliverable) -> Resource:
         """See Rung."""
         return self.composed(target, document, ())
+
+
+def creates_conditionally(capability: Capability, site: Site, kind: str) -> bool:
+    """Whether a resource of this type can be created there unless it is there already."""
+    return capability.offers(kind, "create") and capability.conditional_create(kind) and kind not in site.never_creates
+
+
+def _results(target: Target, named: list[tuple[str, str]]) -> list[Resource]:
+    """The Observations there with these identifiers (system, value)."""
+    asked = ",".join(f"{system}|{value}" for system, value in named)
+    together = target.client.search("Observation", {"identifier": asked}) if named else []
+    found = [r for r in together if is_about(target, r) and any(carries(r, *one) for one in named)]
+    if all(any(carries(r, *one) for r in found) for one in named):
+        return found
+    # Not every server takes a list of values.
+    return [r for one in named for r in with_identifier(target, "Observation", *one)]
 
 
 def document_obstacle(capability: Capability, site: Site, *, as_text: bool = False) -> str:

@@ -418,7 +418,8 @@ _NOT_THERE = ("not-found", "no location was given")
 def _promised(context: Context, job: _Job, receipt: Receipt, connection: Connection) -> str:
     """The EHR took it and does not show it: it is looked for until it can't land any more, and not sent again."""
     place = receipt.location or "it did not say where"
-    job = replace(job, task=alignment.with_evidence(job.task, {"location": place}))
+    said = {"location": place, "send-started": context.instant()}  # of several requests the last went out just now
+    job = replace(job, task=alignment.with_evidence(job.task, said))
     wait = _settle_wait(context, job, connection) or FIRST_RETRY_S
     return _again(context, job, "unknown", "what it took is not to be found there yet", delay_s=wait)
 

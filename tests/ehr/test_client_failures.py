@@ -80,6 +80,7 @@ def failure_of(act: Callable[[], Any]) -> EhrFailure:
     [
         (301, "policy", "policy"),
         (302, "policy", "policy"),
+        (303, "policy", "unknown"),
         (307, "policy", "policy"),
         (400, "validation", "validation"),
         (401, "auth", "auth"),

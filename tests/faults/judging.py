@@ -31,6 +31,15 @@ class Judged:
     wrong_patients: list[Plain] = field(default_factory=list)
     strayed: list[Plain] = field(default_factory=list)  # requests at the host that redirects lead to
 
+    def __add__(self, other: Judged) -> Judged:
+        """Both runs together."""
+        did = Counter(self.did) + Counter(other.did)
+        return Judged(
+            self.requests + other.requests, self.deliveries + other.deliveries, self.outcomes + other.outcomes,
+            dict(did), self.caused + other.caused, self.made + other.made, self.undetected + other.undetected,
+            self.lost + other.lost, self.wrong_patients + other.wrong_patients, self.strayed + other.strayed,
+        )  # fmt: skip
+
     def table(self) -> str:
         """All of it, to read."""
         rows = [("deliveries", self.deliveries), *((f"  {k}", n) for k, n in sorted(self.outcomes.items())),
@@ -38,7 +47,8 @@ class Judged:
                 ("wrong patients", len(self.wrong_patients)), ("requests at the other host", len(self.strayed)),
                 ("duplicates that the peer made", self.made), ("  undetected", len(self.undetected)),
                 ("requests", self.requests), *((f"  {k}", n) for k, n in sorted(self.did.items()))]  # fmt: skip
-        return "\n".join(f"{name:46}{count:8}" for name, count in rows)
+        wrong = [*self.caused, *self.lost, *self.undetected, *map(str, self.wrong_patients), *map(str, self.strayed)]
+        return "\n".join([*(f"{name:46}{count:8}" for name, count in rows), *(f"WRONG: {what}" for what in wrong)])
 
 
 def judged(run: Run) -> Judged:
@@ -62,7 +72,8 @@ def judged(run: Run) -> Judged:
             found.deliveries += 1
             found.outcomes[_outcome(task)] += 1
             if why := _lost(task, patient, there):
-                found.lost.append(f"{place} {task['id']}: {why}")
+                requests = [f"{c['request']} by {c['by']} ({truth['fates'][place][str(c['request'])]})" for c in there]
+                found.lost.append(f"{place} {task['id']}: {why}; {', '.join(requests)}; {alignment.evidence(task)}")
             if alignment.evidence(task).get("duplicates") or task["status"] == "on-hold":
                 watched |= {(place, version_id), (place, case_id)}
     _duplicates(found, copies, watched, {f"H-{number}": case_id for case_id, number in run.cases.items()},

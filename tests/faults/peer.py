@@ -501,10 +501,11 @@ async def _say(answer: Answer, writer: asyncio.StreamWriter, reader: asyncio.Str
     return change == 0
 
 
-def _listener(act: Callable[..., Answer], timeout_s: float) -> Callable[..., Any]:
+def _listener(act: Callable[..., Answer], timeout_s: float, pause_s: float = 0.0) -> Callable[..., Any]:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ssl.SSLError, TimeoutError):
             while (asked := await _request(reader)) is not None:
+                await asyncio.sleep(pause_s)  # what had come to the other ports before this is taken first
                 if not await _say(act(*asked), writer, reader, timeout_s):
                     break
         writer.close()
@@ -586,8 +587,10 @@ async def serve(told: Plain) -> None:
         servers.append(await asyncio.start_server(
             _listener(place.answer, timeout_s), "127.0.0.1", told["places"][place.name], limit=1 << 24, ssl=secured
         ))  # fmt: skip
-    for act, port in ((stray, told["elsewhere"]), (control(world, places), told["control"])):
-        servers.append(await asyncio.start_server(_listener(act, timeout_s), "127.0.0.1", port, limit=1 << 24))
+    for act, port, pause_s in ((stray, told["elsewhere"], 0.0), (control(world, places), told["control"], 0.02)):
+        servers.append(await asyncio.start_server(
+            _listener(act, timeout_s, pause_s), "127.0.0.1", port, limit=1 << 24
+        ))  # fmt: skip
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 

@@ -606,17 +606,19 @@ def test_a_first_version_that_had_landed_and_was_superseded_is_no_mismatch(world
 def test_two_recipients_of_one_ehr_whose_workers_both_found_nothing_get_one_copy(world: World) -> None:
     ehr = hospital(world, "no-transaction", "no-conditional-create")
     case_id = world.signed(sources=[])
+    others: list[str] = []
 
     def meanwhile(asked: Asked) -> bool:
         """The other worker does all of its delivery after this one has looked, and before it sends."""
         waiting = [job for job in world.jobs if job.partition == "lakeside"]
-        if (asked.kind, asked.type) == ("search", "DocumentReference") and "patient" in asked.query and waiting:
+        if (asked.kind, asked.type) == ("search", "DocumentReference") and waiting and not others:
             world.jobs.remove(waiting[0])
-            world.workflows[waiting[0].workflow](*waiting[0].args)
+            others.append(world.workflows[waiting[0].workflow](*waiting[0].args))
         return False
 
     ehr.cut = meanwhile
     world.work(patience_s=60)
+    assert others == ["verified"]
     assert {world.delivery(case_id, n)["businessStatus"] for n in (SURGEON, ONCOLOGIST)} == {"verified"}
     assert (len(ehr.documents), len(ehr.written)) == (1, 1)
 
@@ -681,6 +683,21 @@ def test_what_an_ehr_said_that_it_stored_and_does_not_show_is_not_sent_again_but
     world.post(case_id, "replay", {"task": held["task"], "changed": "They looked: it is not there."})
     world.work()
     assert len(ehr.written) == 2
+
+
+def test_a_result_that_was_accepted_and_is_not_there_yet_is_waited_for_before_the_document_goes(world: World) -> None:
+    ehr = hospital(world, "no-transaction", settle_s=60.0)
+    case_id = world.signed(sources=[])
+    accepted = Response("", 202, headers={"Location": f"{ehr.base}/Observation/later"})
+    ehr.instead = first(world, lambda a: a.writes and a.type == "Observation", lambda: accepted)
+    world.work()
+    assert [a.type for a in ehr.written] == ["Observation"]
+    assert "unknown" in [d["businessStatus"] for d in world.deliveries(case_id)]
+    world.work(patience_s=50)
+    assert len(ehr.written) == 1  # it may land for as long as that
+    world.work(patience_s=600)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
+    assert len(ehr.documents) == 1
 
 
 def test_another_resource_than_the_copy_that_was_asked_for_says_nothing_of_the_copy(world: World) -> None:
