@@ -24,7 +24,7 @@ from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import case_events, clock_file, codes
 from fhir_secondop.rest import published as operations_of_others
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.service import logs, operations, workflows, writable
+from fhir_secondop.service import breaker, logs, operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.following import Followers
@@ -110,6 +110,7 @@ def assembled(settings: Settings) -> Service:
         checklists=Path(settings.checklists) if settings.checklists else None,
         clocks=clock_file.load(Path(settings.clocks)) if settings.clocks else clock_file.shipped(),
         alerts=settings.alerts,
+        circuit=breaker.Policy(settings.circuit_failures, settings.circuit_pause_s, settings.circuit_longest_s),
     )
     table = operations.table(context)
     systems = _systems(settings, database) if settings.auth == "smart" else None

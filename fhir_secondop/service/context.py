@@ -21,6 +21,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibi
 from fhir_secondop.opinion import checklist, clock_file
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import Policy
+from fhir_secondop.service import breaker
 from fhir_secondop.service.settling import Settling
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, Transaction
@@ -66,6 +67,7 @@ class Context:
     same_organization: str = "warn"  # what independence takes that for
     clocks: Policy = field(default_factory=clock_file.shipped)
     alerts: Alerts = field(default_factory=Alerts)
+    circuit: breaker.Policy = field(default_factory=breaker.Policy)
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""

@@ -15,7 +15,7 @@ from fhir_secondop.errors import Conflict, NotFound, SecondOpError
 from fhir_secondop.model import Caller, Connection, Resource
 from fhir_secondop.opinion import alignment, codes
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import addresses, deliverables, delivery, messaging, patients, repository
+from fhir_secondop.service import addresses, circuits, deliverables, delivery, messaging, patients, repository
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -64,6 +64,7 @@ def _row(context: Context, case: Case, task: Resource) -> Plain:
 
 
 def _rehearsed(context: Context, case: Case, task: Resource, connection: Connection) -> Plain:
+    circuits.require_asked(context, connection)
     addresses.tested(context, connection)
     client = Rehearsal(connection, now=context.now)
     person = case.directory.person(task["owner"].get("reference", "")) or repository.person(connection)

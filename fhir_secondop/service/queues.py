@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fhir_secondop.access import rights
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller
 from fhir_secondop.opinion import alignment
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import delivery, gather, worklist
+from fhir_secondop.service import breaker, delivery, gather, worklist
 from fhir_secondop.service.context import SERVICE, Context
+from fhir_secondop.store import circuits
+from fhir_secondop.store.circuits import Circuit
 
 _TYPES = ("ServiceRequest", "Task", "Practitioner", "PractitionerRole", "Organization")
 _Mark = tuple[str, str, str]  # connection, state, instant
@@ -23,7 +25,8 @@ class Queue:
     """One EHR. `gathering` and `delivering` are under way or waiting, `held` need a person; the instants are FHIR's.
 
     `last_success` is the last answer that was stored or copy that was read back, `oldest` the oldest delivery that is
-    not there yet; "" where there is none.
+    not there yet; "" where there is none. `state` is of `breaker.state`; `since` and `why` say more of it, `by` who has
+    paused it, `until` when it is asked again.
     """
 
     name: str
@@ -32,6 +35,11 @@ class Queue:
     held: int = 0
     last_success: str = ""
     oldest: str = ""
+    state: str = "closed"
+    since: str = ""
+    why: str = ""
+    by: str = ""
+    until: str = ""
 
 
 def of_connections(context: Context, caller: Caller, newest_cases: int = 1000) -> list[Queue]:
@@ -44,7 +52,27 @@ def of_connections(context: Context, caller: Caller, newest_cases: int = 1000) -
         # The service itself counts: who runs the connections sees no case.
         ids, _ = worklist.case_ids(connection, context, SERVICE, newest_cases)
         marks = [mark for case in worklist.cases(connection, EVERYTHING, ids, _TYPES) for mark in _marks(context, case)]
-    return [_queue(name, [mark for mark in marks if mark[0] == name]) for name in context.connections]
+        known = circuits.read_all(connection)
+    return [
+        _told(_queue(name, [mark for mark in marks if mark[0] == name]), known.get(name, Circuit(name)), context.now())
+        for name in context.connections
+    ]
+
+
+def of_connection(context: Context, caller: Caller, name: str) -> Queue:
+    """The queue of that connection, which must be configured. Raises as `of_connections` does."""
+    return next(queue for queue in of_connections(context, caller) if queue.name == name)
+
+
+def _told(queue: Queue, circuit: Circuit, now: int) -> Queue:
+    """The queue, and whether its EHR is asked now."""
+    found = breaker.state(circuit, now)
+    since = circuit.paused or circuit.opened
+    return replace(
+        queue, state=found, since=times.instant(since) if since else "",
+        why=circuit.paused_why or circuit.why, by=circuit.paused_by,
+        until=times.instant(circuit.until) if circuit.until > now else "",
+    )  # fmt: skip
 
 
 def _marks(context: Context, case: Case) -> Iterator[_Mark]:

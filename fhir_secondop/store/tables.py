@@ -250,6 +250,23 @@ reached = sa.Table(
     sa.Column("at", sa.BigInteger, nullable=False),  # `updated` of the last version that it has looked at
 )
 
+# Whether each EHR is asked now, over all workers (store/circuits). Times in ms since 1970, 0: none.
+circuit = sa.Table(
+    "ehr_circuit",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),  # attempts in a row in which it gave no answer
+    sa.Column("trips", sa.Integer, nullable=False),  # 0: closed
+    sa.Column("opened", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("why", sa.String(32), nullable=False),
+    sa.Column("probe", sa.String(128), nullable=False),
+    sa.Column("probe_until", sa.BigInteger, nullable=False),
+    sa.Column("paused", sa.BigInteger, nullable=False),
+    sa.Column("paused_by", sa.Text, nullable=False),
+    sa.Column("paused_why", sa.Text, nullable=False),
+)
+
 # Access tokens of systems that signed in, by SHA-256. Times in ms since 1970.
 access_token = sa.Table(
     "access_token",
