@@ -21,7 +21,16 @@ from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.checks import Finding
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.watches import Look
-from fhir_secondop.service import addresses, circuits, deliverables, delivery, patients, planning, repository, sensitivity
+from fhir_secondop.service import (
+    addresses,
+    circuits,
+    deliverables,
+    delivery,
+    patients,
+    planning,
+    repository,
+    sensitivity,
+)
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.service.watches import due_in, enqueue, hours, name_of
 from fhir_secondop.store import resources

@@ -41,6 +41,8 @@ _INTERACTIONS = {
     ("POST", "/api/second-opinions"): "$request-second-opinion",
     ("POST", "/ack/<token>"): "$acknowledge",
     ("POST", "/upload/<token>"): "$upload",
+    ("GET", "/api/deliveries"): "search-type",
+    ("POST", "/api/deliveries/replay"): "$replay",
     ("POST", "/api/connections/<name>/pause"): "$pause-connection",
     ("POST", "/api/connections/<name>/resume"): "$resume-connection",
 }

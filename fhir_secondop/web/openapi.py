@@ -53,8 +53,20 @@ def _operating(ok: dict[str, Any]) -> dict[str, Any]:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     answers = {**_ANY, "200": ok, "404": _FAULT, "409": _FAULT, "422": _FAULT}
     of_one = {"parameters": [name], "responses": answers}
+    task = {"name": "task", "in": "path", "required": True, "schema": {"type": "string"}}
+    filters = [{"name": key, "in": "query", "schema": dict(value)} for key, value in operating.SEARCHED.items()]
+    replay = {"required": True, "content": {"application/json": {"schema": operating.REPLAY}}}
     pause = {"required": True, "content": {"application/json": {"schema": operating.PAUSE}}}
     return {
+        "/api/deliveries": {
+            "get": {"operationId": "deliveries", "parameters": filters, "responses": answers,
+                    "summary": "Deliveries of all cases; state=on-hold are those that wait for a person."}},
+        "/api/deliveries/{task}": {
+            "get": {"operationId": "delivery", "parameters": [task], "responses": answers,
+                    "summary": "One delivery with every attempt."}},
+        "/api/deliveries/replay": {
+            "post": {"operationId": "replay-deliveries", "requestBody": replay, "responses": answers,
+                     "summary": "Tries again what is on hold, or with dryRun says what would be sent."}},
         "/api/connections": {
             "get": {"operationId": "connections", "responses": {**_ANY, "200": ok},
                     "summary": "Each EHR: what waits for it, and whether it is asked now."}},

@@ -72,6 +72,8 @@ ROUTES: dict[str, str] = {
     "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread",
     "/fhir/<t>/$<code>": "everything, document", "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
     "/fhir/<t>/<i>/$<code>": "operation, everything, document", "/fhir/<path:rest>": "nowhere",
+    "/api/deliveries": "page without a case", "/api/deliveries/replay": "page without a case",
+    "/api/deliveries/<task_id>": "page without a case",
     "/api/connections": "page without a case", "/api/connections/<name>/pause": "page without a case",
     "/api/connections/<name>/resume": "page without a case",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
