@@ -24,9 +24,9 @@ from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import case_events, clock_file, codes
 from fhir_secondop.rest import published as operations_of_others
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.service import logs, operations, workflows, writable
+from fhir_secondop.service import breaker, ledger, logs, operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
-from fhir_secondop.service.context import Context
+from fhir_secondop.service.context import SERVICE, Context
 from fhir_secondop.service.following import Followers
 from fhir_secondop.service.hooks import CaseHooks
 from fhir_secondop.service.settling import Settling
@@ -82,6 +82,7 @@ def assembled(settings: Settings) -> Service:
     base_url = f"{settings.public_url}/fhir"
     reindex.bring_up_to_date(database, base_url, _log_progress)
     database.numbering = Numbering(case_events.TELLS)
+    ledger.make(database, SERVICE)
     database.audit = Audit(database, strict=settings.audit == "strict", now=now_ms)
 
     @cache
@@ -110,6 +111,7 @@ def assembled(settings: Settings) -> Service:
         checklists=Path(settings.checklists) if settings.checklists else None,
         clocks=clock_file.load(Path(settings.clocks)) if settings.clocks else clock_file.shipped(),
         alerts=settings.alerts,
+        circuit=breaker.Policy(settings.circuit_failures, settings.circuit_pause_s, settings.circuit_longest_s),
     )
     table = operations.table(context)
     systems = _systems(settings, database) if settings.auth == "smart" else None

@@ -89,6 +89,9 @@ class Settings(Limits):
     worker_concurrency: int = 16  # workflows of a kind at once in one worker
     lease_s: float = 10.0  # after which a worker that does not beat is gone for the others
     drain_s: float = 20.0  # for which a worker that stops waits for what it has begun
+    circuit_failures: int = 5  # attempts in a row without an answer, after which an EHR is left alone
+    circuit_pause_s: float = 30.0  # until it is tried again; twice as long each time
+    circuit_longest_s: float = 900.0
     requests_per_s: float = 50.0  # of one caller, or of an address that did not sign in; 0: without end
     burst: int = 100  # how many of them at once
     writable_types: str = "case"  # by plain FHIR writes; service.writable says what else may stand here
@@ -410,6 +413,12 @@ def _checked(settings: Settings, file: Path) -> Settings:
     for name in ("gatherings_per_ehr", "deliveries_per_ehr"):
         if not 1 <= getattr(settings, name) <= 64:
             raise Invalid(f"{name}={getattr(settings, name)}: use a number from 1 to 64.")
+    if not 1 <= settings.circuit_failures <= 1000:
+        raise Invalid(f"circuit_failures={settings.circuit_failures}: use a number from 1 to 1000.")
+    if not 1 <= settings.circuit_pause_s <= settings.circuit_longest_s <= 86_400:
+        raise Invalid(
+            "circuit_pause_s, circuit_longest_s: use seconds from 1 to 86400, the second not below the first."
+        )
     if not 60 <= settings.token_s <= 3600:
         raise Invalid(f"token_s={settings.token_s}: use seconds from 60 to 3600.")
     if not 0 <= settings.requests_per_s <= 100_000:

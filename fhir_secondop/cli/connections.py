@@ -7,11 +7,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
 from fhir_secondop.cli import edited
 from fhir_secondop.cli.output import Plain, config_option, json_option, print_
+from fhir_secondop.cli.remote import Remote, connected
 from fhir_secondop.errors import Invalid, NotFound
 
 _AUTHS = ("none", "basic", "bearer", "smart")
@@ -19,7 +21,7 @@ _AUTHS = ("none", "basic", "bearer", "smart")
 
 @click.group()
 def connect() -> None:
-    """The EHR connections of the configuration file."""
+    """The EHR connections of the configuration file; pause, resume and status ask a running service."""
 
 
 def _options(command: Any) -> Any:
@@ -164,6 +166,49 @@ def remove(name: str, config_file: str, as_json: bool) -> None:
     del document["connections"][name]
     edited.write(file, document)
     print_({"removed": name, "file": str(file)}, as_json, lambda plain: click.echo(f"removed {name} from {file}"))
+
+
+@connect.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why, for whoever looks at the connections; nothing of any patient.")
+@connected
+def pause(name: str, reason: str, url: str, caller: str, token_file: str, as_json: bool) -> None:
+    """Nothing is sent to an EHR nor pulled from it until it is resumed. What is on the way finishes.
+
+    Example: fhir-secondop connect pause riverside --reason "They move their servers" --token-file token
+    """
+    found = Remote(url, token_file, caller).api("POST", f"/connections/{quote(name)}/pause", {"reason": reason})
+    print_(found, as_json, lambda plain: click.echo(f"{name} is paused since {plain['since']}"))
+
+
+@connect.command()
+@click.argument("name")
+@connected
+def resume(name: str, url: str, caller: str, token_file: str, as_json: bool) -> None:
+    """What waits for a paused EHR goes on, within five minutes; one that did not answer is tried at once.
+
+    Example: fhir-secondop connect resume riverside --token-file token
+    """
+    found = Remote(url, token_file, caller).api("POST", f"/connections/{quote(name)}/resume")
+    print_(found, as_json, lambda plain: click.echo(f"{name} is asked again"))
+
+
+@connect.command()
+@connected
+def status(url: str, caller: str, token_file: str, as_json: bool) -> None:
+    """What waits for each EHR of a running service, and whether it is asked now.
+
+    Example: fhir-secondop connect status --token-file token
+    """
+
+    def show(plain: Plain) -> None:
+        for row in plain["connections"]:
+            more = [row["state"], f"since {row['since']}" if "since" in row else "", row.get("why", "")]
+            said = ", ".join(filter(None, more))
+            click.echo(f"{row['name']}  {said}: {row['gathering']} gathering, {row['delivering']} being delivered, "
+                       f"{row['held']} on hold, oldest {row.get('oldest', 'none')}")  # fmt: skip
+
+    print_(Remote(url, token_file, caller).api("GET", "/connections"), as_json, show)
 
 
 @click.command()

@@ -36,6 +36,10 @@ class Remote:
         """One request at the plain JSON door, below /api/second-opinions. Raises Unavailable with what it refuses."""
         return self._send(method, f"/api/second-opinions{path}", body, "application/json")
 
+    def api(self, method: str, path: str, body: Plain | None = None) -> Plain:
+        """One request at the plain JSON door, below /api. Raises Unavailable with what it refuses."""
+        return self._send(method, f"/api{path}", body, "application/json")
+
     def fhir(self, method: str, path: str, body: Plain) -> Plain:
         """One request at the FHIR door. Raises Unavailable with what it refuses."""
         return self._send(method, f"/fhir{path}", body, "application/fhir+json")

@@ -70,6 +70,8 @@ class Client:
         self._most_bytes = most_bytes
         self._local = threading.local()
         self._at_once = limiting.at_once(self.site.concurrency)
+        self.answers = 0
+        """How often the server was there for us: rises with every answer but that it is busy, or broken."""
         self.skew_s: float | None = None
         """How far the server's clock is ahead of ours, as of its last answer; None where it sends no Date."""
 
@@ -288,6 +290,8 @@ class Client:
             # A connection that was refused, or failed in its TLS handshake, carried nothing; one that broke later may.
             failure = "unknown" if writing and not wire.never_sent(error) else "unreachable"
             raise EhrFailure(failure, f"{what}: no answer.") from error
+        if answer.status_code < 500 and answer.status_code != 429:
+            self.answers += 1
         self._note_clock(answer.headers.get("Date", ""))
         sent = str(answer.request.headers.get("Authorization", ""))
         return _Answer(answer.status_code, answer.url or target, answer.headers, content, sent)

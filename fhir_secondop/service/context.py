@@ -21,6 +21,7 @@ from fhir_secondop.model import EVERYTHING, Caller, Connection, Resource, Visibi
 from fhir_secondop.opinion import checklist, clock_file
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import Policy
+from fhir_secondop.service import breaker, ledger
 from fhir_secondop.service.settling import Settling
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, Transaction
@@ -66,6 +67,7 @@ class Context:
     same_organization: str = "warn"  # what independence takes that for
     clocks: Policy = field(default_factory=clock_file.shipped)
     alerts: Alerts = field(default_factory=Alerts)
+    circuit: breaker.Policy = field(default_factory=breaker.Policy)
 
     def instant(self) -> str:
         """Now, as a FHIR instant."""
@@ -232,6 +234,8 @@ def put(
     """Stores a resource of the case: the next version of it, or its first."""
     ready = what if isinstance(what, Checked) else checked(what)
     resource = ready.resource
+    if resource["resourceType"] == "Task" and ledger.is_kept(resource):
+        ledger.follow(tx, case_id, resource)
     before = resources.find(tx.connection, EVERYTHING, resource["resourceType"], resource["id"])
     if before is None:
         return resources.create(

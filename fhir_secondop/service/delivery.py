@@ -27,6 +27,7 @@ from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.provenance import provenance
 from fhir_secondop.service import (
     addresses,
+    circuits,
     deliverables,
     messaging,
     patients,
@@ -35,7 +36,9 @@ from fhir_secondop.service import (
     sensitivity,
     watches,
 )
+from fhir_secondop.service.breaker import Wait
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, checked, load, put
+from fhir_secondop.service.tries import Try
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
@@ -101,15 +104,16 @@ def _task(
 
 
 def _enqueue(
-    tx: Transaction, context: Context, task_id: str, connection: Connection | None, attempt: int, delay_s: float = 0
+    tx: Transaction, context: Context, task_id: str, connection: Connection | None, try_: Try, delay_s: float = 0
 ) -> None:
     partition = connection.name if connection else _LINK
-    context.enqueue(tx, WORKFLOW, f"deliver-{task_id}-{attempt}", partition, task_id, attempt, delay_s=delay_s)
+    number = try_.number
+    context.enqueue(tx, WORKFLOW, f"deliver-{task_id}-{number}", partition, task_id, number, delay_s=delay_s)
 
 
 def enqueue(tx: Transaction, context: Context, case: Case, task: Resource) -> None:
     """The first workflow of a delivery Task; one that is there already stays the only one."""
-    _enqueue(tx, context, task["id"], connection_of(context, case, task), 1)
+    _enqueue(tx, context, task["id"], connection_of(context, case, task), Try())
 
 
 def connection_of(context: Context, case: Case, task: Resource) -> Connection | None:
@@ -129,7 +133,12 @@ class _Job:
     task: Resource
     person: Person
     connection: Connection | None
-    attempt: int
+    try_: Try
+
+    @property
+    def key(self) -> str:
+        """Under which name it asks an EHR that is asked by one alone."""
+        return f"{WORKFLOW}-{self.task['id']}"
 
 
 def attempt(context: Context, task_id: str, number: int) -> str:
@@ -154,14 +163,28 @@ def _attempted(context: Context, job: _Job) -> str:
             try:
                 sealing.require(context, job.case, alignment.version_of(job.task))
             except Conflict as error:
-                return _hold(context, job, error.message)
+                return _hold(context, job, error.message, kind="to-check")
         return _issue_link(context, job, "no EHR connection to this organization")
+    return _ask(context, job, job.connection)
+
+
+def _ask(context: Context, job: _Job, connection: Connection) -> str:
+    """The attempt at an EHR, when that is asked now at all."""
+    wait = circuits.enter(context, connection.name, job.key)
+    if wait is not None:
+        return _wait(context, job, wait)
+    client = context.client(connection.name)
+    before = client.answers
     try:
-        return _deliver(context, job, job.connection)
-    except Conflict as error:
-        return _hold(context, job, error.message)
+        said = _deliver(context, job, connection)
     except EhrFailure as failure:
-        return _failed(context, job, failure)
+        wait = circuits.failed(context, connection.name, job.key, failure, client.answers != before)
+        return _failed(context, job, failure, wait)
+    except Conflict as error:
+        circuits.over(context, connection.name, job.key, client.answers != before)
+        return _hold(context, job, error.message, kind="to-check")
+    circuits.over(context, connection.name, job.key, client.answers != before)
+    return said
 
 
 def actors(person: Person) -> frozenset[str]:
@@ -182,7 +205,7 @@ def _job(context: Context, task_id: str, number: int) -> _Job | None:
         person = repository.person(connection_)
     if person is None:
         raise Conflict(f"Task/{task_id} has an owner that the case does not know.")
-    return _Job(case, task, person, connection_, number)
+    return _Job(case, task, person, connection_, Try.of(number))
 
 
 def target_of(context: Context, case: Case, connection: Connection) -> Target:
@@ -207,7 +230,7 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
     addresses.require(context, connection)
     waits_s = _older_under_way(context, job, connection)
     if waits_s > 0:
-        return _again(context, job, "", "an earlier version is still being sent", delay_s=waits_s)
+        return _again(context, job, "", "an earlier version is still being sent", job.try_.waited, delay_s=waits_s)
     target = target_of(context, job.case, connection)
     document = deliverables.deliverable(context, job.case, job.task, job.person)
     owner = partial(connection_of, context, job.case)
@@ -226,28 +249,29 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                 return _hold(context, job, why, "superseded-by-event")
             wait = _settle_wait(context, job, connection)
             if wait > 0:
-                return _again(context, job, "unknown", "what was sent before may still land", delay_s=wait)
+                why = "what was sent before may still land"
+                return _again(context, job, "unknown", why, job.try_.waited, delay_s=wait)
             decided = messaging.decide(job.case, job.task, connection, owner)
             match decided:
                 case Receipt():
                     return _settle(context, job, chosen, decided)
                 case messaging.Wait():
                     why = "the same message is on its way there"
-                    return _again(context, job, "", why, delay_s=_backoff(job.attempt))
+                    return _again(context, job, "", why, job.try_.waited, delay_s=_backoff(1 + job.try_.waits))
                 case str():
-                    return _hold(context, job, decided)
+                    return _hold(context, job, decided, kind="to-check")
             if chosen.number == messaging.RUNG:
                 addresses.require_messages(context, connection)
             unanswered = messaging.unanswered(job.task)
             promised = alignment.evidence(job.task).get("location", "")
             if promised:
                 # Sent again it might stand there twice, where the first is only not shown to us.
-                return _hold(context, job, f"The EHR said that it stored it ({promised}), and it is not there.")
+                why = f"The EHR said that it stored it ({promised}), and it is not there."
+                return _hold(context, job, why, kind="to-check")
             begun = _sending(context, job, chosen, connection, document.version_id)
             if begun is None:
-                return _again(
-                    context, job, "", "it is being sent there to somebody else", delay_s=_backoff(job.attempt)
-                )
+                why, wait = "it is being sent there to somebody else", _backoff(1 + job.try_.waits)
+                return _again(context, job, "", why, job.try_.waited, delay_s=wait)
             job = begun
             try:
                 receipt = push.send(target, chosen.rung, document)
@@ -384,7 +408,7 @@ def _sending(
     again, also when the first has ended since.
     """
     now = context.instant()
-    said = {"sent": "unknown", "send-started": now, "rung": str(chosen.number), "rung-why": chosen.why}
+    said = {"sent": "unknown", "send-started": now, "rung": str(chosen.number), "rung-why": chosen.why, **_counted(job)}
     if chosen.number == messaging.RUNG:
         said |= {"version-id": version_id, "sent-after-replays": alignment.evidence(job.task).get("replays", "")}
     task = alignment.with_evidence(job.task, said)
@@ -421,7 +445,7 @@ def _promised(context: Context, job: _Job, receipt: Receipt, connection: Connect
     said = {"location": place, "send-started": context.instant()}  # of several requests the last went out just now
     job = replace(job, task=alignment.with_evidence(job.task, said))
     wait = _settle_wait(context, job, connection) or FIRST_RETRY_S
-    return _again(context, job, "unknown", "what it took is not to be found there yet", delay_s=wait)
+    return _again(context, job, "unknown", "what it took is not to be found there yet", job.try_.waited, delay_s=wait)
 
 
 def _not_sent(context: Context, job: _Job) -> _Job:
@@ -445,7 +469,7 @@ def _moved(
         _fence(tx, job)
         stored = put(tx, context, job.case.id, after)
         also(tx)
-    return _Job(job.case, stored.resource, job.person, job.connection, job.attempt)
+    return replace(job, task=stored.resource)
 
 
 def _fence(tx: Transaction, job: _Job) -> None:
@@ -469,6 +493,8 @@ def _settle(context: Context, job: _Job, chosen: Chosen, receipt: Receipt) -> st
         "dropped": ", ".join(receipt.dropped),
         "duplicates": "",
         "read-at": context.instant(),
+        "last-failure": "",
+        **_counted(job),
         **receipt.evidence,
     }
     task = alignment.with_evidence(job.task, said)
@@ -506,7 +532,7 @@ def _address(connection: Connection, rung: int) -> str:
 def _issue_link(context: Context, job: _Job, why: str) -> str:
     """Rung 10: a link with a cover sheet. Nobody can say that it arrived; only the acknowledgement will."""
     said = {"sent": "unknown", "copy": "unverifiable", "rung": str(ladder.LINK), "rung-why": why,
-            "issued-at": context.instant()}  # fmt: skip
+            "issued-at": context.instant(), **_counted(job)}  # fmt: skip
     task = alignment.with_evidence(job.task, said)
     if task["status"] == "accepted":
         task = workflow.moved(task, "in-progress", context.instant())
@@ -549,39 +575,47 @@ def _plan_notice(tx: Transaction, context: Context, job: _Job, held: int) -> Non
 
 
 def _hold(
-    context: Context, job: _Job, why: str, reason: str = "", element: str = "",
+    context: Context, job: _Job, why: str, reason: str = "", element: str = "", kind: str = "",
     also: Callable[[Transaction], None] = lambda tx: None,
 ) -> str:  # fmt: skip
-    """Puts the Task aside for a person: `$replay` moves it back. `element` is what the EHR would not take."""
+    """Puts the Task aside for a person: `$replay` moves it back. `element` is what the EHR would not take, `kind` the
+    kind of its failure, "to-check" or "our-fault".
+    """
     business = "unknown" if alignment.evidence(job.task).get("sent") == "unknown" else "failed"
-    task = alignment.with_evidence(job.task, {"failing-element": element})
+    task = alignment.with_evidence(job.task, {"failing-element": element, "last-failure": kind, **_counted(job)})
     _moved(context, job, task, "on-hold", business, reason_text=why, reason=reason, also=also)
     return "on-hold"
 
 
 def give_up(context: Context, task_id: str, why: str) -> None:
     """Puts a delivery that failed on our side on hold, unless it has settled meanwhile."""
-    job = _job(context, task_id, MAX_ATTEMPTS)
+    job = _job(context, task_id, Try().number)
     if job is not None:
-        _hold(context, job, why)
+        _hold(context, job, why, kind="our-fault")
 
 
-def _failed(context: Context, job: _Job, failure: EhrFailure) -> str:
-    """What an EHR's failure means: try again later, or leave it to a person."""
+def _failed(context: Context, job: _Job, failure: EhrFailure, wait: Wait | None) -> str:
+    """What an EHR's failure means: wait for the EHR, try again later, or leave it to a person."""
     # The Task on disk says whether we had begun to send.
-    current = _job(context, job.task["id"], job.attempt)
+    current = _job(context, job.task["id"], job.try_.number)
     if current is None:
         return "settled before"
+    if wait is not None:
+        return _wait(context, current, wait)
+    attempt_ = current.try_.attempt
     # Somebody else was writing, or the version that we had read is no longer the newest: nothing was stored.
-    raced = failure.kind == "conflict" and current.attempt <= MAX_RACES
+    raced = failure.kind == "conflict" and attempt_ <= MAX_RACES
     if not failure.retryable and not raced:
         more = f" The EHR names {failure.element}." if failure.element else ""
-        return _hold(context, current, f"{failure.kind}: {failure.message}{more}", element=failure.element)
-    if current.attempt >= MAX_ATTEMPTS:
-        return _hold(context, current, f"Given up after {current.attempt} attempts; last: {failure.message}")
-    delay_s = max(failure.retry_after_s, _backoff(current.attempt))
+        said = f"{failure.kind}: {failure.message}{more}"
+        return _hold(context, current, said, element=failure.element, kind=failure.kind)
+    if attempt_ >= MAX_ATTEMPTS:
+        said = f"Given up after {attempt_} attempts; last: {failure.message}"
+        return _hold(context, current, said, kind=failure.kind)
+    delay_s = max(failure.retry_after_s, _backoff(attempt_))
     sent_before = "send-started" in alignment.evidence(current.task)
-    return _again(context, current, "unknown" if sent_before else "", failure.kind, delay_s=delay_s)
+    business = "unknown" if sent_before else ""
+    return _again(context, current, business, failure.kind, current.try_.next, delay_s=delay_s)
 
 
 def _backoff(attempt: int) -> float:
@@ -589,9 +623,9 @@ def _backoff(attempt: int) -> float:
     return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempt - 1, MAX_ATTEMPTS))
 
 
-def _again(context: Context, job: _Job, business: str, why: str, *, delay_s: float) -> str:
-    """Enqueues the next attempt in the transaction that says why."""
-    task = alignment.with_evidence(job.task, {"last-failure": why})
+def _again(context: Context, job: _Job, business: str, why: str, try_: Try, *, delay_s: float) -> str:
+    """Enqueues the next try in the transaction that says why."""
+    task = alignment.with_evidence(job.task, {"last-failure": why, **_counted(job)})
     next_try = times.instant(context.now() + int(delay_s * 1000))
     task["statusReason"] = {"text": f"The EHR did not do it yet ({why}); next try at {next_try}."}
     if business:
@@ -599,8 +633,23 @@ def _again(context: Context, job: _Job, business: str, why: str, *, delay_s: flo
     with context.database.transaction(SERVICE) as tx:
         _fence(tx, job)
         put(tx, context, job.case.id, {**task, "lastModified": context.instant()})
-        _enqueue(tx, context, job.task["id"], job.connection, job.attempt + 1, delay_s)
+        _enqueue(tx, context, job.task["id"], job.connection, try_, delay_s)
     return f"again in {delay_s:.0f} s: {why}"
+
+
+def _wait(context: Context, job: _Job, wait: Wait) -> str:
+    """Nothing is asked there now: the same attempt comes again. The Task says why, once."""
+    task = {**job.task, "statusReason": {"text": wait.why}, "lastModified": context.instant()}
+    with context.database.transaction(SERVICE) as tx:
+        _fence(tx, job)
+        if job.task.get("statusReason") != task["statusReason"]:
+            put(tx, context, job.case.id, alignment.with_evidence(task, {"last-failure": "waits"}))
+        _enqueue(tx, context, job.task["id"], job.connection, job.try_.waited, wait.seconds)
+    return f"waits {wait.seconds:.0f} s: {wait.why}"
+
+
+def _counted(job: _Job) -> dict[str, str]:
+    return {"attempt": str(job.try_.attempt)}
 
 
 def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: str) -> Resource:
@@ -614,5 +663,5 @@ def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: st
     after = workflow.moved(task, "in-progress" if begun else "accepted", context.instant(),
                            business="unknown" if begun else "planned")  # fmt: skip
     put(tx, context, case.id, after)
-    _enqueue(tx, context, task["id"], connection_of(context, case, task), 1000 * number + 1)
+    _enqueue(tx, context, task["id"], connection_of(context, case, task), Try(replay=number))
     return after

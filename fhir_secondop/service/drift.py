@@ -21,7 +21,16 @@ from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.checks import Finding
 from fhir_secondop.opinion.people import Person
 from fhir_secondop.opinion.watches import Look
-from fhir_secondop.service import addresses, deliverables, delivery, patients, planning, repository, sensitivity
+from fhir_secondop.service import (
+    addresses,
+    circuits,
+    deliverables,
+    delivery,
+    patients,
+    planning,
+    repository,
+    sensitivity,
+)
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
 from fhir_secondop.service.watches import due_in, enqueue, hours, name_of
 from fhir_secondop.store import resources
@@ -69,6 +78,9 @@ def look(context: Context, task_id: str, number: int) -> str:
     wait_s = due_in(context, watch)
     if wait_s > 0:  # another machine's clock is ahead of ours, or the hours were made longer
         return _again(context, case_id, watch, watches.put_off(watch, "not due yet"), wait_s)
+    wait = circuits.standing(context, connection.name, f"watch-{task_id}")
+    if wait is not None:
+        return _again(context, case_id, watch, watches.put_off(watch, wait.why), max(60.0, wait.seconds))
     try:
         found = _looked(context, case, connection)
     except EhrFailure as failure:

@@ -21,8 +21,10 @@ from fhir_secondop.opinion.case import PLATFORM, Case, derived_id, profile, refe
 from fhir_secondop.opinion.compose import compose
 from fhir_secondop.opinion.people import identifiers
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import asking, blinding, clocks, collect, copies, merging, patients, sensitivity
+from fhir_secondop.service import asking, blinding, circuits, clocks, collect, copies, merging, patients, sensitivity
+from fhir_secondop.service.breaker import Wait
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put, require_hand
+from fhir_secondop.service.tries import Try
 from fhir_secondop.store import progress, resources
 from fhir_secondop.store.database import Transaction
 
@@ -111,11 +113,16 @@ def connection_name(task: Resource) -> str:
     )
 
 
-def begin(context: Context, task_id: str) -> list[str]:
+def _key(task_id: str) -> str:
+    """Under which name a gathering asks an EHR that is asked by one alone."""
+    return f"{WORKFLOW}-{task_id}"
+
+
+def begin(context: Context, task_id: str, number: int = 1) -> list[str]:
     """Step 1: consent, and who the patient is there.
 
-    Answers ["ended"] when the Task has ended or waits for a person, else the patient's id there and the page that said
-    so.
+    Answers ["ended"] when the Task has ended or waits for a person, ["waits"] when nothing is asked there now, else the
+    patient's id there and the page that said so.
     """
     case, task = _loaded(context, task_id)
     if task["status"] in _STOPPED:
@@ -126,9 +133,17 @@ def begin(context: Context, task_id: str) -> list[str]:
     decision = sensitivity.may_ask(context, case, name, _source(task))
     if not decision.permitted:
         return _end(context, case, task, f"Not asked: {decision.because}.", reason="consent-withheld")
+    wait = circuits.enter(context, name, _key(task_id))
+    if wait is not None:
+        _wait(context, case, task, number, wait)
+        return ["waits"]
+    client = context.client(name)
+    before = client.answers
     try:
         match = patients.find(context, case, context.connections[name])
+        circuits.over(context, name, _key(task_id), client.answers != before)
     except EhrFailure as failure:
+        circuits.failed(context, name, _key(task_id), failure, client.answers != before)
         if failure.retryable:
             raise
         why = failure.message if isinstance(failure, Refused) else f"The EHR refused: {failure.kind}."
@@ -199,9 +214,16 @@ def fetch(context: Context, task_id: str, patient_id: str, number: int) -> list[
     case, task = _loaded(context, task_id)
     if task["status"] in _STOPPED:
         return ["0", "0"]
+    name = connection_name(task)
+    client = context.client(name)
+    before = client.answers
     try:
         _require_consent(context, case, task)
-        found = _collected(context, case, task, patient_id, last_try=number >= MAX_ATTEMPTS)
+        found = _collected(context, case, task, patient_id, last_try=Try.of(number).attempt >= MAX_ATTEMPTS)
+        circuits.over(context, name, _key(task_id), client.answers != before)
+    except EhrFailure as failure:
+        circuits.failed(context, name, _key(task_id), failure, client.answers != before)
+        raise
     except sensitivity.ConsentEnded as ended:
         return _end_without_consent(context, task_id, ended)
     return [str(len(found.pages)), str(len(found.files))]
@@ -360,19 +382,41 @@ def later(context: Context, task_id: str, number: int, why: str, at_least_s: flo
     case, task = _loaded(context, task_id)
     if task["status"] in _STOPPED:
         return "ended"
-    if number >= MAX_ATTEMPTS:
-        said = f"The EHR gave no answer in {number} attempts ({why}); gather again when it is back."
+    wait = circuits.standing(context, connection_name(task), _key(task_id))
+    if wait is not None:
+        return _wait(context, case, task, number, wait)
+    try_ = Try.of(number)
+    if try_.attempt >= MAX_ATTEMPTS:
+        said = f"The EHR gave no answer in {try_.attempt} attempts ({why}); gather again when it is back."
         _end(context, case, task, said, outcome="failed")
         return "given up"
-    delay_s = max(at_least_s, min(LONGEST_PAUSE_S, 2.0**number))
+    delay_s = max(at_least_s, min(LONGEST_PAUSE_S, 2.0**try_.attempt))
     next_try = times.instant(context.now() + int(delay_s * 1000))
-    said = f"No answer from the EHR yet ({why}); attempt {number + 1} at {next_try}."
+    said = f"No answer from the EHR yet ({why}); attempt {try_.attempt + 1} at {next_try}."
     waiting = {**task, "statusReason": {"text": said}, "lastModified": context.instant()}
     with context.database.transaction(SERVICE) as tx:
         put(tx, context, case.id, waiting)
-        key = f"gather-{task_id}-{number + 1}"
-        context.enqueue(tx, WORKFLOW, key, connection_name(task), task_id, number + 1, delay_s=delay_s)
+        _enqueue_try(tx, context, task, try_.next, delay_s)
     return said
+
+
+def _wait(context: Context, case: Case, task: Resource, number: int, wait: Wait) -> str:
+    """Nothing is asked there now: the same attempt comes again. The Task says why, once."""
+    waiting = {**task, "statusReason": {"text": wait.why}, "lastModified": context.instant()}
+    with context.database.transaction(SERVICE) as tx:
+        current = resources.read(tx.connection, EVERYTHING, "Task", task["id"]).resource
+        if current["status"] in _STOPPED:  # ended meanwhile, by a person
+            return "ended"
+        if task.get("statusReason") != waiting["statusReason"]:
+            put(tx, context, case.id, waiting)
+        _enqueue_try(tx, context, task, Try.of(number).waited, wait.seconds)
+    return wait.why
+
+
+def _enqueue_try(tx: Transaction, context: Context, task: Resource, try_: Try, delay_s: float) -> None:
+    number = try_.number
+    key = f"gather-{task['id']}-{number}"
+    context.enqueue(tx, WORKFLOW, key, connection_name(task), task["id"], number, delay_s=delay_s)
 
 
 def fail(context: Context, task_id: str, why: str) -> None:

@@ -15,7 +15,7 @@ from fhir_secondop.errors import Conflict, NotFound, SecondOpError
 from fhir_secondop.model import Caller, Connection, Resource
 from fhir_secondop.opinion import alignment, codes
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import addresses, deliverables, delivery, messaging, patients, repository
+from fhir_secondop.service import addresses, circuits, deliverables, delivery, messaging, patients, repository
 from fhir_secondop.service.context import Context, load
 
 Plain = dict[str, Any]
@@ -31,7 +31,7 @@ def preview(context: Context, caller: Caller, case_id: str, plain: Plain) -> Pla
     chosen = [t for t in newest if wanted in t["owner"].get("display", "").casefold()]
     if not chosen:
         raise NotFound("Nothing is to be delivered to anybody of that name." if newest else "No report is signed yet.")
-    return {"deliveries": [_row(context, case, task) for task in chosen]}
+    return {"deliveries": [rehearsed(context, case, task) for task in chosen]}
 
 
 def _newest(case: Case) -> list[Resource]:
@@ -44,7 +44,8 @@ def _newest(case: Case) -> list[Resource]:
     return list(found.values())
 
 
-def _row(context: Context, case: Case, task: Resource) -> Plain:
+def rehearsed(context: Context, case: Case, task: Resource) -> Plain:
+    """What one delivery would do now; where it can't be done, why."""
     row: Plain = {
         "task": task["id"],
         "what": (codes.code_of(task["code"], codes.TASK) or "").removeprefix("deliver-"),
@@ -64,6 +65,7 @@ def _row(context: Context, case: Case, task: Resource) -> Plain:
 
 
 def _rehearsed(context: Context, case: Case, task: Resource, connection: Connection) -> Plain:
+    circuits.require_asked(context, connection)
     addresses.tested(context, connection)
     client = Rehearsal(connection, now=context.now)
     person = case.directory.person(task["owner"].get("reference", "")) or repository.person(connection)

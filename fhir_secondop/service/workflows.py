@@ -239,7 +239,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
         "retries_allowed": True, "max_attempts": GATHER_RETRIES, "interval_seconds": 1.0, "backoff_rate": 3.0,
         "should_retry": retry,
     }  # fmt: skip
-    begin = step("gather.begin", lambda task: gather.begin(context, task), **retried)
+    begin = step("gather.begin", lambda task, number: gather.begin(context, task, number), **retried)
     fetch = step("gather.fetch", lambda task, patient, number: gather.fetch(context, task, patient, number))
     merge = step("gather.merge", lambda task, patient, page, number: gather.merge(context, task, patient, page, number))
     fail = step("gather.fail", lambda task, why: gather.fail(context, task, why))
@@ -248,9 +248,9 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
     @workflow(gather.WORKFLOW)
     def gather_source(task_id: str, number: int = 1) -> str:
         try:
-            begun = begin(task_id)
-            if begun == ["ended"]:
-                return "ended"
+            begun = begin(task_id, number)
+            if len(begun) == 1:
+                return str(begun[0])
             patient, page = begun
             fetch(task_id, patient, number)
             merge(task_id, patient, page, number)

@@ -250,6 +250,41 @@ reached = sa.Table(
     sa.Column("at", sa.BigInteger, nullable=False),  # `updated` of the last version that it has looked at
 )
 
+# An index of the Tasks that go to or come from an EHR (store/ledger). Times in ms since 1970.
+ehr_work = sa.Table(
+    "ehr_work",
+    metadata,
+    sa.Column("task_id", sa.String(64), primary_key=True),
+    sa.Column("case_id", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("place", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(64), nullable=False),
+    sa.Column("authored", sa.BigInteger, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Index("ix_ehr_work_state", "state", "authored", "task_id"),
+    sa.Index("ix_ehr_work_place", "place", "state", "changed"),
+    sa.Index("ix_ehr_work_case", "case_id"),
+)
+
+# Whether each EHR is asked now, over all workers (store/circuits). Times in ms since 1970, 0: none.
+circuit = sa.Table(
+    "ehr_circuit",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),  # attempts in a row in which it gave no answer
+    sa.Column("trips", sa.Integer, nullable=False),  # 0: closed
+    sa.Column("opened", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("why", sa.String(32), nullable=False),
+    sa.Column("probe", sa.String(128), nullable=False),
+    sa.Column("probe_until", sa.BigInteger, nullable=False),
+    sa.Column("paused", sa.BigInteger, nullable=False),
+    sa.Column("paused_by", sa.Text, nullable=False),
+    sa.Column("paused_why", sa.Text, nullable=False),
+)
+
 # Access tokens of systems that signed in, by SHA-256. Times in ms since 1970.
 access_token = sa.Table(
     "access_token",

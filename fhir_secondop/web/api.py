@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, Response, request
 
 from fhir_secondop.access import rights
 from fhir_secondop.bootstrap import Service
-from fhir_secondop.errors import (
-    Forbidden,
-    Malformed,
-    NotFound,
-    UnsupportedMedia,
-)
-from fhir_secondop.fhir import codec
+from fhir_secondop.errors import Forbidden, NotFound
 from fhir_secondop.model import Caller, Operation, Resource, Result
 from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import valid
-from fhir_secondop.rest.formats import check_values
 from fhir_secondop.rest.operations import check, may, noted, of_query
 from fhir_secondop.service import intake, review, worklist
 from fhir_secondop.service.operations import opening
 from fhir_secondop.service.operations.case import case_summary
+from fhir_secondop.web.plain import JSON, answer, body, signed_in
 
-JSON = "application/json"
 PAGE = 100
 
 
@@ -37,8 +28,8 @@ def blueprint(service: Service) -> Blueprint:
 
     @routes.post("/second-opinions")
     def open_case() -> Response:
-        caller = _caller(service)
-        plain = _body(service)
+        caller = signed_in(service)
+        plain = body(service)
         check(plain, review.schema("second-opinion-request"))
         bundle = intake_json.to_bundle(plain)
         valid(bundle)
@@ -46,9 +37,9 @@ def blueprint(service: Service) -> Blueprint:
         key = request.headers.get("Idempotency-Key", "")
         result = opening.opened(intake.open_case(context, caller, sent, [None] * len(sent), key))
         noted(result, False)
-        answer = _answer(result)
-        answer.headers["Location"] = f"{context.public_url}/api/second-opinions/{result.plain['id']}"
-        return answer
+        opened = _answer(result)
+        opened.headers["Location"] = f"{context.public_url}/api/second-opinions/{result.plain['id']}"
+        return opened
 
     @routes.get("/second-opinions")
     def list_cases() -> Response:
@@ -56,18 +47,18 @@ def blueprint(service: Service) -> Blueprint:
         found, older = _cases(service, caller, request.args.get("before", ""))
         for case in found:
             disclosure.disclosed_of(case["id"])
-        return json_answer({"cases": found, **({"next": f"/api/second-opinions?before={older}"} if older else {})})
+        return answer({"cases": found, **({"next": f"/api/second-opinions?before={older}"} if older else {})})
 
     @routes.get("/second-opinions/<case_id>")
     def show(case_id: str) -> Response:
         caller = reader(service)
         summary = case_summary(intake.find_case(context, caller, case_id))
         disclosure.disclosed_of(case_id)
-        return json_answer(summary)
+        return answer(summary)
 
     @routes.route("/second-opinions/<case_id>/<code>", methods=["GET", "POST"])
     def operate(case_id: str, code: str) -> Response:
-        caller = _caller(service)
+        caller = signed_in(service)
         row = rows.get(code)
         if row is None or (request.method == "GET" and not row.reads):
             raise NotFound(f"There is no operation {code!r}; /api/openapi.json lists them.")
@@ -79,15 +70,9 @@ def blueprint(service: Service) -> Blueprint:
     return routes
 
 
-def _caller(service: Service) -> Caller:
-    caller = service.authenticate(request)
-    disclosure.signed_in(caller)
-    return caller
-
-
 def reader(service: Service) -> Caller:
     """The caller, whose scopes cover what a summary of a case tells. Raises Forbidden."""
-    caller = _caller(service)
+    caller = signed_in(service)
     missing = rights.summary_scopes_missing(caller)
     if missing:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}.")
@@ -96,7 +81,7 @@ def reader(service: Service) -> Caller:
 
 def _run(service: Service, row: Operation, caller: Caller, case_id: str) -> Result:
     may(service.endpoint, caller, row)
-    plain = _body(service) if request.get_data() else of_query(row)
+    plain = body(service) if request.get_data() else of_query(row)
     check(plain, row.schema)
     return row.handler(caller, case_id, plain)
 
@@ -117,22 +102,5 @@ def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource
     return found, older
 
 
-def _body(service: Service) -> dict[str, Any]:
-    if request.mimetype != JSON:
-        raise UnsupportedMedia(f"Send Content-Type: {JSON}.")
-    data = request.get_data()
-    if not data.strip():
-        raise Malformed("The body is empty.")
-    limits = service.endpoint.limits
-    check_values(data, limits)
-    codec.check_depth(text := codec.text_of(data), limits.max_depth)
-    return codec.parse(text)
-
-
 def _answer(result: Result) -> Response:
-    return json_answer(result.plain, result.status)
-
-
-def json_answer(plain: dict[str, Any], status: int = 200) -> Response:
-    """An answer of plain JSON."""
-    return Response(codec.dumps(plain), status, mimetype=JSON)
+    return answer(result.plain, result.status)

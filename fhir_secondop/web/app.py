@@ -28,6 +28,7 @@ from fhir_secondop.web import (
     metrics,
     oauth,
     openapi,
+    operating,
     pages,
     spans,
     throttle,
@@ -52,6 +53,7 @@ def create(service: bootstrap.Service, visitors: pages.SignIn | None = None) -> 
     app.register_blueprint(api.blueprint(service), url_prefix="/api")
     app.register_blueprint(events.blueprint(service), url_prefix="/api")
     app.extensions[events.FOLLOWERS] = service.followers
+    app.register_blueprint(operating.blueprint(service), url_prefix="/api")
     sign_in = SignIn(service.context, service.settings)
     app.register_blueprint(sign_in.blueprint())
     app.register_blueprint(assets.blueprint())

@@ -41,6 +41,10 @@ _INTERACTIONS = {
     ("POST", "/api/second-opinions"): "$request-second-opinion",
     ("POST", "/ack/<token>"): "$acknowledge",
     ("POST", "/upload/<token>"): "$upload",
+    ("GET", "/api/deliveries"): "search-type",
+    ("POST", "/api/deliveries/replay"): "$replay",
+    ("POST", "/api/connections/<name>/pause"): "$pause-connection",
+    ("POST", "/api/connections/<name>/resume"): "$resume-connection",
 }
 _BY_METHOD = {"GET": "read", "HEAD": "read", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _ACTIONS = {"create": "C", "read": "R", "vread": "R", "history-instance": "R", "history-type": "R",

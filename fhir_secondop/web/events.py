@@ -12,7 +12,8 @@ from fhir_secondop.errors import Malformed
 from fhir_secondop.opinion.case_events import KINDS
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.service import case_events
-from fhir_secondop.web.api import JSON, json_answer, reader
+from fhir_secondop.web.api import reader
+from fhir_secondop.web.plain import JSON, answer
 
 FOLLOWERS = "secondop.followers"  # of the application: what whoever stops its server must end
 LONGEST_WAIT_S = 30
@@ -42,7 +43,7 @@ def blueprint(service: Service) -> Blueprint:
             service.followers.wait(caller.id, case_id, asked["after"], asked["wait"])
             found = case_events.page(context, caller, case_id, asked["after"], asked["count"])
         disclosure.disclosed_of(case_id)
-        return json_answer({"case": found.case_id, "events": found.events, "last": found.last})
+        return answer({"case": found.case_id, "events": found.events, "last": found.last})
 
     failures.handle(routes, JSON)
     return routes

@@ -12,7 +12,7 @@ from fhir_secondop.bootstrap import Service
 from fhir_secondop.fhir import codec
 from fhir_secondop.service import review
 from fhir_secondop.web import events as of_events
-from fhir_secondop.web import fhir_openapi, headers
+from fhir_secondop.web import fhir_openapi, headers, operating
 
 _FAULT = {"description": "an OperationOutcome that names each fault", "content": {"application/json": {}}}
 # What any call may meet before it comes to its own: form, sign-in, rights, size, limits of rate and overload.
@@ -48,6 +48,36 @@ def blueprint(service: Service) -> Blueprint:
     return routes
 
 
+def _operating(ok: dict[str, Any]) -> dict[str, Any]:
+    """What operators and coordinators ask of connections."""
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    answers = {**_ANY, "200": ok, "404": _FAULT, "409": _FAULT, "422": _FAULT}
+    of_one = {"parameters": [name], "responses": answers}
+    task = {"name": "task", "in": "path", "required": True, "schema": {"type": "string"}}
+    filters = [{"name": key, "in": "query", "schema": dict(value)} for key, value in operating.SEARCHED.items()]
+    replay = {"required": True, "content": {"application/json": {"schema": operating.REPLAY}}}
+    pause = {"required": True, "content": {"application/json": {"schema": operating.PAUSE}}}
+    return {
+        "/api/deliveries": {
+            "get": {"operationId": "deliveries", "parameters": filters, "responses": answers,
+                    "summary": "Deliveries of all cases; state=on-hold are those that wait for a person."}},
+        "/api/deliveries/{task}": {
+            "get": {"operationId": "delivery", "parameters": [task], "responses": answers,
+                    "summary": "One delivery with every attempt."}},
+        "/api/deliveries/replay": {
+            "post": {"operationId": "replay-deliveries", "requestBody": replay, "responses": answers,
+                     "summary": "Tries again what is on hold, or with dryRun says what would be sent."}},
+        "/api/connections": {
+            "get": {"operationId": "connections", "responses": {**_ANY, "200": ok},
+                    "summary": "Each EHR: what waits for it, and whether it is asked now."}},
+        "/api/connections/{name}/pause": {
+            "post": {"operationId": "pause-connection", "summary": "Nothing is sent there nor pulled, until resumed.",
+                     "requestBody": pause, **of_one}},
+        "/api/connections/{name}/resume": {
+            "post": {"operationId": "resume-connection", "summary": "What waits goes on, within minutes.", **of_one}},
+    }  # fmt: skip
+
+
 def document(service: Service) -> dict[str, Any]:
     """The OpenAPI document of the plain JSON door."""
     request = review.schema("second-opinion-request")
@@ -77,6 +107,7 @@ def document(service: Service) -> dict[str, Any]:
             "get": {**events, "parameters": [case, *events["parameters"]]},
         },
     }  # fmt: skip
+    paths |= _operating(ok)
     for row in service.operations:
         if row.type != "ServiceRequest":
             continue

@@ -159,6 +159,18 @@ def when(instant: str) -> str:
     return facts.moment(instant) if "T" in instant else instant
 
 
+# breaker.state → the mark it has, and in words.
+_CIRCUITS = {
+    "paused": ("warn", "paused"), "open": ("bad", "does not answer"), "half-open": ("bad", "does not answer, is tried"),
+    "resting": ("wait", "asked us to wait"), "closed": ("ok", "is asked"),
+}  # fmt: skip
+
+
+def circuit(state: str) -> tuple[str, str]:
+    """Whether an EHR is asked now: the mark, and the words."""
+    return _CIRCUITS[state]
+
+
 def of(table: dict[str, str], code: str) -> str:
     """A code in words; one that no table knows as it is."""
     return table.get(code, code.replace("-", " "))
