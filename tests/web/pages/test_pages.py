@@ -21,7 +21,7 @@ GETS = ("", "/records", "/review", "/preview", "/preview.pdf", "/report.pdf", "/
 def rules(clinic: Clinic, method: str) -> list[str]:
     """Every address of the pages, its parts filled with something."""
     filled = {"case_id": "c", "task_id": "t", "code": "accept", "kind": "Binary", "resource_id": "r", "place": 0,
-              "version": 1, "name": "lakeside", "measure": "loop"}  # fmt: skip
+              "version": 1, "name": "lakeside", "measure": "loop", "alert_id": "a"}  # fmt: skip
     adapter = clinic.app.url_map.bind("localhost")
     return [
         adapter.build(rule.endpoint, {name: filled[name] for name in rule.arguments}, method=method)
