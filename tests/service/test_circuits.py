@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.model import Caller
 from fhir_secondop.service import breaker, circuits, delivery, gather
 from fhir_secondop.service.breaker import Policy
@@ -89,6 +90,17 @@ def test_a_report_that_breaks_the_ehr_does_not_close_it_to_others(world: World) 
     fine = another(world, 9)
     world.work()
     assert world.delivery(fine, SURGEON)["businessStatus"] == "verified"
+
+
+def test_a_failure_after_an_answer_never_opens_the_circuit(world: World) -> None:
+    hospital(world)
+    broken = EhrFailure("unreachable", "x", status=500)
+    for n in range(3 * POLICY.failures):
+        assert circuits.failed(world.context, "lakeside", f"deliver-{n}", broken, True) is None
+    assert state(world, "lakeside") == "closed"
+    waits = [circuits.failed(world.context, "lakeside", f"deliver-{n}", broken, False) for n in range(POLICY.failures)]
+    assert [wait is None for wait in waits] == [True] * (POLICY.failures - 1) + [False]
+    assert state(world, "lakeside") == "open"
 
 
 def test_one_alone_asks_an_ehr_that_was_silent(world: World) -> None:
