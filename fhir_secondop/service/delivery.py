@@ -154,10 +154,9 @@ def attempt(context: Context, task_id: str, number: int) -> str:
 
 
 def _attempted(context: Context, job: _Job) -> str:
-    decision = sensitivity.may_send(context, job.case, actors(job.person))
-    # A notice has no content that a consent could be about.
-    if not decision.permitted and not codes.has(job.task["code"], codes.TASK, deliverables.NOTICE):
-        return _withhold(context, job, f"Not sent: {decision.because}.")
+    denied = _denied(context, job, job.case)
+    if denied:
+        return _withhold(context, job, denied)
     if job.connection is None:
         if codes.has(job.task["code"], codes.TASK, "deliver-report"):
             try:
@@ -177,6 +176,9 @@ def _ask(context: Context, job: _Job, connection: Connection) -> str:
     before = client.answers
     try:
         said = _deliver(context, job, connection)
+    except _Withheld as denied:
+        circuits.over(context, connection.name, job.key, client.answers != before)
+        return _withhold(context, job, str(denied))
     except EhrFailure as failure:
         wait = circuits.failed(context, connection.name, job.key, failure, client.answers != before)
         return _failed(context, job, failure, wait)
@@ -185,6 +187,17 @@ def _ask(context: Context, job: _Job, connection: Connection) -> str:
         return _hold(context, job, error.message, kind="to-check")
     circuits.over(context, connection.name, job.key, client.answers != before)
     return said
+
+
+def _denied(context: Context, job: _Job, case: Case) -> str:
+    """Why it must not be sent, by the consents of the case as it was read; "" when it may be.
+
+    A notice has no content that a consent could be about.
+    """
+    if codes.has(job.task["code"], codes.TASK, deliverables.NOTICE):
+        return ""
+    decision = sensitivity.may_send(context, case, actors(job.person))
+    return "" if decision.permitted else f"Not sent: {decision.because}."
 
 
 def actors(person: Person) -> frozenset[str]:
@@ -399,6 +412,10 @@ class _Waits(Exception):
     """Somebody else's delivery of the same goes first."""
 
 
+class _Withheld(Exception):
+    """The consent was taken back since the case was read."""
+
+
 def _sending(
     context: Context, job: _Job, chosen: Chosen, connection: Connection, version_id: str
 ) -> _Job | None:  # fmt: skip
@@ -415,8 +432,11 @@ def _sending(
     seen = {other["id"]: other["meta"]["versionId"] for other in job.case.deliveries}
 
     def alone(tx: Transaction) -> None:
-        now_there = load(tx.connection, EVERYTHING, job.case.id).deliveries
-        for other in _same_elsewhere(context, job, connection, now_there):
+        now_there = load(tx.connection, EVERYTHING, job.case.id)
+        denied = _denied(context, job, now_there)
+        if denied:
+            raise _Withheld(denied)
+        for other in _same_elsewhere(context, job, connection, now_there.deliveries):
             sending = other["status"] == "in-progress" and _settle_wait(context, replace(job, task=other), connection)
             if sending or other["meta"]["versionId"] != seen.get(other["id"]):
                 raise _Waits

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fhir_secondop.service import reminders
 from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.context import Context
+from fhir_secondop.service.running import is_outage
 from fhir_secondop.store import turns
 
 log = logging.getLogger(__name__)
@@ -59,5 +60,8 @@ class Rounds:
             if turns.taken(context.database, each.name, int(1000 * each.every_s), context.now()):
                 each.act(context)
         except Exception as error:
+            if is_outage(error):
+                log.warning("round %s waits for the database (%s)", each.name, type(error).__name__)
+                return
             # Whatever it was, the others are still done. The type only: a message may quote what it handled.
             log.error("round %s failed: %s", each.name, type(error).__name__)

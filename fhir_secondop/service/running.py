@@ -34,7 +34,7 @@ class Running:
     """The workflows of this process."""
 
     def __init__(self) -> None:
-        self._ids: dict[int, str] = {}  # by thread: an id may be there twice
+        self._ids: dict[object, str] = {}  # by run: an id may be there twice
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -55,13 +55,14 @@ class Running:
 
         @wraps(function)
         def run(*args: Any) -> str:
+            mine = object()  # not the thread: one within another is one more
             with self._lock:
-                self._ids[threading.get_ident()] = DBOS.workflow_id or ""
+                self._ids[mine] = DBOS.workflow_id or ""
             try:
                 return function(*args)
             finally:
                 with self._lock:
-                    del self._ids[threading.get_ident()]
+                    del self._ids[mine]
 
         return run
 

@@ -1,0 +1,167 @@
+"""PostgreSQL is stopped at once and started again, and fails over to a standby, while a case is on its way."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.faults.machines import LEASE, Door, delivering, running, wait_for
+from tests.faults.postgres import Server
+from tests.scenarios.cluster import Cluster
+from tests.scenarios.outcome import check
+
+AWAY_S = 2.0
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    # Not below pytest's own folder: it is closed to the server's user, and a run that begins meanwhile clears it away.
+    with tempfile.TemporaryDirectory(prefix="secondop-away-", ignore_cleanup_errors=True) as folder:
+        made = Server(Path(folder) / "primary").init()
+        yield made
+        made.stop()
+
+
+def started(folder: Path, database: str) -> Cluster:
+    return Cluster(folder, database, ("one",), serves=("serve", "--no-work"), settings=LEASE, timeout_s=2.0)
+
+
+class Written:
+    """Somebody who stores one thing after the other, and remembers what was confirmed."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.confirmed: list[str] = []
+        self.refused = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.02):
+            answer = self._door.ask("POST", "/fhir/Patient", {"resourceType": "Patient"})
+            if answer.status_code == 201:
+                self.confirmed.append(answer.json()["id"])
+            else:
+                assert answer.status_code >= 500, answer.text
+                self.refused += 1
+
+    def end(self) -> list[str]:
+        """What was confirmed."""
+        self._over.set()
+        self._thread.join()
+        return self.confirmed
+
+
+def survived(cluster: Cluster, strike: Callable[[], None], times: int) -> None:
+    """The case goes on through so many strikes, each in the middle of something else; nothing confirmed is lost."""
+    door, over = Door(cluster), threading.Event()
+    written = Written(door)
+
+    def struck() -> None:
+        for _ in range(times):
+            strike()
+            if over.wait(3.0):
+                return
+
+    striking = threading.Thread(target=struck)
+    delivering(cluster, striking.start)
+    board = cluster.told()
+    striking.join()
+    wait_for("a service that can write", door.ready)
+    confirmed = written.end()
+    there = {row[0] for row in cluster.rows("SELECT id FROM resource WHERE type = 'Patient'")}
+    assert written.refused
+    assert len(confirmed) > 20
+    assert set(confirmed) <= there
+    print(f"{len(confirmed)} confirmed writes, {written.refused} refused, none of the confirmed lost")
+    check(cluster, [], board, kills=0)
+    states = {row[0] for row in cluster.rows("SELECT status FROM dbos_workflow_status")}
+    assert "ERROR" not in states
+    assert all(process.poll() is None for process in cluster.processes.values()), "nothing had to be started again"
+
+
+def test_a_database_that_is_started_again_while_reports_are_delivered_loses_and_doubles_nothing(
+    server: Server, tmp_path: Path
+) -> None:
+    def restart() -> None:
+        server.stop()
+        time.sleep(AWAY_S)
+        server.start()
+
+    with running(started(tmp_path, server.url)) as cluster:
+        survived(cluster, restart, 2)
+
+
+class Address:
+    """What stands before the servers and forwards to the one that is the primary now."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                client.close()
+                continue
+            self._open += [client, server]
+            for one, other in ((client, server), (server, client)):
+                threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
+
+    def point_to(self, target: int) -> None:
+        """From now on; who was connected is cut off."""
+        self._target = target
+        for one in self._open:
+            one.close()
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+def _pass_on(one: socket.socket, other: socket.socket) -> None:
+    with suppress(OSError):
+        while data := one.recv(65536):
+            other.sendall(data)
+    for end in (one, other):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.slow
+def test_a_database_that_fails_over_to_its_standby_loses_nothing_that_was_confirmed(
+    server: Server, tmp_path: Path
+) -> None:
+    standby = Server(server.folder.parent / "standby").follow(server)
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+    server.sql("SELECT pg_reload_conf()")
+    server.until("SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
+    address = Address(server.port)
+
+    def fail_over() -> None:
+        server.stop()
+        standby.promote()
+        address.point_to(standby.port)
+
+    try:
+        with running(started(tmp_path, f"postgresql://postgres@127.0.0.1:{address.port}/postgres")) as cluster:
+            survived(cluster, fail_over, 1)
+    finally:
+        address.close()
+        standby.stop()
