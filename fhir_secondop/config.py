@@ -88,6 +88,7 @@ class Settings(Limits):
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
     worker_concurrency: int = 16  # workflows of a kind at once in one worker
     lease_s: float = 10.0  # after which a worker that does not beat is gone for the others
+    keep_jobs_days: int = 30  # for which workflows that have ended are kept; 0 for ever
     drain_s: float = 20.0  # for which a worker that stops waits for what it has begun
     circuit_failures: int = 5  # attempts in a row without an answer, after which an EHR is left alone
     circuit_pause_s: float = 30.0  # until it is tried again; twice as long each time
@@ -385,6 +386,8 @@ def _checked(settings: Settings, file: Path) -> Settings:
         raise Invalid(f"worker_concurrency={settings.worker_concurrency}: use a number from 1 to 256.")
     if not 1 <= settings.lease_s <= 3600:
         raise Invalid(f"lease_s={settings.lease_s}: use seconds from 1 to 3600.")
+    if not 0 <= settings.keep_jobs_days <= 3650:
+        raise Invalid(f"keep_jobs_days={settings.keep_jobs_days}: use days from 1 to 3650, or 0 to keep them for ever.")
     if not 0 <= settings.drain_s <= 3600:
         raise Invalid(f"drain_s={settings.drain_s}: use seconds from 0 to 3600.")
     if not 0 <= settings.drift_hours <= 8760:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -62,3 +64,17 @@ def test_growth_is_measured(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(json.loads(done.stdout)) == {"100", "3000"}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_store_with_many_cases_is_measured_against_one_with_few(database: str) -> None:
+    command = [sys.executable, str(FOLDER / "cases.py"), "--cases", "60", "--few", "20", "--repeat", "1", "--json",
+               "--database", database]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert {"page, coordinator", "list, reviewer", "board", "waiting", "connections", "requeue"} <= said[
+        "measured"
+    ].keys()
+    assert all(set(by) == {"20", "60"} for by in said["measured"].values())
+    assert said["starts"]["60"]["jobs"] > said["starts"]["20"]["jobs"] > 0  # what is open has its workflows

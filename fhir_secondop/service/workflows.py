@@ -24,6 +24,7 @@ from fhir_secondop.service import (
     coverage,
     delivery,
     drift,
+    ended,
     executors,
     gather,
     proposing,
@@ -64,12 +65,14 @@ class Settings:
     order by what their Tasks say, so several go at once: more than the EHR is asked at once (a connection's
     `concurrency`), since one that works on our side asks nobody. A worker runs `concurrency` of a kind at once. One
     that has not beaten for `lease_s` is gone for the others; one that stops waits `drain_s` for what it has begun.
+    Workflows that have ended are kept for `keep_days`.
     """
 
     executor: str = "service"
     concurrency: int = 16
     lease_s: float = 10.0
     drain_s: float = 20.0
+    keep_days: int = 30
     gatherings_per_ehr: int = 1
     deliveries_per_ehr: int = 8
     polling_s: float = 0.2
@@ -173,7 +176,8 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
     alive = partial(live, client)
     lost = rounds.Round("carry-on", CARRY_ON_S, lambda context: carry_on(context, alive))
     anew = rounds.Round("requeue", REQUEUE_S, lambda context: requeue(context, alive))
-    regular = rounds.Rounds(context, (lost, anew, *rounds.ALL))
+    old = rounds.Round("ended-jobs", ended.EVERY_S, lambda context: ended.forget(context, client, settings.keep_days))
+    regular = rounds.Rounds(context, (lost, anew, old, *rounds.ALL))
     try:
         _register_queues(DBOS, settings)
         take_over.resume()  # what an earlier start of this worker left goes on at once

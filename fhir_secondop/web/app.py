@@ -109,6 +109,7 @@ def _work(settings: Settings, executor: str) -> workflows.Settings:
         executor=executor, gatherings_per_ehr=settings.gatherings_per_ehr,
         deliveries_per_ehr=settings.deliveries_per_ehr, polling_s=settings.polling_s,
         concurrency=settings.worker_concurrency, lease_s=settings.lease_s, drain_s=settings.drain_s,
+        keep_days=settings.keep_jobs_days,
     )  # fmt: skip
 
 
