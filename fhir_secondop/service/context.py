@@ -222,10 +222,23 @@ def checked(resource: Resource) -> Checked:
 
     Raises Invalid.
     """
+    resource = _in_order(resource)
     faults = [issue for issue in validate.validate(resource) if issue.severity in ("error", "fatal")]
     if faults:
         raise Invalid(f"A {resource['resourceType']} of ours is not valid.", issues=faults)
     return Checked(resource, codec.compose(resource))
+
+
+def _in_order(resource: Resource) -> Resource:
+    """A Task that was not modified before it was authored (invariant inv-1): the clock of the machine that authored it
+    may be ahead of ours, and ours may have been set back.
+    """
+    authored, modified = resource.get("authoredOn"), resource.get("lastModified")
+    if resource["resourceType"] != "Task" or not authored or not modified:
+        return resource
+    if times.interval(modified).low >= times.interval(authored).low:
+        return resource
+    return {**resource, "lastModified": authored}
 
 
 def put(

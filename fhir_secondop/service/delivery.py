@@ -197,7 +197,11 @@ def _denied(context: Context, job: _Job, case: Case) -> str:
     if codes.has(job.task["code"], codes.TASK, deliverables.NOTICE):
         return ""
     decision = sensitivity.may_send(context, case, actors(job.person))
-    return "" if decision.permitted else f"Not sent: {decision.because}."
+    if decision.permitted:
+        return ""
+    # What was begun before may have landed: that it was not sent would be no truth.
+    begun = alignment.evidence(job.task).get("sent") == "unknown"
+    return f"Not sent{' again' if begun else ''}: {decision.because}."
 
 
 def actors(person: Person) -> frozenset[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fhir_secondop.service import coverage, delivery, gather
 from fhir_secondop.service.context import SERVICE, Context
 from fhir_secondop.store import executors, turns
 
@@ -26,6 +27,9 @@ AGAIN_S = 60.0  # before what failed on our side is tried again
 MOST_TAKEN = 20  # times that a workflow may lose its worker: then it is what ends them
 AT_ONCE = 200
 PAGE = 5_000
+HASTEN_MS = 60_000  # between two looks for what waits by a wrong clock
+LONGEST_MS = 90_000_000  # more than an EHR's daily budget makes a delivery wait, which is a day at most
+_RETRIED = (delivery.WORKFLOW, gather.WORKFLOW, coverage.WORKFLOW)  # others may wait for a date
 _WAITING = ["ENQUEUED", "DELAYED"]
 _FAILED = ["ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 GiveUp = Callable[[Context, str, str], object]
@@ -53,6 +57,7 @@ class TakeOver:
             ("of workers that are gone", self.resume()),
             ("of a version that nobody runs any more", self.adopt()),
             ("that failed on our side", self.retry()),
+            ("that waited by a clock that was wrong", self.hasten()),
         ):
             if count:
                 log.warning("%d workflows %s are taken over", count, what)
@@ -106,6 +111,20 @@ class TakeOver:
         """Begins anew what ended in an error, which is none of an EHR's: those are no errors of a workflow."""
         failed = self.client.list_workflows(status=_FAILED, load_output=False, limit=AT_ONCE)
         return self._begin_anew(failed, AGAIN_S)
+
+    def hasten(self) -> int:
+        """Wakes what would wait longer than anything is made to wait: the clock by which it waits ran ahead.
+
+        What then asks an EHR too early is refused there, or waits until what was sent before has settled.
+        """
+        now = self.context.now()
+        if not turns.taken(self.context.database, "hasten", HASTEN_MS, now):
+            return 0
+        waiting = self.client.list_workflows(status="DELAYED", name=list(_RETRIED), load_input=False, load_output=False)
+        stuck = [w.workflow_id for w in waiting if (w.delay_until_epoch_ms or 0) > now + LONGEST_MS]
+        for workflow_id in stuck:
+            self.client.set_workflow_delay(workflow_id, delay_seconds=0)
+        return len(stuck)
 
     def _begin_anew(self, workflows: Iterable[WorkflowStatus], delay_s: float) -> int:
         """The new ones are there before the old ones are deleted, under names that a second try finds again."""

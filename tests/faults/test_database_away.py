@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.faults.forwarding import Address
 from tests.faults.machines import LEASE, Door, delivering, running, wait_for
 from tests.faults.postgres import Server
 from tests.scenarios.cluster import Cluster
@@ -98,50 +97,6 @@ def test_a_database_that_is_started_again_while_reports_are_delivered_loses_and_
 
     with running(started(tmp_path, server.url)) as cluster:
         survived(cluster, restart, 2)
-
-
-class Address:
-    """What stands before the servers and forwards to the one that is the primary now."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                client.close()
-                continue
-            self._open += [client, server]
-            for one, other in ((client, server), (server, client)):
-                threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
-
-    def point_to(self, target: int) -> None:
-        """From now on; who was connected is cut off."""
-        self._target = target
-        for one in self._open:
-            one.close()
-
-    def close(self) -> None:
-        self._listening.close()
-
-
-def _pass_on(one: socket.socket, other: socket.socket) -> None:
-    with suppress(OSError):
-        while data := one.recv(65536):
-            other.sendall(data)
-    for end in (one, other):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.slow

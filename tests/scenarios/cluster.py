@@ -34,13 +34,15 @@ class Cluster:
     """The processes. `workers` are the names of those beside the service; it works itself unless `serves` says no.
 
     `settings` are lines of the configuration; `code` is where a process finds another build of the program, and
-    `program` what Python is told to run.
+    `program` what Python is told to run, `before` what stands before that. `on_the_way` is called before they start,
+    `listens` is where the EHRs' proxies do.
     """
 
     def __init__(
         self, folder: Path, database: str, workers: tuple[str, ...], *, serves: tuple[str, ...] = ("serve",),
         settings: tuple[str, ...] = (), code: Mapping[str, Path] | None = None, timeout_s: float = 5.0,
-        program: tuple[str, ...] = ("-m", "fhir_secondop.cli"),
+        program: tuple[str, ...] = ("-m", "fhir_secondop.cli"), listens: str = "127.0.0.1",
+        before: Mapping[str, tuple[str, ...]] | None = None, on_the_way: Callable[[Cluster], None] = lambda _: None,
     ) -> None:  # fmt: skip
         case = folder / "case"
         with demo.case_folder("breast-treatment-plan") as found:
@@ -48,7 +50,7 @@ class Cluster:
         self.layout = demo.lay_out(folder / "demo", case, database)
         self.database = database or str(folder / "demo" / "secondop.sqlite")
         self.config = folder / "demo" / "secondop.toml"
-        self.proxies = {name: Proxy(self.layout.ports[name]) for name in EHRS}
+        self.proxies = {name: Proxy(self.layout.ports[name], listens) for name in EHRS}
         text = self.config.read_text()
         for name, proxy in self.proxies.items():
             text = text.replace(f":{self.layout.ports[name]}/", f":{proxy.port}/")
@@ -57,20 +59,26 @@ class Cluster:
         kept = [line for line in text.splitlines() if line.partition("=")[0] not in said]
         self.config.write_text("\n".join([*settings, *kept, ""]))
         self._serves, self._code, self._program = serves, dict(code or {}), program
+        self.before = dict(before or {})
         self.story = Story(case, demo.people(self.layout), lambda _: None)
         self._ehrs = demo.Processes(self.layout)
         self._ehrs.start_ehrs()
         self.lock = threading.RLock()
         self._over = threading.Event()
         self._keeper: threading.Thread | None = None
+        on_the_way(self)
         self.processes = {name: self.spawned(name) for name in (SERVICE, *workers)}
-        for name in self.processes:
-            self.ready(name)
+        try:
+            for name in self.processes:
+                self.ready(name)
+        except BaseException:
+            self.close()
+            raise
 
     def spawned(self, name: str) -> subprocess.Popen[bytes]:
         """A start of one of them, which may not be ready yet."""
         command = list(self._serves) if name == SERVICE else ["work", "--name", name]
-        program = [sys.executable, *self._program]
+        program = [*self.before.get(name, ()), sys.executable, *self._program]
         if name in self._code:
             first = f"import sys; sys.path.insert(0, {str(self._code[name])!r})"
             program = [sys.executable, "-c", f"{first}; from fhir_secondop.cli import main; main()"]

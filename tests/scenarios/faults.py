@@ -19,16 +19,17 @@ class Proxy:
     Each side believes that the other is where the proxy is: the port stands in URLs, and is exchanged in the bytes.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, listens: str = "127.0.0.1") -> None:
         self.target = port
         self.fits: Callable[[str, str], bool] = lambda method, path: False
         self.point = ""
         self.strike: Callable[[], None] = lambda: None
         self.struck = threading.Event()
         self.asking = 0  # the port that the request which was struck came from
+        self.asking_host = ""
         self.requests: list[tuple[str, str]] = []
         handler = type("Handler", (_Handler,), {"proxy": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer((listens, 0), handler)
         self._server.handle_error = lambda request, client_address: None  # the dead send resets
         self.port = self._server.server_address[1]
         assert len(str(self.port)) == len(str(port)), "ports must be of one length: lengths of bodies are kept"
@@ -96,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _strike(self) -> None:
         self.proxy.struck.set()
-        self.proxy.asking = self.client_address[1]
+        self.proxy.asking_host, self.proxy.asking = self.client_address[:2]
         self.proxy.strike()
         self.close_connection = True
 

@@ -160,3 +160,16 @@ def test_every_waiting_workflow_is_known_by_what_it_is_about(left: Left) -> None
     assert takeover.live(left.client, ("gather",)) == set()
     left.set(status="SUCCESS")
     assert takeover.live(left.client, ("deliver",)) == set()
+
+
+def test_what_waits_by_a_clock_that_ran_ahead_is_woken(left: Left) -> None:
+    """A worker whose clock was ten years ahead had put a retry off by a quarter of an hour."""
+    left.set(delay_until_epoch_ms=left.context.now() + 3_600_000)
+    assert left.taking.hasten() == 0
+    left.set(delay_until_epoch_ms=left.context.now() + 10 * 365 * 86_400_000)
+    assert left.taking.hasten() == 0  # it has looked a moment ago
+    with left.context.database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE round SET due = 0"))
+    assert left.taking.hasten() == 1
+    (waiting,) = left.client.list_workflows(load_output=False)
+    assert (waiting.delay_until_epoch_ms or 0) <= left.context.now()

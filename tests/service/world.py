@@ -193,12 +193,16 @@ def _filled(text: str) -> Path:
 
 @dataclass
 class Clock:
-    """The service's clock, as far ahead of the real one as a test wants it."""
+    """The service's clock, as far ahead of the real one as a test wants it; somebody has set it wrong by `wrong_ms`."""
 
     ahead_ms: int = 0
+    wrong_ms: int = 0
 
     def __call__(self) -> int:
-        return now_ms() + self.ahead_ms
+        return now_ms() + self.ahead_ms + self.wrong_ms
+
+    def monotonic_s(self) -> float:
+        return (now_ms() + self.ahead_ms) / 1000
 
     def forward(self, seconds: float) -> None:
         self.ahead_ms += int(seconds * 1000)
@@ -256,7 +260,7 @@ class World:
         (self.folder / "tokens.toml").write_text(TOKENS + SURGEON)
         self.monkeypatch.setattr(workflows, "enqueuer", lambda database: self._enqueue)
         self.monkeypatch.setattr(bootstrap, "now_ms", self.clock)
-        self.monkeypatch.setattr(bootstrap, "monotonic_s", lambda: self.clock() / 1000)
+        self.monkeypatch.setattr(bootstrap, "monotonic_s", self.clock.monotonic_s)
         self.monkeypatch.setattr(bootstrap, "CLIENT_TRIES", 1)  # its pauses are the client's own tests' business
         self.start()
 
