@@ -66,5 +66,4 @@ def test_a_worker_with_a_wrong_clock_beside_a_right_one(tmp_path: Path, database
         check(cluster, [], cluster.told(), kills=0)
         assert {row[0] for row in cluster.rows("SELECT state FROM executor")} == {"working"}
         _rises(cluster.rows("SELECT rid, updated FROM version ORDER BY rid, version"))
-        done = cluster.rows("SELECT executor_id FROM dbos_workflow_status WHERE status = 'SUCCESS'")
-        assert {row[0].partition(":")[0] for row in done} == {"right", "wrong"}
+        assert all(row[0] > 0 for row in cluster.rows("SELECT beats FROM executor"))
