@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from fhir_secondop.ehr import documents
 from fhir_secondop.ehr.capability import Capability
@@ -14,6 +15,8 @@ from fhir_secondop.ehr.rungs import DocumentRung, creates_conditionally, documen
 from fhir_secondop.ehr.target import Target, by_identifier, if_match, is_same, with_identifier
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.model import Resource
+
+_Asked = TypeVar("_Asked")
 
 
 def _results(target: Target, document: Deliverable) -> list[tuple[Resource, Resource | None]]:
@@ -105,7 +108,7 @@ class Transaction(DocumentRung):
             if entry["request"]["method"] != "POST" or not str(response.get("status", "")).startswith("200"):
                 continue
             location = below(response.get("location", ""))
-            if not (location and is_same(target, entry["resource"], target.client.read(location))):
+            if not (location and is_same(target, entry["resource"], _read(target, location))):
                 # It is stored by now and hangs together wrongly: nothing that another rung could mend.
                 raise EhrFailure("conflict", "A conditional create was answered with another resource.", status=200)
 
@@ -167,10 +170,11 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
         return _landed(target, sent, written.location)
     there = written.resource
     if there is None or there.get("resourceType") != sent["resourceType"]:
-        there = target.client.read(written.location) if written.location else None
+        there = _read(target, written.location) if written.location else None
     if there is None:
         identifier = sent.get("masterIdentifier") or sent["identifier"][0]
-        found = with_identifier(target, sent["resourceType"], identifier["system"], identifier["value"])
+        system, value = identifier["system"], identifier["value"]
+        found = _after_writing(lambda: with_identifier(target, sent["resourceType"], system, value))
         return f"{found[0]['resourceType']}/{found[0]['id']}" if found else ""
     if not is_same(target, sent, there):
         raise EhrFailure("validation", "A conditional create was answered with another resource.", status=200)
@@ -183,10 +187,21 @@ def _landed(target: Target, sent: Resource, location: str) -> str:
     The document is read back anyhow. A result that still lands when the next version looks for it would be there twice.
     """
     if sent["resourceType"] != "DocumentReference":
-        try:
-            target.client.read(location)
-        except EhrFailure as failure:
-            if failure.kind != "not-found":
-                raise
-            raise EhrFailure("unknown", "A result was taken there and is not to be found yet.") from failure
+        _read(target, location)
     return location
+
+
+def _read(target: Target, location: str) -> Resource:
+    return _after_writing(lambda: target.client.read(location))
+
+
+def _after_writing(ask: Callable[[], _Asked]) -> _Asked:
+    """What is asked when something was written: that this is refused, or finds nothing, is no refusal of the write."""
+    try:
+        return ask()
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        raise EhrFailure(
+            "unknown", f"Something was written, and how it stands is not shown ({failure.why})."
+        ) from failure

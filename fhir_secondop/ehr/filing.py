@@ -12,6 +12,7 @@ from fhir_secondop.ehr.rungs import DocumentRung, document_obstacle
 from fhir_secondop.ehr.target import (
     Target,
     content_of,
+    copies_among,
     documents_of,
     earlier,
     first,
@@ -43,7 +44,7 @@ class SearchThenCreate(DocumentRung):
 
     def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung."""
-        return same_documents(target, document)
+        return same_documents(target, document, thoroughly=thoroughly)
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""
@@ -99,13 +100,19 @@ class ReportWithPdf:
         """Nothing."""
         return []
 
+    def _all(self, target: Target) -> list[Resource]:
+        return target.client.search("DiagnosticReport", {"patient": target.patient_id})
+
     def _reports(self, target: Target, document: Deliverable) -> list[Resource]:
-        found = target.client.search("DiagnosticReport", {"patient": target.patient_id})
-        return [r for r in found if is_about(target, r) and is_of_set(document, r)]
+        return [r for r in self._all(target) if is_about(target, r) and is_of_set(document, r)]
 
     def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung. It is this version when its bytes are."""
-        return [r for r in self._reports(target, document) if content_of(target.client, r) == document.pdf]
+
+        def same(report: Resource) -> bool:
+            return is_of_set(document, report) and content_of(target.client, report) == document.pdf
+
+        return copies_among(target, self._all(target), same, thoroughly=thoroughly)
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""

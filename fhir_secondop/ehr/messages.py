@@ -8,7 +8,17 @@ from fhir_secondop.ehr import documents
 from fhir_secondop.ehr.capability import Capability
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
-from fhir_secondop.ehr.target import Target, content_of, earlier, first, is_about, is_of_set, named
+from fhir_secondop.ehr.target import (
+    Target,
+    content_of,
+    copies_among,
+    earlier,
+    first,
+    is_about,
+    is_of_set,
+    is_version,
+    named,
+)
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.model import Resource
 
@@ -54,22 +64,19 @@ class Message:
         """Nothing."""
         return []
 
-    def _messages(self, target: Target) -> list[Resource]:
+    def _all(self, target: Target) -> list[Resource]:
         parameter = target.client.capability.parameter("Communication", "patient", "subject")
         value = target.patient_id if parameter == "patient" else target.patient
-        return [r for r in target.client.search("Communication", {parameter: value}) if is_about(target, r)]
+        return target.client.search("Communication", {parameter: value})
 
     def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung."""
-        return [
-            r
-            for r in self._messages(target)
-            if document.version_id in named(r) or content_of(target.client, r) == document.pdf
-        ]
+        found = self._all(target)
+        return copies_among(target, found, lambda r: is_version(target, document, r), thoroughly=thoroughly)
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""
-        found = [r for r in self._messages(target) if is_of_set(document, r)]
+        found = [r for r in self._all(target) if is_about(target, r) and is_of_set(document, r)]
         return [r for r in earlier(document, found) if content_of(target.client, r) != document.pdf]
 
     def send(self, target: Target, document: Deliverable, older: Sequence[Resource]) -> str:

@@ -9,7 +9,17 @@ from fhir_secondop.ehr.client import Client
 from fhir_secondop.ehr.documents import Deliverable, text_for
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.rungs import DocumentRung, document_obstacle
-from fhir_secondop.ehr.target import Target, content_of, documents_of, earlier, is_about, is_of_set, named
+from fhir_secondop.ehr.target import (
+    Target,
+    all_documents,
+    content_of,
+    copies_among,
+    documents_of,
+    earlier,
+    is_about,
+    is_of_set,
+    named,
+)
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import Resource
@@ -42,20 +52,24 @@ class NoteOnEncounter(DocumentRung):
 
     def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung."""
-        return self._marked(target, document.version_id)
+        return self._marked(target, document.version_id, thoroughly=thoroughly)
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""
         found = {r["id"]: r for r in documents_of(target) if is_of_set(document, r)}
         if document.previous_version_id:  # where identifiers vanish, the text still tells
-            found |= {r["id"]: r for r in self._marked(target, document.previous_version_id)}
+            found |= {r["id"]: r for r in self._marked(target, document.previous_version_id, thoroughly=False)}
         return earlier(document, found.values())
 
-    def _marked(self, target: Target, version_id: str) -> list[Resource]:
+    def _marked(self, target: Target, version_id: str, *, thoroughly: bool) -> list[Resource]:
         # The head of the text names its own version; an amendment also names the one before, further down.
         marker = f"({version_id})".encode()
+
         # Where identifiers are kept they tell too: of a text that was changed the marker may be what is left out.
-        return [r for r in documents_of(target) if version_id in named(r) or marker in content_of(target.client, r)]
+        def same(note: Resource) -> bool:
+            return version_id in named(note) or marker in content_of(target.client, note)
+
+        return copies_among(target, all_documents(target), same, thoroughly=thoroughly)
 
     def send(self, target: Target, document: Deliverable, older: Sequence[Resource]) -> str:
         """See Rung."""

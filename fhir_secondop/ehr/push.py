@@ -113,6 +113,8 @@ def _several(target: Target, rung: Rung, document: Deliverable, there: Resource)
             copies = rung.copies(target, document, thoroughly=True)
         parts = rung.parts(target, document)
     except EhrFailure as failure:
+        if failure.kind == "validation":  # it says no FHIR: that is no answer, and another may be
+            raise EhrFailure("unreachable", failure.message) from failure
         if failure.retryable:
             raise
         return ""  # it does not show us: nothing is said of it

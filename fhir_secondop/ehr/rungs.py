@@ -101,7 +101,8 @@ class DocumentRung:
         if not thoroughly:
             return found
         known = {r["id"] for r in found}
-        return [*found, *(r for r in same_documents(target, document) if r["id"] not in known)]
+        same = same_documents(target, document, thoroughly=not found)
+        return [*found, *(r for r in same if r["id"] not in known)]
 
     def find(self, target: Target, document: Deliverable) -> str:
         """The reference of the copy of this version there, or ""."""

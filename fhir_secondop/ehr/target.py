@@ -88,8 +88,27 @@ def named(resource: Resource) -> set[str]:
 
 def documents_of(target: Target) -> list[Resource]:
     """The patient's DocumentReferences there."""
-    found = target.client.search("DocumentReference", {"patient": target.patient_id})
-    return [r for r in found if is_about(target, r)]
+    return [r for r in all_documents(target) if is_about(target, r)]
+
+
+def all_documents(target: Target) -> list[Resource]:
+    """What a search for the patient's DocumentReferences gives there, strangers' too where it is not honoured."""
+    return target.client.search("DocumentReference", {"patient": target.patient_id})
+
+
+def copies_among(
+    target: Target, found: list[Resource], is_copy: Callable[[Resource], bool], *, thoroughly: bool
+) -> list[Resource]:  # fmt: skip
+    """Those of what a search for the patient's gave that are about the patient and copies.
+
+    Raises EhrFailure where a copy may be there (`thoroughly`) and strangers' came instead: that answer does not say
+    that there is none.
+    """
+    ours = [r for r in found if is_about(target, r)]
+    copies = [r for r in ours if is_copy(r)]
+    if thoroughly and not copies and len(ours) < len(found):
+        raise EhrFailure("unreachable", f"{target.client.connection.name}: a search by patient is not honoured.")
+    return copies
 
 
 def content_of(client: Client, resource: Resource, place: int = 0) -> bytes:
@@ -133,13 +152,15 @@ def if_match(resource: Resource) -> dict[str, str]:
     return {"If-Match": f'W/"{version}"'} if version else {}
 
 
-def same_documents(target: Target, document: Deliverable) -> list[Resource]:
-    """The patient's documents there that are this version. Where identifiers are dropped, the bytes tell."""
-    return [
-        r
-        for r in documents_of(target)
-        if document.version_id in named(r) or content_of(target.client, r) == document.pdf
-    ]
+def is_version(target: Target, document: Deliverable, resource: Resource) -> bool:
+    """Whether it is this version. Where identifiers are dropped, the bytes tell."""
+    return document.version_id in named(resource) or content_of(target.client, resource) == document.pdf
+
+
+def same_documents(target: Target, document: Deliverable, *, thoroughly: bool) -> list[Resource]:
+    """The patient's documents there that are this version, see `copies_among`."""
+    found = all_documents(target)
+    return copies_among(target, found, lambda r: is_version(target, document, r), thoroughly=thoroughly)
 
 
 def first(found: Iterable[Resource], *, current: Callable[[str], bool]) -> str:

@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,9 +185,11 @@ class Run:
         for _ in range(50):
             answer = client.open(f"/api/second-opinions{path}", method=method, json=body if method == "POST" else None,
                                  headers={"Authorization": f"Bearer {who}"})  # fmt: skip
-            # A delivery wrote to the case meanwhile: who signs looks again, and signs.
-            if answer.status_code != 409 or b"while it was being signed" not in answer.data:
+            # A delivery wrote to the case meanwhile: who signs looks again, and signs. Or it is busy, and says so.
+            changed = answer.status_code == 409 and b"while it was being signed" in answer.data
+            if not changed and answer.status_code != 503:
                 break
+            time.sleep(0.05)
         assert answer.status_code < 400, f"{path}: {answer.get_data(as_text=True)}"
         plain: Plain = answer.get_json()
         return plain

@@ -700,6 +700,28 @@ def test_a_result_that_was_accepted_and_is_not_there_yet_is_waited_for_before_th
     assert len(ehr.documents) == 1
 
 
+def test_strangers_documents_in_a_search_do_not_say_that_there_is_no_copy(world: World) -> None:
+    ehr = hospital(world, "no-transaction", "no-conditional-create", "lost-answer=1", settle_s=60.0)
+    case_id = world.signed(sources=[])
+    stranger = {"resourceType": "DocumentReference", "id": "9", "subject": {"reference": "Patient/9"}}
+    bundle = json.dumps({"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": stranger}]})
+    shown: list[Asked] = []
+
+    def instead(asked: Asked) -> Response | None:
+        if (asked.kind, asked.type) != ("search", "DocumentReference") or not ehr.written:
+            return None
+        if world.clock.ahead_ms < 50_000:
+            return nothing_found()
+        # From when what was sent can't land any more, looking alone keeps it from being sent again.
+        shown.append(asked)
+        return _json(bundle) if len(shown) < 5 else None  # type: ignore[no-any-return]
+
+    ehr.instead = instead
+    world.work(patience_s=600)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
+    assert (len(ehr.documents), len(ehr.written)) == (1, 1)
+
+
 def test_another_resource_than_the_copy_that_was_asked_for_says_nothing_of_the_copy(world: World) -> None:
     ehr = hospital(world)
     case_id = world.signed(sources=[])
