@@ -30,6 +30,7 @@ from fhir_secondop.store.database import Transaction
 
 WORKFLOW = "gather"
 MAX_ATTEMPTS = 10  # with the pauses between them about half an hour
+LONGEST_WAIT_MS = 86_400_000  # for an EHR that does not answer anybody, or was paused
 LONGEST_PAUSE_S = 300.0
 _ENDED = ("completed", "failed", "rejected", "cancelled")
 _STOPPED = (*_ENDED, "on-hold")  # on hold: a person must say who the patient is
@@ -401,7 +402,14 @@ def later(context: Context, task_id: str, number: int, why: str, at_least_s: flo
 
 
 def _wait(context: Context, case: Case, task: Resource, number: int, wait: Wait) -> str:
-    """Nothing is asked there now: the same attempt comes again. The Task says why, once."""
+    """Nothing is asked there now: the same attempt comes again. The Task says why, once.
+
+    For a day: a review that waits for the record of one EHR must not wait for it without end.
+    """
+    if context.now() - times.interval(task["authoredOn"]).low > LONGEST_WAIT_MS:
+        said = f"{wait.why} Given up after a day; gather again when it is back."
+        _end(context, case, task, said, outcome="failed")
+        return "given up"
     waiting = {**task, "statusReason": {"text": wait.why}, "lastModified": context.instant()}
     with context.database.transaction(SERVICE) as tx:
         current = resources.read(tx.connection, EVERYTHING, "Task", task["id"]).resource

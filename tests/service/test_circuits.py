@@ -137,7 +137,7 @@ def test_a_gathering_waits_for_an_ehr_that_is_down_and_misses_nothing(world: Wor
     ehr = world.ehr("lakeside")
     ehr.instead = lambda a: refusal(503)
     case_id = world.open()
-    world.work(patience_s=2 * DAY, limit=3000)
+    world.work(patience_s=DAY / 2, limit=3000)
     (task,) = [g for g in world.get(case_id)["gathering"] if g["source"].startswith("Lakeside")]
     assert task["status"] not in ("failed", "completed")
     assert "lakeside has not answered since" in task["why"]
@@ -145,6 +145,21 @@ def test_a_gathering_waits_for_an_ehr_that_is_down_and_misses_nothing(world: Wor
     world.work(patience_s=HOUR, limit=200)
     (task,) = [g for g in world.get(case_id)["gathering"] if g["source"].startswith("Lakeside")]
     assert task["status"] == "completed"
+
+
+def test_after_a_day_an_ehr_that_is_down_is_a_named_gap(world: World) -> None:
+    world.ehr("riverside")
+    world.ehr("lakeside", "dead")
+    case_id = world.open()
+    for _ in range(60):
+        world.work()
+        world.clock.forward(1800)
+    assert not world.jobs or all(job.workflow != "gather" for job in world.jobs)
+    (task,) = [g for g in world.get(case_id)["gathering"] if g["source"].startswith("Lakeside")]
+    assert task["status"] == "failed"
+    assert "Given up after a day; gather again when it is back." in task["why"]
+    lines = world.manifest(case_id, "Lakeside Specimen Hospital")
+    assert {line["outcome"] for line in lines.values()} == {"failed"}
 
 
 def test_what_the_ehr_asks_us_to_wait_holds_for_everything_that_goes_there(world: World) -> None:
