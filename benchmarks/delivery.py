@@ -63,11 +63,6 @@ def fresh(folder: Path) -> list[str]:
     return tasks
 
 
-def forget(base: str) -> None:
-    """Empties the stand-in."""
-    requests.post(base.removesuffix("/fhir") + "/bench/forget", timeout=10)
-
-
 def stats(base: str) -> dict[str, float]:
     """What the stand-in counted."""
     told: dict[str, float] = requests.get(base.removesuffix("/fhir") + "/bench/stats", timeout=10).json()
@@ -87,7 +82,7 @@ def threads(folder: Path, connections: Sequence[Connection], base: str, at_once:
     """Our code, driven by threads."""
     tasks = fresh(folder)
     service = rig.service(folder, connections, "run.sqlite")
-    forget(base)
+    rig.forget(base)
     cpu = time.process_time()
     in_threads(service, tasks, at_once)
     cpu = time.process_time() - cpu
@@ -98,7 +93,7 @@ def threads(folder: Path, connections: Sequence[Connection], base: str, at_once:
 def worker(folder: Path, connections: Sequence[Connection], base: str, at_once: int) -> dict[str, float]:
     """The whole service."""
     tasks = fresh(folder)
-    forget(base)
+    rig.forget(base)
     with rig.served(folder, connections, "run.sqlite", deliveries_per_ehr=2 * at_once) as (url, _):
         ends, before = time.monotonic() + 300, 0.0
         while time.monotonic() < ends:
@@ -126,7 +121,7 @@ def record(folder: Path, connections: Sequence[Connection], base: str) -> list[l
     """What each delivery sends: one run that is not timed, one after the other."""
     tasks = fresh(folder)
     service = rig.service(folder, connections, "run.sqlite")
-    forget(base)
+    rig.forget(base)
     conversations: list[list[rig.Sent]] = []
     for task in tasks:
         conversations.append([])
@@ -141,7 +136,7 @@ def record(folder: Path, connections: Sequence[Connection], base: str) -> list[l
 
 def bare(conversations: Sequence[Sequence[rig.Sent]], base: str, at_once: int) -> dict[str, float]:
     """The same requests without us."""
-    forget(base)
+    rig.forget(base)
     local = threading.local()
 
     def one(conversation: Sequence[rig.Sent]) -> None:

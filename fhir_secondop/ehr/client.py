@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from functools import cached_property, partial
+from functools import partial
 from urllib.parse import urljoin
 
 import requests
@@ -70,6 +70,7 @@ class Client:
         self._most_bytes = most_bytes
         self._local = threading.local()
         self._at_once = limiting.at_once(self.site.concurrency)
+        self._capability: Capability | None = None
         self.answers = 0
         """How often the server was there for us: rises with every answer but that it is busy, or broken."""
         self.skew_s: float | None = None
@@ -80,12 +81,13 @@ class Client:
         """The scopes that were granted; None where that is not known."""
         return self.auth.granted if isinstance(self.auth, BackendServices) else None
 
-    @cached_property
+    @property
     def capability(self) -> Capability:
-        """What the server declares, fetched once for the life of this client; nothing where there is none."""
-        if not self.base:
-            return Capability({})
-        return Capability(_resource(self.get("metadata").body))
+        """What the server declares, kept for the life of this client; nothing where there is none."""
+        # No cached_property: until Python 3.12 it has one lock for all clients, and each would wait for a dead EHR.
+        if self._capability is None:
+            self._capability = Capability(_resource(self.get("metadata").body) if self.base else {})
+        return self._capability
 
     def get(self, url: str, params: Mapping[str, str] | None = None, *, accept: str = JSON) -> Page:
         """One GET; the answer as bytes. `url` is below the base, or absolute on the same origin or a configured one."""

@@ -558,3 +558,33 @@ def test_basic_authentication_is_sent(httpserver: HTTPServer, tmp_path: Path) ->
     ((request, _),) = httpserver.log
     assert request.authorization is not None
     assert (request.authorization.username, request.authorization.password) == ("us", "hunter2")
+
+
+def test_an_ehr_whose_statement_does_not_come_holds_up_no_other(httpserver: HTTPServer) -> None:
+    asked, leave = threading.Event(), threading.Event()
+
+    def silent(_: Request) -> Response:
+        asked.set()
+        leave.wait(20)
+        return Response(status=503)
+
+    httpserver.expect_request("/dead/metadata").respond_with_handler(silent)
+    with HTTPServer(port=0) as other:
+        other.expect_request("/fhir/metadata").respond_with_json({"resourceType": "CapabilityStatement"})
+        dead, alive = client_of(httpserver.url_for("/dead")), client_of(other.url_for("/fhir"))
+
+        def ask() -> None:
+            with pytest.raises(EhrFailure):
+                _ = dead.capability
+
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        assert asked.wait(10)
+        found = threading.Thread(target=lambda: alive.capability)
+        found.start()
+        found.join(10)
+        stuck = found.is_alive()
+        leave.set()
+        waiting.join()
+        found.join()
+        assert not stuck
