@@ -66,7 +66,7 @@ def test_growth_is_measured(tmp_path: Path) -> None:
     assert set(json.loads(done.stdout)) == {"100", "3000"}
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_a_store_with_many_cases_is_measured_against_one_with_few(database: str) -> None:
     command = [sys.executable, str(FOLDER / "cases.py"), "--cases", "60", "--few", "20", "--repeat", "1", "--json",
                "--database", database]  # fmt: skip
