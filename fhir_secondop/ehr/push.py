@@ -42,6 +42,11 @@ def look(target: Target, rung: Rung, document: Deliverable, *, begun: bool = Fal
     return _superseding(target, rung, document, verify(target, rung, document, found, how="found there"))
 
 
+def at(target: Target, rung: Rung, document: Deliverable, location: str) -> Receipt:
+    """The receipt of the copy that is said to be there, whether or not a search shows it."""
+    return _superseding(target, rung, document, verify(target, rung, document, location, how="found there"))
+
+
 def send(target: Target, rung: Rung, document: Deliverable) -> Receipt:
     """Sends, then reads back. The caller has looked before."""
     older = rung.older(target, document) if document.version > 1 else []

@@ -280,7 +280,8 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             if chosen.number == messaging.RUNG:
                 addresses.require_messages(context, connection)
             unanswered = messaging.unanswered(job.task)
-            promised = alignment.evidence(job.task).get("location", "")
+            told = _told(context, job, connection) if chosen.rung.reads_back else []
+            promised = next((said["location"] for said in told if said.get("location")), "")
             if promised:
                 # Sent again it might stand there twice, where the first is only not shown to us.
                 why = f"The EHR said that it stored it ({promised}), and it is not there."
@@ -379,14 +380,27 @@ def _look(
 ) -> Receipt | None:
     """A copy that is there already, on the rung chosen now or on one that an attempt, also for a colleague of the
     recipient's there, had begun with."""
-    with_colleagues = (job.task, *_same_elsewhere(context, job, connection, job.case.deliveries))
-    begun = {alignment.evidence(task).get("rung", "") for task in with_colleagues} - {""}
+    told = _told(context, job, connection)
+    begun = {said.get("rung", "") for said in told} - {""}
     earlier = [rung for rung in ladder.RUNGS if str(rung.number) in begun and rung is not chosen.rung]
     for rung in ([chosen.rung] if chosen.rung else []) + earlier:
         receipt = push.look(target, rung, document, begun=bool(begun))
         if receipt is not None:
             return receipt
+    # A search may be behind what is read at its place.
+    for said in told:
+        for rung in ladder.RUNGS:
+            if rung.reads_back and str(rung.number) == said.get("rung") and "/" in said.get("location", ""):
+                receipt = push.at(target, rung, document, said["location"])
+                if receipt.copy != "unverifiable":
+                    return receipt
     return None
+
+
+def _told(context: Context, job: _Job, connection: Connection) -> list[dict[str, str]]:
+    """What is known of this delivery, and of those of the same version to others there."""
+    with_colleagues = (job.task, *_same_elsewhere(context, job, connection, job.case.deliveries))
+    return [alignment.evidence(task) for task in with_colleagues]
 
 
 def _same_elsewhere(
@@ -441,8 +455,10 @@ def _sending(
         if denied:
             raise _Withheld(denied)
         for other in _same_elsewhere(context, job, connection, now_there.deliveries):
-            sending = other["status"] == "in-progress" and _settle_wait(context, replace(job, task=other), connection)
-            if sending or other["meta"]["versionId"] != seen.get(other["id"]):
+            # Whatever came of it: as long as nobody has read it there, it may still land.
+            unread = alignment.evidence(other).get("copy") != "verified"
+            landing = unread and _settle_wait(context, replace(job, task=other), connection)
+            if landing or other["meta"]["versionId"] != seen.get(other["id"]):
                 raise _Waits
 
     try:

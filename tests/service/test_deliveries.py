@@ -247,7 +247,7 @@ def test_an_acknowledgement_in_the_middle_of_a_delivery_is_kept_and_nothing_is_s
 
 
 def test_a_second_version_waits_while_the_first_may_still_land(world: World) -> None:
-    ehr = hospital(world, settle_s=300.0)
+    ehr = hospital(world, settle_s=3000.0)
     case_id = world.signed(sources=[])
     ehr.instead = lambda a: refusal(500) if a.writes else None  # it may have been stored before it failed
     world.work(limit=4)
@@ -260,7 +260,7 @@ def test_a_second_version_waits_while_the_first_may_still_land(world: World) -> 
     second = world.delivery(case_id, SURGEON, 2)
     assert second["status"] == "accepted"
     assert "earlier version" in second["why"]
-    world.work(patience_s=600)
+    world.work(patience_s=4000)
     assert world.delivery(case_id, SURGEON, 2)["businessStatus"] == "verified"
     # The first one was not there, and is not sent any more: it would be the last to arrive.
     first_one = world.delivery(case_id, SURGEON, 1)
@@ -720,6 +720,28 @@ def test_strangers_documents_in_a_search_do_not_say_that_there_is_no_copy(world:
     world.work(patience_s=600)
     assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
     assert (len(ehr.documents), len(ehr.written)) == (1, 1)
+
+
+def test_a_copy_that_is_read_at_its_place_counts_for_a_colleague_before_a_search_shows_it(world: World) -> None:
+    ehr = hospital(world, "no-transaction", "no-conditional-create")
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: nothing_found() if (a.kind, a.type) == ("search", "DocumentReference") else None
+    world.work(patience_s=600)
+    assert {world.delivery(case_id, n)["businessStatus"] for n in (SURGEON, ONCOLOGIST)} == {"verified"}
+    assert (len(ehr.documents), len(ehr.written)) == (1, 1)
+
+
+def test_what_a_colleague_was_sent_and_nobody_may_read_is_not_sent_again(world: World) -> None:
+    ehr = hospital(world, "no-transaction", "no-conditional-create", settle_s=60.0)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: (
+        refusal(403) if (a.kind, a.type) == ("read", "DocumentReference")
+        else nothing_found() if (a.kind, a.type) == ("search", "DocumentReference") else None
+    )  # fmt: skip
+    world.work(patience_s=600)
+    found = {world.delivery(case_id, n)["status"] for n in (SURGEON, ONCOLOGIST)}
+    assert found == {"completed", "on-hold"}
+    assert len(ehr.written) == 1
 
 
 def test_another_resource_than_the_copy_that_was_asked_for_says_nothing_of_the_copy(world: World) -> None:
