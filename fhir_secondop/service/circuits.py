@@ -19,7 +19,8 @@ from fhir_secondop.service.context import SERVICE, Context
 from fhir_secondop.store import circuits as rows
 from fhir_secondop.store.circuits import Circuit
 
-_OUTAGES = frozenset({"unreachable", "capacity", "unknown"})
+# Not "unknown": what may have arrived is that delivery's affair, and after some tries a person's.
+_OUTAGES = frozenset({"unreachable", "capacity"})
 MOST_REASON = 200
 
 
