@@ -160,7 +160,6 @@ def _config_file(layout: Layout, request: Plain, ehrs: Plain, database: str) -> 
         'people_file = "people.toml"',
         f'demo_people = "{ACCOUNTS}"',
         "polling_s = 0.1",
-        "lease_s = 3.0",
     ]
     for key, ehr in ehrs.items():
         identifier = request["organizations"][key]["identifier"]

@@ -31,7 +31,8 @@ class Two(Cluster):
     """The service, which works, and a worker beside it; whichever dies is started again at once."""
 
     def __init__(self, folder: Path, database: str, kills: dict[str, list[Kill]]) -> None:
-        super().__init__(folder, database, (WORKER,))
+        # Long: each of them is started again under its name, and nobody is to take a slow one for a dead one.
+        super().__init__(folder, database, (WORKER,), settings=("lease_s = 60.0",))
         self.left = {name: list(planned) for name, planned in kills.items()}
         self.killed: list[str] = []
         for name in self.left:

@@ -50,7 +50,7 @@ def test_what_waits_for_a_person_is_found_over_all_cases_and_tried_again_at_once
     ehr = hospital(world)
     ehr.instead = lambda a: refusal(401, "login") if a.writes else None
     cases = [another(world, n) for n in range(2)]
-    world.work()
+    world.work(patience_s=60)  # the second of two people at one EHR waits for the first
     dead = found(world, "state=on-hold&ehr=lakeside&reason=auth&count=3")
     assert (len(dead["deliveries"]), dead["total"]) == (3, 4)
     row = dead["deliveries"][0]
@@ -123,7 +123,7 @@ def test_who_operates_sees_nothing_of_a_case(world: World) -> None:
     ehr = hospital(world)
     ehr.instead = lambda a: refusal(401, "login") if a.writes else None
     world.signed(sources=[])
-    world.work()
+    world.work(patience_s=60)
     operator = Caller("op", "Operator", frozenset({"operator"}))
     said = deliveries.search(world.context, operator, Asked(states=("on-hold",)))
     assert said["total"] == 2
