@@ -55,19 +55,24 @@ def carry_on(context: Context, live: Live) -> int:
     database that was restored, say. DBOS may know steps of one that is gone, and would not do them again: they are
     done under a new key.
     """
-    count = 0
-    for batch in _batches(context, _open_tasks(_CARRIED)):
-        # The Tasks first: one that was opened since has its workflow.
-        lost = [s for s in batch if _workflow_of(s.resource) in _KEPT]
-        running = live(_KEPT) if lost else set()
-        for stored in lost:
-            if (_workflow_of(stored.resource), stored.id) not in running:
-                with context.database.transaction(SERVICE) as tx:
-                    _task_again(tx, _under_new_keys(context), stored, running)
-                count += 1
-    if count:
-        log.warning("%d Tasks that no workflow carried on are carried on again", count)
-    return count
+    # The Tasks first: one that was opened since has its workflow.
+    carried = {
+        (name, stored.id)
+        for batch in _batches(context, _open_tasks(_CARRIED))
+        for stored in batch
+        if (name := _workflow_of(stored.resource)) in _KEPT
+    }
+    lost = sorted(carried - live(_KEPT)) if carried else []
+    anew = _under_new_keys(context)
+    for _, task_id in lost:
+        with context.database.transaction(SERVICE) as tx:
+            # Read again: it may have ended meanwhile.
+            stored = resources.read(tx.connection, EVERYTHING, "Task", task_id)
+            if stored.resource["status"] in _CARRIED:
+                _task_again(tx, anew, stored, set())
+    if lost:
+        log.warning("%d Tasks that no workflow carried on are carried on again", len(lost))
+    return len(lost)
 
 
 # Those whose Task stays open until the workflow ends it.

@@ -7,7 +7,6 @@ twice, and two who do it at once do no harm: of two runs of a workflow DBOS reco
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -148,14 +147,15 @@ class TakeOver:
 def live(client: DBOSClient, names: tuple[str, ...]) -> set[tuple[str, str]]:
     """The workflows of these names that wait or run: (name, its first argument, which says what it is about)."""
     found: set[tuple[str, str]] = set()
-    for offset in itertools.count(0, PAGE):
+    offset = 0
+    while True:
         page = client.list_workflows(
             name=list(names), status=[*_WAITING, "PENDING"], load_output=False, limit=PAGE, offset=offset
         )  # fmt: skip
         found |= {(w.name, str(w.input["args"][0])) for w in page if w.input is not None}
         if len(page) < PAGE:
             return found
-    return found
+        offset += PAGE
 
 
 def _next(workflow_id: str) -> str:
