@@ -1,7 +1,7 @@
 """Nobody gets in where they don't belong: combinations made from what is registered, against a small model.
 
 The long form, with another seed each time it is wanted:
-SECONDOP_SEED=7 python -m pytest -m slow -s tests/access/test_generated.py
+TEST_SEED=7 python -m pytest -m slow -s tests/access/test_generated.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.access.generator import Generator
 from tests.access.stage import Stage, build
 from tests.service.world import opened
 
-SEED = int(os.environ.get("SECONDOP_SEED", "20261128"))
+SEED = int(os.environ.get("TEST_SEED", "20261128"))
 PATCH = pytest.MonkeyPatch
 
 

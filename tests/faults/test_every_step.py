@@ -1,6 +1,6 @@
 """SIGKILL at every step: each point that an undisturbed case passes kills whichever process comes there first.
 
-SECONDOP_POINTS=0 python -m pytest -s -m slow tests/faults/test_every_step.py
+TEST_POINTS=0 python -m pytest -s -m slow tests/faults/test_every_step.py
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_a_few_steps_kill_and_each_thing_is_there_once(dying: Dying) -> None:
         "request-after-commit", "deliver-dequeued", "deliver.attempt-before-commit", "deliver.attempt-after-POST",
         "deliver.attempt-done-not-journalled", "deliver-over-not-recorded", "take-over-after-commit",
     ]  # fmt: skip
-    chosen = random.Random(int(os.environ.get("SECONDOP_SEED", "8"))).sample(points, SHORT)
+    chosen = random.Random(int(os.environ.get("TEST_SEED", "8"))).sample(points, SHORT)
     dying.case(chosen)
     assert len(dying.killed) >= SHORT - 2, dying.killed
 

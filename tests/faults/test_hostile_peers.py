@@ -2,7 +2,7 @@
 twice all the same is seen.
 
 The long form, 10,000 deliveries with another seed and a table of what happened:
-`SECONDOP_SEED=7 python -m pytest -m slow -s tests/faults/test_hostile_peers.py`.
+`TEST_SEED=7 python -m pytest -m slow -s tests/faults/test_hostile_peers.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.conftest import drop_postgres, new_postgres
 from tests.faults.hostile import hostile
 from tests.faults.judging import Judged, judged
 
-SEED = int(os.environ.get("SECONDOP_SEED", "1"))
+SEED = int(os.environ.get("TEST_SEED", "1"))
 RUNS, CASES = 10, 80  # of the long form
 
 

@@ -5,7 +5,7 @@ A delivery is cut at each point at which it and the rest can see each other: bef
 a request goes to the EHR. There the others act, as whole requests to the service. For one event that is every order;
 for two, each pair of points. The short form takes a sample by the seed, the long one all:
 
-SECONDOP_ORDERS=0 python -m pytest -m slow -s tests/faults/test_races.py (or so many of them, by SECONDOP_SEED)
+TEST_ORDERS=0 python -m pytest -m slow -s tests/faults/test_races.py (or so many of them, by TEST_SEED)
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def orders(count: int) -> list[Order]:
 
 def sampled(every: list[Order], number: int) -> list[Order]:
     """So many of them, by the seed."""
-    return random.Random(int(os.environ.get("SECONDOP_SEED", "8"))).sample(every, number)
+    return random.Random(int(os.environ.get("TEST_SEED", "8"))).sample(every, number)
 
 
 def races(points: Points, chosen: Sequence[Order]) -> None:
@@ -278,6 +278,6 @@ def test_some_orders_of_what_happens_while_a_report_is_delivered_end_well(points
 def test_every_order_of_what_happens_while_a_report_is_delivered_ends_well(points: Points) -> None:
     count = points.run(())
     every = orders(count)
-    chosen = sampled(every, int(os.environ.get("SECONDOP_ORDERS", "0")) or len(every))
+    chosen = sampled(every, int(os.environ.get("TEST_ORDERS", "0")) or len(every))
     races(points, chosen)
     print(f"{count} points, {len(chosen)} of {len(every)} orders")

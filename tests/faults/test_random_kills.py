@@ -1,6 +1,6 @@
 """SIGKILL of servers and workers at random, while several cases are on their way: each thing once, in every one.
 
-SECONDOP_KILLS=1000 python -m pytest -s -n 0 -m slow tests/faults/test_random_kills.py
+TEST_KILLS=1000 python -m pytest -s -n 0 -m slow tests/faults/test_random_kills.py
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tests.conftest import drop_postgres, new_postgres
 from tests.scenarios.cluster import SERVICE, Cluster
 from tests.scenarios.outcome import check
 
-SEED = int(os.environ.get("SECONDOP_SEED", "8"))
-KILLS = int(os.environ.get("SECONDOP_KILLS", "500"))
+SEED = int(os.environ.get("TEST_SEED", "8"))
+KILLS = int(os.environ.get("TEST_KILLS", "500"))
 AT_ONCE = 3  # cases
 A_CLUSTER = 6  # cases; then a new database, so that the record that is gathered does not grow
 

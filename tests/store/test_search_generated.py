@@ -1,7 +1,7 @@
 """Searches over generated resources find what R4's words say (tests/store/reference.py), on both databases.
 
 The long form, with another seed each time it is wanted:
-SECONDOP_SEED=7 python -m pytest -m slow -s tests/store/test_search_generated.py
+TEST_SEED=7 python -m pytest -m slow -s tests/store/test_search_generated.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fhir_secondop.store.database import Database
 from tests.store import reference
 from tests.store.rows import BASE, DESK, everything
 
-SEED = int(os.environ.get("SECONDOP_SEED", "20261128"))
+SEED = int(os.environ.get("TEST_SEED", "20261128"))
 PREFIXES = ("", "eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 UCUM, LOINC = "http://unitsofmeasure.org", "http://loinc.org"
 Plain = dict[str, Any]
