@@ -28,6 +28,8 @@ SEED = int(os.environ.get("TEST_SEED", "8"))
 KILLS = int(os.environ.get("TEST_KILLS", "500"))
 AT_ONCE = 3  # cases
 A_CLUSTER = 6  # cases; then a new database, so that the record that is gathered does not grow
+# Between two kills. A process takes a second and a half to start: killed more often, none would come to do anything.
+APART_S = (0.5, 4.0)
 
 
 class Killer:
@@ -42,7 +44,7 @@ class Killer:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(self._random.uniform(0.2, 1.2)) and len(self.killed) < self._most:
+        while not self._over.wait(self._random.uniform(*APART_S)) and len(self.killed) < self._most:
             name, pid = self._random.choice(self._living() or [("", 0)])
             if pid:
                 with contextlib.suppress(ProcessLookupError):
