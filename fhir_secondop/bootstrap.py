@@ -24,7 +24,7 @@ from fhir_secondop.model import Caller, Operation
 from fhir_secondop.opinion import case_events, clock_file, codes
 from fhir_secondop.rest import published as operations_of_others
 from fhir_secondop.rest.endpoint import Endpoint
-from fhir_secondop.service import breaker, ledger, logs, operations, workflows, writable
+from fhir_secondop.service import breaker, case_states, ledger, logs, operations, workflows, writable
 from fhir_secondop.service.authority import Authority, ExternalAuthority, OwnAuthority, rings
 from fhir_secondop.service.context import SERVICE, Context
 from fhir_secondop.service.following import Followers
@@ -113,6 +113,7 @@ def assembled(settings: Settings) -> Service:
         alerts=settings.alerts,
         circuit=breaker.Policy(settings.circuit_failures, settings.circuit_pause_s, settings.circuit_longest_s),
     )
+    case_states.make(context)
     table = operations.table(context)
     systems = _systems(settings, database) if settings.auth == "smart" else None
     authenticate = systems.caller if systems else _authenticator(settings)

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
-from fhir_secondop.errors import SecondOpError, Unavailable
+from fhir_secondop.errors import Unavailable
 from fhir_secondop.model import Caller
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.store import executors
@@ -164,7 +163,7 @@ class Heart:
                 self._lease.watch(time.monotonic())
                 self._then()
                 failed = False
-            except (SQLAlchemyError, SecondOpError) as error:
+            except Exception as error:  # whatever it is: without its heart a worker takes nothing over any more
                 if not failed:
-                    log.error("the heart can't reach the database (%s); it goes on trying", type(error).__name__)
+                    log.error("the heart fails (%s); it goes on trying", type(error).__name__)
                 failed = True

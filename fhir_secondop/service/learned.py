@@ -10,7 +10,7 @@ from fhir_secondop.model import EVERYTHING, Caller
 from fhir_secondop.opinion import clocks as both
 from fhir_secondop.opinion import learned
 from fhir_secondop.opinion.learned import Group, Outcome
-from fhir_secondop.service import clocks, worklist
+from fhir_secondop.service import cases, clocks
 from fhir_secondop.service.context import SERVICE, Context
 
 _AT_ONCE = 200  # cases in memory
@@ -42,10 +42,10 @@ def _outcomes(context: Context) -> Iterator[Outcome]:
     now, before = context.now(), ""
     with context.database.reading() as connection:
         while True:
-            ids, before = worklist.case_ids(connection, context, SERVICE, _AT_ONCE, before)
-            cases = worklist.cases(connection, EVERYTHING, ids)
-            versions = clocks.versions(connection, cases)
-            for case in cases:
+            ids, before = cases.newest(connection, context, SERVICE, _AT_ONCE, before)
+            found_cases = cases.read(connection, EVERYTHING, ids)
+            versions = clocks.versions(connection, found_cases)
+            for case in found_cases:
                 clock = both.of_case(case.request, versions[case.id], context.clocks, now)
                 found = learned.of_case(case, clock, versions[case.id], context.clocks.calendar, now)
                 if found is not None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fhir_secondop.service import reminders
+from fhir_secondop.service import case_states, reminders
 from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.running import is_outage
@@ -27,8 +27,9 @@ class Round:
 
 
 ALERTS = Round("alerts", watch.EVERY_S, watch.act)
-ALL: tuple[Round, ...] = (ALERTS, Round("reminders", reminders.EVERY_S, reminders.act))
-UNATTENDED = (ALERTS,)
+STATES = Round("case-states", case_states.EVERY_S, case_states.follow)
+ALL: tuple[Round, ...] = (ALERTS, STATES, Round("reminders", reminders.EVERY_S, reminders.act))
+UNATTENDED = (ALERTS, STATES)
 """What a process that only serves does, too: somebody must notice that nobody works."""
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FORGOTTEN_MS = 86_400_000  # after which the row of a worker that is gone is deleted
 BACK_MS = 900_000  # for which a newer version must be gone before its workflows go back to an older one
 AGAIN_S = 60.0  # before what failed on our side is tried again
-MOST_TAKEN = 20  # times that a workflow may lose its worker: then it is what ends them
+MOST_TAKEN = 20  # times that a workflow may lose its worker within one step: then it is what ends them
 AT_ONCE = 200
 PAGE = 5_000
 HASTEN_MS = 60_000  # between two looks for what waits by a wrong clock
@@ -71,11 +71,14 @@ class TakeOver:
             living = {executor.id for executor in executors.living(connection)}
         left = [workflow for workflow in pending if workflow.executor_id not in living]
         for workflow in left:
-            taken = 1 + int((workflow.attributes or {}).get("taken", 0))
+            before = workflow.attributes or {}
+            steps = len(self.client.list_workflow_steps(workflow.workflow_id, load_output=False))
+            # Whoever gets on is not what ends its workers.
+            taken = 1 + (int(before.get("taken", 0)) if steps == int(before.get("steps", steps)) else 0)
             if taken > MOST_TAKEN:
                 self._poison(workflow, taken)
                 continue
-            self.client.update_workflow_attributes(workflow.workflow_id, {"taken": taken}, merge=True)
+            self.client.update_workflow_attributes(workflow.workflow_id, {"taken": taken, "steps": steps}, merge=True)
             self.client.resume_workflow(workflow.workflow_id, queue_name=workflow.queue_name)
         return len(left)
 
@@ -83,7 +86,12 @@ class TakeOver:
         log.error("workflow %s has lost its worker %d times; it is not tried again", workflow.workflow_id, taken)
         give_up = self.give_up.get(workflow.name)
         if give_up is not None and workflow.input is not None:
-            give_up(self.context, workflow.input["args"][0], f"It has ended the worker that carried it {taken} times.")
+            why = f"It has ended the worker that carried it {taken} times, each at the same step."
+            try:
+                give_up(self.context, workflow.input["args"][0], why)
+            except Exception as error:  # the others are still taken over, and this one is looked at each time
+                log.error("workflow %s is left to nobody: %s", workflow.workflow_id, type(error).__name__)
+                return
         self.client.cancel_workflow(workflow.workflow_id)
 
     def adopt(self) -> int:

@@ -1,27 +1,23 @@
-"""The cases that somebody may see, for a list: each with what says where it stands, and not with its whole record."""
+"""The cases that somebody may see, for a list, and how many of all there are: found by the index of the cases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
-from fhir_secondop.model import Caller, Resource, Visibility
+from fhir_secondop.model import Caller
 from fhir_secondop.opinion import progress
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import Clocks
-from fhir_secondop.service import clocks, delivery, gather, patients
-from fhir_secondop.service.context import Context, quarantine, urgent_zone, whole_case
-from fhir_secondop.store import resources, tables
+from fhir_secondop.service import case_states, cases, clocks
+from fhir_secondop.service.context import Context
+from fhir_secondop.store import case_states as rows
+from fhir_secondop.store.case_states import Wanted
 
-# What says where a case stands; the pulled record, its groups and every act's Provenance stay where they are.
-_TYPES = (
-    "ServiceRequest", "Patient", "Task", "DiagnosticReport", "Observation", "CarePlan", "Condition",
-    "MedicationRequest", "QuestionnaireResponse", "Communication", "Practitioner", "PractitionerRole", "Organization",
-)  # fmt: skip
-_AT_ONCE = 500  # ids in one query
+OF_A_KIND = 10
+NEEDING = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,107 +33,57 @@ class Listed:
     candidates: frozenset[str]
 
 
-def case_ids(
-    connection: SqlConnection, context: Context, caller: Caller, limit: int, before: str = ""
-) -> tuple[list[str], str]:
-    """The newest cases that the caller may see, newest first, and the `before` that goes on with older ones, or "".
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A page of the cases of a caller, all of them in numbers, and those that wait for a person.
 
-    With `before` (a case's id) only those that are older. Raises NotFound.
+    `stages` and `needs` count at most `rows.MOST_COUNTED`; `needing` has OF_A_KIND cases of a kind, the oldest first,
+    and not many more than NEEDING together, of the gravest kinds.
     """
-    rid = tables.resource.c.rid
-    query = (
-        sa.select(tables.resource.c.id)
-        .where(
-            tables.resource.c.type == "ServiceRequest",
-            tables.resource.c.id == tables.resource.c.case_id,
-            tables.resource.c.deleted.is_(False),
-            resources.visible(context.visibility(caller)),
-        )
-        .order_by(rid.desc())
-        .limit(limit + 1)
-    )
-    if before:
-        query = query.where(rid < resources.read(connection, context.visibility(caller), "ServiceRequest", before).rid)
-    found = list(connection.execute(query).scalars())
-    return found[:limit], found[limit - 1] if len(found) > limit else ""
+
+    page: Sequence[Listed]
+    older: str
+    stages: Mapping[str, int]
+    needs: Mapping[str, int]
+    needing: Sequence[Listed]
 
 
-def listed(context: Context, caller: Caller, limit: int = 200, before: str = "") -> tuple[list[Listed], str]:
-    """A page of the cases that the caller may see, as `case_ids`; a handful of queries however many they are."""
+def listed(context: Context, caller: Caller, limit: int) -> list[Listed]:
+    """The first of the cases that the caller may see: those that have not ended, the newest first, then the others."""
+    case_states.follow(context)
     with context.database.reading() as connection:
-        ids, older = case_ids(connection, context, caller, limit, before)
-        found = cases(connection, context.visibility(caller), ids)
-        running = clocks.of_cases(connection, context, found)
-        waiting = _with_candidates(connection, context, found)
-    rows = [
-        Listed(
-            case,
-            progress.stage(case),
-            running[case.id],
-            waiting.get(case.id, frozenset()),
-        )
+        found = rows.find(connection, context.visibility(caller), Wanted(), limit)
+        return list(_listed(connection, context, caller, found).values())
+
+
+def overview(context: Context, caller: Caller, kinds: Collection[str], wanted: Wanted, limit: int) -> Overview:
+    """A list as it is shown, at most so many on its page; `older` is the `before` that goes on, or "".
+
+    `kinds` are of progress.NEEDS, those that may be this caller's business. A handful of queries however many cases
+    there are.
+    """
+    case_states.follow(context)
+    visibility = context.visibility(caller)
+    with context.database.reading() as connection:
+        found = rows.find(connection, visibility, wanted, limit + 1)
+        page = found[:limit]
+        needed = rows.needed(connection, visibility, [kind for kind in progress.NEEDS if kind in kinds])
+        oldest = rows.needing(connection, visibility, needed, OF_A_KIND)
+        needing: dict[str, None] = {}
+        for kind in needed:
+            if len(needing) < NEEDING:
+                needing.update(dict.fromkeys(oldest.get(kind, ())))
+        stages = rows.numbers(connection, visibility, progress.STAGES)
+        read = _listed(connection, context, caller, list(dict.fromkeys([*page, *needing])))
+    older = page[-1] if len(found) > limit else ""
+    return Overview([read[i] for i in page], older, stages, needed, [read[i] for i in needing])
+
+
+def _listed(connection: SqlConnection, context: Context, caller: Caller, ids: Sequence[str]) -> dict[str, Listed]:
+    found = cases.read(connection, context.visibility(caller), ids)
+    running = clocks.of_cases(connection, context, found)
+    waiting = cases.with_candidates(connection, context, found)
+    return {
+        case.id: Listed(case, progress.stage(case), running[case.id], waiting.get(case.id, frozenset()))
         for case in found
-    ]
-    return rows, older
-
-
-def cases(
-    connection: SqlConnection, visibility: Visibility, ids: Sequence[str], types: Sequence[str] = _TYPES
-) -> list[Case]:
-    """These cases, which may be seen, with their own resources of these types, and nothing of the pulled record."""
-    by_case: dict[str, list[tuple[int, Resource]]] = {case_id: [] for case_id in ids}
-    for some in _lots(ids):
-        zones = tables.resource.c.case_id.in_([urgent_zone(case_id) for case_id in some])
-        urgent = sa.and_(zones, resources.admitted(visibility))
-        query = resources.rows(visibility).where(
-            sa.or_(tables.resource.c.case_id.in_(some), urgent),
-            sa.not_(resources.hidden(visibility)),
-            tables.resource.c.type.in_(types),
-            tables.resource.c.deleted.is_(False),
-            sa.not_(resources.IN_RECORD),
-        )
-        for row in connection.execute(query):
-            stored = resources.stored(row, visibility)
-            by_case[whole_case(str(stored.case_id))].append((stored.rid, stored.resource))
-    return [Case(key, (r for _, r in sorted(rows, key=lambda row: row[0]))) for key, rows in by_case.items()]
-
-
-def _lots(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
-
-
-def candidates(context: Context, case: Case) -> frozenset[str]:
-    """The ids of the case's Tasks for which a person must say who the patient is."""
-    with context.database.reading() as connection:
-        return _with_candidates(connection, context, [case]).get(case.id, frozenset())
-
-
-def _with_candidates(connection: SqlConnection, context: Context, cases: Iterable[Case]) -> dict[str, frozenset[str]]:
-    """Case → its Tasks on hold for which candidates were put aside."""
-    lists: dict[str, list[tuple[str, str]]] = {}
-    for case in cases:
-        for task, name in _held(context, case):
-            lists.setdefault(patients.list_id(case, name), []).append((case.id, task))
-    found: dict[str, frozenset[str]] = {}
-    for some in _lots(list(lists)):
-        query = sa.select(tables.resource.c.id).where(
-            tables.resource.c.type == "Binary",
-            tables.resource.c.id.in_(some),
-            tables.resource.c.case_id.in_({quarantine(case_id) for one in some for case_id, _ in lists[one]}),
-            tables.resource.c.deleted.is_(False),
-        )
-        for list_id in connection.execute(query).scalars():
-            for case_id, task in lists[list_id]:
-                found[case_id] = found.get(case_id, frozenset()) | {task}
-    return found
-
-
-def _held(context: Context, case: Case) -> Iterable[tuple[str, str]]:
-    """The gathering and delivery Tasks on hold, each with the name of its connection."""
-    for task in case.tasks_of("gather-records"):
-        if task["status"] == "on-hold":
-            yield task["id"], gather.connection_name(task)
-    for task in case.deliveries:
-        connection = delivery.connection_of(context, case, task) if task["status"] == "on-hold" else None
-        if connection is not None:
-            yield task["id"], connection.name
+    }

@@ -70,6 +70,12 @@ def find(connection: Connection, wanted: Wanted, count: int) -> list[Entry]:
     return [Entry(*row) for row in connection.execute(query)]
 
 
+def every(connection: Connection, states: Collection[str]) -> list[Entry]:
+    """Every one that is in one of these states, the oldest first."""
+    query = sa.select(*_COLUMNS).where(_C.state.in_(states)).order_by(_C.authored, _C.task_id)
+    return [Entry(*row) for row in connection.execute(query)]
+
+
 def number(connection: Connection, wanted: Wanted) -> int:
     """How many are wanted, on all pages; beyond MOST_COUNTED nobody counts."""
     some = sa.select(sa.literal(1)).select_from(_TABLE).where(*_conditions(wanted)).limit(MOST_COUNTED)

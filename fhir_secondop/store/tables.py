@@ -268,6 +268,25 @@ ehr_work = sa.Table(
     sa.Index("ix_ehr_work_case", "case_id"),
 )
 
+# An index of the cases: where each stands, and what in it needs a person (store/case_states).
+case_state = sa.Table(
+    "case_state",
+    metadata,
+    sa.Column("rid", sa.BigInteger, primary_key=True, autoincrement=False),  # of its ServiceRequest
+    sa.Column("case_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False),
+    sa.Index("ix_case_state_ended", "ended", "rid"),
+    sa.Index("ix_case_state_stage", "stage", "rid"),
+)
+case_need = sa.Table(
+    "case_need",
+    metadata,
+    sa.Column("kind", sa.String(32), primary_key=True),
+    sa.Column("rid", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Index("ix_case_need_rid", "rid"),
+)
+
 # Whether each EHR is asked now, over all workers (store/circuits). Times in ms since 1970, 0: none.
 circuit = sa.Table(
     "ehr_circuit",

@@ -12,7 +12,7 @@ from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check, may, noted, of_query
-from fhir_secondop.service import intake, review, worklist
+from fhir_secondop.service import cases, intake, review
 from fhir_secondop.service.operations import opening
 from fhir_secondop.service.operations.case import case_summary
 from fhir_secondop.web.plain import JSON, answer, body, signed_in
@@ -90,14 +90,14 @@ def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource
     """A page of the cases that the caller may see, newest first, and where the older ones begin."""
     context = service.context
     with context.database.reading() as connection:
-        ids, older = worklist.case_ids(connection, context, caller, PAGE, before)
+        ids, older = cases.newest(connection, context, caller, PAGE, before)
         found = [
             {
                 k: v
                 for k, v in case_summary(case).items()
                 if k in ("id", "patient", "placer", "opened", "status", "businessStatus", "report")
             }
-            for case in worklist.cases(connection, context.visibility(caller), ids)
+            for case in cases.read(connection, context.visibility(caller), ids)
         ]
     return found, older
 

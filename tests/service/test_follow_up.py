@@ -23,7 +23,7 @@ def world(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def listed(world: World) -> worklist.Listed:
-    ((one,), _) = worklist.listed(world.context, world.caller("desk"))
+    (one,) = worklist.listed(world.context, world.caller("desk"), 20)
     return one
 
 

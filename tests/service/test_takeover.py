@@ -86,6 +86,30 @@ def test_one_that_ends_each_worker_which_carries_it_is_left_to_a_person(left: Le
     assert left.taking.resume() == 0
 
 
+def test_one_that_gets_on_may_lose_its_workers_as_often_as_it_does(left: Left) -> None:
+    values = "'deliver-T-1', :step, 'a step', 'null'"
+    done = f"INSERT INTO {left.prefix}operation_outputs (workflow_uuid, function_id, function_name, output) VALUES"
+    for number in range(2 * takeover.MOST_TAKEN):
+        left.set(status="PENDING", executor_id="nobody:1")
+        assert left.taking.resume() == 1
+        if number % 15 == 0:
+            with left.context.database.engine.begin() as connection:
+                connection.execute(sa.text(f"{done} ({values})"), {"step": number + 1})
+    assert left.given_up == []
+    assert left.found()[0][1] == "ENQUEUED"
+
+
+def test_one_that_can_t_be_left_to_a_person_does_not_stop_the_others(left: Left) -> None:
+    def fails(context: Any, task: str, why: str) -> None:
+        raise KeyError(task)
+
+    taking = TakeOver(left.context, left.client, workflows.VERSION, {"deliver": fails})
+    for _ in range(takeover.MOST_TAKEN + 2):
+        left.set(status="PENDING", executor_id="nobody:1")
+        assert taking.resume() == 1
+    assert left.found()[0][1] == "PENDING"
+
+
 def test_what_failed_on_our_side_begins_anew_with_the_same_arguments(left: Left) -> None:
     left.set(status="ERROR")
     assert left.taking.retry() == 1

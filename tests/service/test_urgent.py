@@ -65,7 +65,7 @@ def call(world: World, case_id: str) -> Plain:
 
 
 def needs(world: World, who: str = "desk") -> list[progress.Need]:
-    ((one,), _) = worklist.listed(world.context, world.caller(who))
+    (one,) = worklist.listed(world.context, world.caller(who), 20)
     return progress.needs(one.case)
 
 
@@ -310,7 +310,7 @@ def test_the_patient_reads_by_no_route_that_something_was_raised_spoken_of_or_lo
         assert world.call("GET", f"/fhir/{path}", who="maren").status_code == 404, path
     for code, body in (("raise-urgent", FINDING), ("record-call", {**SPOKEN, "task": task["id"]})):
         world.post(case_id, code, body, "maren", 403)
-    ((listed,), _) = worklist.listed(world.context, world.caller("maren"))
+    (listed,) = worklist.listed(world.context, world.caller("maren"), 20)
     assert urgent.urgent.of_case(listed.case) == []
     everything = readable(world, case_id, "maren")
     assert "zq-" not in everything

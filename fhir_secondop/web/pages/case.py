@@ -13,7 +13,7 @@ from fhir_secondop.opinion import blinding, codes, consultation, facts, lines, p
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.clocks import AWAITING
 from fhir_secondop.opinion.people import display_name
-from fhir_secondop.service import drafts, history, worklist
+from fhir_secondop.service import cases, drafts, history
 from fhir_secondop.service.operations.case import case_summary
 from fhir_secondop.web.pages import offers, signatures
 from fhir_secondop.web.pages.frame import Frame
@@ -82,7 +82,7 @@ def asked(case: Case) -> Plain:
 def _page(frame: Frame, case_id: str) -> Response:
     case = frame.find(case_id)
     able = offers.of_case(case, frame.caller)
-    candidates = worklist.candidates(frame.context, case) if able.coordinates else frozenset()
+    candidates = cases.candidates(frame.context, case) if able.coordinates else frozenset()
     summary = case_summary(case)
     return frame.page(
         "case",

@@ -42,7 +42,7 @@ def add(routes: Blueprint, frame: Frame) -> None:
 
     @routes.get("/my")
     def mine() -> ResponseReturnValue:
-        found, _ = worklist.listed(frame.context, frame.caller, 20)
+        found = worklist.listed(frame.context, frame.caller, 20)
         for one in found:
             disclosure.disclosed_of(one.case.id)
         if len(found) == 1:

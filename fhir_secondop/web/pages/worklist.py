@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flask import Blueprint, Response, redirect, request
@@ -17,10 +18,12 @@ from fhir_secondop.rest import disclosure
 from fhir_secondop.service import worklist
 from fhir_secondop.service.checks import may_close
 from fhir_secondop.service.worklist import Listed
+from fhir_secondop.store.case_states import MOST_COUNTED, Wanted
 from fhir_secondop.web.pages.frame import Frame
 
-SHOWN = 200
-OPEN = "open"
+SHOWN = 50
+OF_ALL = ("urgent", "to-check")
+"""What may be somebody's who does not coordinate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +53,33 @@ def add(routes: Blueprint, frame: Frame) -> None:
             return redirect("/my", 303)
         if roles == {"operator"}:
             return redirect("/connections", 303)
-        return _page(frame, request.args.get("stage", ""), request.args.get("before", ""))
+        return _page(frame, *(request.args.get(name, "") for name in ("stage", "need", "before")))
 
 
-def _page(frame: Frame, wanted: str, before: str) -> Response:
-    found: list[Listed] = []
-    older = ""
-    if not rights.summary_scopes_missing(frame.caller):
-        found, older = worklist.listed(frame.context, frame.caller, SHOWN, before)
-    for one in found:
+def _page(frame: Frame, stage: str, need: str, before: str) -> Response:
+    caller = frame.caller
+    if rights.summary_scopes_missing(caller):
+        return frame.page("worklist", rows=(), stages={}, total=0, stage=stage, need=need, before="", older="",
+                          needs={}, needing=())  # fmt: skip
+    kinds = tuple(progress.NEEDS) if "coordinator" in caller.roles else OF_ALL
+    wanted = Wanted(stage, need if need in kinds else "", before)
+    overview = worklist.overview(frame.context, caller, kinds, wanted, SHOWN)
+    for one in (*overview.page, *overview.needing):
         disclosure.disclosed_of(one.case.id)
-    rows = [row_of(one, frame.caller) for one in found]
-    counts = {stage: sum(1 for row in rows if row.stage == stage) for stage in progress.STAGES}
-    shown = [row for row in rows if not wanted or row.stage == wanted]
-    return frame.page("worklist", rows=shown, counts=counts, total=len(rows), wanted=wanted,
-                      before=before, older=older, needing=needing(rows))  # fmt: skip
+    return frame.page(
+        "worklist", rows=[row_of(one, caller) for one in overview.page], stages=overview.stages,
+        total=sum(overview.stages.values()), most=MOST_COUNTED, stage=stage, need=wanted.need, before=before,
+        older=overview.older, needs=overview.needs,
+        needing=needing([row_of(one, caller) for one in overview.needing], overview.needs),
+    )  # fmt: skip
 
 
-def needing(rows: list[Row]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
-    """What needs a person, by kind, the gravest first: each case once, with all that it needs of that kind."""
+def needing(rows: list[Row], kinds: Iterable[str]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
+    """What needs a person, by kind, the gravest first: of each the first cases, with all that they need of it."""
     found = []
-    for kind in progress.NEEDS:
+    for kind in kinds:
         pairs = [(row, mine) for row in rows if (mine := [need for need in row.needs if need.kind == kind])]
-        if pairs:
-            found.append((kind, pairs))
+        found.append((kind, pairs[: worklist.OF_A_KIND]))
     return found
 
 

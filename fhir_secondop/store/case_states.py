@@ -1,0 +1,115 @@
+"""An index of the cases: in which stage each is and what in it needs a person, so that few are found among many.
+
+The rows follow what was written, in its order, and can be made anew from it (`service.case_states`). They only find:
+what is shown of a case is read from the case, as its reader may see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fhir_secondop.model import Visibility
+from fhir_secondop.store import resources, tables
+
+MOST_COUNTED = 1000
+_STATE, _NEED, _RESOURCE = tables.case_state.c, tables.case_need.c, tables.resource.c
+_FROM = tables.case_state.join(tables.resource, _RESOURCE.rid == _STATE.rid)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One case. `rid` is that of its ServiceRequest; `needs` are kinds."""
+
+    rid: int
+    case_id: str
+    stage: str
+    ended: bool
+    needs: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for; what is empty narrows nothing. `before` is the case to go on after."""
+
+    stage: str = ""
+    need: str = ""
+    before: str = ""
+
+
+def write(connection: Connection, states: Sequence[State]) -> None:
+    """Puts the rows in place of earlier ones of the same cases."""
+    rids = [one.rid for one in states]
+    for table in (tables.case_need, tables.case_state):
+        connection.execute(sa.delete(table).where(table.c.rid.in_(rids)))
+    if states:
+        rows = [{"rid": s.rid, "case_id": s.case_id, "stage": s.stage, "ended": s.ended} for s in states]
+        connection.execute(sa.insert(tables.case_state), rows)
+    if needs := [{"kind": kind, "rid": one.rid} for one in states for kind in one.needs]:
+        connection.execute(sa.insert(tables.case_need), needs)
+
+
+def find(connection: Connection, visibility: Visibility, wanted: Wanted, count: int) -> list[str]:
+    """The ids of at most so many cases that may be seen: first those that have not ended, the newest first."""
+    query = sa.select(_STATE.case_id).select_from(_FROM).where(_seen(visibility), *_conditions(wanted))
+    if wanted.before:
+        at = connection.execute(sa.select(_STATE.ended, _STATE.rid).where(_STATE.case_id == wanted.before)).first()
+        if at is not None:
+            same = sa.and_(_STATE.ended == at.ended, _STATE.rid < at.rid)
+            query = query.where(same if at.ended else sa.or_(same, _STATE.ended.is_(True)))
+    query = query.order_by(_STATE.ended, _STATE.rid.desc()).limit(count)
+    return list(connection.execute(query).scalars())
+
+
+def needing(connection: Connection, visibility: Visibility, kinds: Iterable[str], count: int) -> dict[str, list[str]]:
+    """Kind → the ids of at most so many cases that may be seen and in which it waits, the oldest first."""
+    parts = [
+        sa.select(sa.literal(kind).label("kind"), _STATE.case_id, _STATE.rid)
+        .select_from(_FROM).where(_seen(visibility), _needs(kind)).order_by(_STATE.rid).limit(count).subquery().select()
+        for kind in kinds
+    ]  # fmt: skip
+    found: dict[str, list[str]] = {}
+    if parts:
+        for row in sorted(connection.execute(sa.union_all(*parts)), key=lambda row: row.rid):
+            found.setdefault(row.kind, []).append(row.case_id)
+    return found
+
+
+def numbers(connection: Connection, visibility: Visibility, stages: Iterable[str]) -> dict[str, int]:
+    """Stage → how many cases that may be seen are in it; beyond MOST_COUNTED nobody counts."""
+    return _numbers(connection, visibility, {stage: _STATE.stage == stage for stage in stages})
+
+
+def needed(connection: Connection, visibility: Visibility, kinds: Iterable[str]) -> dict[str, int]:
+    """Kind → in how many cases that may be seen it waits for a person, those of 0 left out; counted as `numbers`."""
+    found = _numbers(connection, visibility, {kind: _needs(kind) for kind in kinds})
+    return {kind: number for kind, number in found.items() if number}
+
+
+def _numbers(
+    connection: Connection, visibility: Visibility, conditions: Mapping[str, sa.ColumnElement[bool]]
+) -> dict[str, int]:
+    counted = []
+    for condition in conditions.values():
+        some = sa.select(sa.literal(1)).select_from(_FROM).where(_seen(visibility), condition).limit(MOST_COUNTED)
+        counted.append(sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery())
+    row = connection.execute(sa.select(*counted)).one() if counted else ()
+    return dict(zip(conditions, map(int, row), strict=True))
+
+
+def _seen(visibility: Visibility) -> sa.ColumnElement[bool]:
+    return sa.and_(_RESOURCE.deleted.is_(False), resources.visible(visibility))
+
+
+def _conditions(wanted: Wanted) -> Iterable[sa.ColumnElement[bool]]:
+    if wanted.stage:
+        yield _STATE.stage == wanted.stage
+    if wanted.need:
+        yield _needs(wanted.need)
+
+
+def _needs(kind: str) -> sa.ColumnElement[bool]:
+    return _STATE.rid.in_(sa.select(_NEED.rid).where(_NEED.kind == kind))
