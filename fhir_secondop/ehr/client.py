@@ -7,6 +7,7 @@ import binascii
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -88,6 +89,24 @@ class Client:
         if self._capability is None:
             self._capability = Capability(_resource(self.get("metadata").body) if self.base else {})
         return self._capability
+
+    @contextmanager
+    def announced(self, before: Callable[[], None]) -> Iterator[None]:
+        """Within it, `before` is called right before each request of this thread that writes; what it raises, we do.
+
+        Then nothing of ours is waited for any more: turn, place and access token are there.
+        """
+        outer = getattr(self._local, "before", None)
+        self._local.before = before
+        try:
+            yield
+        finally:
+            self._local.before = outer
+
+    def _announce(self) -> None:
+        before: Callable[[], None] | None = getattr(self._local, "before", None)
+        if before is not None:
+            before()
 
     def get(self, url: str, params: Mapping[str, str] | None = None, *, accept: str = JSON) -> Page:
         """One GET; the answer as bytes. `url` is below the base, or absolute on the same origin or a configured one."""
@@ -197,6 +216,7 @@ class Client:
         """
         connection = self.connection
         limiting.wait(self._limits, connection.name, self.site.rate_per_s)
+        self._announce()
         if connection.hl7_folder:
             new = hl7_files.put(connection.hl7_folder, control_id, data)
             return "put into the folder" if new else "put into the folder before"
@@ -276,7 +296,13 @@ class Client:
         session = self._session(signed_in=signed_in)
         most = self._most_bytes or MAX_ANSWER_BYTES
         try:
-            with self._at_once, watched.exchange(self.connection.name, method, kind) as answered:
+            with ExitStack() as held:
+                held.enter_context(self._at_once)
+                if writing:
+                    if signed_in and isinstance(self.auth, BackendServices):
+                        self.auth.token()  # may take requests of its own
+                    self._announce()
+                answered = held.enter_context(watched.exchange(self.connection.name, method, kind))
                 more = tracing.headers() if self.connection.traceparent else {}
                 with session.request(
                     method, target, params=params, data=body, headers={**headers, **more},

@@ -47,6 +47,7 @@ MAX_ATTEMPTS = 12
 FIRST_RETRY_S = 2.0
 LONGEST_RETRY_S = 900.0
 MAX_RACES = 4
+OURS = 0.1  # of the time that an EHR may take to store something: what may pass before our request goes out
 _SETTLED = ("completed", "failed", "cancelled", "on-hold", "entered-in-error")
 _LINK = "link"
 
@@ -197,11 +198,7 @@ def _denied(context: Context, job: _Job, case: Case) -> str:
     if codes.has(job.task["code"], codes.TASK, deliverables.NOTICE):
         return ""
     decision = sensitivity.may_send(context, case, actors(job.person))
-    if decision.permitted:
-        return ""
-    # What was begun before may have landed: that it was not sent would be no truth.
-    begun = alignment.evidence(job.task).get("sent") == "unknown"
-    return f"Not sent{' again' if begun else ''}: {decision.because}."
+    return "" if decision.permitted else decision.because
 
 
 def actors(person: Person) -> frozenset[str]:
@@ -286,14 +283,24 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
                 # Sent again it might stand there twice, where the first is only not shown to us.
                 why = f"The EHR said that it stored it ({promised}), and it is not there."
                 return _hold(context, job, why, kind="to-check")
-            begun = _sending(context, job, chosen, connection, document.version_id)
-            if begun is None:
-                why, wait = "it is being sent there to somebody else", _backoff(1 + job.try_.waits)
-                return _again(context, job, "", why, job.try_.waited, delay_s=wait)
-            job = begun
+            begin = partial(_begun, context, chosen, connection, document.version_id)
             try:
-                receipt = push.send(target, chosen.rung, document)
+                sending = _Sending(context, begin(job), connection, begin)
+            except _Waits as other:
+                return _again(context, job, "", str(other), job.try_.waited, delay_s=_backoff(1 + job.try_.waits))
+            try:
+                with target.client.announced(sending):
+                    receipt = push.send(target, chosen.rung, document)
+                job = sending.job
+            except (_Waits, _Withheld) as stopped:
+                job, business = sending.job, "unknown"
+                if not sending.wrote and (chosen.rung.reads_back or not unanswered):
+                    job, business = _not_sent(context, job), ""
+                if isinstance(stopped, _Withheld):
+                    return _withhold(context, job, str(stopped))
+                return _again(context, job, business, str(stopped), job.try_.waited, delay_s=_backoff(1))
             except EhrFailure as failure:
+                job = sending.job
                 if not chosen.rung.reads_back:
                     if unanswered:
                         raise  # what it says of this one says nothing of the one that nobody answered
@@ -422,25 +429,28 @@ def _settle_wait(context: Context, job: _Job, connection: Connection) -> float:
     started = alignment.evidence(job.task).get("send-started")
     if not started:
         return 0.0
-    settle_s = context.client(connection.name).site.settle_s
-    return max(0.0, max(settle_s, connection.timeout_s) - context.settling.since_s(job.task["id"], started))
+    return max(0.0, _settle_s(context, connection) - context.settling.since_s(job.task["id"], started))
+
+
+def _settle_s(context: Context, connection: Connection) -> float:
+    """Seconds after which what was sent there can't land any more."""
+    return max(context.client(connection.name).site.settle_s, connection.timeout_s)
 
 
 class _Waits(Exception):
-    """Somebody else's delivery of the same goes first."""
+    """Another delivery goes first; why."""
 
 
 class _Withheld(Exception):
     """The consent was taken back since the case was read."""
 
 
-def _sending(
-    context: Context, job: _Job, chosen: Chosen, connection: Connection, version_id: str
-) -> _Job | None:  # fmt: skip
-    """Commits that we are about to send, before we do; None while the same is being sent there to somebody else.
+def _begun(context: Context, chosen: Chosen, connection: Connection, version_id: str, job: _Job) -> _Job:
+    """Commits that we are about to send, before we do. Raises _Waits while somebody else's goes first.
 
     Two people of one EHR have a delivery each. Their workers may both have found nothing there: the second must look
-    again, also when the first has ended since.
+    again, also when the first has ended since. And a newer version may have been signed since the case was read: this
+    one would be the last to arrive.
     """
     now = context.instant()
     said = {"sent": "unknown", "send-started": now, "rung": str(chosen.number), "rung-why": chosen.why, **_counted(job)}
@@ -459,14 +469,34 @@ def _sending(
             unread = alignment.evidence(other).get("copy") != "verified"
             landing = unread and _settle_wait(context, replace(job, task=other), connection)
             if landing or other["meta"]["versionId"] != seen.get(other["id"]):
-                raise _Waits
+                raise _Waits("it is being sent there to somebody else")
+        if _is_outdated(context, replace(job, case=now_there)):
+            raise _Waits("a newer version was signed meanwhile")
 
-    try:
-        moved = _moved(context, job, task, "in-progress", "sending", also=alone)
-    except _Waits:
-        return None
+    moved = _moved(context, job, task, "in-progress", "sending", also=alone)
     context.settling.since_s(task["id"], now)
     return moved
+
+
+class _Sending:
+    """A delivery that is being sent; called right before each request that writes goes out.
+
+    Others wait for `_settle_s` from when the Task says that it was sent. Until a request goes out time may pass: it
+    waits for its turn at the EHR, looks for older copies, or its worker is paused. After more than a small part of that
+    time it is committed anew, with everything that is looked at then: nobody else has the Task, consent is given, and
+    no other version goes first.
+    """
+
+    def __init__(self, context: Context, job: _Job, connection: Connection, again: Callable[[_Job], _Job]) -> None:
+        self.job, self.wrote = job, False
+        self._context, self._again = context, again
+        self._most_s = OURS * _settle_s(context, connection)
+
+    def __call__(self) -> None:
+        task = self.job.task
+        if self._context.settling.since_s(task["id"], alignment.evidence(task)["send-started"]) > self._most_s:
+            self.job = self._again(self.job)
+        self.wrote = True
 
 
 def _still_landing(context: Context, job: _Job) -> None:
@@ -580,9 +610,11 @@ def _issue_link(context: Context, job: _Job, why: str) -> str:
     return _LINK
 
 
-def _withhold(context: Context, job: _Job, why: str) -> str:
+def _withhold(context: Context, job: _Job, because: str) -> str:
     """Not sent, for want of consent. Who may hold an older version is told, without content, not to rely on it."""
     code, version = job.task["code"], alignment.version_of(job.task)
+    # What was begun before may have landed: that it was not sent would be no truth.
+    begun = alignment.evidence(job.task).get("sent") == "unknown"
     held = max(
         (
             alignment.version_of(other)
@@ -599,7 +631,8 @@ def _withhold(context: Context, job: _Job, why: str) -> str:
         if told:
             _plan_notice(tx, context, job, told)
 
-    return _hold(context, job, why, "consent-withheld", also=also)
+    said = f"Not sent{' again' if begun else ''}: {because}."
+    return _hold(context, job, said, "consent-withheld", also=also)
 
 
 def _plan_notice(tx: Transaction, context: Context, job: _Job, held: int) -> None:

@@ -16,6 +16,7 @@ from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.sandbox.traffic import Asked
 from fhir_secondop.service import delivery
 from fhir_secondop.store import resources
+from tests.service.test_consent import consent, patient_of
 from tests.service.test_review import example
 from tests.service.world import NPI, Ehr, World, nothing_found, opened, record_of, refusal
 
@@ -598,6 +599,123 @@ def test_a_first_version_that_had_landed_and_was_superseded_is_no_mismatch(world
         ("amended", "current"),
         ("final", "superseded"),
     ]
+
+
+# ---- what happens between the look and the request
+
+
+def deliveries_of(world: World, case_id: str, version: int) -> list[Any]:
+    """The waiting jobs that carry that version to an EHR."""
+    tasks = {d["task"] for d in world.deliveries(case_id, version=version)}
+    return [job for job in world.jobs if job.partition != "link" and job.args[0] in tasks]
+
+
+def run(world: World, job: Any) -> str:
+    """Another worker does this job, now."""
+    world.jobs.remove(job)
+    return str(world.workflows[job.workflow](*job.args))
+
+
+def once(ehr: Ehr, fits: Callable[[Asked], bool], act: Callable[[], Any]) -> list[Any]:
+    """Does this before the first request that fits is answered; what came of it."""
+    done: list[Any] = []
+
+    def meanwhile(asked: Asked) -> bool:
+        if fits(asked) and not done:
+            done.append("now")
+            done[0] = act()
+        return False
+
+    ehr.cut = meanwhile
+    return done
+
+
+@pytest.mark.parametrize("kind", ["amended", "entered-in-error"])
+def test_a_version_that_was_superseded_since_its_worker_looked_is_not_sent_after_the_newer_one(
+    both: World, kind: str
+) -> None:
+    world = both
+    ehr = clinic(world, settle_s=60.0)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: refusal(500) if a.writes else None  # the first one may still land for a minute
+    world.work(limit=4)
+    ehr.instead = lambda a: None
+    assert "may still land" in run(world, deliveries_of(world, case_id, 1)[0])
+    world.clock.forward(120)
+
+    def newer() -> list[str]:
+        world.amend(case_id, kind)
+        return [run(world, job) for job in deliveries_of(world, case_id, 2)]
+
+    said = once(ehr, lambda a: (a.kind, a.type) == ("search", "DocumentReference"), newer)
+    run(world, deliveries_of(world, case_id, 1)[0])
+    assert "verified" in said[0]
+    world.work(patience_s=600)
+    assert world.delivery(case_id, PCP, 1)["status"] == "on-hold"
+    (document,) = ehr.documents
+    assert document["docStatus"] == kind
+
+
+def test_a_request_that_waited_for_its_turn_for_long_is_not_sent_after_somebody_else_s(
+    both: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was paused, or other requests went first: meanwhile it was taken for one that can't land any more."""
+    world = both
+    ehr = hospital(world, "no-transaction", "no-conditional-create", settle_s=60.0)
+    case_id = world.signed(sources=[])
+    client = world.context.client("lakeside")
+    waits, others = client._at_once, []
+
+    class Turn:
+        def __enter__(self) -> None:
+            task = world.delivery(case_id, SURGEON)
+            if task["businessStatus"] == "sending" and not others:
+                others.append("now")
+                world.clock.forward(61)
+                other = next(job for job in deliveries_of(world, case_id, 1) if job.args[0] != task["task"])
+                others[0] = run(world, other)
+
+        def __exit__(self, *said: object) -> None:
+            pass
+
+    monkeypatch.setattr(client, "_at_once", Turn())
+    first_one = world.delivery(case_id, SURGEON)["task"]
+    run(world, next(job for job in deliveries_of(world, case_id, 1) if job.args[0] == first_one))
+    monkeypatch.setattr(client, "_at_once", waits)
+    assert others == ["verified"]
+    world.work(patience_s=600)
+    assert {world.delivery(case_id, n)["businessStatus"] for n in (SURGEON, ONCOLOGIST)} == {"verified"}
+    assert (len(ehr.documents), len([a for a in ehr.written if a.type == "DocumentReference"])) == (1, 1)
+
+
+def test_a_consent_that_was_taken_back_while_a_request_waited_for_its_turn_is_kept(
+    both: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = both
+    ehr = hospital(world, settle_s=60.0)
+    case_id = world.signed(sources=[])
+    client, waits, done = world.context.client("lakeside"), world.context.client("lakeside")._at_once, []
+
+    class Turn:
+        def __enter__(self) -> None:
+            if world.delivery(case_id, SURGEON)["businessStatus"] == "sending" and not done:
+                given = consent(patient_of(world, case_id), rule="OPTOUT", type="deny")
+                done.append(world.call("POST", "/fhir/Consent", given).status_code)
+                world.clock.forward(10)
+
+        def __exit__(self, *said: object) -> None:
+            pass
+
+    monkeypatch.setattr(client, "_at_once", Turn())
+    task = world.delivery(case_id, SURGEON)["task"]
+    run(world, next(job for job in deliveries_of(world, case_id, 1) if job.args[0] == task))
+    monkeypatch.setattr(client, "_at_once", waits)
+    world.work(patience_s=600)
+    assert done == [201]
+    assert ehr.written == []
+    said = world.delivery(case_id, SURGEON)
+    assert said["status"] == "on-hold"
+    assert said["why"].startswith("Not sent:")
 
 
 # ---- an EHR that keeps to nothing (the rest is tests/faults)
