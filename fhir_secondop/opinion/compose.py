@@ -17,7 +17,7 @@ COMPOSABLE = frozenset(
     {
         "Appointment", "Binary", "Bundle", "CarePlan", "ClinicalImpression", "Communication", "Composition",
         "Condition", "Consent", "Coverage", "CoverageEligibilityRequest", "CoverageEligibilityResponse",
-        "DiagnosticReport", "DocumentReference", "Encounter", "Endpoint", "Linkage", "List", "Observation",
+        "DiagnosticReport", "DocumentReference", "Encounter", "Endpoint", "List", "Observation",
         "Organization", "Patient", "Practitioner", "PractitionerRole", "Provenance", "QuestionnaireResponse",
         "ServiceRequest", "Task",
     }
