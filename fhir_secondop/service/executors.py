@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -90,14 +89,17 @@ class Lease:
 
         Not `clean`: something still runs in this process, and writes nothing any more.
         """
-        self._database.fence = None
+        self._database.fence = None if clean else _refuse
         self._become(executors.GONE)
-        if not clean:
-            self._database.fence = _refuse
 
     def _become(self, state: str) -> None:
         with self._database.transaction(_KEEPER) as tx:
             executors.become(tx.connection, self.executor.id, state)
+
+    def keep(self, now: int) -> None:
+        """What is done at each beat: one more, and a look at the others. `now` in ms since 1970."""
+        self.beat(now)
+        self.watch(time.monotonic())
 
     def beat(self, now: int) -> None:
         """One more beat; ends the process when the others have declared it gone. `now` in ms since 1970."""
@@ -133,37 +135,3 @@ class Lease:
 def _refuse(_: Connection, caller: Caller) -> None:
     if caller is SERVICE:
         raise Unavailable("This worker has stopped; another one goes on.")
-
-
-class Heart:
-    """The thread that beats and watches, until it is stopped. A database that is away for a while is waited for.
-
-    `then` is done after each beat: what is left behind is taken over.
-    """
-
-    def __init__(self, lease: Lease, now: Callable[[], int], then: Callable[[], None]) -> None:
-        self._lease, self._now, self._then = lease, now, then
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
-
-    def start(self) -> None:
-        """Begins to beat."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Beats no more."""
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        failed = False
-        while not self._stopped.wait(self._lease.beat_s):
-            try:
-                self._lease.beat(self._now())
-                self._lease.watch(time.monotonic())
-                self._then()
-                failed = False
-            except Exception as error:  # whatever it is: without its heart a worker takes nothing over any more
-                if not failed:
-                    log.error("the heart fails (%s); it goes on trying", type(error).__name__)
-                failed = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from fhir_secondop.service import (
 )
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.memory import give_back_large_blocks
+from fhir_secondop.service.repeated import Repeated
 from fhir_secondop.service.requeue import Live, carry_on, requeue
 from fhir_secondop.service.running import Running, Strays, is_outage
 from fhir_secondop.service.takeover import GiveUp, TakeOver, live
@@ -163,34 +164,49 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
     _configure(database, settings, lease.executor.id)
     _register(context, DBOS, running)
     lease.join()
-    DBOS.launch()
-    client = DBOSClient(system_database_engine=database.engine, application_name=APPLICATION, lazy=True)
-    take_over = TakeOver(context, client, VERSION, _GIVE_UP)
-    strays = Strays(client, lease.executor.id, running, settings.lease_s)
-
-    def then() -> None:
-        strays.look(time.monotonic())
-        take_over.turn(lease.beat_s)
-
-    heart = executors.Heart(lease, context.now, then)
-    alive = partial(live, client)
-    lost = rounds.Round("carry-on", CARRY_ON_S, lambda context: carry_on(context, alive))
-    anew = rounds.Round("requeue", REQUEUE_S, lambda context: requeue(context, alive))
-    old = rounds.Round("ended-jobs", ended.EVERY_S, lambda context: ended.forget(context, client, settings.keep_days))
-    regular = rounds.Rounds(context, (lost, anew, old, *rounds.ALL))
-    try:
+    # Ended from the last to the first: nothing new is taken while what was begun ends, and the heart beats to the end.
+    with ExitStack() as ending:
+        ending.callback(lambda: lease.leave(clean=not running.number))
+        # The heart alone in its thread: what takes long must not make it beat too late.
+        _started(ending, Repeated("heart", lease.beat_s, lambda: lease.keep(context.now())))
+        ending.callback(running.stop)
+        DBOS.launch()
+        ending.callback(
+            lambda: DBOS.destroy(workflow_completion_timeout_sec=int(settings.drain_s) if running.number else 0)
+        )
         _register_queues(DBOS, settings)
-        take_over.resume()  # what an earlier start of this worker left goes on at once
-        heart.start()
-        regular.start()
+        # Nor may it wait for the database within DBOS: it would go on too late when that is back.
+        client = DBOSClient(
+            system_database_engine=database.engine, application_name=APPLICATION, lazy=True,
+            retry_connection_errors=False,
+        )  # fmt: skip
+        take_over = TakeOver(context, client, VERSION, _GIVE_UP)
+        strays = Strays(client, lease.executor.id, running, settings.lease_s)
+
+        def look() -> None:
+            strays.look(time.monotonic())
+            take_over.turn(lease.beat_s)
+
+        take_over.turn(lease.beat_s)  # what an earlier start of this worker left goes on at once
+        _started(ending, Repeated("take-over", lease.beat_s, look))
+        alive = partial(live, client)
+        _started(ending, rounds.Rounds(context, (*_looks(client, alive, settings), *rounds.ALL)))
+        ending.callback(lease.drain)
         yield alive
-    finally:
-        regular.stop()
-        lease.drain()
-        DBOS.destroy(workflow_completion_timeout_sec=int(settings.drain_s) if running.number else 0)
-        running.stop()
-        heart.stop()
-        lease.leave(clean=not running.number)
+
+
+def _started(ending: ExitStack, thread: Repeated | rounds.Rounds) -> None:
+    thread.start()
+    ending.callback(thread.stop)
+
+
+def _looks(client: DBOSClient, alive: Live, settings: Settings) -> tuple[rounds.Round, ...]:
+    """What is looked for regularly among the workflows."""
+    return (
+        rounds.Round("carry-on", CARRY_ON_S, lambda context: carry_on(context, alive)),
+        rounds.Round("requeue", REQUEUE_S, lambda context: requeue(context, alive)),
+        rounds.Round("ended-jobs", ended.EVERY_S, lambda context: ended.forget(context, client, settings.keep_days)),
+    )
 
 
 def _register_queues(registry: type[DBOS], settings: Settings) -> None:

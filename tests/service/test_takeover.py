@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fhir_secondop import bootstrap
 from fhir_secondop.config import Settings
 from fhir_secondop.service import executors, takeover, workflows
 from fhir_secondop.service.context import SERVICE, Context
+from fhir_secondop.service.repeated import Repeated
 from fhir_secondop.service.requeue import carry_on
 from fhir_secondop.service.takeover import TakeOver
 from fhir_secondop.store import executors as rows
@@ -108,6 +110,37 @@ def test_one_that_can_t_be_left_to_a_person_does_not_stop_the_others(left: Left)
         left.set(status="PENDING", executor_id="nobody:1")
         assert taking.resume() == 1
     assert left.found()[0][1] == "PENDING"
+
+
+def test_a_start_that_fails_leaves_no_thread_and_no_living_worker_behind(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: TakeOver, every_s: float) -> None:
+        raise KeyError("args")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TakeOver, "turn", fails)
+        with pytest.raises(KeyError):
+            workflows.working(left.context, workflows.Settings(drain_s=0)).__enter__()
+    with left.context.database.reading() as connection:
+        assert rows.living(connection) == []
+    assert {"heart", "take-over", "rounds"}.isdisjoint(thread.name for thread in threading.enumerate())
+    with workflows.working(left.context, workflows.Settings(drain_s=0)):
+        assert {"heart", "take-over", "rounds"} <= {thread.name for thread in threading.enumerate()}
+
+
+def test_a_thread_goes_on_whatever_fails_and_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    done = threading.Semaphore(0)
+
+    def act() -> None:
+        done.release()
+        raise OSError("content")
+
+    thread = Repeated("heart", 0.01, act)
+    thread.start()
+    assert all(done.acquire(timeout=10) for _ in range(5))
+    thread.stop()
+    assert [record.getMessage() for record in caplog.records] == ["heart failed (OSError); it goes on trying"]
 
 
 def test_what_failed_on_our_side_begins_anew_with_the_same_arguments(left: Left) -> None:
