@@ -1,10 +1,12 @@
 """What a store with many cases costs who looks: a small store and a large one, each behind a server of its own.
 
   page         the work list (/), as coordinator, as a provider and a reviewer who have a hundredth of the cases
+  needing      the list of what is held, as coordinator;  ended: of what is aligned
   list         GET /api/second-opinions, by the same three
   board        $alignment of a signed case;  events: of it;  case: its page
   connections  the page of the connections, as operator
   waiting      everything open at each EHR, which alerts and metrics look at
+  following    the index of the cases brought up to date when there is nothing new
   reminders    one turn of the reminders
   requeue      jobs made anew from the Tasks at a start, when they are there already
   carry-on     the look for lost ones, every 10 minutes
@@ -32,7 +34,7 @@ import requests
 import rig
 
 from fhir_secondop.model import Connection
-from fhir_secondop.service import reminders, takeover, waiting, workflows
+from fhir_secondop.service import case_states, reminders, takeover, waiting, workflows
 from fhir_secondop.service.context import Context
 from fhir_secondop.service.requeue import carry_on, requeue
 from fhir_secondop.store.database import Database, now_ms
@@ -119,12 +121,15 @@ def _acts(context: Context, base: str, case: str, live: Any) -> dict[str, Callab
 
     return {
         **{f"page, {who}": page(who, "/") for who in TOKENS},
+        "needing": page("coordinator", "/?need=hand-over"),
+        "ended": page("coordinator", "/?stage=aligned"),
         **{f"list, {who}": api(who, "") for who in TOKENS},
         "board": api("coordinator", f"/{case}/alignment"),
         "case": page("coordinator", f"/cases/{case}"),
         "events": api("coordinator", f"/{case}/events"),
         "connections": page("operator", "/connections"),
         "waiting": look,
+        "following": lambda: case_states.follow(context),
         "reminders": lambda: reminders.act(context),
         "requeue": lambda: requeue(context, live),
         "carry-on": lambda: carry_on(context, live),

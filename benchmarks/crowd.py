@@ -22,7 +22,7 @@ import standin
 
 from fhir_secondop.model import EVERYTHING, Connection
 from fhir_secondop.opinion import watches, workflow
-from fhir_secondop.service import delivery
+from fhir_secondop.service import case_states, delivery
 from fhir_secondop.service.context import SERVICE, load, put
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Database, now_ms
@@ -34,7 +34,11 @@ APART_MS = 600_000  # between two cases
 WITH_FILES = 400
 _FILE = re.compile(r'"data":"[A-Za-z0-9+/=]{200,}"')
 _DOCUMENTS = ("Bundle", "Binary", "Composition", "DocumentReference", "Provenance")  # which no list reads
-_COPIED = (tables.resource, tables.version, *tables.INDEXES, tables.audience, tables.case_event, tables.case_counter)
+_COPIED = (
+    tables.resource, tables.version, *tables.INDEXES, tables.audience, tables.case_event, tables.case_counter,
+    tables.ehr_work, tables.case_state, tables.case_need,
+)  # fmt: skip
+_MOMENTS = ("authored", "changed")  # of the ledger
 Row = dict[str, Any]
 
 
@@ -65,6 +69,7 @@ def templates(folder: Path, at: Sequence[Connection]) -> list[Template]:
     service = rig.service(folder, at, "templates.sqlite")
     marks = {kind: f"7000000{number}" for number, kind in enumerate(KINDS)}
     found = [(kind, mark, walk(service, at, kind, mark)) for kind, mark in marks.items()]
+    case_states.follow(service.parts.context)
     with service.parts.context.database.reading() as connection:
         made = [_template(connection, *each) for each in found]
     service.close()
@@ -76,13 +81,18 @@ def fill(database: Database, of: Sequence[Template], count: int) -> dict[str, in
     numbers = _mix(count)
     with _unindexed(database) as connection:
         _copy(connection, of, numbers)
+        # The index of the cases is copied, too: it has not to follow.
+        newest = sa.select(sa.func.max(tables.version.c.updated)).scalar_subquery()
+        mine = tables.reached.c.name == case_states.NAME
+        connection.execute(sa.update(tables.reached).where(mine).values(at=newest))
     return {kind: sum(1 for _, each in numbers if each == kind) for kind in KINDS}
 
 
 def walk(service: rig.Service, at: Sequence[Connection], kind: str, mark: str) -> str:
     """One case through the service to where its kind stands; its id."""
     context, before = service.parts.context, len(service.enqueued)
-    request = rig.request(rig.Patient(((standin.SYSTEM, f"P-{mark}"),)), int(mark), at, gather=False)
+    informed = at[:1] if kind == "done" else at
+    request = rig.request(rig.Patient(((standin.SYSTEM, f"P-{mark}"),)), int(mark), informed, gather=False)
     case_id = service.call("", request)["id"]
     if kind == "new":
         return str(case_id)
@@ -93,20 +103,30 @@ def walk(service: rig.Service, at: Sequence[Connection], kind: str, mark: str) -
     gaps = service.call(f"/{case_id}/completeness", who="reviewer", method="GET")["gaps"]
     service.call(f"/{case_id}/submit-report", {**rig.DRAFT, "gapsConfirmed": gaps}, "reviewer")
     service.call(f"/{case_id}/sign", {}, "reviewer")
-    for name, _, partition, *args in service.enqueued[before:]:
-        if name != delivery.WORKFLOW:
-            continue
-        if kind == "held" and partition == "other":
-            delivery.give_up(context, args[0], "The EHR does not answer.")
-        else:
-            delivery.attempt(context, args[0], 1)
+    _deliver(service, before, fails="other" if kind == "held" else "")
     if kind == "done":
         service.call(f"/{case_id}/acknowledge", {"version": 1}, "provider")
+        service.call(f"/{case_id}/decide", {"version": 1, "decision": "adopt"}, "provider")
+        before = len(service.enqueued)
+        plan = {"version": 1, "decision": "adopt", "text": "Go ahead."}
+        made = service.call(f"/{case_id}/plan-of-record", plan, "provider")
+        _deliver(service, before)
+        service.call(f"/{case_id}/acknowledge", {"version": made["version"], "what": "plan"}, "provider")
         with context.database.transaction(SERVICE) as tx:
             for each in load(tx.connection, EVERYTHING, case_id).of_type("Task"):
                 if workflow.is_watch(each):  # as months later
                     put(tx, context, case_id, watches.ended(each, "nothing has happened since", context.instant()))
     return str(case_id)
+
+
+def _deliver(service: rig.Service, after: int, fails: str = "") -> None:
+    """Carries out the deliveries that were enqueued since; those to `fails` are given up."""
+    context = service.parts.context
+    for name, _, partition, *args in service.enqueued[after:]:
+        if name == delivery.WORKFLOW and partition == fails:
+            delivery.give_up(context, args[0], "The EHR does not answer.")
+        elif name == delivery.WORKFLOW:
+            delivery.attempt(context, args[0], 1)
 
 
 def _template(connection: sa.Connection, kind: str, mark: str, case_id: str) -> Template:
@@ -131,6 +151,8 @@ def _template(connection: sa.Connection, kind: str, mark: str, case_id: str) -> 
             return number[value]
         if column in ("updated", "at"):
             return rank[value]
+        if column in _MOMENTS:
+            return value - instants[0]
         return pattern.sub(lambda m: ids[m[0]], value) if isinstance(value, str) else value
 
     return Template(kind, mark, {name: [{c: moved(c, v) for c, v in row.items()} for row in rows]
@@ -245,9 +267,9 @@ def _without_files(row: Row, kinds: dict[int, str]) -> Row:
 def _moved(column: Any, template: Template, into: Any, rid: Any, at: Any) -> Any:
     if column.name == "rid":
         return column + rid
-    if column.name in ("updated", "at"):
+    if column.name in ("updated", "at", *_MOMENTS):
         return column + at
-    if not isinstance(column.type, sa.String) or column.name in ("type", "param", "kind", "part"):
+    if not isinstance(column.type, sa.String) or column.name in ("type", "param", "kind", "part", "stage", "state"):
         return column
     value = sa.func.replace(column, template.mark, into.c.mark)
     value = sa.func.replace(value, PROVIDER, into.c.provider)
