@@ -14,7 +14,7 @@ from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check, may, noted, of_query
 from fhir_secondop.service import cases, intake, review
 from fhir_secondop.service.operations import opening
-from fhir_secondop.service.operations.case import case_summary
+from fhir_secondop.service.operations.case import LINE_TYPES, case_line, case_summary
 from fhir_secondop.web.plain import JSON, answer, body, signed_in
 
 PAGE = 100
@@ -91,15 +91,8 @@ def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource
     context = service.context
     with context.database.reading() as connection:
         ids, older = cases.newest(connection, context, caller, PAGE, before)
-        found = [
-            {
-                k: v
-                for k, v in case_summary(case).items()
-                if k in ("id", "patient", "placer", "opened", "status", "businessStatus", "report")
-            }
-            for case in cases.read(connection, context.visibility(caller), ids)
-        ]
-    return found, older
+        listed = cases.read(connection, context.visibility(caller), ids, LINE_TYPES)
+    return [case_line(case) for case in listed], older
 
 
 def _answer(result: Result) -> Response:

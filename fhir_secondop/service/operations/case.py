@@ -99,8 +99,12 @@ def _audit_trail(context: Context) -> Handler:
     return handler
 
 
-def case_summary(case: Case) -> Plain:
-    """A case for the JSON door: what it is about and how far it has come."""
+LINE_TYPES = ("ServiceRequest", "Patient", "Task", "DiagnosticReport")
+"""The types that `case_line` reads."""
+
+
+def case_line(case: Case) -> Plain:
+    """A case in a list of many: whose it is and how far it has come."""
     task = case.coordination
     signed = case.report
     return {
@@ -110,6 +114,14 @@ def case_summary(case: Case) -> Plain:
         "opened": task["authoredOn"],
         "status": task["status"],
         "businessStatus": workflow.business_status(task),
+        "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
+    }
+
+
+def case_summary(case: Case) -> Plain:
+    """A case for the JSON door: what it is about and how far it has come."""
+    return {
+        **case_line(case),
         "underReview": [{"item": n, "reference": reference(i), "text": facts.item_title(i)}
                         for n, i in enumerate(case.items)],
         "questions": case.questions,
@@ -123,7 +135,6 @@ def case_summary(case: Case) -> Plain:
         **({"watched": watches.told(case)} if case.tasks_of(workflow.WATCH) else {}),
         **({"toCheck": checks.told(case)} if checks.of_case(case) else {}),
         "insurance": eligibility.told(case),
-        "report": {"status": signed["status"], "version": report.version_of(signed)} if signed else None,
         "deliveries": [
             {"task": t["id"], "to": t["owner"].get("display", ""),
              "what": (codes.code_of(t["code"], codes.TASK) or "").removeprefix("deliver-"),

@@ -157,8 +157,10 @@ def test_more_cases_take_no_more_statements(bare: Clinic) -> None:
     for number in range(2, 12):
         bare.world.open(placer={"system": orders, "value": f"n{number}"})
     bare.world.work()
-    assert statements() == few
-    assert few <= (20, 10)
+    many = statements()
+    # One may come on top, once a minute: that somebody was seen.
+    assert [now <= before + 1 for now, before in zip(many, few, strict=True)] == [True, True], (many, few)
+    assert [now <= most for now, most in zip(many, (20, 10), strict=True)] == [True, True], many
     assert bare.get("/").get_data(as_text=True).count('<th scope="row"><a href="/cases/') == 12
 
 
