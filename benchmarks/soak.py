@@ -91,6 +91,10 @@ def _measured(pid: int) -> tuple[float, int, int]:
     return rig.rss_mb(pid)[0], len(os.listdir(f"/proc/{pid}/fd")), int(threads.split()[1])
 
 
+class Busy(RuntimeError):
+    """It has no place for the request now."""
+
+
 class Clinic:
     """Who asks, reviews, reads and answers, by HTTP. `done` counts what was done, `failed` what was not, by what."""
 
@@ -108,6 +112,8 @@ class Clinic:
             session = self._local.session = requests.Session()
         headers = {"Authorization": f"Bearer {who}"}
         answer = session.request(method, f"{self._url}{path}", json=body, headers=headers, timeout=120)
+        if answer.status_code == 503:
+            raise Busy(f"{method} {path}: {answer.text[:300]}")
         if answer.status_code >= 400:
             raise RuntimeError(f"{method} {path.rpartition('/')[2]}: {answer.status_code} {answer.text[:300]}")
         self.done[f"{answer.status_code}"] += 1
@@ -116,7 +122,7 @@ class Clinic:
 
     def story(self, number: int) -> None:
         """One case, from the request to the acknowledgement."""
-        patient = rig.Patient(((standin.SYSTEM, "P-1"),))
+        patient = rig.Patient(((standin.SYSTEM, f"P-{number}"),))  # else each record had the reports before
         case_id = self.call("POST", "/api/second-opinions", rig.request(patient, number, self._at, gather=True))["id"]
         case = f"/api/second-opinions/{case_id}"
         self.cases.append(case_id)
@@ -143,7 +149,10 @@ class Clinic:
         while not fits(self.call("GET", case)):
             if time.monotonic() > ends:
                 raise RuntimeError("it did not come that far")
-            after = self.call("GET", f"{case}/events?after={after}&wait=10")["last"]
+            try:
+                after = self.call("GET", f"{case}/events?after={after}&wait=10")["last"]
+            except Busy:
+                time.sleep(5)  # so many wait already
 
     def look(self, number: int) -> None:
         """What others read and write meanwhile."""
@@ -222,7 +231,7 @@ def main() -> None:
         for n in range(3):
             port = rig.free_port()
             base = f"http://127.0.0.1:{port}/fhir"
-            command = [sys.executable, str(Path(standin.__file__)), "--port", str(port), "--patients", "1"]
+            command = [sys.executable, str(Path(standin.__file__)), "--port", str(port), "--patients", "99999"]
             running = stack.enter_context(rig.process(command, f"{base}/metadata", folder / f"standin-{n}.log"))
             at.append(rig.connection(f"ehr{n}", base, n, standin.SYSTEM))
             pids.append(running.pid)

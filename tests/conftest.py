@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import os
@@ -175,11 +176,18 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_template() -> Path:
     """A database file with the schema of this version and nothing else; migrated once, copied for each test."""
-    path = tmp_path_factory.mktemp("template") / "migrated.sqlite"
-    _migrate(f"sqlite:///{path}")
-    return path
+    return migrated_file()
+
+
+@cache
+def migrated_file() -> Path:
+    """The same, for those that are no fixtures."""
+    folder = Path(tempfile.mkdtemp(prefix="secondop-template-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _migrate(f"sqlite:///{folder / 'migrated.sqlite'}")
+    return folder / "migrated.sqlite"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

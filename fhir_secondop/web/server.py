@@ -65,10 +65,7 @@ def _serve(settings: Settings, told: Callable[[], None], *, works: bool = True, 
             raise Unavailable(
                 f"{settings.host}:{settings.port} can't be listened on ({error.strerror}); choose another --port."
             ) from error
-        # What a start makes stays for good: the collector need not look through it time and again. It is not collected
-        # either: of 150,000 objects fewer than 2,000 would go, and that takes 0.1 s.
-        gc.freeze()
-        gc.enable()
+        _collect_from_now_on()
         told()
         try:
             server.run()
@@ -100,8 +97,18 @@ def _work(
         app.working(settings, executor) as service,
         metrics.beside(service, *metrics_at) if metrics_at else nullcontext(),
     ):
+        _collect_from_now_on()
         told()
         ended.wait()
+
+
+def _collect_from_now_on() -> None:
+    """What a start makes stays for good: the collector need not look through it time and again.
+
+    It is not collected either: of 150,000 objects fewer than 2,000 would go, and that takes 0.1 s.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

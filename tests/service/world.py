@@ -34,9 +34,9 @@ from fhir_secondop.sandbox.signin import VISITOR
 from fhir_secondop.sandbox.traffic import Asked, hang_up
 from fhir_secondop.service import clocks, proposing, watches, workflows
 from fhir_secondop.store import bundles, resources, tables
-from fhir_secondop.store.database import Database, now_ms
+from fhir_secondop.store.database import Database, normalised, now_ms
 from fhir_secondop.web.app import create
-from tests.conftest import free_port
+from tests.conftest import free_port, migrated_file
 from tests.service.conftest import TOKENS
 from tests.service.test_review import example
 
@@ -180,8 +180,8 @@ def _templates() -> tempfile.TemporaryDirectory[str]:
 def _filled(text: str) -> Path:
     """A database file with that record in it, ten days old: made once, copied for each EHR."""
     path = Path(_templates().name) / f"{abs(hash(text)):x}.sqlite"
+    shutil.copy(migrated_file(), path)
     database = Database(str(path))
-    database.migrate()
     with database.transaction(VISITOR) as tx:
         _store(tx, json.loads(text))
     with database.engine.begin() as connection:
@@ -257,6 +257,9 @@ class World:
     keys: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        file = sa.engine.make_url(normalised(self.database_url)).database
+        if self.database_url.startswith("sqlite") and file and not Path(file).exists():
+            shutil.copy(migrated_file(), file)
         (self.folder / "tokens.toml").write_text(TOKENS + SURGEON)
         self.monkeypatch.setattr(workflows, "enqueuer", lambda database: self._enqueue)
         self.monkeypatch.setattr(bootstrap, "now_ms", self.clock)

@@ -124,3 +124,22 @@ def test_a_database_that_somebody_works_on_is_said_at_once(service: Service, tmp
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 1
     assert "Another service works on this database" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_whoever_serves_or_works_collects_its_garbage(tmp_path: Path, command: str) -> None:
+    """A start does without; a worker that went on so grew by a hundred megabytes a minute."""
+    code = """
+import gc, os, signal, sys
+from fhir_secondop.config import Settings
+from fhir_secondop.web import server
+gc.disable()  # as `serve` does
+def told():
+    print("collects" if gc.isenabled() else "does not")
+    os.kill(os.getpid(), signal.SIGTERM)
+settings = Settings(database="x.sqlite", auth="none", port=int(sys.argv[2]))
+signal.signal(signal.SIGTERM, server._stop)
+server._serve(settings, told) if sys.argv[1] == "serve" else server._work(settings, "one", told)
+"""
+    asked = [sys.executable, "-c", code, command, str(free_port())]
+    assert subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=120).stdout == "collects\n"
