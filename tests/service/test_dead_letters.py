@@ -152,3 +152,23 @@ def test_the_rows_are_made_anew_from_the_tasks_as_they_were(world: World) -> Non
     assert ledger.make(world.context.database, SERVICE) == len(before)
     assert entries(world) == before
     assert ledger.make(world.context.database, SERVICE) == 0
+
+
+def test_a_delivery_that_was_given_up_is_open_nowhere_any_more(world: World) -> None:
+    """PUT or PATCH of its Task, status failed: the one move of a delivery that plain FHIR may make."""
+    ehr = hospital(world)
+    ehr.instead = lambda a: refusal(401, "login") if a.writes else None
+    world.signed(sources=[])
+    world.work(patience_s=60)
+    held = found(world, "state=on-hold")["deliveries"]
+    assert len(held) == 2
+    for one in held:
+        stored = world.call("GET", f"/fhir/Task/{one['task']}").get_json()
+        given_up = {**stored, "status": "failed", "statusReason": {"text": "It was handed over on paper."}}
+        undated = {key: value for key, value in given_up.items() if key != "lastModified"}
+        assert world.call("PUT", f"/fhir/Task/{one['task']}", undated).status_code == 422
+        assert world.call("PUT", f"/fhir/Task/{one['task']}", given_up).status_code == 200
+    assert found(world, "state=on-hold")["total"] == 0
+    assert found(world, "state=over")["total"] == 2
+    (queue,) = world.call("GET", "/api/connections").get_json()["connections"]
+    assert (queue["held"], queue.get("oldest", "")) == (0, "")
