@@ -2,11 +2,13 @@
 
 Each version of a delivery Task is looked at once, when it is as old as a reminder is: whoever has acknowledged by then
 is not found. How far that has come is in the database; what is looked at twice is said once, because the notice's id is
-made of case, version and person.
+made of case, version and person. A case that fails keeps none of the others waiting: it is tried again at each turn.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +20,14 @@ from fhir_secondop.opinion import codes, notices, reminders
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.reminders import Missing
 from fhir_secondop.service.context import SERVICE, Context, load, put, whole_case
+from fhir_secondop.service.running import is_outage
 from fhir_secondop.store import resources, tables
 
+log = logging.getLogger(__name__)
 EVERY_S = 300
 AT_ONCE = 200
 NAME = "reminders"
+_FAILED = "reminders of "  # and the id of a case: its row of `reached` is there until its turn has been
 _REACHED = tables.reached.c
 
 
@@ -37,15 +42,44 @@ class _Turn:
 
 def act(context: Context) -> None:
     """One turn: everybody who is due is reminded, and it is noted how far that has come. Repeated it adds nothing."""
+    _try_again(context)
     turn = None
     while turn is None or turn.cases:
         with context.database.reading() as connection:
             turn = _turn(connection, context)
-        for case_id in turn.cases:
-            remind(context, case_id)
+        failed = [case_id for case_id in turn.cases if not _is_done(context, case_id)]
         if turn.reached != turn.before:
             with context.database.transaction(SERVICE) as tx:
+                _keep(tx.connection, failed)
                 _note(tx.connection, turn.reached)
+
+
+def _try_again(context: Context) -> None:
+    """The cases that failed before."""
+    with context.database.reading() as connection:
+        names = connection.scalars(sa.select(_REACHED.name).where(_REACHED.name.startswith(_FAILED))).all()
+    done = [name for name in names if _is_done(context, name.removeprefix(_FAILED))]
+    if done:
+        with context.database.transaction(SERVICE) as tx:
+            tx.connection.execute(sa.delete(tables.reached).where(_REACHED.name.in_(done)))
+
+
+def _is_done(context: Context, case_id: str) -> bool:
+    """Reminds those of one case; whether that went well."""
+    try:
+        remind(context, case_id)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        log.error("the reminders of case %s failed: %s", case_id, type(error).__name__)  # a message may quote
+        return False
+    return True
+
+
+def _keep(connection: SqlConnection, failed: Iterable[str]) -> None:
+    for name in (_FAILED + case_id for case_id in failed):
+        connection.execute(sa.delete(tables.reached).where(_REACHED.name == name))
+        connection.execute(sa.insert(tables.reached).values(name=name, at=0))
 
 
 def remind(context: Context, case_id: str) -> int:

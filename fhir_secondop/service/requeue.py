@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.opinion import codes, eligibility, proposals, workflow
 from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent, watches
 from fhir_secondop.service.context import SERVICE, Context, load
+from fhir_secondop.service.running import is_outage
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
@@ -37,15 +39,33 @@ def requeue(context: Context, live: Live | None = None) -> int:
         carry_on(context, live)
     count, running = 0, live(_ALL) if live is not None else set()
     for batch in _batches(context, _open_tasks(_OPEN)):
-        with context.database.transaction(SERVICE) as tx:
-            count += sum(_task_again(tx, context, stored, running) for stored in batch)
+        count += _for_each(context, batch, lambda stored, tx: _task_again(tx, context, stored, running))
     for batch in _batches(context, _open_proposals()):
-        with context.database.transaction(SERVICE) as tx:
-            for stored in batch:
-                if (proposing.WORKFLOW, stored.id) not in running:
-                    proposing.enqueue(tx, context, stored.resource)
-                count += 1
+        count += _for_each(context, batch, lambda stored, tx: _proposal_again(tx, context, stored, running))
     return count
+
+
+def _for_each(context: Context, batch: Sequence[Stored], act: Callable[[Stored, Transaction], bool]) -> int:
+    """Does that for all in one transaction; where it fails, for each in its own, so that one stops no other."""
+    try:
+        with context.database.transaction(SERVICE) as tx:
+            return sum(act(stored, tx) for stored in batch)
+    except Exception as error:
+        if is_outage(error):
+            raise
+    return sum(_alone(context, stored.id, partial(act, stored)) for stored in batch)
+
+
+def _alone(context: Context, resource_id: str, act: Callable[[Transaction], bool]) -> bool:
+    try:
+        with context.database.transaction(SERVICE) as tx:
+            return act(tx)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        # The type only: a message may quote what it handled.
+        log.error("%s is not carried on: %s", resource_id, type(error).__name__)
+        return False
 
 
 def carry_on(context: Context, live: Live) -> int:
@@ -64,15 +84,16 @@ def carry_on(context: Context, live: Live) -> int:
     }
     lost = sorted(carried - live(_KEPT)) if carried else []
     anew = _under_new_keys(context)
-    for _, task_id in lost:
-        with context.database.transaction(SERVICE) as tx:
-            # Read again: it may have ended meanwhile.
-            stored = resources.read(tx.connection, EVERYTHING, "Task", task_id)
-            if stored.resource["status"] in _CARRIED:
-                _task_again(tx, anew, stored, set())
-    if lost:
-        log.warning("%d Tasks that no workflow carried on are carried on again", len(lost))
-    return len(lost)
+
+    def again(task_id: str, tx: Transaction) -> bool:
+        # Read again: it may have ended meanwhile.
+        stored = resources.read(tx.connection, EVERYTHING, "Task", task_id)
+        return stored.resource["status"] in _CARRIED and _task_again(tx, anew, stored, set())
+
+    count = sum(_alone(context, task_id, partial(again, task_id)) for _, task_id in lost)
+    if count:
+        log.warning("%d Tasks that no workflow carried on are carried on again", count)
+    return count
 
 
 # Those whose Task stays open until the workflow ends it.
@@ -131,6 +152,12 @@ def _task_again(tx: Transaction, context: Context, stored: Stored, running: set[
     elif name == candidates.WORKFLOW:
         candidates.enqueue(tx, context, task)
     return bool(name)
+
+
+def _proposal_again(tx: Transaction, context: Context, stored: Stored, running: set[tuple[str, str]]) -> bool:
+    if (proposing.WORKFLOW, stored.id) not in running:
+        proposing.enqueue(tx, context, stored.resource)
+    return True
 
 
 def _batches(context: Context, query: sa.Select[Any]) -> Iterator[list[Stored]]:
