@@ -277,10 +277,10 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             if chosen.number == messaging.RUNG:
                 addresses.require_messages(context, connection)
             unanswered = messaging.unanswered(job.task)
-            told = _told(context, job, connection) if chosen.rung.reads_back else []
-            promised = next((said["location"] for said in told if said.get("location")), "")
+            promised = _promised_place(context, job, connection) if chosen.rung.reads_back else ""
             if promised:
                 # Sent again it might stand there twice, where the first is only not shown to us.
+                job = _missed(job, promised)
                 why = f"The EHR said that it stored it ({promised}), and it is not there."
                 return _hold(context, job, why, kind="to-check")
             begin = partial(_begun, context, chosen, connection, document.version_id)
@@ -408,6 +408,27 @@ def _told(context: Context, job: _Job, connection: Connection) -> list[dict[str,
     """What is known of this delivery, and of those of the same version to others there."""
     with_colleagues = (job.task, *_same_elsewhere(context, job, connection, job.case.deliveries))
     return [alignment.evidence(task) for task in with_colleagues]
+
+
+def _promised_place(context: Context, job: _Job, connection: Connection) -> str:
+    """Where the EHR said that it stored this, for the recipient or a colleague there; "" if nowhere.
+
+    Of a colleague's copy that was read, and is gone, a person is told once: that delivery is done, and nobody can have
+    it tried again.
+    """
+    missed = alignment.evidence(job.task).get("missed", "").split(", ")
+    for task in (job.task, *_same_elsewhere(context, job, connection, job.case.deliveries)):
+        place = alignment.evidence(task).get("location", "")
+        if place and not (task["status"] == "completed" and place in missed):
+            return place
+    return ""
+
+
+def _missed(job: _Job, place: str) -> _Job:
+    """The job, its Task saying that this is not there: whoever has it tried again was told so."""
+    before = alignment.evidence(job.task).get("missed", "").split(", ")
+    places = ", ".join(dict.fromkeys(filter(None, (*before, place))))
+    return replace(job, task=alignment.with_evidence(job.task, {"missed": places}))
 
 
 def _same_elsewhere(

@@ -16,6 +16,7 @@ from fhir_secondop.service.deliveries import Asked
 from fhir_secondop.store import tables
 from tests.service.test_circuits import another
 from tests.service.test_deliveries import ONCOLOGIST, SURGEON, hospital
+from tests.service.test_drift import delete
 from tests.service.world import World, opened, refusal
 
 Plain = dict[str, Any]
@@ -172,3 +173,31 @@ def test_a_delivery_that_was_given_up_is_open_nowhere_any_more(world: World) -> 
     assert found(world, "state=over")["total"] == 2
     (queue,) = world.call("GET", "/api/connections").get_json()["connections"]
     assert (queue["held"], queue.get("oldest", "")) == (0, "")
+
+
+def test_what_was_taken_out_after_a_colleague_had_it_is_sent_again_by_a_person_alone(world: World) -> None:
+    """The colleague's delivery is done: nobody can have that one tried again."""
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    while "completed" not in [world.delivery(case_id, n)["status"] for n in (SURGEON, ONCOLOGIST)]:
+        world.work(limit=1)
+    ehr.instead = lambda a: refusal(401, "login")
+    world.work(patience_s=60)
+    states = {world.delivery(case_id, n)["status"]: world.delivery(case_id, n)["task"] for n in (SURGEON, ONCOLOGIST)}
+    assert states.keys() == {"completed", "on-hold"}
+    ehr.instead = lambda a: None
+    for resource in ehr.documents + ehr.reports:
+        delete(ehr, resource["resourceType"], resource["id"])
+
+    def again(changed: str) -> Plain:
+        assert replay(world, tasks=[states["on-hold"]], changed=changed)["replayed"] == [states["on-hold"]]
+        world.work(patience_s=60)
+        (one,) = [d for d in world.deliveries(case_id) if d["task"] == states["on-hold"]]
+        return one
+
+    # Of that it is missing nobody knew yet.
+    held = again("We may sign in again.")
+    assert (held["status"], ehr.documents) == ("on-hold", [])
+    assert "it is not there" in held["why"]
+    sent = again("They looked: it is not there.")
+    assert (sent["businessStatus"], len(ehr.documents), len(ehr.reports)) == ("verified", 1, 1)
