@@ -11,8 +11,8 @@ from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import alignment, codes, workflow
 from fhir_secondop.opinion.case import Case
+from fhir_secondop.store import batches, resources, tables
 from fhir_secondop.store import ledger as rows
-from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, Transaction
 from fhir_secondop.store.ledger import Entry
 
@@ -89,30 +89,32 @@ def make(database: Database, caller: Any) -> int:
         reached = tables.reached.c
         if connection.execute(sa.select(reached.at).where(reached.name == _MADE)).first() is not None:
             return 0
-    count, after = 0, 0
-    while True:
+    count = 0
+    for rids in batches.of_rows(database, _tasks(), AT_ONCE):
         with database.transaction(caller) as tx:
-            found = [resources.stored(row) for row in tx.connection.execute(_tasks(after))]
-            for stored in found:
+            for row in tx.connection.execute(_in_cases(rids)):
+                stored = resources.stored(row)
                 follow(tx, str(stored.case_id), stored.resource)
-            count += len(found)
-            if not found:
-                tx.connection.execute(sa.delete(tables.reached).where(reached.name == _MADE))
-                tx.connection.execute(sa.insert(tables.reached).values(name=_MADE, at=0))
-                return count
-            after = found[-1].rid
+                count += 1
+    with database.transaction(caller) as tx:
+        tx.connection.execute(sa.delete(tables.reached).where(reached.name == _MADE))
+        tx.connection.execute(sa.insert(tables.reached).values(name=_MADE, at=0))
+    return count
 
 
-def _tasks(after: int) -> sa.Select[Any]:
-    code = tables.token.alias()
-    ours = sa.select(code.c.rid).where(
-        code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK,
-        sa.or_(code.c.code == GATHER, code.c.code.startswith(workflow.DELIVERS, autoescape=True)),
+def _tasks() -> sa.Select[Any]:
+    code = tables.token.c
+    return sa.select(code.rid).where(
+        code.type == "Task", code.param == "code", code.system == codes.TASK,
+        sa.or_(code.code == GATHER, code.code.startswith(workflow.DELIVERS, autoescape=True)),
     )  # fmt: skip
-    rid = tables.resource.c.rid
+
+
+def _in_cases(rids: list[int]) -> sa.Select[Any]:
+    resource = tables.resource.c
     return (
         resources.rows()
-        .where(rid.in_(ours), rid > after, tables.resource.c.case_id.is_not(None),
-               tables.resource.c.deleted.is_(False), sa.not_(resources.IN_RECORD))
-        .order_by(rid).limit(AT_ONCE)
+        .where(resource.rid.in_(rids), resource.case_id.is_not(None), resource.deleted.is_(False),
+               sa.not_(resources.IN_RECORD))
+        .order_by(resource.rid)
     )  # fmt: skip

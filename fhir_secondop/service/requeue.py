@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.opinion import codes, eligibility, proposals, workflow
 from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent, watches
 from fhir_secondop.service.context import SERVICE, Context, load
 from fhir_secondop.service.running import is_outage
-from fhir_secondop.store import resources, tables
+from fhir_secondop.store import batches, resources, tables
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -160,48 +159,25 @@ def _proposal_again(tx: Transaction, context: Context, stored: Stored, running: 
     return True
 
 
-def _batches(context: Context, query: sa.Select[Any]) -> Iterator[list[Stored]]:
-    """What the query finds, a batch at a time, in the order of creation."""
-    after = 0
-    while batch := _after(context, query, after):
-        yield batch
-        after = batch[-1].rid
-
-
-def _after(context: Context, query: sa.Select[Any], rid: int) -> list[Stored]:
-    part = query.where(tables.resource.c.rid > rid).order_by(tables.resource.c.rid).limit(AT_ONCE)
-    with context.database.reading() as connection:
-        return _stored(connection, part)
-
-
-def _stored(connection: SqlConnection, query: sa.Select[Any]) -> list[Stored]:
-    return [resources.stored(row) for row in connection.execute(query)]
+def _batches(context: Context, wanted: sa.Select[Any]) -> Iterator[list[Stored]]:
+    """The resources of cases among these rids, a batch at a time, in the order of creation."""
+    resource = tables.resource.c
+    ours = sa.and_(resource.case_id.is_not(None), resource.deleted.is_(False), sa.not_(resources.IN_RECORD))
+    for rids in batches.of_rows(context.database, wanted, AT_ONCE):
+        with context.database.reading() as connection:
+            found = connection.execute(resources.rows().where(resource.rid.in_(rids), ours).order_by(resource.rid))
+            yield [resources.stored(row) for row in found]
 
 
 def _open_tasks(states: tuple[str, ...]) -> sa.Select[Any]:
-    status = tables.token.alias()
-    return resources.rows().where(
-        tables.resource.c.type == "Task",
-        tables.resource.c.case_id.is_not(None),
-        tables.resource.c.deleted.is_(False),
-        tables.resource.c.rid.in_(
-            sa.select(status.c.rid).where(
-                status.c.type == "Task", status.c.param == "status", status.c.code.in_(states)
-            )
-        ),
-    )
+    status = tables.token.c
+    return sa.select(status.rid).where(status.type == "Task", status.param == "status", status.code.in_(states))
 
 
 def _open_proposals() -> sa.Select[Any]:
     """Those of ours; a proposal of the pulled record is nobody's to age."""
     mine, status = tables.token.alias(), tables.token.alias()
-    named = sa.select(mine.c.rid).where(
-        mine.c.type == "ServiceRequest", mine.c.param == "identifier", mine.c.system == proposals.SYSTEM
-    )
-    active = sa.select(status.c.rid).where(
-        status.c.type == "ServiceRequest", status.c.param == "status", status.c.code == "active"
-    )
-    rid = tables.resource.c.rid
-    return resources.rows().where(
-        rid.in_(named), rid.in_(active), tables.resource.c.case_id.is_not(None), sa.not_(resources.IN_RECORD)
-    )
+    return sa.select(mine.c.rid).where(
+        mine.c.type == "ServiceRequest", mine.c.param == "identifier", mine.c.system == proposals.SYSTEM,
+        sa.exists().where(status.c.rid == mine.c.rid, status.c.param == "status", status.c.code == "active"),
+    )  # fmt: skip
