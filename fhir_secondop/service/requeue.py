@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -24,8 +24,15 @@ AT_ONCE = 100  # Tasks in a transaction: others write in between
 _CARRIED = ("requested", "accepted", "in-progress")
 # A case on hold has clocks; what else is on hold waits for a person.
 _OPEN = (*_CARRIED, "received", "ready", "on-hold")
-Live = Callable[[tuple[str, ...]], set[tuple[str, str]]]
-"""Names → the workflows of those names that wait or run: (name, what it is about: the id of a Task, case, proposal)."""
+
+
+class Live(Protocol):
+    """Names → the workflows of those names that wait or run: (name, what it is about: the id of a Task, case …).
+
+    Some may be missing, but where it is asked about these Tasks.
+    """
+
+    def __call__(self, names: tuple[str, ...], about: Collection[str] = ()) -> set[tuple[str, str]]: ...
 
 
 def requeue(context: Context, live: Live | None = None) -> int:
@@ -81,7 +88,9 @@ def carry_on(context: Context, live: Live) -> int:
         for stored in batch
         if (name := _workflow_of(stored.resource)) in _KEPT
     }
-    lost = sorted(carried - live(_KEPT)) if carried else []
+    lost = carried - live(_KEPT) if carried else set()
+    if lost:
+        lost -= live(_KEPT, {task_id for _, task_id in lost})
     anew = _under_new_keys(context)
 
     def again(task_id: str, tx: Transaction) -> bool:
@@ -89,7 +98,7 @@ def carry_on(context: Context, live: Live) -> int:
         stored = resources.read(tx.connection, EVERYTHING, "Task", task_id)
         return stored.resource["status"] in _CARRIED and _task_again(tx, anew, stored, set())
 
-    count = sum(_alone(context, task_id, partial(again, task_id)) for _, task_id in lost)
+    count = sum(_alone(context, task_id, partial(again, task_id)) for _, task_id in sorted(lost))
     if count:
         log.warning("%d Tasks that no workflow carried on are carried on again", count)
     return count

@@ -38,7 +38,7 @@ def test_a_task_that_fails_stops_no_other(world: World) -> None:
     assert requeue(world.context) > 0
     assert {job.args[0] for job in world.jobs if job.workflow == "deliver"} == mine
     world.jobs.clear()
-    carry_on(world.context, lambda names: set())
+    carry_on(world.context, lambda names, about=(): set())
     assert {job.args[0] for job in world.jobs if job.workflow == "deliver"} == mine
     set_deleted(world, broken, False)
     requeue(world.context)
@@ -61,7 +61,7 @@ def test_what_is_open_is_looked_for_once_however_many_batches_there_are(
             asked.append(statement)
 
     sa.event.listen(world.context.database.engine, "before_cursor_execute", see)
-    assert carry_on(world.context, lambda names: set()) == 4
+    assert carry_on(world.context, lambda names, about=(): set()) == 4
     assert len(asked) == 1
     with world.context.database.transaction(SERVICE) as tx:
         tx.connection.execute(sa.delete(tables.reached).where(tables.reached.c.name == "ledger"))
