@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fhir_secondop.ehr import ladder
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import alignment, codes, workflow
@@ -61,9 +62,23 @@ def follow(tx: Transaction, case_id: str, task: Resource) -> None:
         tx,
         Entry(
             task["id"], case_id, codes.code_of(task["code"], codes.TASK) or "", alignment.version_of(task), place,
-            state_of(task), reason_of(task), _ms(task["authoredOn"]), _ms(task["lastModified"]),
+            state_of(task), reason_of(task), _ms(task["authoredOn"]), _ms(task["lastModified"]), _done_at(task),
         ),
     )  # fmt: skip
+
+
+def _done_at(task: Resource) -> int:
+    """When the answer was stored, or the copy read back there; 0 where that is not, or it went by link.
+
+    Of a delivery that is done the Task goes on changing: somebody acknowledges it.
+    """
+    if state_of(task) != "done":
+        return 0
+    if not workflow.is_delivery(task):
+        return _ms(task["lastModified"])
+    said = alignment.evidence(task)
+    by_link = said.get("rung") == str(ladder.LINK)
+    return 0 if by_link or not said.get("read-at") else _ms(said["read-at"])
 
 
 def _ms(instant: str) -> int:

@@ -201,3 +201,26 @@ def test_what_was_taken_out_after_a_colleague_had_it_is_sent_again_by_a_person_a
     assert "it is not there" in held["why"]
     sent = again("They looked: it is not there.")
     assert (sent["businessStatus"], len(ehr.documents), len(ehr.reports)) == ("verified", 1, 1)
+
+
+def test_the_last_success_is_the_ehr_s_own(world: World) -> None:
+    """It was moved by an acknowledgement, and by what went by link: an EHR that was dead had one of today."""
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    done = last_success(world)
+    assert done in {world.delivery(case_id, name)["evidence"]["read-at"] for name in (SURGEON, ONCOLOGIST)}
+    world.clock.forward(3600)
+    world.post(case_id, "acknowledge", {"version": 1}, "surgeon")
+    assert last_success(world) == done
+    # It takes nothing any more: what goes there goes by link.
+    ehr.instead = lambda a: refusal(403) if a.writes else None
+    other = another(world, 2)
+    world.work(patience_s=60)
+    assert world.delivery(other, SURGEON)["evidence"]["rung"] == "10"
+    assert last_success(world) == done
+
+
+def last_success(world: World) -> str:
+    (queue,) = world.call("GET", "/api/connections").get_json()["connections"]
+    return str(queue["lastSuccess"])
