@@ -55,15 +55,17 @@ def reason_of(task: Resource) -> str:
 
 def follow(tx: Transaction, case_id: str, task: Resource) -> None:
     """Puts the row of a Task in place. To be called with each version that is written."""
-    place = rows.place_of(tx.connection, task["id"])
+    rows.write(tx, entry_of(tx.connection, case_id, task))
+
+
+def entry_of(connection: Connection, case_id: str, task: Resource) -> Entry:
+    """The row of a Task. Where it goes stays as it was when the Task was planned: what is configured may change."""
+    place = rows.place_of(connection, task["id"])
     if place is None:
-        place = _place(tx.connection, case_id, task)
-    rows.write(
-        tx,
-        Entry(
-            task["id"], case_id, codes.code_of(task["code"], codes.TASK) or "", alignment.version_of(task), place,
-            state_of(task), reason_of(task), _ms(task["authoredOn"]), _ms(task["lastModified"]), _done_at(task),
-        ),
+        place = _place(connection, case_id, task)
+    return Entry(
+        task["id"], case_id, codes.code_of(task["code"], codes.TASK) or "", alignment.version_of(task), place,
+        state_of(task), reason_of(task), _ms(task["authoredOn"]), _ms(task["lastModified"]), _done_at(task),
     )  # fmt: skip
 
 
@@ -86,7 +88,7 @@ def _ms(instant: str) -> int:
 
 
 def _place(connection: Connection, case_id: str, task: Resource) -> str:
-    """The organization that a delivery goes to, or the name of the connection: what is configured for it may change."""
+    """The organization that a delivery goes to, or the name of the connection."""
     for given in task.get("input", []):
         if codes.has(given["type"], codes.EVIDENCE, "connection"):
             return str(given["valueString"])

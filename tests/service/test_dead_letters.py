@@ -224,3 +224,31 @@ def test_the_last_success_is_the_ehr_s_own(world: World) -> None:
 def last_success(world: World) -> str:
     (queue,) = world.call("GET", "/api/connections").get_json()["connections"]
     return str(queue["lastSuccess"])
+
+
+def test_a_replay_of_many_says_of_each_what_became_of_it(world: World) -> None:
+    ehr = hospital(world)
+    ehr.instead = lambda a: refusal(401, "login") if a.writes else None
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    held = [one["task"] for one in found(world, "state=on-hold")["deliveries"]]
+    (watch, *_) = [t["id"] for t in world.package(case_id, "Task") if t["id"] not in held]
+    asked = [held[0], "00000000-0000-4000-8000-000000000000", watch, held[1]]
+    said = replay(world, tasks=asked, changed="The secret was renewed.")
+    assert said["replayed"] == held
+    assert [one["task"] for one in said["refused"]] == asked[1:3]
+    assert all(one["why"] for one in said["refused"])
+
+
+def test_a_delivery_is_shown_by_its_task_however_many_there_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hospital(world)
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    monkeypatch.setattr(deliveries, "MOST", 1)
+    for one in world.deliveries(case_id):
+        assert world.call("GET", f"/api/deliveries/{one['task']}").get_json()["state"] == "done"
+    with world.context.database.transaction(SERVICE) as tx:
+        tx.connection.execute(sa.delete(tables.ehr_work))
+    for one in world.deliveries(case_id):
+        shown = world.call("GET", f"/api/deliveries/{one['task']}").get_json()
+        assert (shown["task"], shown["state"]) == (one["task"], "done")
