@@ -681,9 +681,12 @@ def _hold(
     return "on-hold"
 
 
-def give_up(context: Context, task_id: str, why: str) -> None:
-    """Puts a delivery that failed on our side on hold, unless it has settled meanwhile."""
-    job = _job(context, task_id, Try().number)
+def give_up(context: Context, task_id: str, why: str, number: int = 0) -> None:
+    """Puts a delivery that failed on our side on hold, unless it has settled meanwhile.
+
+    `number` is of the try that failed; where nobody knows which it was (0) no attempt is named.
+    """
+    job = _job(context, task_id, number)
     if job is not None:
         _hold(context, job, why, kind="our-fault")
 
@@ -743,7 +746,7 @@ def _wait(context: Context, job: _Job, wait: Wait) -> str:
 
 
 def _counted(job: _Job) -> dict[str, str]:
-    return {"attempt": str(job.try_.attempt)}
+    return {"attempt": str(job.try_.attempt)} if job.try_.attempt else {}
 
 
 def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: str) -> Resource:

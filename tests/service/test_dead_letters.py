@@ -13,6 +13,7 @@ from fhir_secondop.model import Caller
 from fhir_secondop.service import deliveries, delivery, ledger
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.service.deliveries import Asked
+from fhir_secondop.service.tries import Try
 from fhir_secondop.store import tables
 from tests.service.test_circuits import another
 from tests.service.test_deliveries import ONCOLOGIST, SURGEON, hospital
@@ -120,6 +121,40 @@ def test_every_attempt_is_kept(world: World) -> None:
     assert world.call("GET", f"/api/deliveries/{case_id}").status_code == 404
 
 
+def tried_three_times(world: World) -> tuple[str, str]:
+    """A case whose delivery to the surgeon has failed three times, and its Task."""
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: refusal(500) if a.writes else None
+    for _ in range(50):
+        if world.delivery(case_id, SURGEON)["evidence"].get("attempt") == "3":
+            break
+        world.work(patience_s=3600, limit=1)
+    return case_id, world.delivery(case_id, SURGEON)["task"]
+
+
+def test_an_attempt_that_failed_on_our_side_takes_the_place_of_no_other(world: World) -> None:
+    _, task = tried_three_times(world)
+    before = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
+    delivery.give_up(world.context, task, "It failed on our side (KeyError).", Try(attempt=4).number)
+    after = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
+    assert after[:3] == before
+    assert [(one["attempt"], one["failure"]) for one in after[3:]] == [(4, "our-fault")]
+
+
+def test_whichever_attempt_it_was_that_ended_its_workers_the_first_is_not_said_to_be(world: World) -> None:
+    case_id, task = tried_three_times(world)
+    before = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
+    delivery.give_up(world.context, task, "It has ended the worker that carried it.")
+    held = world.delivery(case_id, SURGEON)
+    assert (held["status"], held["evidence"]["attempt"], held["evidence"]["last-failure"]) == (
+        "on-hold",
+        "3",
+        "our-fault",
+    )
+    assert world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"][:2] == before[:2]
+
+
 def test_who_operates_sees_nothing_of_a_case(world: World) -> None:
     ehr = hospital(world)
     ehr.instead = lambda a: refusal(401, "login") if a.writes else None
@@ -179,8 +214,10 @@ def test_what_was_taken_out_after_a_colleague_had_it_is_sent_again_by_a_person_a
     """The colleague's delivery is done: nobody can have that one tried again."""
     ehr = hospital(world)
     case_id = world.signed(sources=[])
-    while "completed" not in [world.delivery(case_id, n)["status"] for n in (SURGEON, ONCOLOGIST)]:
-        world.work(limit=1)
+    for _ in range(10):
+        if "completed" in [world.delivery(case_id, n)["status"] for n in (SURGEON, ONCOLOGIST)]:
+            break
+        world.work(patience_s=60, limit=1)
     ehr.instead = lambda a: refusal(401, "login")
     world.work(patience_s=60)
     states = {world.delivery(case_id, n)["status"]: world.delivery(case_id, n)["task"] for n in (SURGEON, ONCOLOGIST)}
