@@ -43,7 +43,7 @@ ADVICE = {
     "our-fault": "It failed on our side: the log names it; replay when that is mended.",
     "consent-withheld": "Nothing, unless the patient's consent changes.",
     "superseded-by-event": "Nothing: a newer version goes instead.",
-    "waits": "Nothing: it goes on when its EHR is back, or is resumed.",
+    "waits": "Nothing: it goes on by itself; the case's status says what it waits for.",
 }
 
 

@@ -721,8 +721,9 @@ def _backoff(attempt: int) -> float:
 
 
 def _again(context: Context, job: _Job, business: str, why: str, try_: Try, *, delay_s: float) -> str:
-    """Enqueues the next try in the transaction that says why."""
-    task = alignment.with_evidence(job.task, {"last-failure": why, **_counted(job)})
+    """Enqueues the next try in the transaction that says why: a kind of failure, or in words what it waits for."""
+    failure = "waits" if try_.attempt == job.try_.attempt else why
+    task = alignment.with_evidence(job.task, {"last-failure": failure, **_counted(job)})
     next_try = times.instant(context.now() + int(delay_s * 1000))
     task["statusReason"] = {"text": f"The EHR did not do it yet ({why}); next try at {next_try}."}
     if business:

@@ -121,6 +121,18 @@ def test_every_attempt_is_kept(world: World) -> None:
     assert world.call("GET", f"/api/deliveries/{case_id}").status_code == 404
 
 
+def test_what_only_waits_has_a_code_for_a_reason_and_nothing_for_a_person_to_do(world: World) -> None:
+    ehr = hospital(world, settle_s=60.0)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: refusal(500) if a.writes else None
+    world.work(patience_s=20)
+    reasons = {one["reason"] for one in found(world, "ehr=lakeside")["deliveries"]}
+    assert reasons == {"waits"}
+    assert "may still land" in world.delivery(case_id, SURGEON)["why"]
+    (row, *_) = found(world, "ehr=lakeside&reason=waits")["deliveries"]
+    assert row["todo"].startswith("Nothing")
+
+
 def tried_three_times(world: World) -> tuple[str, str]:
     """A case whose delivery to the surgeon has failed three times, and its Task."""
     ehr = hospital(world)
@@ -138,8 +150,8 @@ def test_an_attempt_that_failed_on_our_side_takes_the_place_of_no_other(world: W
     before = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
     delivery.give_up(world.context, task, "It failed on our side (KeyError).", Try(attempt=4).number)
     after = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
-    assert after[:3] == before
-    assert [(one["attempt"], one["failure"]) for one in after[3:]] == [(4, "our-fault")]
+    assert after[: len(before)] == before
+    assert [(one["attempt"], one["failure"]) for one in after[len(before) :]] == [(4, "our-fault")]
 
 
 def test_whichever_attempt_it_was_that_ended_its_workers_the_first_is_not_said_to_be(world: World) -> None:
