@@ -29,6 +29,7 @@ from fhir_secondop.service import (
     addresses,
     circuits,
     deliverables,
+    ledger,
     messaging,
     patients,
     repository,
@@ -49,7 +50,6 @@ LONGEST_RETRY_S = 900.0
 MAX_RACES = 4
 OURS = 0.1  # of the time that an EHR may take to store something: what may pass before our request goes out
 _SETTLED = ("completed", "failed", "cancelled", "on-hold", "entered-in-error")
-_LINK = "link"
 
 
 def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int, focus: str) -> None:
@@ -107,7 +107,7 @@ def _task(
 def _enqueue(
     tx: Transaction, context: Context, task_id: str, connection: Connection | None, try_: Try, delay_s: float = 0
 ) -> None:
-    partition = connection.name if connection else _LINK
+    partition = connection.name if connection else ledger.LINK
     number = try_.number
     context.enqueue(tx, WORKFLOW, f"deliver-{task_id}-{number}", partition, task_id, number, delay_s=delay_s)
 
@@ -150,7 +150,7 @@ def attempt(context: Context, task_id: str, number: int) -> str:
     said = _attempted(context, job)
     # "again in 4 s: capacity": the time and the reason stand elsewhere.
     outcome = said.partition(" in ")[0]
-    meters.delivery_attempts.labels(job.connection.name if job.connection else _LINK, outcome).inc()
+    meters.delivery_attempts.labels(job.connection.name if job.connection else ledger.LINK, outcome).inc()
     return said
 
 
@@ -628,7 +628,7 @@ def _issue_link(context: Context, job: _Job, why: str) -> str:
     if task["status"] == "accepted":
         task = workflow.moved(task, "in-progress", context.instant())
     _moved(context, job, task, "completed", "unverifiable")
-    return _LINK
+    return ledger.LINK
 
 
 def _withhold(context: Context, job: _Job, because: str) -> str:
