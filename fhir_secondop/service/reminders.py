@@ -25,7 +25,7 @@ from fhir_secondop.store import resources, tables
 
 log = logging.getLogger(__name__)
 EVERY_S = 300
-AT_ONCE = 200
+AT_ONCE = 1_000  # versions, of whatever they are
 NAME = "reminders"
 _FAILED = "reminders of "  # and the id of a case: its row of `reached` is there until its turn has been
 _REACHED = tables.reached.c
@@ -33,7 +33,9 @@ _REACHED = tables.reached.c
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """The cases of some delivery Tasks whose time has come, and how far one has looked before, and with them."""
+    """The cases of the delivery Tasks among some versions whose time has come, and how far one has looked before, and
+    with them.
+    """
 
     cases: tuple[str, ...]
     before: int | None
@@ -44,7 +46,7 @@ def act(context: Context) -> None:
     """One turn: everybody who is due is reminded, and it is noted how far that has come. Repeated it adds nothing."""
     _try_again(context)
     turn = None
-    while turn is None or turn.cases:
+    while turn is None or turn.reached != turn.before:
         with context.database.reading() as connection:
             turn = _turn(connection, context)
         failed = [case_id for case_id in turn.cases if not _is_done(context, case_id)]
@@ -111,28 +113,31 @@ def _turn(connection: SqlConnection, context: Context) -> _Turn:
     if since is None:
         # The first look: what is not due yet will be; whoever has it for longer was never promised a reminder.
         return _Turn((), None, until)
-    rows = connection.execute(_versions(since, until).limit(AT_ONCE)).all()
+    # Each version once, by the order in which they were stored: of all Tasks there are more at each look.
+    version = tables.version.c
+    seen = connection.execute(
+        sa.select(version.rid, version.updated)
+        .where(version.updated > since, version.updated <= until)
+        .order_by(version.updated).limit(AT_ONCE)
+    ).all()  # fmt: skip
+    found = connection.scalars(_delivered([int(row.rid) for row in seen])) if seen else ()
+    cases = dict.fromkeys(whole_case(str(case_id)) for case_id in found)
     # No further than what was seen: a clock that had jumped ahead must not pass over what comes after.
-    cases = dict.fromkeys(whole_case(str(row.case_id)) for row in rows)
-    return _Turn(tuple(cases), since, max((int(row.updated) for row in rows), default=int(since)))
+    return _Turn(tuple(cases), since, max((int(row.updated) for row in seen), default=int(since)))
 
 
-def _versions(since: int, until: int) -> sa.Select[Any]:
-    """Versions of delivery Tasks that were stored in (since, until], oldest first."""
-    code = tables.token.alias()
-    delivers = sa.select(code.c.rid).where(
-        code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK, code.c.code == "deliver-report",
-        code.c.rid == tables.resource.c.rid,
+def _delivered(rids: list[int]) -> sa.Select[Any]:
+    """The cases of those of these resources that are deliveries of a report, oldest first."""
+    code, resource = tables.token.alias(), tables.resource.c
+    delivers = sa.exists().where(
+        code.c.rid == resource.rid, code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK,
+        code.c.code == "deliver-report",
     )  # fmt: skip
     return (
-        sa.select(tables.version.c.updated, tables.resource.c.case_id)
-        .select_from(tables.version.join(tables.resource, tables.resource.c.rid == tables.version.c.rid))
-        .where(
-            tables.version.c.updated > since, tables.version.c.updated <= until, tables.resource.c.type == "Task",
-            tables.resource.c.case_id.is_not(None), tables.resource.c.deleted.is_(False),
-            sa.not_(resources.IN_RECORD), sa.exists(delivers),
-        )
-        .order_by(tables.version.c.updated)
+        sa.select(resource.case_id)
+        .where(resource.rid.in_(rids), resource.type == "Task", resource.case_id.is_not(None),
+               resource.deleted.is_(False), sa.not_(resources.IN_RECORD), delivers)
+        .order_by(resource.rid)
     )  # fmt: skip
 
 

@@ -212,6 +212,19 @@ def test_it_is_one_of_the_rounds() -> None:
     assert {each.name for each in rounds.ALL} >= {"alerts", "reminders"}
 
 
+def test_a_few_versions_at_a_time_nobody_is_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reminders, "AT_ONCE", 3)
+    case_id = delivered(world)
+    asked: list[str] = []
+    engine = world.context.database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda connection, cursor, text, *_: asked.append(text))
+    at(world, "2027-03-09T09:10:00Z")
+    assert SURGEON in {name for name, _ in told(world, case_id)}
+    asked.clear()
+    reminders.act(world.context)
+    assert [text for text in asked if "resource" in text.lower()] == []  # what has been seen costs nothing any more
+
+
 def set_deleted(world: World, case_id: str, deleted: bool) -> None:
     """What nobody can load: its request is not there."""
     is_request = sa.and_(tables.resource.c.type == "ServiceRequest", tables.resource.c.id == case_id)
