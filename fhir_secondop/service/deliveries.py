@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fhir_secondop.access import rights
-from fhir_secondop.errors import Conflict, Forbidden, Invalid, NotFound
+from fhir_secondop.errors import Forbidden, Invalid, NotFound, SecondOpError
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import alignment, attempts, workflow
@@ -43,7 +43,7 @@ ADVICE = {
     "our-fault": "It failed on our side: the log names it; replay when that is mended.",
     "consent-withheld": "Nothing, unless the patient's consent changes.",
     "superseded-by-event": "Nothing: a newer version goes instead.",
-    "waits": "Nothing: it goes on when its EHR is back, or is resumed.",
+    "waits": "Nothing: it goes on by itself; the case's status says what it waits for.",
 }
 
 
@@ -135,8 +135,7 @@ def show(context: Context, caller: Caller, task_id: str) -> Plain:
     with context.database.reading() as connection:
         case_id, stored = case_of_task(connection, context.visibility(caller), task_id)
         _require_delivery(stored.resource)
-        found = rows.find(connection, Wanted(case_id=case_id, kinds=workflow.DELIVERS), MOST)
-        entry = next(one for one in found if one.task_id == task_id)
+        entry = ledger.entry_of(connection, case_id, stored.resource)
         versions = [
             old.resource for old in resources.history(connection, EVERYTHING, "Task", task_id) if not old.deleted
         ]
@@ -162,7 +161,7 @@ def replay(context: Context, caller: Caller, asked: Asked, changed: str, tasks: 
                 _require_delivery(stored.resource)
                 delivery.replay(tx, context, case, stored.resource, f"{caller.name}: {changed.strip()}")
             done.append(task_id)
-        except Conflict as error:  # it was tried again meanwhile
+        except SecondOpError as error:  # it was tried again meanwhile, say: the others are, all the same
             refused.append({"task": task_id, "why": error.message})
     return {"replayed": done, "refused": refused, "left": left}
 

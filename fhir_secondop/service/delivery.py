@@ -29,6 +29,7 @@ from fhir_secondop.service import (
     addresses,
     circuits,
     deliverables,
+    ledger,
     messaging,
     patients,
     repository,
@@ -49,7 +50,6 @@ LONGEST_RETRY_S = 900.0
 MAX_RACES = 4
 OURS = 0.1  # of the time that an EHR may take to store something: what may pass before our request goes out
 _SETTLED = ("completed", "failed", "cancelled", "on-hold", "entered-in-error")
-_LINK = "link"
 
 
 def plan(tx: Transaction, context: Context, case: Case, kind: str, version: int, focus: str) -> None:
@@ -107,7 +107,7 @@ def _task(
 def _enqueue(
     tx: Transaction, context: Context, task_id: str, connection: Connection | None, try_: Try, delay_s: float = 0
 ) -> None:
-    partition = connection.name if connection else _LINK
+    partition = connection.name if connection else ledger.LINK
     number = try_.number
     context.enqueue(tx, WORKFLOW, f"deliver-{task_id}-{number}", partition, task_id, number, delay_s=delay_s)
 
@@ -150,7 +150,7 @@ def attempt(context: Context, task_id: str, number: int) -> str:
     said = _attempted(context, job)
     # "again in 4 s: capacity": the time and the reason stand elsewhere.
     outcome = said.partition(" in ")[0]
-    meters.delivery_attempts.labels(job.connection.name if job.connection else _LINK, outcome).inc()
+    meters.delivery_attempts.labels(job.connection.name if job.connection else ledger.LINK, outcome).inc()
     return said
 
 
@@ -277,10 +277,10 @@ def _deliver(context: Context, job: _Job, connection: Connection) -> str:
             if chosen.number == messaging.RUNG:
                 addresses.require_messages(context, connection)
             unanswered = messaging.unanswered(job.task)
-            told = _told(context, job, connection) if chosen.rung.reads_back else []
-            promised = next((said["location"] for said in told if said.get("location")), "")
+            promised = _promised_place(context, job, connection) if chosen.rung.reads_back else ""
             if promised:
                 # Sent again it might stand there twice, where the first is only not shown to us.
+                job = _missed(job, promised)
                 why = f"The EHR said that it stored it ({promised}), and it is not there."
                 return _hold(context, job, why, kind="to-check")
             begin = partial(_begun, context, chosen, connection, document.version_id)
@@ -408,6 +408,27 @@ def _told(context: Context, job: _Job, connection: Connection) -> list[dict[str,
     """What is known of this delivery, and of those of the same version to others there."""
     with_colleagues = (job.task, *_same_elsewhere(context, job, connection, job.case.deliveries))
     return [alignment.evidence(task) for task in with_colleagues]
+
+
+def _promised_place(context: Context, job: _Job, connection: Connection) -> str:
+    """Where the EHR said that it stored this, for the recipient or a colleague there; "" if nowhere.
+
+    Of a colleague's copy that was read, and is gone, a person is told once: that delivery is done, and nobody can have
+    it tried again.
+    """
+    missed = alignment.evidence(job.task).get("missed", "").split(", ")
+    for task in (job.task, *_same_elsewhere(context, job, connection, job.case.deliveries)):
+        place = alignment.evidence(task).get("location", "")
+        if place and not (task["status"] == "completed" and place in missed):
+            return place
+    return ""
+
+
+def _missed(job: _Job, place: str) -> _Job:
+    """The job, its Task saying that this is not there: whoever has it tried again was told so."""
+    before = alignment.evidence(job.task).get("missed", "").split(", ")
+    places = ", ".join(dict.fromkeys(filter(None, (*before, place))))
+    return replace(job, task=alignment.with_evidence(job.task, {"missed": places}))
 
 
 def _same_elsewhere(
@@ -607,7 +628,7 @@ def _issue_link(context: Context, job: _Job, why: str) -> str:
     if task["status"] == "accepted":
         task = workflow.moved(task, "in-progress", context.instant())
     _moved(context, job, task, "completed", "unverifiable")
-    return _LINK
+    return ledger.LINK
 
 
 def _withhold(context: Context, job: _Job, because: str) -> str:
@@ -660,9 +681,12 @@ def _hold(
     return "on-hold"
 
 
-def give_up(context: Context, task_id: str, why: str) -> None:
-    """Puts a delivery that failed on our side on hold, unless it has settled meanwhile."""
-    job = _job(context, task_id, Try().number)
+def give_up(context: Context, task_id: str, why: str, number: int = 0) -> None:
+    """Puts a delivery that failed on our side on hold, unless it has settled meanwhile.
+
+    `number` is of the try that failed; where nobody knows which it was (0) no attempt is named.
+    """
+    job = _job(context, task_id, number)
     if job is not None:
         _hold(context, job, why, kind="our-fault")
 
@@ -697,8 +721,9 @@ def _backoff(attempt: int) -> float:
 
 
 def _again(context: Context, job: _Job, business: str, why: str, try_: Try, *, delay_s: float) -> str:
-    """Enqueues the next try in the transaction that says why."""
-    task = alignment.with_evidence(job.task, {"last-failure": why, **_counted(job)})
+    """Enqueues the next try in the transaction that says why: a kind of failure, or in words what it waits for."""
+    failure = "waits" if try_.attempt == job.try_.attempt else why
+    task = alignment.with_evidence(job.task, {"last-failure": failure, **_counted(job)})
     next_try = times.instant(context.now() + int(delay_s * 1000))
     task["statusReason"] = {"text": f"The EHR did not do it yet ({why}); next try at {next_try}."}
     if business:
@@ -722,7 +747,7 @@ def _wait(context: Context, job: _Job, wait: Wait) -> str:
 
 
 def _counted(job: _Job) -> dict[str, str]:
-    return {"attempt": str(job.try_.attempt)}
+    return {"attempt": str(job.try_.attempt)} if job.try_.attempt else {}
 
 
 def replay(tx: Transaction, context: Context, case: Case, task: Resource, by: str) -> Resource:

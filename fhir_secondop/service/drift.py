@@ -80,7 +80,9 @@ def look(context: Context, task_id: str, number: int) -> str:
         return _again(context, case_id, watch, watches.put_off(watch, "not due yet"), wait_s)
     wait = circuits.standing(context, connection.name, f"watch-{task_id}")
     if wait is not None:
-        return _again(context, case_id, watch, watches.put_off(watch, wait.why), max(60.0, wait.seconds))
+        return _again(
+            context, case_id, watch, watches.put_off(watch, wait.why), _pause_s(context, connection, wait.seconds)
+        )
     try:
         found = _looked(context, case, connection)
     except EhrFailure as failure:

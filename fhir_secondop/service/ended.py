@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from fhir_secondop.fhir import times
+from fhir_secondop.service import watches
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import tables
 
@@ -38,7 +39,7 @@ def forget(context: Context, client: DBOSClient, days: int) -> int:
             status=_ENDED, completed_before=before, load_output=False, limit=AT_ONCE, offset=kept
         )
         open_tasks = _open(context, (_about(each) for each in found))
-        over = [each.workflow_id for each in found if _about(each) not in open_tasks]
+        over = [w.workflow_id for w in found if w.name == watches.WORKFLOW or _about(w) not in open_tasks]
         if over:
             client.delete_workflows(over)
         count, kept = count + len(over), kept + len(found) - len(over)

@@ -25,7 +25,8 @@ class Followers:
     def __init__(self, database: Database, most: int = MOST, most_of_one: int = MOST_OF_ONE) -> None:
         self._database = database
         self._most, self._most_of_one = most, most_of_one
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the counts; never held while the database is asked
+        self._looking = threading.Lock()  # of who looks; nobody waits for it
         self._cases: Counter[str] = Counter()  # that somebody waits for
         self._callers: Counter[str] = Counter()  # who wait
         self._last: dict[str, int] = {}  # as the last look has found them
@@ -70,10 +71,17 @@ class Followers:
                     del counted[key]  # bounded by who is here, not by who has ever been
 
     def _last_of(self, case_id: str) -> int:
-        """The case's last number as of the last look; whoever comes when it is time looks for all."""
-        with self._lock:
-            if time.monotonic() >= self._looked_at + LOOKS_S:
+        """The case's last number as of the last look; whoever comes when it is time looks for all.
+
+        While the database does not answer the one who looks the others go on with what is known.
+        """
+        if time.monotonic() >= self._looked_at + LOOKS_S and self._looking.acquire(blocking=False):
+            try:
+                with self._lock:
+                    cases = tuple(self._cases)
                 with self._database.reading() as connection:
-                    self._last = case_events.last_of(connection, self._cases)
+                    self._last = case_events.last_of(connection, cases)
                 self._looked_at = time.monotonic()
-            return self._last.get(case_id, 0)
+            finally:
+                self._looking.release()
+        return self._last.get(case_id, 0)

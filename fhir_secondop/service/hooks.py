@@ -13,7 +13,7 @@ from fhir_secondop.fhir import refs, times
 from fhir_secondop.model import EVERYTHING, Caller, Ready, Resource
 from fhir_secondop.opinion import intake, workflow
 from fhir_secondop.opinion.intake import Sent
-from fhir_secondop.service import audience, clocks, holds, review
+from fhir_secondop.service import audience, clocks, holds, ledger, review
 from fhir_secondop.service.context import Context, load, was_only_asked, whole_case
 from fhir_secondop.service.intake import Opened, open_case
 from fhir_secondop.store import resources
@@ -96,6 +96,8 @@ def _check(context: Context, tx: Transaction, change: Change, outside: set[tuple
     held_from = review.held_from_of(versions)
     workflow.check_move(before, after, held_from=held_from)
     _check_kept(before, after)
+    if ledger.is_kept(after):
+        ledger.follow(tx, case_id, after)
     if before["status"] == after["status"]:
         return
     if workflow.is_review(after):

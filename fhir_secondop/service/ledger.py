@@ -7,12 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fhir_secondop.ehr import ladder
 from fhir_secondop.fhir import times
 from fhir_secondop.model import Resource
 from fhir_secondop.opinion import alignment, codes, workflow
 from fhir_secondop.opinion.case import Case
+from fhir_secondop.store import batches, resources, tables
 from fhir_secondop.store import ledger as rows
-from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, Transaction
 from fhir_secondop.store.ledger import Entry
 
@@ -54,16 +55,32 @@ def reason_of(task: Resource) -> str:
 
 def follow(tx: Transaction, case_id: str, task: Resource) -> None:
     """Puts the row of a Task in place. To be called with each version that is written."""
-    place = rows.place_of(tx.connection, task["id"])
+    rows.write(tx, entry_of(tx.connection, case_id, task))
+
+
+def entry_of(connection: Connection, case_id: str, task: Resource) -> Entry:
+    """The row of a Task. Where it goes stays as it was when the Task was planned: what is configured may change."""
+    place = rows.place_of(connection, task["id"])
     if place is None:
-        place = _place(tx.connection, case_id, task)
-    rows.write(
-        tx,
-        Entry(
-            task["id"], case_id, codes.code_of(task["code"], codes.TASK) or "", alignment.version_of(task), place,
-            state_of(task), reason_of(task), _ms(task["authoredOn"]), _ms(task["lastModified"]),
-        ),
+        place = _place(connection, case_id, task)
+    return Entry(
+        task["id"], case_id, codes.code_of(task["code"], codes.TASK) or "", alignment.version_of(task), place,
+        state_of(task), reason_of(task), _ms(task["authoredOn"]), _ms(task["lastModified"]), _done_at(task),
     )  # fmt: skip
+
+
+def _done_at(task: Resource) -> int:
+    """When the answer was stored, or the copy read back there; 0 where that is not, or it went by link.
+
+    Of a delivery that is done the Task goes on changing: somebody acknowledges it.
+    """
+    if state_of(task) != "done":
+        return 0
+    if not workflow.is_delivery(task):
+        return _ms(task["lastModified"])
+    said = alignment.evidence(task)
+    by_link = said.get("rung") == str(ladder.LINK)
+    return 0 if by_link or not said.get("read-at") else _ms(said["read-at"])
 
 
 def _ms(instant: str) -> int:
@@ -71,7 +88,7 @@ def _ms(instant: str) -> int:
 
 
 def _place(connection: Connection, case_id: str, task: Resource) -> str:
-    """The organization that a delivery goes to, or the name of the connection: what is configured for it may change."""
+    """The organization that a delivery goes to, or the name of the connection."""
     for given in task.get("input", []):
         if codes.has(given["type"], codes.EVIDENCE, "connection"):
             return str(given["valueString"])
@@ -89,30 +106,32 @@ def make(database: Database, caller: Any) -> int:
         reached = tables.reached.c
         if connection.execute(sa.select(reached.at).where(reached.name == _MADE)).first() is not None:
             return 0
-    count, after = 0, 0
-    while True:
+    count = 0
+    for rids in batches.of_rows(database, _tasks(), AT_ONCE):
         with database.transaction(caller) as tx:
-            found = [resources.stored(row) for row in tx.connection.execute(_tasks(after))]
-            for stored in found:
+            for row in tx.connection.execute(_in_cases(rids)):
+                stored = resources.stored(row)
                 follow(tx, str(stored.case_id), stored.resource)
-            count += len(found)
-            if not found:
-                tx.connection.execute(sa.delete(tables.reached).where(reached.name == _MADE))
-                tx.connection.execute(sa.insert(tables.reached).values(name=_MADE, at=0))
-                return count
-            after = found[-1].rid
+                count += 1
+    with database.transaction(caller) as tx:
+        tx.connection.execute(sa.delete(tables.reached).where(reached.name == _MADE))
+        tx.connection.execute(sa.insert(tables.reached).values(name=_MADE, at=0))
+    return count
 
 
-def _tasks(after: int) -> sa.Select[Any]:
-    code = tables.token.alias()
-    ours = sa.select(code.c.rid).where(
-        code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK,
-        sa.or_(code.c.code == GATHER, code.c.code.startswith(workflow.DELIVERS, autoescape=True)),
+def _tasks() -> sa.Select[Any]:
+    code = tables.token.c
+    return sa.select(code.rid).where(
+        code.type == "Task", code.param == "code", code.system == codes.TASK,
+        sa.or_(code.code == GATHER, code.code.startswith(workflow.DELIVERS, autoescape=True)),
     )  # fmt: skip
-    rid = tables.resource.c.rid
+
+
+def _in_cases(rids: list[int]) -> sa.Select[Any]:
+    resource = tables.resource.c
     return (
         resources.rows()
-        .where(rid.in_(ours), rid > after, tables.resource.c.case_id.is_not(None),
-               tables.resource.c.deleted.is_(False), sa.not_(resources.IN_RECORD))
-        .order_by(rid).limit(AT_ONCE)
+        .where(resource.rid.in_(rids), resource.case_id.is_not(None), resource.deleted.is_(False),
+               sa.not_(resources.IN_RECORD))
+        .order_by(resource.rid)
     )  # fmt: skip

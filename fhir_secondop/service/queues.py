@@ -64,7 +64,7 @@ def _queue(reading: SqlConnection, connection: Connection, counted: list[Count])
     mine = [one for one in counted if one.place in where]
     going = [one for one in mine if one.kind != ledger.GATHER]
     oldest = min((one.oldest for one in going), default=0)
-    done = rows.last(reading, where, "done")
+    done = rows.last_done(reading, where, "done")
     return Queue(
         connection.name,
         gathering=sum(c.number for c in mine if c.kind == ledger.GATHER and c.state != "on-hold"),

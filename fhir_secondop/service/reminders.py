@@ -2,11 +2,13 @@
 
 Each version of a delivery Task is looked at once, when it is as old as a reminder is: whoever has acknowledged by then
 is not found. How far that has come is in the database; what is looked at twice is said once, because the notice's id is
-made of case, version and person.
+made of case, version and person. A case that fails keeps none of the others waiting: it is tried again at each turn.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +20,22 @@ from fhir_secondop.opinion import codes, notices, reminders
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.opinion.reminders import Missing
 from fhir_secondop.service.context import SERVICE, Context, load, put, whole_case
+from fhir_secondop.service.running import is_outage
 from fhir_secondop.store import resources, tables
 
+log = logging.getLogger(__name__)
 EVERY_S = 300
-AT_ONCE = 200
+AT_ONCE = 1_000  # versions, of whatever they are
 NAME = "reminders"
+_FAILED = "reminders of "  # and the id of a case: its row of `reached` is there until its turn has been
 _REACHED = tables.reached.c
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """The cases of some delivery Tasks whose time has come, and how far one has looked before, and with them."""
+    """The cases of the delivery Tasks among some versions whose time has come, and how far one has looked before, and
+    with them.
+    """
 
     cases: tuple[str, ...]
     before: int | None
@@ -37,15 +44,44 @@ class _Turn:
 
 def act(context: Context) -> None:
     """One turn: everybody who is due is reminded, and it is noted how far that has come. Repeated it adds nothing."""
+    _try_again(context)
     turn = None
-    while turn is None or turn.cases:
+    while turn is None or turn.reached != turn.before:
         with context.database.reading() as connection:
             turn = _turn(connection, context)
-        for case_id in turn.cases:
-            remind(context, case_id)
+        failed = [case_id for case_id in turn.cases if not _is_done(context, case_id)]
         if turn.reached != turn.before:
             with context.database.transaction(SERVICE) as tx:
+                _keep(tx.connection, failed)
                 _note(tx.connection, turn.reached)
+
+
+def _try_again(context: Context) -> None:
+    """The cases that failed before."""
+    with context.database.reading() as connection:
+        names = connection.scalars(sa.select(_REACHED.name).where(_REACHED.name.startswith(_FAILED))).all()
+    done = [name for name in names if _is_done(context, name.removeprefix(_FAILED))]
+    if done:
+        with context.database.transaction(SERVICE) as tx:
+            tx.connection.execute(sa.delete(tables.reached).where(_REACHED.name.in_(done)))
+
+
+def _is_done(context: Context, case_id: str) -> bool:
+    """Reminds those of one case; whether that went well."""
+    try:
+        remind(context, case_id)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        log.error("the reminders of case %s failed: %s", case_id, type(error).__name__)  # a message may quote
+        return False
+    return True
+
+
+def _keep(connection: SqlConnection, failed: Iterable[str]) -> None:
+    for name in (_FAILED + case_id for case_id in failed):
+        connection.execute(sa.delete(tables.reached).where(_REACHED.name == name))
+        connection.execute(sa.insert(tables.reached).values(name=name, at=0))
 
 
 def remind(context: Context, case_id: str) -> int:
@@ -77,28 +113,31 @@ def _turn(connection: SqlConnection, context: Context) -> _Turn:
     if since is None:
         # The first look: what is not due yet will be; whoever has it for longer was never promised a reminder.
         return _Turn((), None, until)
-    rows = connection.execute(_versions(since, until).limit(AT_ONCE)).all()
+    # Each version once, by the order in which they were stored: of all Tasks there are more at each look.
+    version = tables.version.c
+    seen = connection.execute(
+        sa.select(version.rid, version.updated)
+        .where(version.updated > since, version.updated <= until)
+        .order_by(version.updated).limit(AT_ONCE)
+    ).all()  # fmt: skip
+    found = connection.scalars(_delivered([int(row.rid) for row in seen])) if seen else ()
+    cases = dict.fromkeys(whole_case(str(case_id)) for case_id in found)
     # No further than what was seen: a clock that had jumped ahead must not pass over what comes after.
-    cases = dict.fromkeys(whole_case(str(row.case_id)) for row in rows)
-    return _Turn(tuple(cases), since, max((int(row.updated) for row in rows), default=int(since)))
+    return _Turn(tuple(cases), since, max((int(row.updated) for row in seen), default=int(since)))
 
 
-def _versions(since: int, until: int) -> sa.Select[Any]:
-    """Versions of delivery Tasks that were stored in (since, until], oldest first."""
-    code = tables.token.alias()
-    delivers = sa.select(code.c.rid).where(
-        code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK, code.c.code == "deliver-report",
-        code.c.rid == tables.resource.c.rid,
+def _delivered(rids: list[int]) -> sa.Select[Any]:
+    """The cases of those of these resources that are deliveries of a report, oldest first."""
+    code, resource = tables.token.alias(), tables.resource.c
+    delivers = sa.exists().where(
+        code.c.rid == resource.rid, code.c.type == "Task", code.c.param == "code", code.c.system == codes.TASK,
+        code.c.code == "deliver-report",
     )  # fmt: skip
     return (
-        sa.select(tables.version.c.updated, tables.resource.c.case_id)
-        .select_from(tables.version.join(tables.resource, tables.resource.c.rid == tables.version.c.rid))
-        .where(
-            tables.version.c.updated > since, tables.version.c.updated <= until, tables.resource.c.type == "Task",
-            tables.resource.c.case_id.is_not(None), tables.resource.c.deleted.is_(False),
-            sa.not_(resources.IN_RECORD), sa.exists(delivers),
-        )
-        .order_by(tables.version.c.updated)
+        sa.select(resource.case_id)
+        .where(resource.rid.in_(rids), resource.type == "Task", resource.case_id.is_not(None),
+               resource.deleted.is_(False), sa.not_(resources.IN_RECORD), delivers)
+        .order_by(resource.rid)
     )  # fmt: skip
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.opinion import codes, eligibility, proposals, workflow
 from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent, watches
 from fhir_secondop.service.context import SERVICE, Context, load
-from fhir_secondop.store import resources, tables
+from fhir_secondop.service.running import is_outage
+from fhir_secondop.store import batches, resources, tables
 from fhir_secondop.store.database import Transaction
 from fhir_secondop.store.resources import Stored
 
@@ -23,8 +24,15 @@ AT_ONCE = 100  # Tasks in a transaction: others write in between
 _CARRIED = ("requested", "accepted", "in-progress")
 # A case on hold has clocks; what else is on hold waits for a person.
 _OPEN = (*_CARRIED, "received", "ready", "on-hold")
-Live = Callable[[tuple[str, ...]], set[tuple[str, str]]]
-"""Names → the workflows of those names that wait or run: (name, what it is about: the id of a Task, case, proposal)."""
+
+
+class Live(Protocol):
+    """Names → the workflows of those names that wait or run: (name, what it is about: the id of a Task, case …).
+
+    Some may be missing, but where it is asked about these Tasks.
+    """
+
+    def __call__(self, names: tuple[str, ...], about: Collection[str] = ()) -> set[tuple[str, str]]: ...
 
 
 def requeue(context: Context, live: Live | None = None) -> int:
@@ -37,15 +45,33 @@ def requeue(context: Context, live: Live | None = None) -> int:
         carry_on(context, live)
     count, running = 0, live(_ALL) if live is not None else set()
     for batch in _batches(context, _open_tasks(_OPEN)):
-        with context.database.transaction(SERVICE) as tx:
-            count += sum(_task_again(tx, context, stored, running) for stored in batch)
+        count += _for_each(context, batch, lambda stored, tx: _task_again(tx, context, stored, running))
     for batch in _batches(context, _open_proposals()):
-        with context.database.transaction(SERVICE) as tx:
-            for stored in batch:
-                if (proposing.WORKFLOW, stored.id) not in running:
-                    proposing.enqueue(tx, context, stored.resource)
-                count += 1
+        count += _for_each(context, batch, lambda stored, tx: _proposal_again(tx, context, stored, running))
     return count
+
+
+def _for_each(context: Context, batch: Sequence[Stored], act: Callable[[Stored, Transaction], bool]) -> int:
+    """Does that for all in one transaction; where it fails, for each in its own, so that one stops no other."""
+    try:
+        with context.database.transaction(SERVICE) as tx:
+            return sum(act(stored, tx) for stored in batch)
+    except Exception as error:
+        if is_outage(error):
+            raise
+    return sum(_alone(context, stored.id, partial(act, stored)) for stored in batch)
+
+
+def _alone(context: Context, resource_id: str, act: Callable[[Transaction], bool]) -> bool:
+    try:
+        with context.database.transaction(SERVICE) as tx:
+            return act(tx)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        # The type only: a message may quote what it handled.
+        log.error("%s is not carried on: %s", resource_id, type(error).__name__)
+        return False
 
 
 def carry_on(context: Context, live: Live) -> int:
@@ -62,17 +88,20 @@ def carry_on(context: Context, live: Live) -> int:
         for stored in batch
         if (name := _workflow_of(stored.resource)) in _KEPT
     }
-    lost = sorted(carried - live(_KEPT)) if carried else []
-    anew = _under_new_keys(context)
-    for _, task_id in lost:
-        with context.database.transaction(SERVICE) as tx:
-            # Read again: it may have ended meanwhile.
-            stored = resources.read(tx.connection, EVERYTHING, "Task", task_id)
-            if stored.resource["status"] in _CARRIED:
-                _task_again(tx, anew, stored, set())
+    lost = carried - live(_KEPT) if carried else set()
     if lost:
-        log.warning("%d Tasks that no workflow carried on are carried on again", len(lost))
-    return len(lost)
+        lost -= live(_KEPT, {task_id for _, task_id in lost})
+    anew = _under_new_keys(context)
+
+    def again(task_id: str, tx: Transaction) -> bool:
+        # Read again: it may have ended meanwhile.
+        stored = resources.read(tx.connection, EVERYTHING, "Task", task_id)
+        return stored.resource["status"] in _CARRIED and _task_again(tx, anew, stored, set())
+
+    count = sum(_alone(context, task_id, partial(again, task_id)) for _, task_id in sorted(lost))
+    if count:
+        log.warning("%d Tasks that no workflow carried on are carried on again", count)
+    return count
 
 
 # Those whose Task stays open until the workflow ends it.
@@ -133,48 +162,31 @@ def _task_again(tx: Transaction, context: Context, stored: Stored, running: set[
     return bool(name)
 
 
-def _batches(context: Context, query: sa.Select[Any]) -> Iterator[list[Stored]]:
-    """What the query finds, a batch at a time, in the order of creation."""
-    after = 0
-    while batch := _after(context, query, after):
-        yield batch
-        after = batch[-1].rid
+def _proposal_again(tx: Transaction, context: Context, stored: Stored, running: set[tuple[str, str]]) -> bool:
+    if (proposing.WORKFLOW, stored.id) not in running:
+        proposing.enqueue(tx, context, stored.resource)
+    return True
 
 
-def _after(context: Context, query: sa.Select[Any], rid: int) -> list[Stored]:
-    part = query.where(tables.resource.c.rid > rid).order_by(tables.resource.c.rid).limit(AT_ONCE)
-    with context.database.reading() as connection:
-        return _stored(connection, part)
-
-
-def _stored(connection: SqlConnection, query: sa.Select[Any]) -> list[Stored]:
-    return [resources.stored(row) for row in connection.execute(query)]
+def _batches(context: Context, wanted: sa.Select[Any]) -> Iterator[list[Stored]]:
+    """The resources of cases among these rids, a batch at a time, in the order of creation."""
+    resource = tables.resource.c
+    ours = sa.and_(resource.case_id.is_not(None), resource.deleted.is_(False), sa.not_(resources.IN_RECORD))
+    for rids in batches.of_rows(context.database, wanted, AT_ONCE):
+        with context.database.reading() as connection:
+            found = connection.execute(resources.rows().where(resource.rid.in_(rids), ours).order_by(resource.rid))
+            yield [resources.stored(row) for row in found]
 
 
 def _open_tasks(states: tuple[str, ...]) -> sa.Select[Any]:
-    status = tables.token.alias()
-    return resources.rows().where(
-        tables.resource.c.type == "Task",
-        tables.resource.c.case_id.is_not(None),
-        tables.resource.c.deleted.is_(False),
-        tables.resource.c.rid.in_(
-            sa.select(status.c.rid).where(
-                status.c.type == "Task", status.c.param == "status", status.c.code.in_(states)
-            )
-        ),
-    )
+    status = tables.token.c
+    return sa.select(status.rid).where(status.type == "Task", status.param == "status", status.code.in_(states))
 
 
 def _open_proposals() -> sa.Select[Any]:
     """Those of ours; a proposal of the pulled record is nobody's to age."""
     mine, status = tables.token.alias(), tables.token.alias()
-    named = sa.select(mine.c.rid).where(
-        mine.c.type == "ServiceRequest", mine.c.param == "identifier", mine.c.system == proposals.SYSTEM
-    )
-    active = sa.select(status.c.rid).where(
-        status.c.type == "ServiceRequest", status.c.param == "status", status.c.code == "active"
-    )
-    rid = tables.resource.c.rid
-    return resources.rows().where(
-        rid.in_(named), rid.in_(active), tables.resource.c.case_id.is_not(None), sa.not_(resources.IN_RECORD)
-    )
+    return sa.select(mine.c.rid).where(
+        mine.c.type == "ServiceRequest", mine.c.param == "identifier", mine.c.system == proposals.SYSTEM,
+        sa.exists().where(status.c.rid == mine.c.rid, status.c.param == "status", status.c.code == "active"),
+    )  # fmt: skip

@@ -8,7 +8,7 @@ twice, and two who do it at once do no harm: of two runs of a workflow DBOS reco
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ AGAIN_S = 60.0  # before what failed on our side is tried again
 MOST_TAKEN = 20  # times that a workflow may lose its worker within one step: then it is what ends them
 AT_ONCE = 200
 PAGE = 5_000
+ABOUT = 25  # Tasks asked about at once
 HASTEN_MS = 60_000  # between two looks for what waits by a wrong clock
 LONGEST_MS = 90_000_000  # more than an EHR's daily budget makes a delivery wait, which is a day at most
 _RETRIED = (delivery.WORKFLOW, gather.WORKFLOW, coverage.WORKFLOW)  # others may wait for a date
@@ -152,18 +153,40 @@ class TakeOver:
         return len(begun)
 
 
-def live(client: DBOSClient, names: tuple[str, ...]) -> set[tuple[str, str]]:
-    """The workflows of these names that wait or run: (name, its first argument, which says what it is about)."""
+def live(client: DBOSClient, names: tuple[str, ...], about: Collection[str] = ()) -> set[tuple[str, str]]:
+    """The workflows of these names that wait or run: (name, its first argument, which says what it is about).
+
+    Of all of them some may be missing: what ends between two pages moves others from the next page to the one that was
+    read. Of the Tasks that it is asked `about` none is: a workflow that follows is there before the one before ends.
+    """
+    if about:
+        ids = sorted(about)
+        parts = [ids[start : start + ABOUT] for start in range(0, len(ids), ABOUT)]
+        return {one for part in parts for one in _listed(client, names, prefixes=_prefixes(names, part))}
     found: set[tuple[str, str]] = set()
     offset = 0
     while True:
-        page = client.list_workflows(
-            name=list(names), status=[*_WAITING, "PENDING"], load_output=False, limit=PAGE, offset=offset
-        )  # fmt: skip
-        found |= {(w.name, str(w.input["args"][0])) for w in page if w.input is not None}
+        page = _listed(client, names, limit=PAGE, offset=offset)
+        found.update(page)
         if len(page) < PAGE:
             return found
         offset += PAGE
+
+
+def _listed(
+    client: DBOSClient, names: tuple[str, ...], *, prefixes: list[str] | None = None, limit: int | None = None,
+    offset: int | None = None,
+) -> list[tuple[str, str]]:  # fmt: skip
+    listed = client.list_workflows(
+        name=list(names), status=[*_WAITING, "PENDING"], load_output=False, workflow_id_prefix=prefixes, limit=limit,
+        offset=offset,
+    )  # fmt: skip
+    return [(w.name, str(w.input["args"][0]) if w.input is not None else "") for w in listed]
+
+
+def _prefixes(names: tuple[str, ...], ids: Iterable[str]) -> list[str]:
+    """How the keys begin of those that carry a Task."""
+    return [f"{name}-{task_id}" for name in names for task_id in ids]
 
 
 def _next(workflow_id: str) -> str:

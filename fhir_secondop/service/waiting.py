@@ -12,7 +12,7 @@ from fhir_secondop.store import ledger as rows
 from fhir_secondop.store.ledger import Entry
 
 LINK = "by link"
-"""Stands for an EHR where a delivery goes to none."""
+"""Stands for an EHR where a delivery goes to none: in words, for an alert says it, and no connection has this name."""
 GATHERING, DELIVERING, HELD = "gathering", "delivering", "held"
 
 

@@ -20,7 +20,7 @@ MOST_COUNTED = 10_000  # half a million took half a second
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One Task. `place` is the organization ("system|value") that it goes to, or a connection's name; `state` and
-    `reason` are of `service.ledger`; instants in ms since 1970.
+    `reason` are of `service.ledger`; instants in ms since 1970. `done` is when its EHR did it, 0: not, or by no EHR.
     """
 
     task_id: str
@@ -32,6 +32,7 @@ class Entry:
     reason: str
     authored: int
     changed: int
+    done: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +122,11 @@ def counts(connection: Connection, states: Collection[str]) -> list[Count]:
     return [Count(*row) for row in connection.execute(query)]
 
 
-def last(connection: Connection, places: Collection[str], state: str) -> int:
-    """When a Task of these places last came to that state; 0 of none."""
+def last_done(connection: Connection, places: Collection[str], state: str) -> int:
+    """When the EHR of these places last did what a Task in that state asked of it; 0 of none."""
     newest = (
         connection.execute(
-            sa.select(_C.changed).where(_C.place == place, _C.state == state).order_by(_C.changed.desc()).limit(1)
+            sa.select(_C.done).where(_C.place == place, _C.state == state).order_by(_C.done.desc()).limit(1)
         ).scalar()
         for place in places
     )

@@ -263,8 +263,9 @@ ehr_work = sa.Table(
     sa.Column("reason", sa.String(64), nullable=False),
     sa.Column("authored", sa.BigInteger, nullable=False),
     sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_ehr_work_state", "state", "authored", "task_id"),
-    sa.Index("ix_ehr_work_place", "place", "state", "changed"),
+    sa.Index("ix_ehr_work_place", "place", "state", "done"),
     sa.Index("ix_ehr_work_case", "case_id"),
 )
 

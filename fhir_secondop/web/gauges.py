@@ -9,14 +9,11 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fhir_secondop.service import jobs, waiting
+from fhir_secondop.service import jobs, ledger, waiting
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import executors, measures
 
 KEPT_MS = 10_000  # two scrapers, or a short interval, do not count all of it twice
-
-
-_LINK = "link"
 
 
 class Gauges(Collector):
@@ -50,13 +47,13 @@ class Gauges(Collector):
             "secondop_gatherings", "Records that are being gathered, by EHR and state.", labels=["connection", "state"]
         )
         # Labels come from the configuration alone: what was a connection once is counted with those by link.
-        known = (*self._context.connections, _LINK)
+        known = (*self._context.connections, ledger.LINK)
         with self._context.database.reading() as connection:
             found = waiting.of_all(connection, self._context)
         counts: Counter[tuple[str, str, str]] = Counter()
         since: dict[str, int] = {}
         for one in found:
-            name = one.connection if one.connection in known else _LINK
+            name = one.connection if one.connection in known else ledger.LINK
             counts[one.task, name, _state(one)] += 1
             if one.task == waiting.DELIVERING:
                 since[name] = min(since.get(name, now), one.ordered)

@@ -11,8 +11,10 @@ import sqlalchemy as sa
 
 from fhir_secondop.fhir import definitions
 from fhir_secondop.opinion import case_events, checks, codes, workflow
+from fhir_secondop.service import context
 from fhir_secondop.service.context import SERVICE
-from fhir_secondop.store import tables
+from fhir_secondop.store import resources, tables
+from fhir_secondop.store.database import Database
 from tests.service.conftest import TOKENS
 from tests.service.test_urgent import PATIENT, let_in
 from tests.service.world import SURGEON, World, opened
@@ -204,3 +206,19 @@ def test_the_page_on_events_says_every_kind_as_the_code_does() -> None:
     page = (Path(__file__).parents[2] / "docs/events.md").read_text("utf-8").partition("## Kinds")[2]
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
     assert {kind.strip("`"): said for kind, said in rows} == case_events.KINDS
+
+
+def test_the_versions_of_a_case_are_read_by_its_index_and_so_are_its_zones(tmp_path: Path) -> None:
+    """SQLite takes no range of an index for "begins with": it went through every Task, under the lock of writers."""
+    zones = {context.draft_case("c"), context.quarantine("c"), context.urgent_zone("c"), context.preliminary_zone("c")}
+    assert zones == {f"c#{zone}" for zone in resources.ZONES}
+    database = Database(str(tmp_path / "a.sqlite"))
+    database.migrate()
+    asked: list[Any] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda c, cursor, *statement: asked.append(statement[:2]))
+    with database.reading() as connection:
+        list(resources.versions_of_case(connection, "c", ("Task", "ServiceRequest")))
+        text, values = asked[-1]
+        plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values))
+    database.dispose()
+    assert "ix_resource_case (case_id=? AND type=?)" in plan

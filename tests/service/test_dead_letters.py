@@ -13,9 +13,11 @@ from fhir_secondop.model import Caller
 from fhir_secondop.service import deliveries, delivery, ledger
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.service.deliveries import Asked
+from fhir_secondop.service.tries import Try
 from fhir_secondop.store import tables
 from tests.service.test_circuits import another
 from tests.service.test_deliveries import ONCOLOGIST, SURGEON, hospital
+from tests.service.test_drift import delete
 from tests.service.world import World, opened, refusal
 
 Plain = dict[str, Any]
@@ -119,6 +121,52 @@ def test_every_attempt_is_kept(world: World) -> None:
     assert world.call("GET", f"/api/deliveries/{case_id}").status_code == 404
 
 
+def test_what_only_waits_has_a_code_for_a_reason_and_nothing_for_a_person_to_do(world: World) -> None:
+    ehr = hospital(world, settle_s=60.0)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: refusal(500) if a.writes else None
+    world.work(patience_s=20)
+    reasons = {one["reason"] for one in found(world, "ehr=lakeside")["deliveries"]}
+    assert reasons == {"waits"}
+    assert "may still land" in world.delivery(case_id, SURGEON)["why"]
+    (row, *_) = found(world, "ehr=lakeside&reason=waits")["deliveries"]
+    assert row["todo"].startswith("Nothing")
+
+
+def tried_three_times(world: World) -> tuple[str, str]:
+    """A case whose delivery to the surgeon has failed three times, and its Task."""
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: refusal(500) if a.writes else None
+    for _ in range(50):
+        if world.delivery(case_id, SURGEON)["evidence"].get("attempt") == "3":
+            break
+        world.work(patience_s=3600, limit=1)
+    return case_id, world.delivery(case_id, SURGEON)["task"]
+
+
+def test_an_attempt_that_failed_on_our_side_takes_the_place_of_no_other(world: World) -> None:
+    _, task = tried_three_times(world)
+    before = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
+    delivery.give_up(world.context, task, "It failed on our side (KeyError).", Try(attempt=4).number)
+    after = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
+    assert after[: len(before)] == before
+    assert [(one["attempt"], one["failure"]) for one in after[len(before) :]] == [(4, "our-fault")]
+
+
+def test_whichever_attempt_it_was_that_ended_its_workers_the_first_is_not_said_to_be(world: World) -> None:
+    case_id, task = tried_three_times(world)
+    before = world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"]
+    delivery.give_up(world.context, task, "It has ended the worker that carried it.")
+    held = world.delivery(case_id, SURGEON)
+    assert (held["status"], held["evidence"]["attempt"], held["evidence"]["last-failure"]) == (
+        "on-hold",
+        "3",
+        "our-fault",
+    )
+    assert world.call("GET", f"/api/deliveries/{task}").get_json()["attempts"][:2] == before[:2]
+
+
 def test_who_operates_sees_nothing_of_a_case(world: World) -> None:
     ehr = hospital(world)
     ehr.instead = lambda a: refusal(401, "login") if a.writes else None
@@ -152,3 +200,104 @@ def test_the_rows_are_made_anew_from_the_tasks_as_they_were(world: World) -> Non
     assert ledger.make(world.context.database, SERVICE) == len(before)
     assert entries(world) == before
     assert ledger.make(world.context.database, SERVICE) == 0
+
+
+def test_a_delivery_that_was_given_up_is_open_nowhere_any_more(world: World) -> None:
+    """PUT or PATCH of its Task, status failed: the one move of a delivery that plain FHIR may make."""
+    ehr = hospital(world)
+    ehr.instead = lambda a: refusal(401, "login") if a.writes else None
+    world.signed(sources=[])
+    world.work(patience_s=60)
+    held = found(world, "state=on-hold")["deliveries"]
+    assert len(held) == 2
+    for one in held:
+        stored = world.call("GET", f"/fhir/Task/{one['task']}").get_json()
+        given_up = {**stored, "status": "failed", "statusReason": {"text": "It was handed over on paper."}}
+        undated = {key: value for key, value in given_up.items() if key != "lastModified"}
+        assert world.call("PUT", f"/fhir/Task/{one['task']}", undated).status_code == 422
+        assert world.call("PUT", f"/fhir/Task/{one['task']}", given_up).status_code == 200
+    assert found(world, "state=on-hold")["total"] == 0
+    assert found(world, "state=over")["total"] == 2
+    (queue,) = world.call("GET", "/api/connections").get_json()["connections"]
+    assert (queue["held"], queue.get("oldest", "")) == (0, "")
+
+
+def test_what_was_taken_out_after_a_colleague_had_it_is_sent_again_by_a_person_alone(world: World) -> None:
+    """The colleague's delivery is done: nobody can have that one tried again."""
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    for _ in range(10):
+        if "completed" in [world.delivery(case_id, n)["status"] for n in (SURGEON, ONCOLOGIST)]:
+            break
+        world.work(patience_s=60, limit=1)
+    ehr.instead = lambda a: refusal(401, "login")
+    world.work(patience_s=60)
+    states = {world.delivery(case_id, n)["status"]: world.delivery(case_id, n)["task"] for n in (SURGEON, ONCOLOGIST)}
+    assert states.keys() == {"completed", "on-hold"}
+    ehr.instead = lambda a: None
+    for resource in ehr.documents + ehr.reports:
+        delete(ehr, resource["resourceType"], resource["id"])
+
+    def again(changed: str) -> Plain:
+        assert replay(world, tasks=[states["on-hold"]], changed=changed)["replayed"] == [states["on-hold"]]
+        world.work(patience_s=60)
+        (one,) = [d for d in world.deliveries(case_id) if d["task"] == states["on-hold"]]
+        return one
+
+    # Of that it is missing nobody knew yet.
+    held = again("We may sign in again.")
+    assert (held["status"], ehr.documents) == ("on-hold", [])
+    assert "it is not there" in held["why"]
+    sent = again("They looked: it is not there.")
+    assert (sent["businessStatus"], len(ehr.documents), len(ehr.reports)) == ("verified", 1, 1)
+
+
+def test_the_last_success_is_the_ehr_s_own(world: World) -> None:
+    """It was moved by an acknowledgement, and by what went by link: an EHR that was dead had one of today."""
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    done = last_success(world)
+    assert done in {world.delivery(case_id, name)["evidence"]["read-at"] for name in (SURGEON, ONCOLOGIST)}
+    world.clock.forward(3600)
+    world.post(case_id, "acknowledge", {"version": 1}, "surgeon")
+    assert last_success(world) == done
+    # It takes nothing any more: what goes there goes by link.
+    ehr.instead = lambda a: refusal(403) if a.writes else None
+    other = another(world, 2)
+    world.work(patience_s=60)
+    assert world.delivery(other, SURGEON)["evidence"]["rung"] == "10"
+    assert last_success(world) == done
+
+
+def last_success(world: World) -> str:
+    (queue,) = world.call("GET", "/api/connections").get_json()["connections"]
+    return str(queue["lastSuccess"])
+
+
+def test_a_replay_of_many_says_of_each_what_became_of_it(world: World) -> None:
+    ehr = hospital(world)
+    ehr.instead = lambda a: refusal(401, "login") if a.writes else None
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    held = [one["task"] for one in found(world, "state=on-hold")["deliveries"]]
+    (watch, *_) = [t["id"] for t in world.package(case_id, "Task") if t["id"] not in held]
+    asked = [held[0], "00000000-0000-4000-8000-000000000000", watch, held[1]]
+    said = replay(world, tasks=asked, changed="The secret was renewed.")
+    assert said["replayed"] == held
+    assert [one["task"] for one in said["refused"]] == asked[1:3]
+    assert all(one["why"] for one in said["refused"])
+
+
+def test_a_delivery_is_shown_by_its_task_however_many_there_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hospital(world)
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    monkeypatch.setattr(deliveries, "MOST", 1)
+    for one in world.deliveries(case_id):
+        assert world.call("GET", f"/api/deliveries/{one['task']}").get_json()["state"] == "done"
+    with world.context.database.transaction(SERVICE) as tx:
+        tx.connection.execute(sa.delete(tables.ehr_work))
+    for one in world.deliveries(case_id):
+        shown = world.call("GET", f"/api/deliveries/{one['task']}").get_json()
+        assert (shown["task"], shown["state"]) == (one["task"], "done")

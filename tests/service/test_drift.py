@@ -409,6 +409,20 @@ def test_a_connection_that_was_taken_away_or_switched_off_ends_it(world: World) 
     assert len(ehr.seen) == before
 
 
+def test_a_chart_of_an_ehr_that_is_paused_or_silent_is_put_off_by_its_hours(world: World) -> None:
+    """Each look is a version of the watch: three paused days were some 500."""
+    ehr, case_id = delivered(world)
+    (watch,) = [t for t in world.package(case_id, "Task") if "watch-chart" in str(t["code"])]
+    world.call("POST", "/api/connections/lakeside/pause", {"reason": "They move their servers."})
+    before = len(ehr.seen)
+    world.work(patience_s=3.1 * DAY_S, limit=2000)
+    assert len(ehr.seen) == before
+    (after,) = [t for t in world.package(case_id, "Task") if t["id"] == watch["id"]]
+    assert int(after["meta"]["versionId"]) - int(watch["meta"]["versionId"]) == 3
+    world.call("POST", "/api/connections/lakeside/resume")
+    assert look(world) == ["0 opened, 0 closed"]
+
+
 def test_the_daily_budget_of_files_is_kept_by_looks_too(world: World) -> None:
     ehr, case_id = delivered(world, documents_per_day=1, drift_hours=1)
     world.clock.forward(DAY_S - world.clock() / 1000 % DAY_S)  # a day begins

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fhir_secondop.service import ended
+from fhir_secondop.service import ended, watches
 from fhir_secondop.service.context import SERVICE
 from tests.service.test_takeover import Left, left  # noqa: F401 the fixture
 from tests.store.rows import create
@@ -51,3 +51,14 @@ def test_what_stays_is_passed_over_and_not_looked_at_for_ever(kept: Left, monkey
 def test_what_failed_on_our_side_is_for_the_take_over_and_not_forgotten(kept: Left) -> None:
     kept.set(status="ERROR")
     assert ended.forget(kept.context, kept.client, 30) == 0
+
+
+def test_looks_at_a_chart_are_forgotten_while_it_is_watched(kept: Left) -> None:
+    """There is one a day for some months; the number of a look is what refuses a repeat, and the Task keeps it."""
+    with kept.context.database.transaction(SERVICE) as tx:
+        for number in range(3):
+            key = f"{watches.WORKFLOW}-open-{number}"
+            kept.context.enqueue(tx, watches.WORKFLOW, key, "lakeside", "open", number, delay_s=3600)
+    kept.set(status="SUCCESS", completed_at=kept.context.now() - 31 * DAY_MS)
+    assert ended.forget(kept.context, kept.client, 30) == 7
+    assert names(kept) == {"deliver-open-1"}

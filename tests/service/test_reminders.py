@@ -19,6 +19,7 @@ from fhir_secondop.opinion.clocks import Target
 from fhir_secondop.service import reminders, rounds
 from fhir_secondop.service.context import SERVICE, load
 from fhir_secondop.store import tables
+from tests.service.test_circuits import another
 from tests.service.test_deliveries import clinic, hospital
 from tests.service.world import DAY_MS, World, opened
 
@@ -209,3 +210,58 @@ def test_a_site_says_after_how_long(world: World, tmp_path: Path) -> None:
 
 def test_it_is_one_of_the_rounds() -> None:
     assert {each.name for each in rounds.ALL} >= {"alerts", "reminders"}
+
+
+def test_a_few_versions_at_a_time_nobody_is_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reminders, "AT_ONCE", 3)
+    case_id = delivered(world)
+    asked: list[str] = []
+    engine = world.context.database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda connection, cursor, text, *_: asked.append(text))
+    at(world, "2027-03-09T09:10:00Z")
+    assert SURGEON in {name for name, _ in told(world, case_id)}
+    asked.clear()
+    reminders.act(world.context)
+    assert [text for text in asked if "resource" in text.lower()] == []  # what has been seen costs nothing any more
+
+
+def set_deleted(world: World, case_id: str, deleted: bool) -> None:
+    """What nobody can load: its request is not there."""
+    is_request = sa.and_(tables.resource.c.type == "ServiceRequest", tables.resource.c.id == case_id)
+    rid = sa.select(tables.resource.c.rid).where(is_request).scalar_subquery()
+    with world.context.database.transaction(SERVICE) as tx:
+        tx.connection.execute(sa.update(tables.resource).values(deleted=deleted).where(is_request))
+        tx.connection.execute(sa.update(tables.version).values(deleted=deleted).where(tables.version.c.rid == rid))
+
+
+def test_a_case_that_fails_keeps_no_other_waiting_and_has_its_turn_once_it_does_not(world: World) -> None:
+    broken = delivered(world)
+    other = another(world, 2)
+    world.work()
+    set_deleted(world, broken, True)
+    at(world, "2027-03-09T09:10:00Z")
+    assert SURGEON in {name for name, _ in told(world, other)}
+    reminders.act(world.context)
+    set_deleted(world, broken, False)
+    assert told(world, broken) == []
+    reminders.act(world.context)
+    before = told(world, broken)
+    assert SURGEON in {name for name, _ in before}
+    reminders.act(world.context)
+    assert told(world, broken) == before
+
+
+def test_a_database_that_is_away_is_not_taken_for_a_case_that_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case_id = delivered(world)
+
+    def away(*_: Any) -> int:
+        raise sa.exc.OperationalError("SELECT 1", {}, Exception("gone"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reminders, "remind", away)
+        with pytest.raises(sa.exc.OperationalError):
+            at(world, "2027-03-09T09:10:00Z")
+    reminders.act(world.context)
+    assert SURGEON in {name for name, _ in told(world, case_id)}

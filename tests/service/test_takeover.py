@@ -16,9 +16,10 @@ from fhir_secondop.config import Settings
 from fhir_secondop.service import executors, takeover, workflows
 from fhir_secondop.service.context import SERVICE, Context
 from fhir_secondop.service.repeated import Repeated
-from fhir_secondop.service.requeue import carry_on
+from fhir_secondop.service.requeue import _KEPT, carry_on
 from fhir_secondop.service.takeover import TakeOver
 from fhir_secondop.store import executors as rows
+from tests.service.test_review import example
 from tests.service.world import World, opened
 
 
@@ -206,7 +207,7 @@ def test_a_task_that_no_workflow_carries_on_is_found_and_carried_on(world: World
     assert len(gathering) == 2
     world.jobs[:] = []
     live = {("gather", gathering[0].args[0])}
-    assert carry_on(world.context, lambda names: live) == 1
+    assert carry_on(world.context, lambda names, about=(): live) == 1
     (again,) = world.jobs
     assert again.args == gathering[1].args
     assert again.key != gathering[1].key
@@ -217,6 +218,51 @@ def test_every_waiting_workflow_is_known_by_what_it_is_about(left: Left) -> None
     assert takeover.live(left.client, ("gather",)) == set()
     left.set(status="SUCCESS")
     assert takeover.live(left.client, ("deliver",)) == set()
+
+
+def test_what_is_missed_between_two_pages_is_carried_on_all_the_same(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends between two pages moves the first of the next page to the one that was read."""
+    monkeypatch.setattr(takeover, "PAGE", 1)
+    with left.context.database.transaction(SERVICE) as tx:
+        for task in ("U", "V"):
+            left.context.enqueue(tx, "deliver", f"deliver-{task}-1", "lakeside", task, 1, delay_s=3600)
+    listed = left.client.list_workflows
+
+    ends = f"UPDATE {left.prefix}workflow_status SET status = 'SUCCESS' WHERE workflow_uuid = 'deliver-T-1'"
+
+    def then_one_ends(**asked: Any) -> Any:
+        found = listed(**asked)
+        with left.context.database.engine.begin() as connection:
+            connection.execute(sa.text(ends))
+        return found
+
+    monkeypatch.setattr(left.client, "list_workflows", then_one_ends)
+    assert ("deliver", "U") not in takeover.live(left.client, ("deliver",))
+    found = takeover.live(left.client, ("deliver", "gather"), {"T", "U", "V", "W"})
+    assert found == {("deliver", "U"), ("deliver", "V")}
+
+
+def test_keys_begin_with_what_carries_a_task_and_its_id(world: World) -> None:
+    """By that one is found which carries a Task."""
+    world.ehr("lakeside", drift_hours=24)
+    world.signed()
+    world.work(patience_s=60)
+    world.open(placer={**example("request.json")["placer"], "value": "another"})
+    kept = [job for job in world.jobs if job.workflow in _KEPT]
+    known = {(job.workflow, job.args[0]) for job in kept}
+    assert {name for name, _ in known} == {"look-at-chart", "gather"}
+    begins = [f"{job.workflow}-{job.args[0]}" for job in kept]
+    assert all(job.key.startswith(how) for job, how in zip(kept, begins, strict=True))
+    asked: list[set[str]] = []
+
+    def live(names: tuple[str, ...], about: Any = ()) -> set[tuple[str, str]]:
+        asked.append(set(about))
+        return known if about else set()
+
+    assert carry_on(world.context, live) == 0
+    assert asked == [set(), {task for _, task in known}]
 
 
 def test_what_waits_by_a_clock_that_ran_ahead_is_woken(left: Left) -> None:

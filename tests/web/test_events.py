@@ -159,6 +159,29 @@ def test_one_look_is_enough_for_all_who_wait(bench: Bench) -> None:  # noqa: F81
     assert 2 <= len(looks) <= 1 + 1 / following.LOOKS_S
 
 
+def test_a_database_that_does_not_answer_keeps_who_looks_and_nobody_else(bench: Bench) -> None:  # noqa: F811
+    case_id, last = opened(bench)
+    followers = bench.service.followers
+    reading, asked, answers = followers._database.reading, threading.Event(), threading.Event()
+
+    def silent() -> Any:
+        asked.set()
+        answers.wait(60)
+        return reading()
+
+    followers._database = type("", (), {"reading": staticmethod(silent)})()  # type: ignore[assignment]
+    looking = threading.Thread(target=followers.wait, args=("a", case_id, last, 0.1))
+    looking.start()
+    assert asked.wait(10)
+    other = threading.Thread(target=followers.wait, args=("b", case_id, last, 0.3), daemon=True)
+    other.start()
+    other.join(10)
+    waits = other.is_alive()
+    answers.set()
+    looking.join(10)
+    assert not waits
+
+
 def test_the_openapi_document_says_what_may_be_asked_and_its_example_is_as_it_is_answered(bench: Bench) -> None:  # noqa: F811
     case_id, _ = opened(bench)
     said = bench.call("GET", "/api/openapi.json").get_json()["paths"]["/api/second-opinions/{id}/events"]["get"]
