@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from fhir_secondop import cli
+from fhir_secondop.alert_settings import Alerts, Bounds, Level
+from fhir_secondop.bootstrap import LOCAL
+from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.store import backup, restore, tables
 from fhir_secondop.store.audit.audit import Audit
@@ -137,6 +141,27 @@ def test_a_restored_service_goes_on_and_does_not_deliver_twice(
     assert again == held, "what the EHRs have was found there, and nothing was sent again"
     # Numbers of rows go on behind those that came with the backup.
     world.open(placer={"system": "https://riverside.example/orders", "value": "another"})
+
+
+def test_after_a_restore_the_next_alert_begins_as_ever(
+    world: World, other: str, run: Callable[..., Plain], tmp_path: Path
+) -> None:
+    def look(settings: Alerts) -> set[tuple[str, str]]:
+        world.clock.forward(600)
+        watch.look(replace(world.context, alerts=replace(settings, no_worker_minutes=0, hold_down_s=0)))
+        return {(alert.kind, alert.subject) for alert, told in watch.listed(world.context, LOCAL) if len(told) == 1}
+
+    world.ehr("riverside")
+    world.signed()
+    levels = (Level(0, ("desk@hospital.example",)),)
+    first = look(Alerts(each=Bounds(1, 0, 0, 0), levels=levels))
+    assert ("oldest-undelivered", "riverside") in first
+    run("backup", "--out", tmp_path / "backup", "--database", world.database_url)
+    run("restore", tmp_path / "backup", "--database", other)
+    world.database_url = other
+    world.start()
+    found = look(Alerts(each=Bounds(1, 0, 0, 0), overall=Bounds(1, 0, 0, 0), levels=levels))
+    assert found == {*first, ("oldest-undelivered", "")}
 
 
 def test_a_backup_is_one_moment_while_the_service_writes(
