@@ -23,6 +23,7 @@ from fhir_secondop.store.backup import MANIFEST, Rows, Step
 from fhir_secondop.store.database import Database, newest
 
 _ROWS_AT_ONCE = 2_000
+_BYTES_AT_ONCE = 1024 * 1024
 _decode = msgspec.json.Decoder(list[Any]).decode
 Plain = dict[str, Any]
 
@@ -97,14 +98,16 @@ def _require_empty(database: Database) -> None:
 
 
 def _rows(file: Path) -> Iterator[list[list[Any]]]:
-    """The rows of a file, some at a time."""
+    """The rows of a file, some at a time: fewer of large ones."""
     some: list[list[Any]] = []
+    size = 0
     with gzip.open(file, "rb") as opened:
         for line in opened:
             some.append(_decode(line))
-            if len(some) == _ROWS_AT_ONCE:
+            size += len(line)
+            if len(some) == _ROWS_AT_ONCE or size >= _BYTES_AT_ONCE:
                 yield some
-                some = []
+                some, size = [], 0
     if some:
         yield some
 

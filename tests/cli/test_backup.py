@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,30 @@ def written(tmp_path: Path, sqlite_template: Path) -> Path:
     backup.write(database, tmp_path / "backup", {"keepBesides": {}, "at": "2026-11-29T07:00:00Z", "program": "0"})
     database.dispose()
     return tmp_path / "backup"
+
+
+def test_large_rows_are_held_a_few_at_a_time(
+    database_url: str, sqlite_template: Path, tmp_path: Path, empty: str
+) -> None:
+    """A site with scans has thousands of versions of several MB each; they are never in memory together."""
+    many, body = 40, json.dumps({"resourceType": "Binary", "data": "A" * 1_000_000})
+    source = Database(database_url)
+    source.migrate()
+    with source.appending() as connection:
+        for n in range(many):
+            row = {"rid": n + 1, "version": 1, "updated": n + 1, "deleted": False, "body": body, "cut": 0, "meta": "{}"}
+            connection.execute(sa.insert(tables.version).values(**row, by="somebody"))
+    target = Database(empty)
+    tracemalloc.start()
+    try:
+        backup.write(source, tmp_path / "backup", {})
+        assert tracemalloc.get_traced_memory()[1] < many * len(body) / 3
+        restore.into(target, tmp_path / "backup", restore.read(tmp_path / "backup"))
+        assert tracemalloc.get_traced_memory()[1] < many * len(body) / 3
+    finally:
+        tracemalloc.stop()
+        source.dispose()
+        target.dispose()
 
 
 def test_a_byte_that_changed_is_found_before_anything_is_written(
