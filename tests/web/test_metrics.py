@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -241,6 +242,11 @@ def test_a_worker_tells_what_it_counts_to_who_may_ask(tmp_path: Path) -> None:
         assert value(found, "secondop_process_memory_bytes", process="work") > 10_000_000
         assert "secondop_deliveries" not in answer.text, "the service tells of the database, and it alone"
         assert requests.get(f"http://127.0.0.1:{port}/fhir/metadata", timeout=20).status_code == 404
+        # Whoever is not let in can't make it work: no body is taken, and of guessing there is an end.
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as large:
+            large.sendall(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 1000)
+            assert large.recv(100).startswith(b"HTTP/1.1 413 ")
+        assert 429 in [get("wrong").status_code for _ in range(40)]
     finally:
         worker.terminate()
         assert worker.wait(30) == 0
