@@ -72,9 +72,10 @@ def versions(connection: Connection, *, seen_after: int | None = None) -> set[st
 
 
 def last_seen(connection: Connection) -> int | None:
-    """When one that is not gone was seen last, by its own clock in ms since 1970; None where there is none."""
-    query = sa.select(sa.func.max(_ROW.seen)).where(_ROW.state != GONE)
-    seen: int | None = connection.execute(query).scalar_one()
+    """When any was seen last, those included that are gone by now, by its own clock in ms since 1970; None where none
+    ever was, or all are forgotten.
+    """
+    seen: int | None = connection.execute(sa.select(sa.func.max(_ROW.seen))).scalar_one()
     return seen
 
 

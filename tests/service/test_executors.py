@@ -102,6 +102,23 @@ def test_what_still_runs_after_a_worker_has_left_writes_nothing(database: Databa
         tx.tick()
 
 
+def test_a_worker_that_has_stopped_was_seen_too(database: Database) -> None:
+    """Nobody has worked since it stopped, and not since whatever waits began to wait."""
+
+    def seen() -> int | None:
+        with database.reading() as connection:
+            return rows.last_seen(connection)
+
+    assert seen() is None
+    one, two = lease(database, "one"), lease(database, "two")
+    two.beat(NOW + 1_000)
+    one.beat(NOW + 5_000)
+    one.leave(clean=True)
+    assert seen() == NOW + 5_000
+    two.leave(clean=True)
+    assert seen() == NOW + 5_000
+
+
 def test_a_turn_is_taken_once_and_comes_again(database: Database) -> None:
     assert turns.taken(database, "look", 1000, NOW)
     assert not turns.taken(database, "look", 1000, NOW + 999)
