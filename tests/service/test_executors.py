@@ -107,7 +107,7 @@ def test_a_worker_that_has_stopped_was_seen_too(database: Database) -> None:
 
     def seen() -> int | None:
         with database.reading() as connection:
-            return rows.last_seen(connection)
+            return rows.last_seen(connection, NOW)
 
     assert seen() is None
     one, two = lease(database, "one"), lease(database, "two")
@@ -117,6 +117,8 @@ def test_a_worker_that_has_stopped_was_seen_too(database: Database) -> None:
     assert seen() == NOW + 5_000
     two.leave(clean=True)
     assert seen() == NOW + 5_000
+    lease(database, "three").beat(NOW + TEN_YEARS)
+    assert seen() == NOW + 5_000, "a clock that was wrong says nothing"
 
 
 def test_a_turn_is_taken_once_and_comes_again(database: Database) -> None:
