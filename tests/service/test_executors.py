@@ -128,6 +128,12 @@ def test_a_turn_is_taken_once_and_comes_again(database: Database) -> None:
     assert turns.taken(database, "look", 1000, NOW + 1000)
 
 
+def test_a_turn_is_not_taken_twice_by_clocks_that_differ_a_little(database: Database) -> None:
+    assert turns.taken(database, "look", 30_000, NOW + 1_000)
+    assert not turns.taken(database, "look", 30_000, NOW), "by a machine that is a second behind"
+    assert turns.taken(database, "look", 30_000, NOW + 31_000)
+
+
 def test_a_clock_that_was_wrong_stops_no_turn_for_the_others(database: Database) -> None:
     assert turns.taken(database, "look", 1000, NOW + TEN_YEARS)
     assert turns.taken(database, "look", 1000, NOW)
