@@ -197,7 +197,7 @@ def _typed(values: dict[str, Any], file: Path) -> dict[str, Any]:
         raise Invalid(f"{file}: {error}") from error
 
 
-_FILES = ("secret_file", "key_file", "ca_bundle", "client_cert", "client_key")
+FILES = ("secret_file", "key_file", "ca_bundle", "client_cert", "client_key")  # of a connection
 HL7_KINDS = ("mdm", "oru")  # what ehr.hl7_documents composes
 _PYTHON: dict[str, tuple[type, ...]] = {
     "str": (str,), "float": (int, float), "int": (int,), "bool": (bool,), "tuple[str, ...]": (list,),
@@ -233,9 +233,9 @@ def connection(name: str, entry: Any, file: Path, table: str = "connections") ->
         _check_hl7(where, entry)
     given: dict[str, Any] = {"base": "", **{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}}
     made = Connection(name=name, **given)
-    paths = {key: str(file.parent / getattr(made, key)) for key in (*_FILES, "hl7_folder") if getattr(made, key)}
+    paths = {key: str(file.parent / getattr(made, key)) for key in (*FILES, "hl7_folder") if getattr(made, key)}
     made = replace(made, base=made.base.rstrip("/"), **paths)  # type: ignore[arg-type]
-    for key in _FILES:
+    for key in FILES:
         if getattr(made, key) and not Path(getattr(made, key)).is_file():
             raise Invalid(f"{where}.{key}: there is no file {getattr(made, key)}.")
     if made.auth in ("basic", "bearer") and not made.secret_file:

@@ -34,7 +34,12 @@ def unrestricted(caller: Caller, resource_type: str, letter: str) -> bool:
 
 def require_creates(caller: Caller, types: Iterable[str]) -> None:
     """Raises Forbidden unless resources of all these types may be created. A scope on some of a type is not enough."""
-    missing = [f"{kind}.c" for kind in dict.fromkeys(types) if not unrestricted(caller, kind, "c")]
+    require_scopes(caller, *(f"{kind}.c" for kind in dict.fromkeys(types)))
+
+
+def require_scopes(caller: Caller, *needed: str) -> None:
+    """Raises Forbidden unless each of these ("Task.r") is granted, on all resources of its type."""
+    missing = [each for each in needed if not unrestricted(caller, *each.split("."))]
     if missing:
         raise Forbidden(f"{caller.name} has no scope {', '.join(missing)}, which this request needs.")
 
@@ -69,6 +74,16 @@ def require_role(caller: Caller, *roles: str) -> None:
     """Raises Forbidden unless the caller has one of these roles, or coordinates."""
     if not has_role(caller, *roles):
         raise Forbidden(f"{caller.name} may not do this; it takes the role {' or '.join(roles)}.")
+
+
+def require_operating(caller: Caller) -> None:
+    """Raises Forbidden unless the caller operates, or coordinates and may change cases.
+
+    An operator has no scopes at all: there is nothing clinical in what the role is for.
+    """
+    require_role(caller, "operator")
+    if "operator" not in caller.roles:
+        require_scopes(caller, "ServiceRequest.u")
 
 
 def acts_as(caller: Caller, identifiers: frozenset[str]) -> bool:

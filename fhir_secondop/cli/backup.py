@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +36,14 @@ def backup(out: Path, config_file: str, database: str | None, as_json: bool) -> 
     Example: fhir-secondop backup --out backups/2026-11-29
     """
     from fhir_secondop import __version__, config
+    from fhir_secondop.cli import named_files
     from fhir_secondop.fhir import times
     from fhir_secondop.store import backup as backups
     from fhir_secondop.store.database import now_ms
 
     private_files()
     settings = config.load(config_file, said={"database": database} if database else {})
-    beside = _beside(settings)
+    beside = named_files.of(settings)  # secrets are kept apart from the data that they open
     began = time.monotonic()
     with _opened(settings) as opened, _Progress("writing", shown=not as_json) as progress:
         said = {"program": __version__, "at": times.instant(now_ms()), "keepBesides": beside}
@@ -99,18 +99,6 @@ def restore(folder: Path, config_file: str, database: str | None, drill: bool, s
             proved = restoring.into(opened, folder, manifest, progress.step)
     found = _said(folder, manifest, proved, drill=drill, seconds=time.monotonic() - began)
     print_(found, as_json, _show)
-
-
-def _beside(settings: Settings) -> dict[str, str]:
-    """What the configuration names and no backup has: secrets are kept apart from the data that they open."""
-    of_service = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    named = {
-        key: value for key, value in of_service.items() if key.endswith("_file") or key in ("checklists", "clocks")
-    }
-    for name, connection in settings.connections.items():
-        for key in ("secret_file", "key_file", "ca_bundle", "client_cert", "client_key"):
-            named[f"connections.{name}.{key}"] = getattr(connection, key)
-    return {key: value for key, value in named.items() if value and Path(value).exists()}
 
 
 def _said(folder: Path, manifest: Plain, proved: Proved, *, drill: bool, seconds: float) -> Plain:

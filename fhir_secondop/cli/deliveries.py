@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -116,32 +116,49 @@ def replay(
     if not dry_run and not changed.strip():
         raise click.UsageError("--changed: say what has changed, so that it is worth trying again.")
     remote = Remote(url, token_file, caller)
-    body = {**given, **({"tasks": list(tasks)} if tasks else {})}
+    named = list(dict.fromkeys(tasks))
     if dry_run:
-        print_(_rehearsed(remote, body), as_json, _show_rehearsed)
-        return
+        print_(_rehearsed(remote, given, named), as_json, _show_rehearsed)
+    else:
+        print_(_replayed(remote, given, named, changed), as_json, _show_replayed)
+
+
+def _replayed(remote: Remote, given: Plain, named: list[str], changed: str) -> Plain:
+    """Tries them again, many at a time, until none is left."""
     found: Plain = {"replayed": [], "refused": []}
-    while True:
-        said = remote.api("POST", "/deliveries/replay", {**body, "changed": changed, "count": _AT_ONCE})
-        for name in found:
-            found[name] += said[name]
-        _progress(len(found["replayed"]), len(found["replayed"]) + said["left"])
-        if not said["left"] or not said["replayed"] or tasks:
-            break
-    print_(found, as_json, _show_replayed)
+    for part, after in _parts(given, named, _AT_ONCE):
+        while True:
+            said = remote.api("POST", "/deliveries/replay", {**part, "changed": changed})
+            for name in found:
+                found[name] += said[name]
+            done = len(found["replayed"]) + len(found["refused"])
+            _progress(done, done + said["left"] + after)
+            if not said["left"] or not said["replayed"]:
+                break
+    return found
 
 
-def _rehearsed(remote: Remote, body: Plain) -> Plain:
+def _rehearsed(remote: Remote, given: Plain, named: list[str]) -> Plain:
     """Every delivery that would be tried again, a few at a time: each asks an EHR."""
     rows: list[Any] = []
-    after: Plain = {}
-    while True:
-        said = remote.api("POST", "/deliveries/replay", {**body, **after, "dryRun": True, "count": _REHEARSED})
-        rows += said["deliveries"]
-        _progress(len(rows), len(rows) + said["left"])
-        if not said["left"] or "next" not in said:
-            return {"deliveries": rows}
-        after = {"after": said["next"]}
+    for part, after in _parts(given, named, _REHEARSED):
+        page: Plain = {}
+        while True:
+            said = remote.api("POST", "/deliveries/replay", {**part, **page, "dryRun": True})
+            rows += said["deliveries"]
+            _progress(len(rows), len(rows) + said["left"] + after)
+            if not said["left"] or "next" not in said:
+                break
+            page = {"after": said["next"]}
+    return {"deliveries": rows}
+
+
+def _parts(given: Plain, named: list[str], count: int) -> Iterator[tuple[Plain, int]]:
+    """What to ask for, and how many come after it: what the options leave, or those that are named, `count` each."""
+    if not named:
+        yield {**given, "count": count}, 0
+    for start in range(0, len(named), count):
+        yield {"tasks": named[start : start + count], "count": count}, max(0, len(named) - start - count)
 
 
 def _progress(done: int, whole: int) -> None:

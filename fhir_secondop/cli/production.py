@@ -12,6 +12,7 @@ import click
 from sqlalchemy.engine import make_url
 
 from fhir_secondop.access import tokens
+from fhir_secondop.cli import named_files
 from fhir_secondop.cli.output import Plain
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Invalid
@@ -42,16 +43,8 @@ def checks(settings: Settings) -> list[Check]:
     """Everything that can be seen from the configuration and the files that it names."""
     return [
         *_reach(settings), *_people(settings), *_secrets(settings), *_storage(settings), *_limits(settings),
-        *(found for _, connection in _asked(settings) for found in _connection(connection)),
+        *(found for connection in named_files.asked(settings).values() for found in _connection(connection)),
     ]  # fmt: skip
-
-
-def _asked(settings: Settings) -> list[tuple[str, Connection]]:
-    """Whom we send something, by where the configuration has it: EHRs, and validators, who see what is written."""
-    return [
-        *((f"connections.{name}", each) for name, each in settings.connections.items()),
-        *((f"validators.{name}", each.connection) for name, each in settings.validators.items()),
-    ]
 
 
 def _reach(settings: Settings) -> Iterator[Check]:
@@ -83,19 +76,8 @@ def _people(settings: Settings) -> Iterator[Check]:
 
 
 def _secrets(settings: Settings) -> Iterator[Check]:
-    named = {
-        "link_secret_file": settings.link_secret_file, "keys_file": settings.keys_file,
-        "document_keys_file": settings.document_keys_file,
-        "oidc_secret_file": settings.oidc_secret_file, "demo_people": settings.demo_people,
-    }  # fmt: skip
-    if settings.auth == "tokens":
-        named["token_file"] = settings.token_file
-    for where, connection in _asked(settings):
-        for key in ("secret_file", "key_file", "client_key"):
-            named[f"{where}.{key}"] = getattr(connection, key)
-    for key, name in named.items():
-        file = Path(name)
-        if name and file.exists() and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    for key, name in named_files.secret(settings).items():
+        if Path(name).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield Check("red", f"{key}: others on this machine can read it", f"chmod 600 {name}")
     if settings.auth == "tokens" and Path(settings.token_file).exists():
         try:

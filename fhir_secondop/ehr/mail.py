@@ -72,16 +72,19 @@ def _connected(server: Email) -> Iterator[smtplib.SMTP]:
     ends.daemon = True
     ends.start()
     try:
-        with smtp:
-            code, _ = smtp.connect(server.host, server.port)
-            if code != _READY:
-                raise smtplib.SMTPConnectError(code, "")
-            if server.security == "starttls":
-                smtp.starttls(context=tls)
-            if server.username:
-                smtp.login(server.username, password)
-            yield smtp
+        code, _ = smtp.connect(server.host, server.port)
+        if code != _READY:
+            raise smtplib.SMTPConnectError(code, "")
+        if server.security == "starttls":
+            smtp.starttls(context=tls)
+        if server.username:
+            smtp.login(server.username, password)
+        yield smtp
     finally:
+        # Not `with smtp`: what was accepted would have failed when the server took its leave in its own way.
+        with suppress(OSError, smtplib.SMTPException):
+            smtp.quit()
+        smtp.close()
         ends.cancel()
 
 

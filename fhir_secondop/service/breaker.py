@@ -10,6 +10,7 @@ from fhir_secondop.store.circuits import Circuit
 
 PROBE_S = 300.0  # of a worker that was killed while it asked: then another one may
 LONGEST_REST_S = 86_400.0
+APART_S = 3_600.0  # by which the clocks of machines may differ: what is further ahead than it can be was a wrong one's
 LOOK_S, LONGEST_LOOK_S = 2.0, 300.0  # how soon after a resume what waits goes on
 
 
@@ -38,9 +39,14 @@ def state(circuit: Circuit, now: int) -> str:
     """ "paused" by a person; "open", nobody asks; "half-open", one may try; "resting", as it asked us to; "closed"."""
     if circuit.paused:
         return "paused"
-    if circuit.until > now:
+    if until(circuit, now) > now:
         return "open" if circuit.trips else "resting"
     return "half-open" if circuit.trips else "closed"
+
+
+def until(circuit: Circuit, now: int) -> int:
+    """Before when nothing is asked; 0 where a clock that ran ahead has said so: all would wait until it is true."""
+    return circuit.until if circuit.until <= now + int(1000 * (LONGEST_REST_S + APART_S)) else 0
 
 
 def wait(circuit: Circuit, key: str, now: int, policy: Policy) -> Wait | None:
@@ -61,7 +67,7 @@ def wait(circuit: Circuit, key: str, now: int, policy: Policy) -> Wait | None:
     said = f"{circuit.name} has not answered since {times.instant(circuit.opened)}; it goes on when it is back."
     if found == "open":
         return Wait(said, (circuit.until - now) / 1000 + spread * pause_s)
-    if circuit.probe in ("", key) or circuit.probe_until <= now:
+    if circuit.probe in ("", key) or not now < circuit.probe_until <= now + int(1000 * (PROBE_S + APART_S)):
         return None
     return Wait(said, max(LOOK_S, pause_s * (0.5 + spread)))
 
@@ -75,9 +81,9 @@ def probing(circuit: Circuit, key: str, now: int) -> Circuit:
 
 def answered(circuit: Circuit) -> Circuit:
     """It is there. What it asked us to wait for still holds."""
-    until = 0 if circuit.trips else circuit.until
-    return replace(circuit, failures=0, trips=0, opened=0, until=until, probe="", probe_until=0,
-                   why=circuit.why if until else "")  # fmt: skip
+    rests = 0 if circuit.trips else circuit.until
+    return replace(circuit, failures=0, trips=0, opened=0, until=rests, probe="", probe_until=0,
+                   why=circuit.why if rests else "")  # fmt: skip
 
 
 def silent(circuit: Circuit, key: str, why: str, now: int, policy: Policy) -> Circuit:
@@ -95,8 +101,8 @@ def _opened(circuit: Circuit, trips: int, why: str, now: int, policy: Policy) ->
 
 def rested(circuit: Circuit, seconds: float, now: int) -> Circuit:
     """It asked us to wait: nobody asks anything before; never longer than a day, whatever it says."""
-    until = now + int(1000 * min(seconds, LONGEST_REST_S))
-    return replace(circuit, until=max(circuit.until, until), why="capacity")
+    rests = now + int(1000 * min(seconds, LONGEST_REST_S))
+    return replace(circuit, until=max(until(circuit, now), rests), why="capacity")
 
 
 def released(circuit: Circuit, key: str) -> Circuit:

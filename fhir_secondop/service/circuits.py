@@ -94,7 +94,8 @@ def _change(context: Context, name: str, change: Callable[[Circuit], Circuit]) -
 def pause(context: Context, caller: Caller, name: str, reason: str) -> Circuit:
     """Nothing is sent to that EHR, nor pulled from it, until `resume`; what is on the way finishes.
 
-    Paused again only the reason changes. Raises Forbidden unless the caller is operator or coordinator, NotFound.
+    Paused again only the reason changes. Raises Forbidden unless the caller is operator, or coordinator with the
+    scope ServiceRequest.u; NotFound.
     """
     _ehr(context, caller, name)
     if not reason.strip() or len(reason) > MOST_REASON:
@@ -129,7 +130,7 @@ def require_asked(context: Context, connection: Connection) -> None:
 
 
 def _ehr(context: Context, caller: Caller, name: str) -> None:
-    rights.require_role(caller, "operator")
+    rights.require_operating(caller)
     found = context.connections.get(name)
     if found is None:
         raise NotFound(f"There is no connection {name}.")

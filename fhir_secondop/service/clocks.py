@@ -74,8 +74,9 @@ def attend(tx: Transaction, context: Context, case_id: str, number: int = 0) -> 
         _say(tx, context, case, notices.late(case, found, calendar, now))
     at = _next_look(context, found)
     if at is not None:
-        # The number: a look that came too early sets the same instant again, and a key is taken once.
-        key, delay_s = f"clocks-{case_id}-{at}-{number}", (at - context.now()) / 1000
+        # The number: a look that came too early sets the same instant again, and a key is taken once. By its Task: the
+        # key is the workflow's id, which traces and log lines say, and they name no case.
+        key, delay_s = f"clocks-{case.coordination['id']}-{at}-{number}", (at - context.now()) / 1000
         context.enqueue(tx, WORKFLOW, key, WORKFLOW, case_id, number + 1, delay_s=delay_s)
     return found
 

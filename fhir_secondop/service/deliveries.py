@@ -64,9 +64,12 @@ class Asked:
 def search(context: Context, caller: Caller, asked: Asked) -> Plain:
     """A page of deliveries, those that were planned first at the top, with how many there are on all pages.
 
-    Raises Forbidden unless the caller is operator or coordinator, Invalid, NotFound for an EHR that is not configured.
+    Raises Forbidden unless the caller is operator, or coordinator with the scope Task.r; Invalid, NotFound for an EHR
+    that is not configured.
     """
     rights.require_role(caller, "operator")
+    if rights.has_role(caller):
+        rights.require_scopes(caller, "Task.r")
     wanted = _wanted(context, caller, asked)
     with context.database.reading() as connection:
         found = rows.find(connection, wanted, asked.count + 1)
@@ -130,8 +133,9 @@ def _of_case(task: Resource, entry: Entry) -> Plain:
 
 
 def show(context: Context, caller: Caller, task_id: str) -> Plain:
-    """One delivery with every attempt that was made, for the coordinator. Raises Forbidden, NotFound."""
+    """One delivery with every attempt that was made, for the coordinator with Task.r. Raises Forbidden, NotFound."""
     rights.require_role(caller)
+    rights.require_scopes(caller, "Task.r")
     with context.database.reading() as connection:
         case_id, stored = case_of_task(connection, context.visibility(caller), task_id)
         _require_delivery(stored.resource)
@@ -146,9 +150,11 @@ def show(context: Context, caller: Caller, task_id: str) -> Plain:
 def replay(context: Context, caller: Caller, asked: Asked, changed: str, tasks: tuple[str, ...] = ()) -> Plain:
     """Tries again what is on hold of what is asked for, or of `tasks`: each in a transaction of its own.
 
-    Done again, it finds nothing that is on hold any more. Raises Forbidden unless the caller coordinates.
+    Done again, it finds nothing that is on hold any more. Raises Forbidden unless the caller coordinates, with
+    the scope ServiceRequest.u, as $replay of one asks.
     """
     rights.require_role(caller)
+    rights.require_scopes(caller, "ServiceRequest.u")
     if not changed.strip():
         raise Invalid("Say what has changed, so that it is worth trying again.", path="changed")
     found, left = _held(context, caller, asked, tasks)
@@ -167,8 +173,12 @@ def replay(context: Context, caller: Caller, asked: Asked, changed: str, tasks: 
 
 
 def rehearse(context: Context, caller: Caller, asked: Asked, tasks: tuple[str, ...] = ()) -> Plain:
-    """What a replay of these would send, against what was tried before; nothing is written, here or there."""
+    """What a replay of these would send, against what was tried before; nothing is written, here or there.
+
+    Raises Forbidden unless the caller coordinates, with the scopes of $preview-delivery and of `show`.
+    """
     rights.require_role(caller)
+    rights.require_scopes(caller, "ServiceRequest.u", "Task.r")
     found, left = _held(context, caller, replace(asked, count=min(asked.count, REHEARSED)), tasks)
     shown = [_compared(context, caller, task_id) for task_id in found]
     more = {"next": f"{times.interval(shown[-1]['planned']).low}.{found[-1]}"} if left and not tasks else {}

@@ -83,9 +83,9 @@ def of_connection(context: Context, caller: Caller, name: str) -> Queue:
 def _told(queue: Queue, circuit: Circuit, now: int) -> Queue:
     """The queue, and whether its EHR is asked now."""
     found = breaker.state(circuit, now)
-    since = circuit.paused or circuit.opened
+    since, until = circuit.paused or circuit.opened, breaker.until(circuit, now)
     return replace(
         queue, state=found, since=times.instant(since) if since else "",
         why=circuit.paused_why or circuit.why, by=circuit.paused_by,
-        until=times.instant(circuit.until) if circuit.until > now else "",
+        until=times.instant(until) if until > now else "",
     )  # fmt: skip

@@ -25,9 +25,15 @@ class Repeated:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after what is being done."""
+        """Ends after what is being done; what has not begun never does."""
         self._stopped.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is to end: what consists of several parts leaves the rest of them."""
+        return self._stopped.is_set()
 
     def _run(self) -> None:
         failed = ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fhir_secondop.service import case_states, reminders
 from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.context import Context
+from fhir_secondop.service.repeated import Repeated
 from fhir_secondop.service.running import is_outage
 from fhir_secondop.store import turns
 
@@ -33,27 +33,18 @@ UNATTENDED = (ALERTS, STATES)
 """What a process that only serves does, too: somebody must notice that nobody works."""
 
 
-class Rounds:
+class Rounds(Repeated):
     """The thread of a worker that takes its turns. One that fails is said in the log, and comes again."""
 
     def __init__(self, context: Context, rounds: tuple[Round, ...]) -> None:
+        super().__init__("rounds", LOOK_S, self._look)
         self._context, self._rounds = context, rounds
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
 
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends after what is being done."""
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(LOOK_S):
-            for each in self._rounds:
-                self._take(each)
+    def _look(self) -> None:
+        for each in self._rounds:
+            if self.is_stopped:
+                return
+            self._take(each)
 
     def _take(self, each: Round) -> None:
         context = self._context

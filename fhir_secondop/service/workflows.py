@@ -195,7 +195,7 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
         yield alive
 
 
-def _started(ending: ExitStack, thread: Repeated | rounds.Rounds) -> None:
+def _started(ending: ExitStack, thread: Repeated) -> None:
     thread.start()
     ending.callback(thread.stop)
 

@@ -14,6 +14,7 @@ from fhir_secondop.store import tables
 
 _A, _M = tables.alert.c, tables.alert_message.c
 _EARLIER = tables.alert_message.alias("earlier")
+LONGEST_WAIT_MS = 3_600_000  # until a message is tried again
 WAITING, SENT, GIVEN_UP = "waiting", "sent", "given-up"
 
 
@@ -107,15 +108,21 @@ def due(connection: Connection, now: int, limit: int) -> list[tuple[str, str]]:
         _EARLIER.c.alert == _M.alert, _EARLIER.c.channel == _M.channel, _EARLIER.c.n < _M.n,
         _EARLIER.c.state == WAITING,
     )  # fmt: skip
-    mine = (_M.state == WAITING, _M.next <= now, sa.not_(earlier))
+    mine = (_M.state == WAITING, _is_due(now), sa.not_(earlier))
     query = sa.select(_M.id, _M.channel).where(*mine).order_by(_M.n).limit(limit)
     return [(row.id, row.channel) for row in connection.execute(query)]
 
 
+def _is_due(now: int) -> sa.ColumnElement[bool]:
+    """Whether its turn has come. One that is put off for longer than any is was so by a clock that ran ahead."""
+    return sa.or_(_M.next <= now, _M.next > now + 2 * LONGEST_WAIT_MS)
+
+
 def take(connection: Connection, message_id: str, now: int, until: int) -> Message | None:
     """The message, which nobody else sends until then; None where somebody has taken it already."""
-    row = connection.execute(sa.select(tables.alert_message).where(_M.id == message_id)).one()
-    if row.state != WAITING or row.next > now:
+    mine = (_M.id == message_id, _M.state == WAITING, _is_due(now))
+    row = connection.execute(sa.select(tables.alert_message).where(*mine)).one_or_none()
+    if row is None:
         return None
     values = {"next": until, "tries": row.tries + 1}
     connection.execute(sa.update(tables.alert_message).where(_M.id == message_id).values(values))

@@ -65,10 +65,17 @@ def size(connection: Connection) -> int:
 
 
 def lines(connection: Connection, table: sa.Table, columns: Iterable[str]) -> Iterator[bytes]:
-    """The rows of a table as they are written: a JSON array of these columns each."""
-    query = sa.select(*(table.c[name] for name in columns)).execution_options(yield_per=_ROWS_AT_ONCE)
-    for row in connection.execute(query):
-        yield encode(tuple(row))
+    """The rows of a table as they are written: a JSON array of these columns each. One row is in memory at a time:
+    one of `version` may have as many bytes as a request (max_body_bytes).
+    """
+    query = sa.select(*(table.c[name] for name in columns))
+    if connection.dialect.name == "sqlite":
+        yield from (encode(tuple(row)) for row in connection.execute(query))
+        return
+    # A cursor of the server, as SQLAlchemy's, would give so many rows at once, however large they are.
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor:
+        yield from map(encode, cursor.stream(str(query.compile(dialect=connection.dialect))))
 
 
 def write(

@@ -15,6 +15,7 @@ from fhir_secondop.store import tables
 
 WORKING, DRAINING, GONE = "working", "draining", "gone"
 _ROW = tables.executor.c
+_APART_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,11 @@ def versions(connection: Connection, *, seen_after: int | None = None) -> set[st
     return set(connection.execute(sa.select(_ROW.version).where(condition)).scalars())
 
 
-def last_seen(connection: Connection) -> int | None:
-    """When one that is not gone was seen last, by its own clock in ms since 1970; None where there is none."""
-    query = sa.select(sa.func.max(_ROW.seen)).where(_ROW.state != GONE)
+def last_seen(connection: Connection, now: int) -> int | None:
+    """When any was seen last, those included that are gone by now, by its own clock in ms since 1970; None where none
+    ever was, or all are forgotten. One whose clock is more than an hour ahead of `now` says nothing of when.
+    """
+    query = sa.select(sa.func.max(_ROW.seen)).where(_ROW.seen <= now + _APART_MS)
     seen: int | None = connection.execute(query).scalar_one()
     return seen
 

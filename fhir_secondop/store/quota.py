@@ -16,6 +16,7 @@ from fhir_secondop.store.database import Database, Transaction
 _COUNTER = Caller("limits", "Limits of EHRs", frozenset({"system"}))
 _DAY_MS = 86_400_000
 BURST_MS = 2_000
+_APART_MS = 60_000  # by which the clocks of machines may differ
 _LIMIT = tables.ehr_limit.c
 
 
@@ -33,6 +34,9 @@ class Counted:
             row = _row(tx, name)
             # What was not used is saved up for a little while: a token bucket.
             at: int = max(now - BURST_MS, row.next_ms)
+            # Further ahead than anything is booked: by a clock that ran ahead, of which nothing may be saved up.
+            if at - now > 1000 * longest_s + math.ceil(1000 / rate_per_s) + _APART_MS:
+                at = now
             if at - now > 1000 * longest_s:
                 return (at - now) / 1000
             following = at + math.ceil(1000 / rate_per_s)

@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import Conflict, Invalid
-from fhir_secondop.store import backup, tables
+from fhir_secondop.store import backup
 from fhir_secondop.store.audit import anchors, verify
 from fhir_secondop.store.backup import MANIFEST, Rows, Step
 from fhir_secondop.store.database import Database, newest
 
 _ROWS_AT_ONCE = 2_000
+_BYTES_AT_ONCE = 1024 * 1024
 _decode = msgspec.json.Decoder(list[Any]).decode
 Plain = dict[str, Any]
 
@@ -77,8 +78,8 @@ def into(database: Database, folder: Path, manifest: Plain, step: Step = lambda 
             table = sa.Table(name, sa.MetaData(), autoload_with=connection)
             connection.execute(sa.delete(table))  # what the migrations put there
             _fill(connection, table, entry, folder, step)
+            _number_on(connection, table)
             _compare(connection, table, entry, step)
-        _number_on(connection)
         verdict = verify.verify(connection, anchors.of_lines("\n".join(manifest["anchors"])))
         if verdict.bad:
             raise Invalid(f"The audit is broken: {verdict.bad}")
@@ -97,14 +98,16 @@ def _require_empty(database: Database) -> None:
 
 
 def _rows(file: Path) -> Iterator[list[list[Any]]]:
-    """The rows of a file, some at a time."""
+    """The rows of a file, some at a time: fewer of large ones."""
     some: list[list[Any]] = []
+    size = 0
     with gzip.open(file, "rb") as opened:
         for line in opened:
             some.append(_decode(line))
-            if len(some) == _ROWS_AT_ONCE:
+            size += len(line)
+            if len(some) == _ROWS_AT_ONCE or size >= _BYTES_AT_ONCE:
                 yield some
-                some = []
+                some, size = [], 0
     if some:
         yield some
 
@@ -140,12 +143,13 @@ def _compare(connection: Connection, table: sa.Table, entry: Plain, step: Step) 
         raise Invalid(f"Table {table.name} has {rows.number} rows that differ from the {entry['rows']} backed up.")
 
 
-def _number_on(connection: Connection) -> None:
+def _number_on(connection: Connection, table: sa.Table) -> None:
     """PostgreSQL numbers new rows after those that came with their numbers; SQLite does so by itself."""
     if connection.dialect.name == "sqlite":
         return
-    table, column = tables.resource.name, tables.resource.c.rid.name
-    connection.execute(
-        sa.text(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), "
-                f"(SELECT max({column}) FROM {table}) + 1, false) WHERE EXISTS (SELECT 1 FROM {table})")
-    )  # fmt: skip
+    quoted = connection.dialect.identifier_preparer.format_table(table)
+    for column in table.primary_key:
+        sequence = connection.execute(sa.select(sa.func.pg_get_serial_sequence(quoted, column.name))).scalar_one()
+        last = connection.execute(sa.select(sa.func.max(column))).scalar_one() if sequence else None
+        if last is not None:
+            connection.execute(sa.select(sa.func.setval(sequence, last)))

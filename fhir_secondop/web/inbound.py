@@ -19,7 +19,7 @@ from werkzeug.wsgi import ClosingIterator
 from fhir_secondop import meters
 from fhir_secondop.errors import AddressTooLong, Forbidden, Malformed, SecondOpError, TooLarge, UnsupportedMedia
 from fhir_secondop.rest import failures, formats
-from fhir_secondop.web.gate import ROOMS, Gate, class_of
+from fhir_secondop.web.gate import HEALTH, ROOMS, Gate, class_of
 from fhir_secondop.web.throttle import Throttle, caller_of
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def behind(
 
     Of everybody else what the headers say is thrown away. waitress's own setting takes single addresses only. With
     `only`, nobody but the proxy is served, and nothing that came to it without TLS: what others say on the way could be
-    read along. Health may be asked by anybody.
+    read along. Health may be asked by anybody: what watches a machine asks that machine, not its proxy.
     """
     believing = proxy_headers_middleware(
         app, trusted_proxy="*", trusted_proxy_count=1, clear_untrusted=True,
@@ -143,7 +143,7 @@ def behind(
 
     def run(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         trusted = is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxy)
-        if only and environ.get("PATH_INFO") != "/healthz":
+        if only and environ.get("PATH_INFO") not in HEALTH:
             secured_there = environ.get("HTTP_X_FORWARDED_PROTO", "").strip().lower() == "https"
             if not (trusted and secured_there):
                 meters.refused.labels("403").inc()

@@ -10,13 +10,13 @@ import hmac
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from flask import Blueprint, Flask, Response, request
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from waitress import create_server
 
 from fhir_secondop import meters
 from fhir_secondop.access import rights
@@ -27,10 +27,12 @@ from fhir_secondop.opinion.learned import Group, rows
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.app import log_requests
 from fhir_secondop.service.learned import Learned
-from fhir_secondop.web import audit, vitals
+from fhir_secondop.web import audit, inbound, listener, vitals
 from fhir_secondop.web.gauges import Gauges
+from fhir_secondop.web.throttle import Throttle, remembering
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PER_S, BURST = 2.0, 20  # requests of one address at a worker's own port
 SCRAPER = Caller("metrics", "Metrics scraper", frozenset({"operator"}))
 
 
@@ -56,6 +58,7 @@ def beside(service: Service, host: str, port: int) -> Iterator[None]:
 
     Raises Unavailable when the address is taken.
     """
+    service = remembering(service)
     app = Flask("fhir_secondop.worker", static_folder=None)
     log_requests(app)
     failures.handle(app, "application/json")
@@ -68,8 +71,14 @@ def beside(service: Service, host: str, port: int) -> Iterator[None]:
         return _answer(service)
 
     audit.install(app, service)
+    # Behind the doors of a server, which let little in here: a scraper asks a few times a minute, without a body.
+    settings = replace(service.settings, host=host, port=port, max_body_bytes=0, requests_per_s=PER_S, burst=BURST)
+    recorded = service.context.database.audit
+    behind = inbound.complete(
+        app.wsgi_app, Throttle(service, settings), "", refused=recorded.refused if recorded else inbound.uncounted
+    )
     try:
-        server = create_server(app, host=host, port=port, threads=2, ident=None)
+        server = listener.listening(behind, settings)
     except OSError as error:
         raise Unavailable(f"{host}:{port} can't be listened on ({error.strerror}); choose another port.") from error
     thread = threading.Thread(target=server.run, name="metrics", daemon=True)

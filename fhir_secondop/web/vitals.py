@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,17 @@ from typing import Any
 from fhir_secondop import meters
 from fhir_secondop.store.database import Database
 
+log = logging.getLogger(__name__)
 EVERY_S = 5.0
 
 
 def measure(database: Database) -> None:
-    """Measures this process now."""
+    """Measures this process now. Where it has no file left, say, the numbers stay as they were."""
     pool: Any = database.engine.pool
-    meters.look_at_process(pool.checkedout())
+    try:
+        meters.look_at_process(pool.checkedout())
+    except OSError as error:
+        log.warning("this process could not be measured (%s)", error.strerror)
 
 
 @contextmanager

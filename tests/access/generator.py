@@ -16,6 +16,7 @@ from tests.access.combinations.bundles import Bundles
 from tests.access.combinations.defined import Defined
 from tests.access.combinations.model import ROUTES, Combination
 from tests.access.combinations.operations import Operating
+from tests.access.combinations.overseeing import Overseeing
 from tests.access.combinations.reading import Reading
 from tests.access.combinations.searching import Searching
 from tests.access.combinations.writing import Writing
@@ -23,7 +24,7 @@ from tests.access.stage import Stage
 
 
 @dataclass
-class Generator(Reading, Searching, Defined, Bundles, Writing, Operating, Browsing):
+class Generator(Reading, Searching, Defined, Bundles, Writing, Operating, Overseeing, Browsing):
     """Combinations over a stage. `leaks` are the broken ones, in words."""
 
     stage: Stage
@@ -63,6 +64,7 @@ class Generator(Reading, Searching, Defined, Bundles, Writing, Operating, Browsi
             "refer": self._referring(),
             "conditional create": self._conditional(), "operation": self._operations(), "list": self._lists(),
             "several": self._severals(), "link": self._links(), "page": self._pages(), "form": self._forms(),
+            "overseeing": self._overseeing(),
         }  # fmt: skip
 
 

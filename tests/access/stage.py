@@ -31,6 +31,7 @@ MARK = "urn:example:zone"
 # token → roles, scopes, its NPI
 CALLERS: dict[str, tuple[list[str], list[str], str]] = {
     "desk": (["coordinator"], ["system/*.crus"], ""),
+    "desk-reader": (["coordinator"], ["system/*.rs"], ""),  # a program that coordinates by reading alone
     "clinic": (["requester"], ["system/*.crus"], ""),
     "clinic2": (["requester"], ["system/*.crus"], ""),
     "reviewer": (["reviewer"], ["user/*.rus"], "9000000190"),
@@ -58,21 +59,24 @@ NOBODY = "nobody"  # no token at all
 
 # zone → who sees it. What is not listed sees nothing.
 SEES: dict[str, set[str]] = {
-    "alpha": {"desk", "clinic", "reviewer", "pcp", "surgeon", "patient", "only-tasks", "only-laboratory"},
-    "alpha.record": {"desk", "clinic", "reviewer", "pcp", "only-laboratory"},  # the primary care physician is who asked
-    "alpha.draft": {"desk", "reviewer"},
+    "alpha": {
+        "desk", "desk-reader", "clinic", "reviewer", "pcp", "surgeon", "patient", "only-tasks", "only-laboratory"
+    },
+    # The primary care physician is who asked.
+    "alpha.record": {"desk", "desk-reader", "clinic", "reviewer", "pcp", "only-laboratory"},
+    "alpha.draft": {"desk", "desk-reader", "reviewer"},
     # What was seen and is not signed yet is for clinicians; never for the patient.
-    "alpha.urgent": {"desk", "clinic", "reviewer", "pcp", "surgeon", "only-tasks", "only-laboratory"},
-    "alpha.quarantine": {"desk"},
-    "beta": {"desk", "clinic2", "reviewer2", "pcp2", "surgeon2"},
-    "beta.record": {"desk", "clinic2", "reviewer2", "pcp2"},
-    "beta.draft": {"desk", "reviewer2"},
-    "beta.quarantine": {"desk"},
-    "directory": {"desk"},
-    "loose.service": {"desk"},  # the organization that we are
-    "loose.clinic": {"desk", "clinic"},
-    "loose.clinic2": {"desk", "clinic2"},
-}
+    "alpha.urgent": {"desk", "desk-reader", "clinic", "reviewer", "pcp", "surgeon", "only-tasks", "only-laboratory"},
+    "alpha.quarantine": {"desk", "desk-reader"},
+    "beta": {"desk", "desk-reader", "clinic2", "reviewer2", "pcp2", "surgeon2"},
+    "beta.record": {"desk", "desk-reader", "clinic2", "reviewer2", "pcp2"},
+    "beta.draft": {"desk", "desk-reader", "reviewer2"},
+    "beta.quarantine": {"desk", "desk-reader"},
+    "directory": {"desk", "desk-reader"},
+    "loose.service": {"desk", "desk-reader"},  # the organization that we are
+    "loose.clinic": {"desk", "desk-reader", "clinic"},
+    "loose.clinic2": {"desk", "desk-reader", "clinic2"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

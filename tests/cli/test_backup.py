@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from fhir_secondop import cli
+from fhir_secondop.alert_settings import Alerts, Bounds, Level
+from fhir_secondop.bootstrap import LOCAL
+from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.store import backup, restore, tables
 from fhir_secondop.store.audit.audit import Audit
@@ -139,6 +144,27 @@ def test_a_restored_service_goes_on_and_does_not_deliver_twice(
     world.open(placer={"system": "https://riverside.example/orders", "value": "another"})
 
 
+def test_after_a_restore_the_next_alert_begins_as_ever(
+    world: World, other: str, run: Callable[..., Plain], tmp_path: Path
+) -> None:
+    def look(settings: Alerts) -> set[tuple[str, str]]:
+        world.clock.forward(600)
+        watch.look(replace(world.context, alerts=replace(settings, no_worker_minutes=0, hold_down_s=0)))
+        return {(alert.kind, alert.subject) for alert, told in watch.listed(world.context, LOCAL) if len(told) == 1}
+
+    world.ehr("riverside")
+    world.signed()
+    levels = (Level(0, ("desk@hospital.example",)),)
+    first = look(Alerts(each=Bounds(1, 0, 0, 0), levels=levels))
+    assert ("oldest-undelivered", "riverside") in first
+    run("backup", "--out", tmp_path / "backup", "--database", world.database_url)
+    run("restore", tmp_path / "backup", "--database", other)
+    world.database_url = other
+    world.start()
+    found = look(Alerts(each=Bounds(1, 0, 0, 0), overall=Bounds(1, 0, 0, 0), levels=levels))
+    assert found == {*first, ("oldest-undelivered", "")}
+
+
 def test_a_backup_is_one_moment_while_the_service_writes(
     world: World, run: Callable[..., Plain], tmp_path: Path
 ) -> None:
@@ -188,6 +214,30 @@ def written(tmp_path: Path, sqlite_template: Path) -> Path:
     backup.write(database, tmp_path / "backup", {"keepBesides": {}, "at": "2026-11-29T07:00:00Z", "program": "0"})
     database.dispose()
     return tmp_path / "backup"
+
+
+def test_large_rows_are_held_a_few_at_a_time(
+    database_url: str, sqlite_template: Path, tmp_path: Path, empty: str
+) -> None:
+    """A site with scans has thousands of versions of several MB each; they are never in memory together."""
+    many, body = 40, json.dumps({"resourceType": "Binary", "data": "A" * 1_000_000})
+    source = Database(database_url)
+    source.migrate()
+    with source.appending() as connection:
+        for n in range(many):
+            row = {"rid": n + 1, "version": 1, "updated": n + 1, "deleted": False, "body": body, "cut": 0, "meta": "{}"}
+            connection.execute(sa.insert(tables.version).values(**row, by="somebody"))
+    target = Database(empty)
+    tracemalloc.start()
+    try:
+        backup.write(source, tmp_path / "backup", {})
+        assert tracemalloc.get_traced_memory()[1] < many * len(body) / 3
+        restore.into(target, tmp_path / "backup", restore.read(tmp_path / "backup"))
+        assert tracemalloc.get_traced_memory()[1] < many * len(body) / 3
+    finally:
+        tracemalloc.stop()
+        source.dispose()
+        target.dispose()
 
 
 def test_a_byte_that_changed_is_found_before_anything_is_written(

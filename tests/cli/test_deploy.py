@@ -38,9 +38,21 @@ def commands() -> dict[str, tuple[list[str], float]]:
     return found
 
 
+def probes(by: str, port: int) -> list[list[str]]:
+    """The commands that find out how a server does, for this machine: as they are, or what the kubelet would ask."""
+    if by == "compose":
+        _, program, *rest = documents("compose.yaml")[0]["services"]["web"]["healthcheck"]["test"]
+        assert (program, "127.0.0.1:8100" in rest[-1]) == ("python", True)
+        return [[sys.executable, *rest[:-1], rest[-1].replace(":8100", f":{port}")]]
+    container = documents("kubernetes/web.yaml")[0]["spec"]["template"]["spec"]["containers"][0]
+    paths = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")]
+    ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)"
+    return [[sys.executable, "-c", ask, f"http://127.0.0.1:{port}{path}"] for path in paths]
+
+
 @pytest.fixture
 def adapted(tmp_path: Path) -> tuple[Path, int]:
-    """The configuration of deploy/ for this machine: other places, and no other machine reaches it."""
+    """The configuration of deploy/ for this machine: other places, all else as it is; who probes is not the proxy."""
     text = (DEPLOY / "secondop.toml").read_text("utf-8")
     secrets, port = tmp_path / "secrets", free_port()
     secrets.mkdir(mode=0o700)
@@ -48,8 +60,7 @@ def adapted(tmp_path: Path) -> tuple[Path, int]:
         (secrets / name).write_text("")
     (secrets / "metrics.token").write_text("scraper")
     for old, new in (
-        ("/etc/secondop/secrets", str(secrets)), ('host = "0.0.0.0"', 'host = "127.0.0.1"'),
-        ("port = 8100", f"port = {port}"), ("https://secondop.example", f"http://127.0.0.1:{port}"),
+        ("/etc/secondop/secrets", str(secrets)), ("port = 8100", f"port = {port}"),
     ):  # fmt: skip
         assert old in text
         text = text.replace(old, new)
@@ -64,7 +75,7 @@ def test_a_pod_has_longer_to_stop_than_a_worker_waits_for_what_it_has_begun(adap
 
 @pytest.mark.parametrize("by", ["compose", "kubernetes"])
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_its_commands_start_and_stop(by: str, adapted: tuple[Path, int], database_url: str) -> None:
+def test_its_commands_start_are_found_ready_and_stop(by: str, adapted: tuple[Path, int], database_url: str) -> None:
     file, port = adapted
     environment = {**os.environ, "SECONDOP_DATABASE": database_url}
     running = []
@@ -77,7 +88,9 @@ def test_its_commands_start_and_stop(by: str, adapted: tuple[Path, int], databas
                 )
             )
     try:
-        wait_for(f"http://127.0.0.1:{port}/readyz", running[0])
+        wait_for(f"http://127.0.0.1:{port}/healthz", running[0])
+        for probe in probes(by, port):
+            assert subprocess.run(probe, capture_output=True, timeout=30).returncode == 0, probe
         ends = time.monotonic() + 60
         while "works" not in (file.parent / "worker.log").read_text():
             assert running[1].poll() is None, (file.parent / "worker.log").read_text()

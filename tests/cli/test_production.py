@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from fhir_secondop import config
-from fhir_secondop.cli import main, production
+from fhir_secondop.alert_settings import Alerts, Email
+from fhir_secondop.cli import main, named_files, production
 from fhir_secondop.config import Settings
 from fhir_secondop.errors import Invalid
 from fhir_secondop.model import Connection, Validator
@@ -72,20 +74,69 @@ def test_each_unfit_thing_is_named(tmp_path: Path, changed: dict[str, Any], leve
     assert all(c.do for c in found)
 
 
-@pytest.mark.parametrize("key", ["link_secret_file", "keys_file", "secret_file"])
-def test_a_secret_that_others_can_read_is_red(tmp_path: Path, key: str) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("x")
-    secret.chmod(0o640)
-    settings = fit(tmp_path)
-    if key == "secret_file":
-        connection = replace(settings.connections["a"], secret_file=str(secret))
-        settings = replace(settings, connections={"a": connection})
-    else:
-        settings = replace(settings, **{key: str(secret)})  # type: ignore[arg-type]
-    assert [c.level for c in production.checks(settings) if key in c.what] == ["red"]
-    secret.chmod(0o600)
-    assert levels(settings) == {"ok"}
+# What stands in a file in the configuration, and whether it is a secret: whatever ends like a file's name must be here.
+OF_SERVICE = {
+    "token_file": True, "clients_file": False, "link_secret_file": True, "metrics_token_file": True, "keys_file": True,
+    "document_keys_file": True, "people_file": False, "oidc_secret_file": True, "demo_people": True,
+    "checklists": False, "clocks": False,
+}  # fmt: skip
+OF_REACHED = {"secret_file": True, "key_file": True, "ca_bundle": False, "client_cert": False, "client_key": True}
+REACHED = {
+    "connections.ehr": Connection("ehr", "https://ehr.example/fhir"),
+    "validators.guide": Connection("guide", "https://v.example"),
+    "alerts.webhooks.pager": Connection("pager", "https://pager.example"),
+    "alerts.email": Email("mail.example", 587, "desk@hospital.example"),
+}
+
+
+def naming(where: str, file: Path) -> Settings:
+    """A configuration that names one file, in the place that is said ("alerts.email.secret_file")."""
+    table, _, key = where.rpartition(".")
+    if not table:
+        return replace(fit(file.parent), **{key: str(file)})  # type: ignore[arg-type]
+    one: Any = replace(REACHED[table], **{key: str(file)})
+    name = table.rpartition(".")[2]
+    return replace(
+        fit(file.parent),
+        connections={name: one} if table.startswith("connections") else {},
+        validators={name: Validator(one, ("http://p/",))} if table.startswith("validators") else {},
+        alerts=Alerts(
+            email=one if table == "alerts.email" else None, webhooks={name: one} if "webhooks" in table else {}
+        ),
+    )
+
+
+NAMED = OF_SERVICE | {
+    f"{table}.{key}": secret
+    for table, one in REACHED.items()
+    for key, secret in OF_REACHED.items()
+    if hasattr(one, key)
+}
+
+
+@pytest.mark.parametrize(("where", "secret"), NAMED.items())
+def test_every_file_that_is_named_is_kept_besides_and_a_secret_is_red_when_others_can_read_it(
+    tmp_path: Path, where: str, secret: bool
+) -> None:
+    file = tmp_path / "named"
+    file.write_text("x")
+    file.chmod(0o640)
+    settings = naming(where, file)
+    assert {key: path for key, path in named_files.of(settings).items() if path == str(file)} == {where: str(file)}
+    if where == "token_file":
+        assert levels(settings) == {"ok"}, "where systems sign in with keys there are no tokens in it"
+        settings = replace(settings, auth="tokens")
+    said = [c.level for c in production.checks(settings) if c.what == f"{where}: others on this machine can read it"]
+    assert said == (["red"] if secret else [])
+    file.chmod(0o600)
+    assert not any("others on this machine" in c.what for c in production.checks(settings))
+
+
+def test_no_setting_that_names_a_file_is_forgotten() -> None:
+    known = {*OF_SERVICE, *OF_REACHED}
+    for table in (Settings, Connection, Email):
+        named = {f.name for f in fields(table) if re.search("(file|cert|key|bundle)$", f.name)}
+        assert named <= known, table
 
 
 def test_a_token_that_stands_in_its_file_is_red(tmp_path: Path) -> None:

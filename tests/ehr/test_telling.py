@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -95,6 +96,24 @@ def test_what_a_mail_server_says_is_not_repeated() -> None:
         sent(email(port))
     assert "Jane" not in str(caught.value)
     assert DESK in caught.value.message
+
+
+@pytest.mark.parametrize("farewell", ["421 4.3.2 Restarting", "", None])
+def test_a_mail_that_was_accepted_is_sent_however_the_server_takes_its_leave(farewell: str | None) -> None:
+    """Else the same would be sent again, time after time."""
+
+    class Box(Mailbox):
+        async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:
+            if farewell == "":
+                await asyncio.sleep(5)  # says nothing within the time-out
+            if farewell is None:
+                server.transport.abort()
+            return farewell or "221 Bye"
+
+    box = Box()
+    with mail_server(box) as port:
+        sent(email(port, timeout_s=0.5))
+    assert len(box.got) == 1
 
 
 def test_a_mail_server_that_dribbles_is_left_after_three_times_the_time_out() -> None:

@@ -19,9 +19,10 @@ from fhir_secondop.model import Caller
 from fhir_secondop.service import waiting
 from fhir_secondop.service.alerts import conditions, edges, sending, watch
 from fhir_secondop.service.alerts.conditions import Condition
-from fhir_secondop.service.context import Context
+from fhir_secondop.service.context import SERVICE, Context
 from fhir_secondop.service.waiting import Waiting
-from fhir_secondop.store.alerts import Alert
+from fhir_secondop.store import alerts as rows
+from fhir_secondop.store.alerts import Alert, Message
 from tests.service.alerting import DESK, HEAD, LEVELS, Hook, Mailbox, email, hooked, mail_server
 from tests.service.test_deliveries import hospital
 from tests.service.world import World, opened
@@ -101,6 +102,37 @@ def test_an_alert_that_was_acknowledged_does_not_escalate_and_still_ends() -> No
     assert step is not None
     assert step.events == ()
     assert run(*[True] * 33, *[False] * 3)[1:] == [(32, "escalated", (2,)), (35, "ended", (1, 2))]
+
+
+@pytest.mark.parametrize("hold_down", [0, 2])
+def test_what_a_clock_that_ran_ahead_has_seen_begins_escalates_and_ends_all_the_same(hold_down: int) -> None:
+    wrong = 315_360_000_000
+    seen: Alert | None = Alert("one", "held", "riverside", wrong)
+    found = [Condition("held", "riverside", 5, 1)]
+    told = []
+    for minute in range(60):
+        standing, there = ([seen] if seen else []), (found if minute < 40 else [])
+        if minute == 5 and seen is not None:
+            standing = [replace(seen, began=wrong)]
+        for step in edges.steps(standing, there, LEVELS, hold_down * MINUTE_MS, minute * MINUTE_MS, lambda: "two"):
+            seen = step.alert if step.alert is not None and not step.alert.ended else None
+            told += [(minute, event.name) for event in step.events]
+    assert told == [(hold_down, "began"), (35, "escalated"), (40 + hold_down, "ended")]
+    gone = edges.steps([Alert("one", "held", "", 0, began=0, gone=wrong)], [], LEVELS, MINUTE_MS, MINUTE_MS, lambda: "")
+    assert gone[0].alert is not None
+    assert gone[0].alert.gone == MINUTE_MS
+
+
+def test_a_message_that_a_clock_ahead_has_put_off_is_sent(world: World) -> None:
+    now = world.clock()
+    with world.context.database.transaction(SERVICE) as tx:
+        for name, ahead in (("ten-years", 315_360_000_000), ("an-hour", 3_600_000), ("due", 0)):
+            rows.put(tx.connection, [Message(name, "a", f"webhook:{name}", {}, now, next=now + ahead)])
+    with world.context.database.transaction(SERVICE) as tx:
+        assert rows.due(tx.connection, now, 10) == [("ten-years", "webhook:ten-years"), ("due", "webhook:due")]
+        taken = [rows.take(tx.connection, name, now, now + MINUTE_MS) for name in ("ten-years", "an-hour", "due")]
+        assert [one.tries if one else None for one in taken] == [1, None, 1]
+        assert rows.due(tx.connection, now, 10) == [], "nobody else sends it meanwhile"
 
 
 def test_a_level_that_comes_later_is_not_told_the_end_of_what_it_never_heard() -> None:

@@ -298,6 +298,27 @@ def test_whatever_happens_one_asks_a_silent_ehr_and_none_waits_for_ever(events: 
         assert breaker.wait(later, key, now + int(1000 * breaker.LONGEST_REST_S) + 1, POLICY) is None
 
 
+TEN_YEARS_MS, NOW = 315_360_000_000, 1_800_000_000_000
+
+
+def test_a_clock_that_ran_ahead_keeps_an_ehr_closed_to_nobody() -> None:
+    """A worker's clock was ten years ahead, and is right again."""
+    wrong = NOW + TEN_YEARS_MS
+    tripped = Circuit("x")
+    for key in "abcde":
+        tripped = breaker.silent(tripped, key, "unreachable", wrong, POLICY)
+    assert (breaker.state(tripped, wrong), breaker.state(tripped, NOW)) == ("open", "half-open")
+    assert breaker.wait(tripped, "a", NOW, POLICY) is None
+    probed = breaker.probing(tripped, "a", NOW)
+    assert breaker.wait(probed, "b", NOW, POLICY) is not None, "one alone asks"
+    assert breaker.wait(replace(probed, probe_until=wrong), "b", NOW, POLICY) is None
+    asked = breaker.rested(Circuit("x"), 60, wrong)
+    assert breaker.state(asked, NOW) == "closed"
+    assert breaker.rested(asked, 60, NOW).until == NOW + 60_000
+    # One that is ahead by little is believed.
+    assert breaker.state(breaker.rested(Circuit("x"), breaker.LONGEST_REST_S, NOW + 60_000), NOW) == "resting"
+
+
 def test_a_turn_is_one_number_and_back() -> None:
     for try_ in (Try(), Try(4), Try(4, 2), Try(4, 2, 7), Try(12, 0, 100_000)):
         assert Try.of(try_.number) == try_

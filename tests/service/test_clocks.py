@@ -233,6 +233,15 @@ def test_all_looks_made_anew_from_the_tasks_miss_nothing(world: World) -> None:
     assert len(told(world, held, "due-after-deadline")) == 1
 
 
+def test_no_workflow_is_called_by_its_case(world: World) -> None:
+    """Its id stands in traces and log lines."""
+    world.ehr("riverside")
+    case_id = world.signed()
+    world.work()
+    assert {key.partition("-")[0] for key in world.keys} >= {"clocks", "deliver", "gather"}
+    assert [key for key in world.keys if case_id in key] == []
+
+
 def test_a_look_that_comes_too_early_sets_the_next(world: World) -> None:
     case_id = asked(world)
     world.accept(case_id)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from fhir_secondop.errors import Forbidden
 from fhir_secondop.model import Caller
-from fhir_secondop.service import deliveries, delivery, ledger
+from fhir_secondop.service import circuits, deliveries, delivery, ledger
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.service.deliveries import Asked
 from fhir_secondop.service.tries import Try
@@ -100,6 +102,20 @@ def test_what_waits_for_a_person_is_found_over_all_cases_and_tried_again_at_once
     assert found(world, "state=on-hold")["total"] == 0
 
 
+def test_the_trail_says_whose_deliveries_were_shown(world: World) -> None:
+    hospital(world)
+    cases = [another(world, n) for n in range(2)]
+    found(world, f"case={cases[0]}")
+    found(world, "what=report")
+    world.context.database.audit.flush()  # type: ignore[union-attr]
+    with world.context.database.reading() as connection:
+        column = tables.audit.c
+        query = sa.select(column.case_id, column.number).where(column.route == "/api/deliveries")
+        said = sorted(tuple(row) for row in connection.execute(query))
+    shown = {case: len(world.deliveries(case)) for case in cases}
+    assert said == sorted([*shown.items(), (cases[0], shown[cases[0]])])
+
+
 def test_every_attempt_is_kept(world: World) -> None:
     ehr = hospital(world)
     case_id = world.signed(sources=[])
@@ -183,6 +199,36 @@ def test_who_operates_sees_nothing_of_a_case(world: World) -> None:
     for wrong, status in (("state=nothing", 422), ("ehr=nowhere", 404), ("count=0", 422), ("count=x", 422),
                           ("after=1", 422), ("name=x", 422)):  # fmt: skip
         found(world, wrong, status=status)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "may"),
+    [
+        (("system/*.rs",), {"search", "show"}),
+        (("system/ServiceRequest.rus",), {"replay", "pause", "resume"}),
+        (("system/ServiceRequest.u?status=active", "system/Task.r?status=accepted"), set()),
+        (("system/ServiceRequest.u", "system/Task.r"), {"search", "show", "replay", "rehearse", "pause", "resume"}),
+    ],
+)
+def test_who_coordinates_does_it_by_its_scopes(world: World, scopes: tuple[str, ...], may: set[str]) -> None:
+    ehr = hospital(world)
+    ehr.instead = lambda a: refusal(401, "login") if a.writes else None
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    task = world.delivery(case_id, SURGEON)["task"]
+    robot, context = Caller("robot", "Robot", frozenset({"coordinator"}), scopes), world.context
+    asked: dict[str, Callable[[], Any]] = {
+        "search": lambda: deliveries.search(context, robot, Asked(states=("on-hold",))),
+        "show": lambda: deliveries.show(context, robot, task),
+        "rehearse": lambda: deliveries.rehearse(context, robot, Asked(), (task,)),
+        "replay": lambda: deliveries.replay(context, robot, Asked(), "It was mended.", (task,)),
+        "pause": lambda: circuits.pause(context, robot, "lakeside", "Maintenance."),
+        "resume": lambda: circuits.resume(context, robot, "lakeside"),
+    }
+    for name, ask in asked.items():
+        with nullcontext() if name in may else pytest.raises(Forbidden, match="has no scope"):
+            ask()
+    assert (world.delivery(case_id, SURGEON)["status"] == "on-hold") == ("replay" not in may)
 
 
 def test_the_rows_are_made_anew_from_the_tasks_as_they_were(world: World) -> None:

@@ -102,11 +102,36 @@ def test_what_still_runs_after_a_worker_has_left_writes_nothing(database: Databa
         tx.tick()
 
 
+def test_a_worker_that_has_stopped_was_seen_too(database: Database) -> None:
+    """Nobody has worked since it stopped, and not since whatever waits began to wait."""
+
+    def seen() -> int | None:
+        with database.reading() as connection:
+            return rows.last_seen(connection, NOW)
+
+    assert seen() is None
+    one, two = lease(database, "one"), lease(database, "two")
+    two.beat(NOW + 1_000)
+    one.beat(NOW + 5_000)
+    one.leave(clean=True)
+    assert seen() == NOW + 5_000
+    two.leave(clean=True)
+    assert seen() == NOW + 5_000
+    lease(database, "three").beat(NOW + TEN_YEARS)
+    assert seen() == NOW + 5_000, "a clock that was wrong says nothing"
+
+
 def test_a_turn_is_taken_once_and_comes_again(database: Database) -> None:
     assert turns.taken(database, "look", 1000, NOW)
     assert not turns.taken(database, "look", 1000, NOW + 999)
     assert turns.taken(database, "other", 1000, NOW)
     assert turns.taken(database, "look", 1000, NOW + 1000)
+
+
+def test_a_turn_is_not_taken_twice_by_clocks_that_differ_a_little(database: Database) -> None:
+    assert turns.taken(database, "look", 30_000, NOW + 1_000)
+    assert not turns.taken(database, "look", 30_000, NOW), "by a machine that is a second behind"
+    assert turns.taken(database, "look", 30_000, NOW + 31_000)
 
 
 def test_a_clock_that_was_wrong_stops_no_turn_for_the_others(database: Database) -> None:

@@ -104,6 +104,19 @@ def test_what_was_not_used_is_saved_up_for_two_seconds_only(database: Database) 
     assert counted.slot(NAME, 1.0, 60.0) == 1.0
 
 
+def test_a_clock_that_ran_ahead_stops_nobody_afterwards(database: Database) -> None:
+    clock = Clock(NOON + 3_650 * DAY_MS)
+    counted = Counted(database, clock)
+    assert counted.slot(NAME, 1.0, 60.0) == 0.0
+    clock.ms = NOON
+    assert [counted.slot(NAME, 1.0, 60.0) for _ in range(3)] == [0.0, 1.0, 2.0], "and nothing is saved up"
+    # What others have booked is no such clock, however slow the rate is.
+    assert counted.slot("slow", 0.001, 60.0) == 0.0
+    assert counted.slot("slow", 0.001, 60.0) == 998.0
+    clock.ms -= 30_000
+    assert counted.slot("slow", 0.001, 60.0) == 1028.0
+
+
 def test_connections_do_not_wait_for_each_other(database: Database) -> None:
     counted = Counted(database, Clock(NOON))
     while counted.slot("busy", 1.0, 60.0) < 30:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +24,8 @@ from fhir_secondop import meters
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.service.executors import started
 from fhir_secondop.store import executors
-from fhir_secondop.web import metrics
+from fhir_secondop.store.database import Database
+from fhir_secondop.web import metrics, vitals
 from tests.conftest import free_port
 from tests.service.world import World, opened
 from tests.web.test_processes import Service, both, service, until  # noqa: F401  the fixture of two processes
@@ -241,6 +246,28 @@ def test_a_worker_tells_what_it_counts_to_who_may_ask(tmp_path: Path) -> None:
         assert value(found, "secondop_process_memory_bytes", process="work") > 10_000_000
         assert "secondop_deliveries" not in answer.text, "the service tells of the database, and it alone"
         assert requests.get(f"http://127.0.0.1:{port}/fhir/metadata", timeout=20).status_code == 404
+        # Whoever is not let in can't make it work: no body is taken, and of guessing there is an end.
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as large:
+            large.sendall(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 1000)
+            assert large.recv(100).startswith(b"HTTP/1.1 413 ")
+        assert 429 in [get("wrong").status_code for _ in range(40)]
     finally:
         worker.terminate()
         assert worker.wait(30) == 0
+
+
+def test_a_process_that_has_no_file_left_is_measured_again_when_it_has(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vitals, "EVERY_S", 0.01)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with vitals.measured(database):
+        (thread,) = [one for one in threading.enumerate() if one.name == "vitals"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, allowed[1]))
+        try:
+            vitals.measure(database)  # who asks for the numbers gets those that there are
+            time.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+        time.sleep(0.1)
+        assert thread.is_alive()

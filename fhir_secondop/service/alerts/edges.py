@@ -49,7 +49,9 @@ def steps(
 
 
 def _stands(alert: Alert, condition: Condition, levels: Sequence[Level], hold_down_ms: int, now: int) -> Step:
-    after = replace(alert, value=condition.value, bound=condition.bound, gone=None)
+    # What a clock that ran ahead has seen would begin when that is true: it was seen now, at the latest.
+    seen, began = min(alert.seen, now), alert.began if alert.began is None else min(alert.began, now)
+    after = replace(alert, value=condition.value, bound=condition.bound, gone=None, seen=seen, began=began)
     if after.began is None:
         if now - after.seen < hold_down_ms:
             return Step(alert, after)
@@ -68,7 +70,7 @@ def _is_due(level: Level, alert: Alert, now: int) -> bool:
 def _gone(alert: Alert, hold_down_ms: int, now: int) -> Step:
     if alert.began is None:
         return Step(alert, None)
-    gone = now if alert.gone is None else alert.gone
+    gone = now if alert.gone is None else min(alert.gone, now)
     after = replace(alert, gone=gone)
     if now - gone < hold_down_ms:
         return Step(alert, after)

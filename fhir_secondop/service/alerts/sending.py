@@ -17,7 +17,7 @@ from fhir_secondop.store.alerts import Message
 log = logging.getLogger(__name__)
 LEASE_MS = 180_000
 """For how long nobody else sends what somebody has taken; a channel's whole conversation ends before that."""
-FIRST_RETRY_MS, LONGEST_RETRY_MS, GIVEN_UP_MS = 30_000, 3_600_000, 86_400_000
+FIRST_RETRY_MS, GIVEN_UP_MS = 30_000, 86_400_000
 AT_ONCE = 100
 
 
@@ -69,4 +69,4 @@ def _again(message: Message, now: int) -> int | None:
     """When to try again, with growing pauses; None once a day has passed."""
     if now - message.made >= GIVEN_UP_MS:
         return None
-    return now + int(min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** min(message.tries - 1, 20)))
+    return now + int(min(alerts.LONGEST_WAIT_MS, FIRST_RETRY_MS * 2 ** min(message.tries - 1, 20)))

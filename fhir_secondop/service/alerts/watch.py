@@ -38,7 +38,7 @@ def act(context: Context) -> None:
 def look(context: Context) -> None:
     """Brings the alerts up to what waits now; sends nothing."""
     with context.database.reading() as connection:
-        worker_seen = executors.last_seen(connection)
+        worker_seen = executors.last_seen(connection, context.now())
         found = conditions.found(waiting.of_all(connection, context), worker_seen, context.alerts, context.now())
         if all(step.alert == step.before for step in _steps(connection, context, found)):
             return  # nothing has changed: nobody need wait for us

@@ -33,13 +33,14 @@ OPERATIONS: dict[str, str] = {
     "raise-urgent": "reviewer", "record-call": "called", "close-check": "checker",
 }  # fmt: skip
 MAY: dict[str, set[str]] = {
-    "desk": {"desk"}, "staff": {"desk", "clinic", "reviewer"}, "sees": SEES["alpha"] - {"only-laboratory"},
+    "desk": {"desk", "desk-reader"}, "staff": {"desk", "desk-reader", "clinic", "reviewer"},
+    "sees": SEES["alpha"] - {"only-laboratory"},
     "record": SEES["alpha.record"] - {"only-laboratory"},
     "reviewer": {"reviewer"}, "recipient": {"pcp", "surgeon"}, "owner": {"surgeon"},
     "placer": {"desk", "pcp"}, "asker": {"desk", "clinic", "pcp", "surgeon", "patient"},
     "checker": {"desk", "surgeon"},
     "called": {"desk", "clinic", "reviewer", "pcp", "surgeon"},
-    "audit": {"desk", "patient"}, "intake": {"desk", "clinic"},
+    "audit": {"desk", "desk-reader", "patient"}, "intake": {"desk", "clinic"},
 }  # fmt: skip
 _REVIEWER = {"reviewer": example("review.json")["reviewer"]}
 # What each takes, so that what is refused is refused for who asks and not for what was sent.
@@ -72,10 +73,9 @@ ROUTES: dict[str, str] = {
     "/fhir/<t>/<i>/_history": "history", "/fhir/<t>/<i>/_history/<v>": "vread",
     "/fhir/<t>/$<code>": "everything, document", "/fhir/<t>/<i>/<u>": "through", "/fhir/<t>/_history": "history",
     "/fhir/<t>/<i>/$<code>": "operation, everything, document", "/fhir/<path:rest>": "nowhere",
-    "/api/deliveries": "page without a case", "/api/deliveries/replay": "page without a case",
-    "/api/deliveries/<task_id>": "page without a case",
-    "/api/connections": "page without a case", "/api/connections/<name>/pause": "page without a case",
-    "/api/connections/<name>/resume": "page without a case",
+    "/api/deliveries": "overseeing", "/api/deliveries/replay": "overseeing", "/api/deliveries/<task_id>": "overseeing",
+    "/api/connections": "overseeing", "/api/connections/<name>/pause": "overseeing",
+    "/api/connections/<name>/resume": "overseeing",
     "/api/second-opinions": "list, open", "/api/second-opinions/<case_id>": "case",
     "/api/second-opinions/<case_id>/<code>": "operation", "/api/second-opinions/<case_id>/events": "case",
     "/ack/<token>": "link", "/ack/<token>/document.pdf": "link",

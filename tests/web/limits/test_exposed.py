@@ -27,6 +27,8 @@ def application(environ: Any, start_response: Any) -> Iterable[bytes]:
         ("192.0.2.7", {"X-Forwarded-Proto": "https", "X-Forwarded-For": "10.0.0.2"}, "/", 403, "proxy alone"),
         ("192.0.2.7", {}, "/auth/token", 403, "proxy alone"),
         ("192.0.2.7", {}, "/healthz", 200, "192.0.2.7"),
+        ("192.0.2.7", {"X-Forwarded-For": "10.0.0.2"}, "/readyz", 200, "192.0.2.7"),
+        ("192.0.2.7", {}, "/readyz/x", 403, "proxy alone"),
     ],
 )
 def test_only_the_proxy_is_served(peer: str, headers: dict[str, str], path: str, status: int, said: str) -> None:
