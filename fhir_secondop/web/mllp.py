@@ -99,7 +99,9 @@ class Listener(socketserver.ThreadingTCPServer):
         self.shutdown()
         for request in tuple(self._open):
             try:
-                request.shutdown(socket.SHUT_RD)
+                # Of the socket below, never SSLSocket.shutdown: that takes the TLS away, and the answer that is still
+                # to be sent would go out in clear.
+                socket.socket.shutdown(request, socket.SHUT_RD)
             except OSError:
                 continue  # it has gone by itself
         self.server_close()

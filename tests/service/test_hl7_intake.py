@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,39 +16,13 @@ import sqlalchemy as sa
 from hl7.client import MLLPClient
 
 from fhir_secondop.hl7v2.framing import framed
-from fhir_secondop.model import Sender
 from fhir_secondop.service import intake
 from fhir_secondop.store import tables
 from fhir_secondop.web import hl7_folder
 from fhir_secondop.web.mllp import Listener
-from tests.service.conftest import Bench
+from tests.service.conftest import RIVERSIDE, Bench, Listen
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples/hl7v2"
-NPI = "http://hl7.org/fhir/sid/us-npi"
-RIVERSIDE = Sender(
-    name="riverside", application="", facility="RIVERSIDE", title="Riverside Sample Clinic",
-    organization=f"{NPI}|9000000101", order_system="https://riverside.example/orders",
-    systems={"RSMRN": "https://riverside.example/mrn", "LKMRN": "https://lakeside.example/mrn"},
-    organizations={"LAKESIDE": f"{NPI}|9000000102"}, order_codes=("2NDOP",),
-)  # fmt: skip
-Listen = Callable[..., Listener]
-
-
-@pytest.fixture
-def listen(bench: Bench) -> Iterator[Listen]:
-    """listen(sender) → a listener on a free port that takes its messages."""
-    started: list[Listener] = []
-
-    def begin(sender: Sender = RIVERSIDE, **options: Any) -> Listener:
-        settings = replace(bench.service.settings, hl7_senders={sender.name: sender})
-        made = Listener(replace(bench.service, settings=settings), "127.0.0.1", 0, **options)
-        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        started.append(made)
-        return made
-
-    yield begin
-    for one in started:
-        one.stop()
 
 
 def example(name: str = "ref-i12") -> str:
