@@ -23,11 +23,14 @@ _CHARSETS = {
 _NAME = re.compile(r"[A-Z][A-Z0-9]{2}")
 _ENDS = re.compile(rb"\r\n|\n")
 MAX_SEGMENTS = 5_000
+NULL = '""'  # "delete it", in HL7
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One repetition of a field: its components, each a list of subcomponents, unescaped. Asked beyond its end: ""."""
+    """One repetition of a field: its components, each a list of subcomponents, unescaped. Asked beyond its end: "", and
+    the same where it is NULL.
+    """
 
     components: tuple[tuple[str, ...], ...]
     place: str
@@ -35,7 +38,8 @@ class Value:
     def text(self, component: int = 1, subcomponent: int = 1) -> str:
         """A component, counted from 1."""
         parts = self.components[component - 1] if component <= len(self.components) else ()
-        return parts[subcomponent - 1].strip() if subcomponent <= len(parts) else ""
+        said = parts[subcomponent - 1].strip() if subcomponent <= len(parts) else ""
+        return "" if said == NULL else said
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -61,9 +65,9 @@ class Segment:
         return f"{self.name}[{self.number}]-{field}{again}"
 
     def all(self, field: int) -> tuple[Value, ...]:
-        """The repetitions of a field that say anything. `""` means "delete it" in HL7, and so nothing to us."""
+        """The repetitions of a field that say anything: NULL says nothing to us."""
         found = self.fields[field - 1] if field <= len(self.fields) else ()
-        return tuple(v for v in found if any(p not in ("", '""') for c in v.components for p in c))
+        return tuple(v for v in found if any(p not in ("", NULL) for c in v.components for p in c))
 
     def value(self, field: int) -> Value:
         """The first repetition of a field, empty where there is none."""

@@ -68,6 +68,12 @@ def test_a_message_of_ours_that_lacks_what_it_needs_is_not_written() -> None:
         compose(HEAD, [("EVN", {1: "T02", 2: "20261129"}), ("PID", {3: "1", 5: "Sampleton"})])
 
 
+@pytest.mark.parametrize("wrong", ['1^^^A^MR^^""', "1^^^A^MR^^20200101120000"])
+def test_a_value_that_the_library_chokes_on_is_refused_without_its_words(wrong: str) -> None:
+    with pytest.raises(Invalid, match=r"does not conform to MDM_T02 \(ValueError\)"):
+        compose(HEAD, [("EVN", {1: "T02", 2: "20261129"}), ("PID", {3: wrong, 5: "Sampleton"})])
+
+
 def test_a_message_is_read_by_position_whatever_its_delimiters_and_line_ends() -> None:
     for text in (
         "MSH|^~\\&|A|B|C|D|20261129||REF^I12|7|P|2.4\rPID|1||1^^^M&1.2&ISO^MR~2||O\\T\\Neil^A\rZXY|x\r",

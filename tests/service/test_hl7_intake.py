@@ -18,7 +18,7 @@ from hl7.client import MLLPClient
 from fhir_secondop.hl7v2.framing import framed
 from fhir_secondop.service import intake
 from fhir_secondop.store import tables
-from fhir_secondop.web import hl7_folder
+from fhir_secondop.web import hl7_folder, hl7_replies
 from fhir_secondop.web.mllp import Listener
 from tests.service.conftest import RIVERSIDE, Bench, Listen
 
@@ -102,6 +102,48 @@ def test_other_content_under_a_number_that_was_used_is_refused(
     assert (code(first), code(second)) == ("AA", "AE")
     assert errors(second) == {"RF1^1^6": "205"}
     assert cases(bench) == 1
+
+
+NULLED = (
+    ("RS-100482^^^RSMRN^MR", 'RS-100482^^^RSMRN^MR^^""'),
+    ("RS-100482^^^RSMRN^MR", "RS-100482^^^RSMRN^MR^^20200101120000"),
+    ("Sampleton^Maren^Elise^^^^L", 'Sampleton^Maren^Elise^^""^^L^^^^^""'),
+    ("9000000111^NPI", '9000000111^NPI^""^""'),
+)
+
+
+@pytest.mark.parametrize("change", NULLED)
+def test_what_they_wrote_beside_a_name_or_number_is_no_hindrance_to_the_answer(
+    change: tuple[str, str], bench: Bench, listen: Listen
+) -> None:
+    assert change[0] in example()
+    first, second = sent(listen(), example().replace(*change), example().replace(*change))
+    assert (code(first), str(first.segment("MSH")[9])) == ("AA", "RRI^I12^RRI_I12")
+    assert str(first.segment("PID")[3]) == "RS-100482^^^RSMRN^MR"
+    assert str(second.segment("RF1")) == str(first.segment("RF1"))
+    assert cases(bench) == 1
+
+
+@pytest.mark.parametrize("application", ["E" * 300, "\\T\\".join("EPICEPICEPICEPICEPIC" * 3)])
+def test_a_sender_whose_name_does_not_fit_into_a_message_of_ours_is_answered(
+    application: str, bench: Bench, listen: Listen
+) -> None:
+    message = example().replace("|EPIC|", f"|{application}|")
+    taken, refused = sent(listen(), message, message.replace("|19710417|", "||").replace("RS-MSG-1", "RS-MSG-2"))
+    assert (code(taken), str(taken.segment("MSA")[2]), str(taken.segment("MSH")[6])) == ("AA", "RS-MSG-1", "RIVERSIDE")
+    assert (code(refused), errors(refused)) == ("AE", {"PID^1^7": "101"})
+    assert cases(bench) == 1
+
+
+def test_whatever_fails_after_the_case_is_committed_it_is_acknowledged(
+    bench: Bench, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(hl7_replies, "_referral", broken)
+    (answer,) = sent(listen(), example())
+    assert (code(answer), str(answer.segment("MSA")[2]), cases(bench)) == ("AA", "RS-MSG-1", 1)
 
 
 DIAGNOSIS = (
