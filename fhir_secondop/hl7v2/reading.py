@@ -21,8 +21,10 @@ _CHARSETS = {
     "8859/5": "iso8859-5", "8859/7": "iso8859-7", "8859/9": "iso8859-9", "8859/15": "iso8859-15",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Z][A-Z0-9]{2}")
-_ENDS = re.compile(rb"\r\n|\n")
+_ENDS = re.compile(rb"\r\n?|\n")
+_AROUND = b"\r\n \t"
 MAX_SEGMENTS = 5_000
+MOST_OF_HEAD = 10_000  # bytes: a first segment that nobody ended is looked at no further
 NULL = '""'  # "delete it", in HL7
 
 
@@ -45,6 +47,10 @@ class Value:
     def parts(self) -> tuple[str, ...]:
         """The subcomponents of the first component."""
         return self.components[0] if self.components else ()
+
+    def authority(self, component: int) -> tuple[str, str, str]:
+        """A component as the HD that it is: namespace, universal id and its type. What follows is nothing to us."""
+        return self.text(component, 1), self.text(component, 2), self.text(component, 3)
 
     def at(self, component: int) -> str:
         """The place of a component."""
@@ -112,19 +118,46 @@ class Message:
         return self.head.text(9, 1), self.head.text(9, 2)
 
 
+def head(data: bytes) -> Message:
+    """Its first segment alone, so far as one can tell: who sends it, and what an answer needs.
+
+    Where its delimiters or its character set are at fault (which `read` says) what is usual is taken for them. Raises
+    Malformed where there is none.
+    """
+    line = _ENDS.split(data.strip(_AROUND), 1)[0][:MOST_OF_HEAD]
+    _require_head(line)
+    text = line.decode(_CHARSETS.get(_said_charset(line), "latin-1"), errors="replace")
+    try:
+        delimiters = _delimiters(text)
+    except Invalid:
+        delimiters = Delimiters(text[3])
+        text = delimiters.field.join(["MSH", "^~\\&", *text.split(delimiters.field)[2:]])
+    return _message(text, delimiters)
+
+
 def read(data: bytes) -> Message:
     """The message in these bytes. Raises Malformed of what is none, and Invalid, with the place, of what can't be read.
 
     Source: HL7 v2.5.1, chapter 2.6, and table 0211 for MSH-18
     """
     # Some end segments as text files end lines.
-    data = _ENDS.sub(b"\r", data.strip(b"\r\n \t"))
-    if not data.startswith(b"MSH") or len(data) < 9:
-        raise Malformed("It is no HL7 v2 message: it does not begin with MSH.", path="MSH[1]")
+    data = _ENDS.sub(b"\r", data.strip(_AROUND))
+    _require_head(data)
     if data.count(b"\r") >= MAX_SEGMENTS:
         raise Malformed(f"It has more than {MAX_SEGMENTS} segments.")
     text = _decoded(data)
-    delimiters = _delimiters(text)
+    return _message(text, _delimiters(text))
+
+
+def _require_head(data: bytes) -> None:
+    if not data.startswith(b"MSH") or len(data) < 9:
+        raise Malformed("It is no HL7 v2 message: it does not begin with MSH.", path="MSH[1]")
+    field = data[3:4].decode("latin-1")
+    if field.isalnum() or field.isspace() or not field.isprintable():
+        raise Malformed("It is no HL7 v2 message: MSH is followed by what parts no fields.", path="MSH[1]-1")
+
+
+def _message(text: str, delimiters: Delimiters) -> Message:
     try:
         parsed = hl7.parse(text)
     except (hl7.HL7Exception, ValueError, IndexError) as error:
@@ -132,10 +165,14 @@ def read(data: bytes) -> Message:
     return Message(tuple(_segments(parsed, delimiters)), delimiters)
 
 
-def _decoded(data: bytes) -> str:
+def _said_charset(data: bytes) -> str:
     head = data.partition(b"\r")[0].decode("latin-1")
     fields = head.split(head[3])
-    said = fields[17].partition(fields[1][1:2] or "~")[0].strip().upper() if len(fields) > 17 else ""
+    return fields[17].partition(fields[1][1:2] or "~")[0].strip().upper() if len(fields) > 17 else ""
+
+
+def _decoded(data: bytes) -> str:
+    said = _said_charset(data)
     codec = _CHARSETS.get(said)
     if codec is None:
         raise Invalid("This character set is not read; send UNICODE UTF-8.", path="MSH[1]-18")

@@ -224,7 +224,7 @@ def _patient(found: Mapping) -> None:
     pid = people[0]
     numbers = []
     for value in pid.all(3):
-        system = found.people.system_of(*(value.components[3] if len(value.components) > 3 else ()))
+        system = found.people.system_of(*value.authority(4))
         if system and value.text():
             numbers.append({"system": system, "value": value.text()})
     if not numbers:

@@ -42,22 +42,23 @@ class Handled:
 
 def handle(service: Service, data: bytes, peer: str) -> Handled:
     """Takes one message from the address `peer`, "" for a folder. Raises Malformed where it can't even be answered."""
-    message = reading.read(data)
+    head = reading.head(data)
     now = service.context.now()
     try:
-        reply = _taken(service, message, peer)
+        sender = _sender(service, head, peer)
+        message = reading.read(data)
+        reply = _taken(service, message, sender)
     except SecondOpError as error:
         why = "; ".join(f"{i.expression or 'MSH[1]'}: {i.diagnostics}" for i in error.issues[:20])
-        return Handled(refused(message, error, now), False, why, error.retryable)
+        return Handled(refused(head, error, now), False, why, error.retryable)
     except Exception as error:
         # Whatever it was, it was not stored: the sender is told to try again. The type only, not the text.
         log.error("an HL7 v2 message failed on our side: %s", type(error).__name__)
-        return Handled(refused(message, None, now), False, "it failed on our side", True)
+        return Handled(refused(head, None, now), False, "it failed on our side", True)
     return Handled(replied(message, reply, now), True, "")
 
 
-def _taken(service: Service, message: Message, peer: str) -> Reply:
-    sender = _sender(service, message, peer)
+def _taken(service: Service, message: Message, sender: Sender) -> Reply:
     if message.kind not in intake_hl7.KINDS:
         raise Unsupported("This takes REF^I12 and OMG^O19.", path="MSH[1]-9")
     if not message.control_id:

@@ -6,16 +6,18 @@ file system and renames it to NAME.hl7: half a file is never seen then.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from fhir_secondop.bootstrap import Service
-from fhir_secondop.errors import Malformed
+from fhir_secondop.errors import SecondOpError
 from fhir_secondop.web.hl7 import Handled, handle
 from fhir_secondop.web.mllp import MOST_BYTES
 
+log = logging.getLogger(__name__)
 SUFFIX = ".hl7"
 DONE, FAILED = "done", "failed"
 
@@ -55,8 +57,11 @@ def _take(service: Service, path: Path, settled_s: float) -> str:
             handled = handle(service, path.read_bytes(), "")
     except FileNotFoundError:
         return ""  # another process has taken it
-    except Malformed as error:
-        handled = Handled(b"", False, error.message)
+    except SecondOpError as error:
+        handled = Handled(b"", False, error.message, error.retryable)
+    except OSError as error:  # it is a folder, say, or not for us to read: the next one is
+        log.warning("a file of the folder can't be read: %s", type(error).__name__)
+        return ""
     if not handled.accepted and handled.retryable:
         return ""
     where = path.parent / (DONE if handled.accepted else FAILED)

@@ -21,7 +21,8 @@ from fhir_secondop.hl7v2.reading import NULL, Message, Segment, Value
 
 log = logging.getLogger(__name__)
 _PLACE = re.compile(r"([A-Z][A-Z0-9]{2})\[(\d+)\](?:-(\d+)(?:\[(\d+)\])?(?:\.(\d+))?)?")
-_CODES = {"required": "101", "value": "102", "code-invalid": "103", "not-supported": "200", "duplicate": "205"}
+_CODES = {"required": "101", "value": "102", "code-invalid": "103", "not-supported": "200", "duplicate": "205",
+          "structure": "100"}  # fmt: skip
 _WORDS = {
     "100": "Segment sequence error", "101": "Required field missing", "102": "Data type error",
     "103": "Table value not found", "200": "Unsupported message type", "201": "Unsupported event code",

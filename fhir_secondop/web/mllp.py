@@ -9,6 +9,7 @@ import logging
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class Listener(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A fault of ours in a conversation: the connection is closed, and nothing was acknowledged."""
-        log.error("an MLLP connection failed on our side")
+        log.error("an MLLP connection failed on our side: %s", getattr(sys.exc_info()[0], "__name__", ""))
 
     def stop(self) -> None:
         """Stops listening; a message that has arrived is answered first."""

@@ -262,6 +262,37 @@ def test_a_listener_survives_what_is_no_message_too_large_or_never_ends(bench: B
     assert code(answer) == "AA"
 
 
+UNREADABLE = (
+    ("|||UNICODE UTF-8", "|||BIG-5", {"MSH^1^18": "103"}),
+    ("|||UNICODE UTF-8", "|||ASCII", {"MSH^1^18": "103"}),  # and an umlaut, below
+    ("|^~\\&|", "|^^^^|", {"MSH^1^2": "103"}),
+    ("PID|1|", "pid|1|", {"MSH^1": "103"}),
+    ("RS-100482^^^RSMRN^MR", "RS-100482^^^RSMRN&1.2&ISO&MORE^MR", {}),  # read, though it has more than an HD has
+)
+
+
+def test_what_can_not_be_read_is_answered_with_the_place_if_only_its_head_can(bench: Bench, listen: Listen) -> None:
+    changed = [example().replace("Sampleton^", "Sämpleton^").replace(*change[:2]) for change in UNREADABLE]
+    assert all(change[0] in example() for change in UNREADABLE)
+    answers = sent(listen(), *changed)
+    assert [(code(a), errors(a)) for a in answers] == [("AE" if places else "AA", places) for *_, places in UNREADABLE]
+    assert all(str(a.segment("MSA")[2]) == "RS-MSG-1" for a in answers)
+
+
+def test_one_file_that_can_not_be_read_holds_up_no_other(bench: Bench, tmp_path: Path) -> None:
+    service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
+    (tmp_path / "a.hl7").write_text(example().replace("UNICODE UTF-8", "BIG-5"))
+    (tmp_path / "b.hl7").mkdir()
+    (tmp_path / "c.hl7").symlink_to("/proc/self/mem")  # there, and not to be read
+    (tmp_path / "d.hl7").write_text(example())
+    for name in "abd":
+        os.utime(tmp_path / f"{name}.hl7", (0, 0))
+    assert hl7_folder.poll(service, tmp_path, settled_s=-1e9) == hl7_folder.Polled(done=1, failed=1, left=2)
+    assert (tmp_path / "failed/a.reason").read_text().startswith("MSH[1]-18: ")
+    assert code(hl7.parse((tmp_path / "failed/a.ack").read_bytes().decode())) == "AE"
+    assert cases(bench) == 1
+
+
 def test_files_of_a_folder_are_taken_once_and_moved(bench: Bench, tmp_path: Path) -> None:
     service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
     inbox = tmp_path / "in"
