@@ -24,7 +24,8 @@ _NAME = re.compile(r"[A-Z][A-Z0-9]{2}")
 _ENDS = re.compile(rb"\r\n?|\n")
 _AROUND = b"\r\n \t"
 MAX_SEGMENTS = 5_000
-MOST_OF_HEAD = 10_000  # bytes: a first segment that nobody ended is looked at no further
+MAX_PARTS = 50_000  # fields, repetitions, components and subcomponents: each takes some 700 bytes while it is parsed
+MOST_OF_HEAD = 4_000  # bytes: a first segment that nobody ended is looked at no further
 NULL = '""'  # "delete it", in HL7
 
 
@@ -146,7 +147,10 @@ def read(data: bytes) -> Message:
     if data.count(b"\r") >= MAX_SEGMENTS:
         raise Malformed(f"It has more than {MAX_SEGMENTS} segments.")
     text = _decoded(data)
-    return _message(text, _delimiters(text))
+    delimiters = _delimiters(text)
+    if sum(map(text.count, delimiters.parting)) > MAX_PARTS:
+        raise Malformed(f"It has more than {MAX_PARTS} fields and parts of fields.")
+    return _message(text, delimiters)
 
 
 def _require_head(data: bytes) -> None:

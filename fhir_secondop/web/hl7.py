@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import threading
 from dataclasses import dataclass
 
 from fhir_secondop.bootstrap import Service
@@ -25,6 +26,7 @@ from fhir_secondop.web.hl7_replies import Reply, refused, replied
 
 log = logging.getLogger(__name__)
 _SCOPES = ("system/*.crs",)
+_parsing = threading.BoundedSemaphore(4)  # a message in parts takes many times its bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,13 @@ class Handled:
 
 def handle(service: Service, data: bytes, peer: str) -> Handled:
     """Takes one message from the address `peer`, "" for a folder. Raises Malformed where it can't even be answered."""
+    # Who sends is asked before more than the first segment is looked at: a stranger costs little.
     head = reading.head(data)
     now = service.context.now()
     try:
         sender = _sender(service, head, peer)
-        message = reading.read(data)
+        with _parsing:
+            message = reading.read(data)
         reply = _taken(service, message, sender)
     except SecondOpError as error:
         why = "; ".join(f"{i.expression or 'MSH[1]'}: {i.diagnostics}" for i in error.issues[:20])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import trustme
 
 from fhir_secondop.hl7v2.framing import framed
 from fhir_secondop.web import mllp
+from fhir_secondop.web.hl7 import handle
 from fhir_secondop.web.mllp import tls_context
-from tests.service.conftest import Bench, Listen
-from tests.service.test_hl7_intake import cases, code, example
+from tests.service.conftest import RIVERSIDE, Bench, Listen
+from tests.service.test_hl7_intake import cases, code, errors, example
 
 
 def test_a_message_in_flight_is_answered_by_tls_when_the_listener_stops(
@@ -53,3 +56,17 @@ def test_a_message_in_flight_is_answered_by_tls_when_the_listener_stops(
         stop.join(5)
     assert code(hl7.parse(answer.strip(b"\x0b\x1c\r").decode())) == "AA"
     assert cases(bench) == 1
+
+
+@pytest.mark.parametrize(("peer", "said"), [("192.0.2.7", {"MSH^1^4": "204"}), ("127.0.0.1", {"MSH^1": "100"})])
+def test_a_message_of_nothing_but_delimiters_takes_little_memory(peer: str, said: Any, bench: Bench) -> None:
+    service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
+    handle(service, example().encode(), "192.0.2.7")  # what is imported once, is
+    tracemalloc.start()
+    try:
+        handled = handle(service, f"{example()}ZZZ{'|' * 400_000}".encode(), peer)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert errors(hl7.parse(handled.answer.decode())) == said
+    assert most < 20_000_000
