@@ -108,6 +108,11 @@ def _sender(service: Service, message: Message, peer: str) -> Sender:
                     path="MSH[1]-4")  # fmt: skip
 
 
+def known(service: Service, peer: str) -> bool:
+    """Whether any sender may send from this address."""
+    return any(_may(sender, peer) for sender in service.settings.hl7_senders.values())
+
+
 def _may(sender: Sender, peer: str) -> bool:
     if not peer:
         return True

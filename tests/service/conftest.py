@@ -108,11 +108,12 @@ def bench(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def listen(bench: Bench) -> Iterator[Listen]:
-    """listen(sender) → a listener on a free port that takes its messages."""
+    """listen(*senders) → a listener on a free port that takes their messages."""
     started: list[Listener] = []
 
-    def begin(sender: Sender = RIVERSIDE, **options: Any) -> Listener:
-        settings = replace(bench.service.settings, hl7_senders={sender.name: sender})
+    def begin(*senders: Sender, **options: Any) -> Listener:
+        named = {sender.name: sender for sender in senders or (RIVERSIDE,)}
+        settings = replace(bench.service.settings, hl7_senders=named)
         made = Listener(replace(bench.service, settings=settings), "127.0.0.1", 0, **options)
         threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         started.append(made)

@@ -210,7 +210,9 @@ def test_a_provider_of_a_place_that_nobody_configured_is_not_taken_for_one_of_th
 
 
 def test_only_the_networks_of_a_sender_are_its_own(bench: Bench, listen: Listen) -> None:
-    (answer,) = sent(listen(replace(RIVERSIDE, networks=("10.20.0.0/16",))), example())
+    elsewhere = replace(RIVERSIDE, networks=("10.20.0.0/16",))
+    here = replace(RIVERSIDE, name="harbour", facility="HARBOUR")  # so that the connection is taken
+    (answer,) = sent(listen(elsewhere, here), example())
     assert (code(answer), errors(answer)) == ("AR", {"MSH^1^4": "204"})
 
 
@@ -251,7 +253,7 @@ def test_several_connections_at_once_open_one_case_for_one_message(bench: Bench,
 
 
 def test_a_listener_survives_what_is_no_message_too_large_or_never_ends(bench: Bench, listen: Listen) -> None:
-    listener = listen(most_bytes=10_000, idle_s=0.3)
+    listener = listen(most_bytes=10_000, idle_s=0.3, message_s=0.3)
     for junk in (b"GET / HTTP/1.1\r\n\r\n", framed(b"\xff\xfe"), b"\x0bMSH|^~\\&|half", b"\x0b" + b"x" * 20_000):
         with socket.create_connection(("127.0.0.1", listener.port)) as made:
             made.settimeout(5)

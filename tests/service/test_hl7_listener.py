@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import trustme
 from fhir_secondop.hl7v2.framing import framed
 from fhir_secondop.web import mllp
 from fhir_secondop.web.hl7 import handle
-from fhir_secondop.web.mllp import tls_context
+from fhir_secondop.web.mllp import Listener, tls_context
 from tests.service.conftest import RIVERSIDE, Bench, Listen
 from tests.service.test_hl7_intake import cases, code, errors, example
 
@@ -70,3 +71,56 @@ def test_a_message_of_nothing_but_delimiters_takes_little_memory(peer: str, said
         tracemalloc.stop()
     assert errors(hl7.parse(handled.answer.decode())) == said
     assert most < 20_000_000
+
+
+def dripped(listener: Listener, data: bytes, seconds: float) -> bool:
+    """Whether the connection was closed, a byte of `data` being sent every 50 ms for so long."""
+    ends, left = time.monotonic() + seconds, iter(data)
+    with socket.create_connection(("127.0.0.1", listener.port)) as made:
+        made.settimeout(0.05)
+        while time.monotonic() < ends:
+            try:
+                made.sendall(bytes([next(left)]))
+                if made.recv(1) == b"":
+                    return True
+            except TimeoutError:
+                continue
+            except OSError:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("beginning", [b"", b"\x0bMSH|"])
+def test_a_byte_now_and_then_keeps_no_place(beginning: bytes, bench: Bench, listen: Listen) -> None:
+    assert dripped(listen(idle_s=0.5, message_s=0.5), beginning + b"\n" * 1000, 20)
+
+
+def test_a_byte_now_and_then_keeps_no_place_in_the_handshake_either(
+    bench: Bench, listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "ours.pem"))
+    monkeypatch.setattr(mllp, "HANDSHAKE_S", 0.5)
+    listener = listen(tls=tls_context(str(tmp_path / "ours.pem"), "", ""))
+    # The beginning of a long record, of which a byte comes now and then.
+    assert dripped(listener, b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc" + b"\x03" * 1000, 20)
+
+
+def test_nobody_has_a_place_who_could_be_no_sender_and_no_address_has_them_all(bench: Bench, listen: Listen) -> None:
+    nobody = listen(replace(RIVERSIDE, networks=("10.20.0.0/16",)))
+    with socket.create_connection(("127.0.0.1", nobody.port)) as made:
+        made.settimeout(5)
+        assert made.recv(1) == b""
+    shared = listen(most_of_one=2)
+    with (
+        socket.create_connection(("127.0.0.1", shared.port)),
+        socket.create_connection(("127.0.0.1", shared.port)),
+        socket.create_connection(("127.0.0.1", shared.port)) as third,
+    ):
+        third.settimeout(5)
+        assert third.recv(1) == b""
+        with socket.socket() as other:  # from another address
+            other.bind(("127.0.0.2", 0))
+            other.connect(("127.0.0.1", shared.port))
+            other.settimeout(10)
+            other.sendall(framed(example().encode()))
+            assert other.recv(1) == b"\x0b"
