@@ -30,14 +30,17 @@ class People:
 
         "" where nobody knows it.
         """
-        for name in (universal, namespace):
-            if name and name in self._sender.systems:
-                return self._sender.systems[name]
+        if known := self.configured(namespace, universal):
+            return known
         if universal == names.NPI_OID:
             return names.NPI
         if universal and kind == "ISO":
             return f"urn:oid:{universal}"
         return universal if universal and kind == "URI" else ""
+
+    def configured(self, namespace: str, universal: str) -> str:
+        """The system of numbers by this authority, as it is configured for the sender; "" where it is not."""
+        return self._sender.systems.get(universal) or self._sender.systems.get(namespace, "")
 
     def of_prd(self, segment: Segment) -> str:
         """The key of a provider in a PRD; "" and a fault where it has no name."""

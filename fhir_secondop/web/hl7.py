@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import Conflict, Forbidden, Invalid, Issue, SecondOpError, Unsupported
+from fhir_secondop.fhir import times
 from fhir_secondop.hl7v2 import reading
 from fhir_secondop.hl7v2.reading import Message
 from fhir_secondop.model import Caller, Sender
@@ -73,7 +74,7 @@ def _taken(service: Service, message: Message, sender: Sender) -> Reply:
                           path="MSH[1]-11")  # fmt: skip
     if not message.head.text(12).startswith("2."):
         raise Unsupported("Send version 2.x; 2.5.1 is meant.", path="MSH[1]-12")
-    plain, places = intake_hl7.to_plain(message, sender)
+    plain, places = intake_hl7.to_plain(message, sender, times.instant(service.context.now())[:10])
     try:
         return _opened(service, message, sender, plain)
     except Conflict as error:

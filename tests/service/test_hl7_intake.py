@@ -264,6 +264,34 @@ def test_a_listener_survives_what_is_no_message_too_large_or_never_ends(bench: B
     assert code(answer) == "AA"
 
 
+NUMBERS = (
+    ("000-00-0000^^^SSA&2.16.840.1.113883.4.1&ISO^SS", False),  # an authority that nobody configured
+    ("LK-9^^^X&https://lakeside.example/mrn&URI", False),  # the same, though it names the system of another's numbers
+    ("4711^^^LKMRN^AN", False),  # an account, no patient
+    ("LK-1^^^LKMRN^MR^^19990101^20251231", False),  # expired
+    ("LK-1^^^LKMRN^MR^^20990101", False),  # not yet
+    ("LK-1^^^LKMRN^MR^^20260101120000^20991231", True),
+    ("LK-1^^^LKMRN", True),
+    ("LK-1^^^LKMRN^PI", True),
+)
+
+
+@pytest.mark.parametrize(("number", "taken"), NUMBERS)
+def test_only_the_numbers_of_configured_authorities_that_hold_now_are_the_patients(
+    number: str, taken: bool, bench: Bench, listen: Listen
+) -> None:
+    (answer,) = sent(listen(), example().replace("LK-77310^^^LKMRN^MR", number))
+    case_id = str(answer.segment("RF1")[11]).split("^")[0]
+    package = bench.call("GET", f"/fhir/ServiceRequest/{case_id}/$package").get_json()
+    (patient,) = (e["resource"] for e in package["entry"] if e["resource"]["resourceType"] == "Patient")
+    assert [i["value"] for i in patient["identifier"]] == ["RS-100482", *([number.split("^")[0]] if taken else [])]
+
+
+def test_a_number_that_expires_on_no_date_is_refused(bench: Bench, listen: Listen) -> None:
+    (answer,) = sent(listen(), example().replace("LK-77310^^^LKMRN^MR", "LK-77310^^^LKMRN^MR^^^soon"))
+    assert (code(answer), errors(answer)) == ("AE", {"PID^1^3^2^8": "102"})
+
+
 UNREADABLE = (
     ("|||UNICODE UTF-8", "|||BIG-5", {"MSH^1^18": "103"}),
     ("|||UNICODE UTF-8", "|||ASCII", {"MSH^1^18": "103"}),  # and an umlaut, below
