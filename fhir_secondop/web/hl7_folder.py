@@ -1,14 +1,20 @@
 """HL7 v2 by file: what is dropped into a folder is taken once, and then stands in `done` or `failed`.
 
 Beside it stands the answer (`NAME.ack`), and in `failed` why (`NAME.reason`). A sender writes elsewhere on the same
-file system and renames it to NAME.hl7: half a file is never seen then.
+file system and renames it to NAME.hl7: half a file is never seen then. A file is moved to `work` before it is read, so
+that what is read is what is moved on, and the next one of that name is another.
 """
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import logging
 import os
+import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +25,7 @@ from fhir_secondop.web.mllp import MOST_BYTES
 
 log = logging.getLogger(__name__)
 SUFFIX = ".hl7"
-DONE, FAILED = "done", "failed"
+WORK, DONE, FAILED = "work", "done", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,48 +40,97 @@ class Polled:
 def poll(service: Service, folder: Path, *, settled_s: float = 1.0) -> Polled:
     """Takes what is there, oldest name first. A file that was changed within `settled_s` is left for the next time.
 
-    A process that ends in between leaves the file: it is taken again, and answered as the first time.
+    A process that ends in between leaves the file in `work`: it is taken again, and answered as the first time. While
+    another process polls the folder nothing is taken.
     """
-    for name in (DONE, FAILED):
+    for name in (WORK, DONE, FAILED):
         (folder / name).mkdir(exist_ok=True)
-    counts = {DONE: 0, FAILED: 0, "": 0}
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
-        counts[_take(service, path, settled_s)] += 1
+    with _alone(folder / WORK) as alone:
+        if not alone:
+            return Polled(left=len(_named(folder)))
+        counts = {DONE: 0, FAILED: 0, "": 0}
+        for path in _named(folder / WORK):
+            counts[_take(service, folder, path, settled_s)] += 1
+        for path in _named(folder):
+            claimed = _claimed(folder, path, settled_s)
+            counts[_take(service, folder, claimed, settled_s) if claimed else ""] += 1
     return Polled(counts[DONE], counts[FAILED], counts[""])
 
 
-def _take(service: Service, path: Path, settled_s: float) -> str:
-    """The folder that it was moved to; "" where it stays."""
-    try:
-        stat = path.stat()
-        # The file's time is the file system's clock, and so is how old it is.
-        if time.time() - stat.st_mtime < settled_s:
-            return ""
-        if stat.st_size > MOST_BYTES:
-            handled = Handled(b"", False, f"It has more than {MOST_BYTES} bytes.")
+def _named(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[bool]:
+    """Whether nobody else polls; the lock ends with the process, however that ends."""
+    with open(work / ".lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
         else:
-            handled = handle(service, path.read_bytes(), "")
-    except FileNotFoundError:
-        return ""  # another process has taken it
-    except SecondOpError as error:
-        handled = Handled(b"", False, error.message, error.retryable)
-    except OSError as error:  # it is a folder, say, or not for us to read: the next one is
-        log.warning("a file of the folder can't be read: %s", type(error).__name__)
-        return ""
-    if not handled.accepted and handled.retryable:
-        return ""
-    where = path.parent / (DONE if handled.accepted else FAILED)
-    if handled.answer:
-        _write(where / f"{path.stem}.ack", handled.answer)
-    if handled.why:
-        _write(where / f"{path.stem}.reason", f"{handled.why}\n".encode())
+            yield True
+
+
+def _settled(path: Path, settled_s: float) -> bool:
+    """Whether it is a file that nobody writes any more. Its time is the file system's clock, and so is its age."""
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime >= settled_s
+
+
+def _claimed(folder: Path, path: Path, settled_s: float) -> Path | None:
+    """The file in `work`; None where it stays, while an earlier one of that name is there too."""
+    claimed = folder / WORK / path.name
     try:
-        path.rename(where / path.name)
-    except FileNotFoundError:
+        if claimed.exists() or not _settled(path, settled_s):
+            return None
+        path.rename(claimed)
+    except OSError as error:
+        log.warning("a file of the folder can't be taken: %s", type(error).__name__)
+        return None
+    return claimed
+
+
+def _take(service: Service, folder: Path, path: Path, settled_s: float) -> str:
+    """The folder that it was moved to; "" where it stays in `work`."""
+    try:
+        if not _settled(path, settled_s):
+            return ""
+        handled = _handled(service, path)
+        if not handled.accepted and handled.retryable:
+            return ""
+        return _moved(path, folder / (DONE if handled.accepted else FAILED), handled)
+    except OSError as error:  # not for us to read, say, or the disk is full: the next one is taken
+        log.warning("a file of the folder can't be taken: %s", type(error).__name__)
         return ""
+
+
+def _handled(service: Service, path: Path) -> Handled:
+    if path.stat().st_size > MOST_BYTES:
+        return Handled(b"", False, f"It has more than {MOST_BYTES} bytes.")
+    try:
+        return handle(service, path.read_bytes(), "")
+    except SecondOpError as error:
+        return Handled(b"", False, error.message, error.retryable)
+
+
+def _moved(path: Path, where: Path, handled: Handled) -> str:
+    """Puts it there with its answer, under a name that no other has there."""
+    stem = next(s for s in _stems(path.stem) if not (where / f"{s}{SUFFIX}").exists())
+    if handled.answer:
+        _write(where / f"{stem}.ack", handled.answer)
+    if handled.why:
+        _write(where / f"{stem}.reason", f"{handled.why}\n".encode())
+    path.rename(where / f"{stem}{SUFFIX}")
     _synced(where)
     _synced(path.parent)
     return where.name
+
+
+def _stems(stem: str) -> Iterator[str]:
+    yield stem
+    yield from (f"{stem}.{number}" for number in itertools.count(2))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 from dataclasses import replace
@@ -18,7 +17,7 @@ from hl7.client import MLLPClient
 from fhir_secondop.hl7v2.framing import framed
 from fhir_secondop.service import intake
 from fhir_secondop.store import tables
-from fhir_secondop.web import hl7_folder, hl7_replies
+from fhir_secondop.web import hl7_replies
 from fhir_secondop.web.mllp import Listener
 from tests.service.conftest import RIVERSIDE, Bench, Listen
 
@@ -307,37 +306,3 @@ def test_what_can_not_be_read_is_answered_with_the_place_if_only_its_head_can(be
     answers = sent(listen(), *changed)
     assert [(code(a), errors(a)) for a in answers] == [("AE" if places else "AA", places) for *_, places in UNREADABLE]
     assert all(str(a.segment("MSA")[2]) == "RS-MSG-1" for a in answers)
-
-
-def test_one_file_that_can_not_be_read_holds_up_no_other(bench: Bench, tmp_path: Path) -> None:
-    service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
-    (tmp_path / "a.hl7").write_text(example().replace("UNICODE UTF-8", "BIG-5"))
-    (tmp_path / "b.hl7").mkdir()
-    (tmp_path / "c.hl7").symlink_to("/proc/self/mem")  # there, and not to be read
-    (tmp_path / "d.hl7").write_text(example())
-    for name in "abd":
-        os.utime(tmp_path / f"{name}.hl7", (0, 0))
-    assert hl7_folder.poll(service, tmp_path, settled_s=-1e9) == hl7_folder.Polled(done=1, failed=1, left=2)
-    assert (tmp_path / "failed/a.reason").read_text().startswith("MSH[1]-18: ")
-    assert code(hl7.parse((tmp_path / "failed/a.ack").read_bytes().decode())) == "AE"
-    assert cases(bench) == 1
-
-
-def test_files_of_a_folder_are_taken_once_and_moved(bench: Bench, tmp_path: Path) -> None:
-    service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
-    inbox = tmp_path / "in"
-    inbox.mkdir()
-    (inbox / "a.hl7").write_text(example())
-    (inbox / "b.hl7").write_text(example().replace("|19710417|", "||").replace("RS-MSG-1", "RS-MSG-2"))
-    (inbox / "c.hl7").write_text("no message")
-    (inbox / "d.tmp").write_text(example("omg-o19"))
-    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled(left=3)  # they may still be written
-    for path in inbox.glob("*.hl7"):
-        os.utime(path, (0, 0))
-    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled(done=1, failed=2)
-    assert sorted(p.name for p in (inbox / "done").iterdir()) == ["a.ack", "a.hl7"]
-    assert sorted(p.name for p in (inbox / "failed").iterdir()) == ["b.ack", "b.hl7", "b.reason", "c.hl7", "c.reason"]
-    assert (inbox / "failed/b.reason").read_text() == "PID[1]-7: Send the date of birth.\n"
-    assert code(hl7.parse((inbox / "done/a.ack").read_bytes().decode())) == "AA"
-    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled()
-    assert cases(bench) == 1
