@@ -204,7 +204,8 @@ def _segments(parsed: hl7.Message, delimiters: Delimiters) -> Iterator[Segment]:
         if not name and len(segment) == 1:
             continue  # an empty line
         if not _NAME.fullmatch(name):
-            raise Invalid(f"Line {number} does not begin with the name of a segment.", path=f"{name[:3]}[1]")
+            # What stands there may be anything: it is not repeated.
+            raise Invalid(f"Line {number} does not begin with the name of a segment.", path="MSH[1]")
         counts[name] = counts.get(name, 0) + 1
         start = f"{name}[{counts[name]}]"
         fields = tuple(

@@ -106,7 +106,9 @@ class Listener(socketserver.ThreadingTCPServer):
         """
         peer = str(client_address[0])
         if not known(self.service, peer):
-            log.warning("an MLLP connection is closed: it comes from the networks of no sender")
+            log.warning("an MLLP connection from %s is closed: it is in the networks of no sender", peer)
+            if self.service.context.database.audit is not None:
+                self.service.context.database.audit.refused("", 403)
             return False
         with self._lock:
             if len(self._open) < self._most and list(self._open.values()).count(peer) < self._most_of_one:

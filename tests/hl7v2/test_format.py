@@ -95,7 +95,7 @@ def test_a_message_is_read_by_position_whatever_its_delimiters_and_line_ends() -
         (b"", "MSH[1]"), (b"GET / HTTP/1.1\r\n", "MSH[1]"), (b"MSH|^~\\&", "MSH[1]"), (b"MSH|^^^^|A|B|C", "MSH[1]-2"),
         (b"MSHA^~\\&AAA", "MSH[1]-1"), (b"MSH|^~\\&|A|B|C|D|||R^I|1|P|2.5.1||||||UTF-99", "MSH[1]-18"),
         (b"MSH|^~\\&|\xe4|B|C|D|||R^I|1|P|2.5.1||||||UNICODE UTF-8", "MSH[1]-18"),
-        (b"MSH|^~\\&|A|B|C|D|||R^I|1|P|2.5.1\rpid|1", "pid[1]"), (b"\xff\xfe" * 20, "MSH[1]"),
+        (b"MSH|^~\\&|A|B|C|D|||R^I|1|P|2.5.1\rMarenSampleton|1", "MSH[1]"), (b"\xff\xfe" * 20, "MSH[1]"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_read_is_refused_with_its_place(data: bytes, place: str) -> None:

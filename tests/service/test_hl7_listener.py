@@ -13,14 +13,17 @@ from typing import Any
 
 import hl7
 import pytest
+import sqlalchemy as sa
 import trustme
 
+from fhir_secondop.errors import Unavailable
 from fhir_secondop.hl7v2.framing import framed
+from fhir_secondop.store import tables
 from fhir_secondop.web import mllp
 from fhir_secondop.web.hl7 import handle
 from fhir_secondop.web.mllp import Listener, tls_context
 from tests.service.conftest import RIVERSIDE, Bench, Listen
-from tests.service.test_hl7_intake import cases, code, errors, example
+from tests.service.test_hl7_intake import cases, code, errors, example, sent
 
 
 def test_a_message_in_flight_is_answered_by_tls_when_the_listener_stops(
@@ -124,3 +127,50 @@ def test_nobody_has_a_place_who_could_be_no_sender_and_no_address_has_them_all(b
             other.settimeout(10)
             other.sendall(framed(example().encode()))
             assert other.recv(1) == b"\x0b"
+
+
+def recorded(bench: Bench) -> list[Any]:
+    """The rows of the audit that say what was asked, oldest first."""
+    audit = bench.service.context.database.audit
+    assert audit is not None
+    audit.flush()
+    query = sa.select(tables.audit).where(tables.audit.c.kind == "access").order_by(tables.audit.c.at, tables.audit.c.n)
+    with bench.service.context.database.reading() as connection:
+        return list(connection.execute(query))
+
+
+def test_a_message_leaves_a_trace_whatever_became_of_it(
+    bench: Bench, listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = len(recorded(bench))
+    message = example()
+    undated = message.replace("|19710417|", "||").replace("RS-MSG-1", "RS-MSG-2")
+    strange = message.replace("|RIVERSIDE|", "|ELSEWHERE|", 1).replace("REF^I12^REF_I12", "Sampleton^Maren")
+    taken, *_ = sent(listen(), message, message, undated, strange)
+    case_id = str(taken.segment("RF1")[11]).split("^")[0]
+    found = recorded(bench)[before:]
+    assert [(r.status, r.caller, r.route, r.case_id) for r in found] == [
+        (200, "hl7-riverside", "HL7 v2 REF^I12", case_id),  # the repeat: of the first its writes tell
+        (422, "hl7-riverside", "HL7 v2 REF^I12", None),
+        (403, "", "HL7 v2 -", None),
+    ]
+    assert len({r.request for r in found} - {""}) == 3
+    with bench.service.context.database.reading() as connection:
+        wrote = connection.execute(sa.select(tables.audit.c.request).where(tables.audit.c.kind == "write"))
+        assert {row.request for row in wrote} != {""}
+    assert "an HL7 v2 message from 127.0.0.1 is refused: required at PID[1]-7" in caplog.text
+    assert "an HL7 v2 message from 127.0.0.1 is refused: forbidden at MSH[1]-4" in caplog.text
+    assert "Sampleton" not in repr(found) + caplog.text
+
+
+def test_what_can_not_be_recorded_is_not_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise Unavailable("The audit can't be written.")
+
+    service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
+    assert service.context.database.audit is not None
+    with monkeypatch.context() as broken:
+        broken.setattr(service.context.database.audit, "check", full)
+        handled = handle(service, example().encode(), "")
+    assert (handled.retryable, code(hl7.parse(handled.answer.decode())), cases(bench)) == (True, "AE", 0)
+    assert handle(service, example().encode(), "").accepted
