@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fhir_secondop import durable
 from fhir_secondop.ehr.failures import EhrFailure
 
 MARKS = ".sent"
@@ -46,7 +47,7 @@ def put(folder: str, control_id: str, message: bytes) -> bool:
         except FileExistsError:
             work.unlink()
             raise EhrFailure("conflict", "Another file of that name is there; a person must look.") from None
-        _synced(base)
+        durable.keep_names(base)
         _marked(mark, work)
     except OSError as error:
         raise EhrFailure("unreachable", f"The folder can't take it ({type(error).__name__}).") from error
@@ -58,19 +59,11 @@ def _write(work: Path, message: bytes) -> None:
         file.write(message)
         file.flush()
         os.fsync(file.fileno())
-    _synced(work.parent)
+    durable.keep_names(work.parent)
 
 
 def _marked(mark: Path, work: Path) -> None:
     with open(mark, "wb") as file:
         os.fsync(file.fileno())
-    _synced(mark.parent)
+    durable.keep_names(mark.parent)
     work.unlink()
-
-
-def _synced(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

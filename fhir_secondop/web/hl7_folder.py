@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fhir_secondop import durable
 from fhir_secondop.bootstrap import Service
 from fhir_secondop.errors import SecondOpError
 from fhir_secondop.web.hl7 import Handled, handle
@@ -123,8 +124,8 @@ def _moved(path: Path, where: Path, handled: Handled) -> str:
     if handled.why:
         _write(where / f"{stem}.reason", f"{handled.why}\n".encode())
     path.rename(where / f"{stem}{SUFFIX}")
-    _synced(where)
-    _synced(path.parent)
+    durable.keep_names(where)
+    durable.keep_names(path.parent)
     return where.name
 
 
@@ -141,11 +142,3 @@ def _write(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _synced(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
