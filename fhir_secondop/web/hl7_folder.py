@@ -14,13 +14,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from fhir_secondop import durable
 from fhir_secondop.bootstrap import Service
-from fhir_secondop.errors import SecondOpError
+from fhir_secondop.errors import SecondOpError, Unavailable
 from fhir_secondop.web.hl7 import Handled, handle
 from fhir_secondop.web.mllp import MOST_BYTES
 
@@ -42,36 +42,44 @@ def poll(service: Service, folder: Path, *, settled_s: float = 1.0) -> Polled:
     """Takes what is there, oldest name first. A file that was changed within `settled_s` is left for the next time.
 
     A process that ends in between leaves the file in `work`: it is taken again, and answered as the first time. While
-    another process polls the folder nothing is taken.
+    another process polls the folder nothing is taken. Raises Unavailable where the folder can't be used.
     """
-    for name in (WORK, DONE, FAILED):
-        (folder / name).mkdir(exist_ok=True)
-    with _alone(folder / WORK) as alone:
-        if not alone:
-            return Polled(left=len(_named(folder)))
-        counts = {DONE: 0, FAILED: 0, "": 0}
-        for path in _named(folder / WORK):
-            counts[_take(service, folder, path, settled_s)] += 1
-        for path in _named(folder):
-            claimed = _claimed(folder, path, settled_s)
-            counts[_take(service, folder, claimed, settled_s) if claimed else ""] += 1
+    try:
+        for name in (WORK, DONE, FAILED):
+            _made(folder / name)
+        with open(folder / WORK / ".lock", "wb") as lock:
+            return _polled(service, folder, settled_s) if _alone(lock) else Polled(left=len(_named(folder)))
+    except OSError as error:
+        raise Unavailable(f"{folder} can't be used for messages ({type(error).__name__}).") from error
+
+
+def _polled(service: Service, folder: Path, settled_s: float) -> Polled:
+    counts = {DONE: 0, FAILED: 0, "": 0}
+    for path in _named(folder / WORK):
+        counts[_take(service, folder, path, settled_s)] += 1
+    for path in _named(folder):
+        claimed = _claimed(folder, path, settled_s)
+        counts[_take(service, folder, claimed, settled_s) if claimed else ""] += 1
     return Polled(counts[DONE], counts[FAILED], counts[""])
+
+
+def _made(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(exist_ok=True)
+        durable.share(folder, folder.parent)
 
 
 def _named(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-@contextmanager
-def _alone(work: Path) -> Iterator[bool]:
+def _alone(lock: IO[bytes]) -> bool:
     """Whether nobody else polls; the lock ends with the process, however that ends."""
-    with open(work / ".lock", "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _settled(path: Path, settled_s: float) -> bool:
@@ -141,4 +149,5 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    durable.share(temporary, path.parent)
     temporary.replace(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import hl7
 import pytest
 
+from fhir_secondop import durable
 from fhir_secondop.bootstrap import Service
+from fhir_secondop.ehr import hl7_files
+from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.web import hl7_folder
 from tests.service.conftest import RIVERSIDE, Bench
 from tests.service.test_hl7_intake import cases, code, example
@@ -20,6 +25,22 @@ from tests.service.test_hl7_intake import cases, code, example
 def taking(bench: Bench) -> Service:
     """The service, which takes the messages of that sender."""
     return replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
+
+
+@pytest.fixture
+def private() -> Iterator[None]:
+    """What is written is for ourselves alone, as by the commands."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def of_group(folder: Path, mode: int) -> int:
+    """The group that the folder has now: another than ours, where we may give it away."""
+    if os.geteuid() == 0:
+        os.chown(folder, -1, 54321)
+    folder.chmod(mode)
+    return folder.stat().st_gid
 
 
 def put(path: Path, text: str) -> None:
@@ -115,3 +136,49 @@ def test_what_an_ended_process_was_taking_is_taken_by_the_next_one_alone(bench: 
         assert hl7_folder.poll(service, tmp_path) == hl7_folder.Polled(left=1)
     assert hl7_folder.poll(service, tmp_path) == hl7_folder.Polled(done=2)
     assert cases(bench) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "file", "inner"), [(0o2770, 0o640, 0o2770), (0o755, 0o640, 0o750), (0o700, 0o600, 0o700)]
+)
+def test_the_answers_are_for_the_group_that_has_the_folder(
+    mode: int, file: int, inner: int, bench: Bench, tmp_path: Path, private: None
+) -> None:
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    group = of_group(inbox, mode)
+    put(inbox / "a.hl7", example())
+    put(inbox / "b.hl7", "no message")
+    assert hl7_folder.poll(taking(bench), inbox) == hl7_folder.Polled(done=1, failed=1)
+    for path, wanted in (("done", inner), ("failed", inner), ("done/a.ack", file), ("failed/b.reason", file)):
+        found = (inbox / path).stat()
+        assert oct(stat.S_IMODE(found.st_mode)) == oct(wanted)
+        assert found.st_gid == group or not mode & stat.S_IRGRP
+
+
+@pytest.mark.parametrize(("mode", "file"), [(0o2770, 0o640), (0o755, 0o640), (0o700, 0o600)])
+def test_a_message_in_a_folder_is_for_the_group_that_has_it(
+    mode: int, file: int, tmp_path: Path, private: None
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    group = of_group(folder, mode)
+    assert hl7_files.usable(str(folder)) == ""
+    assert hl7_files.put(str(folder), "ONE", b"MSH|")
+    found = (folder / "ONE.hl7").stat()
+    assert oct(stat.S_IMODE(found.st_mode)) == oct(file)
+    assert found.st_gid == group or not mode & stat.S_IRGRP
+
+
+def test_where_the_group_can_not_be_let_in_nothing_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(durable, "share", refused)
+        with pytest.raises(EhrFailure) as caught:
+            hl7_files.put(str(tmp_path), "ONE", b"MSH|")
+    assert (caught.value.kind, list(tmp_path.glob("*.hl7"))) == ("unreachable", [])
+    assert hl7_files.put(str(tmp_path), "ONE", b"MSH|")
