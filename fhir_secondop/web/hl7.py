@@ -132,7 +132,9 @@ def _opened(service: Service, message: Message, sender: Sender, plain: intake_hl
     valid(bundle)
     sent = intake.sent_of_bundle(bundle)
     caller = Caller(f"hl7-{sender.name}", sender.title, frozenset({"requester"}), _SCOPES)
-    opened = intake.open_case(service.context, caller, sent, [None] * len(sent), f"MSH-10 {message.control_id}")
+    # Each application counts its own messages.
+    key = f"MSH-3 {message.head.text(3)} MSH-10 {message.control_id}"
+    opened = intake.open_case(service.context, caller, sent, [None] * len(sent), key)
     case = intake.find_case(service.context, caller, opened.case_id)
     return Reply(opened.case_id, case.coordination["status"], case.reviewer is not None)
 

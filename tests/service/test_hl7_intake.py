@@ -103,6 +103,14 @@ def test_other_content_under_a_number_that_was_used_is_refused(
     assert cases(bench) == 1
 
 
+def test_two_applications_of_a_facility_may_count_alike(bench: Bench, listen: Listen) -> None:
+    other = example("omg-o19").replace("|EPIC|", "|LAB|").replace("RS-MSG-2", "RS-MSG-1")
+    assert "|LAB|RIVERSIDE|" in other
+    assert "|RS-MSG-1|" in other
+    assert [code(a) for a in sent(listen(), example(), other, other)] == ["AA", "AA", "AA"]
+    assert cases(bench) == 2
+
+
 NULLED = (
     ("RS-100482^^^RSMRN^MR", 'RS-100482^^^RSMRN^MR^^""'),
     ("RS-100482^^^RSMRN^MR", "RS-100482^^^RSMRN^MR^^20200101120000"),
