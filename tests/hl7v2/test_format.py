@@ -109,6 +109,14 @@ def test_bytes_of_any_kind_are_read_or_refused(data: bytes) -> None:
     for sent in (data, b"MSH|^~\\&|" + data):
         with contextlib.suppress(Invalid, Malformed):
             reading.read(sent)
+        with contextlib.suppress(Malformed):
+            reading.head(sent)
+
+
+@given(st.binary(max_size=80))
+def test_of_whatever_begins_as_a_message_the_head_can_be_answered(data: bytes) -> None:
+    head = reading.head(b"MSH|^~\\&|A|B|C|D|1||REF^I12|7|P|2.5.1||||||" + data)
+    assert (head.head.text(4), head.control_id) == ("B", "7")
 
 
 def test_other_character_sets_are_read() -> None:
