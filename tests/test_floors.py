@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "fhir_secondop"
 # Each room may import what stands on lower floors, and itself; rooms of one floor never import each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("model", "limits", "meters", "tracing"),
+    ("model", "limits", "meters", "tracing", "durable"),
     ("alert_settings",),
     ("config", "fhir", "hl7v2"),
     ("store", "access", "opinion", "ehr"),

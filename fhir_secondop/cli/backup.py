@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fhir_secondop.cli.output import Plain, config_option, json_option, print_, 
 
 if TYPE_CHECKING:
     from fhir_secondop.config import Settings
+    from fhir_secondop.store.database import Database
     from fhir_secondop.store.restore import Proved
 
 _database = click.option("--database", default=None, help="A file for SQLite, or a PostgreSQL URL.")
@@ -97,8 +99,27 @@ def restore(folder: Path, config_file: str, database: str | None, drill: bool, s
         with _opened(settings, new=True) as opened, _Progress("restoring", shown=not as_json) as progress:
             progress.begin(restoring.size(manifest))
             proved = restoring.into(opened, folder, manifest, progress.step)
+            paused = [] if drill else _paused(opened, settings, manifest["at"])
     found = _said(folder, manifest, proved, drill=drill, seconds=time.monotonic() - began)
+    found["paused"] = paused
     print_(found, as_json, _show)
+
+
+def _paused(database: Database, settings: Settings, at: str) -> list[str]:
+    """The connections that are paused now: nobody can look there for a message that was sent after the backup, and a
+    repeat is taken for new.
+    """
+    from fhir_secondop.service.context import SERVICE
+    from fhir_secondop.store import circuits
+    from fhir_secondop.store.database import now_ms
+
+    names = [name for name, one in sorted(settings.connections.items()) if one.hl7 and not one.hl7_dedupes]
+    why = f"Restored as of {at}: ask there which HL7 v2 messages came since; what is open is sent again."
+    with database.transaction(SERVICE) as tx:
+        for name in names:
+            known = circuits.read(tx.connection, name)
+            circuits.write(tx, replace(known, paused=now_ms(), paused_by="restore", paused_why=why))
+    return names
 
 
 def _said(folder: Path, manifest: Plain, proved: Proved, *, drill: bool, seconds: float) -> Plain:
@@ -120,6 +141,9 @@ def _show(plain: Plain) -> None:
     if plain["drill"]:
         click.echo(f"A drill: restored and proved in {plain['seconds']} s, and thrown away.")
         return
+    for name in plain["paused"]:
+        click.echo(f"{name} is paused: HL7 v2 messages that went there after the backup would be sent again. Ask "
+                   "there, then: connect resume.")  # fmt: skip
     click.echo(f"Restored in {plain['seconds']} s. The first worker that starts makes the jobs anew from the Tasks.")
     click.echo(
         "Needed besides: the configuration"

@@ -219,8 +219,10 @@ class Client:
         self._announce()
         if connection.hl7_folder:
             new = hl7_files.put(connection.hl7_folder, control_id, data)
+            self.answers += 1
             return "put into the folder" if new else "put into the folder before"
         answer = mllp.send(connection, data, control_id)
+        self.answers += 1  # whatever it says: it is there
         failure = failure_of(answer, connection.name)
         if failure is not None:
             raise failure

@@ -1,4 +1,5 @@
 """A message as a file for an interface engine that polls a folder: there whole or not at all, and never twice.
+The engine may run as another user: who reads the folder by its group reads the file.
 
 What was put there once leaves an empty mark in `.sent`: the file itself may have been taken long since.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fhir_secondop import durable
 from fhir_secondop.ehr.failures import EhrFailure
 
 MARKS = ".sent"
@@ -19,7 +21,9 @@ def usable(folder: str) -> str:
     path = Path(folder)
     if not path.is_dir():
         return "the folder is not there"
-    return "" if os.access(path, os.W_OK | os.X_OK) else "the folder can't be written"
+    if not os.access(path, os.W_OK | os.X_OK):
+        return "the folder can't be written"
+    return "" if durable.can_share(path) else "its group can't be let at what is put there: we are not in it"
 
 
 def put(folder: str, control_id: str, message: bytes) -> bool:
@@ -40,37 +44,30 @@ def put(folder: str, control_id: str, message: bytes) -> bool:
                 raise EhrFailure("conflict", "It can't be told whether the file was put there; a person must look.")
             _marked(mark, work)
             return False
-        _write(work, message)
+        _write(work, message, base)
         try:
             os.link(work, target)
         except FileExistsError:
             work.unlink()
             raise EhrFailure("conflict", "Another file of that name is there; a person must look.") from None
-        _synced(base)
+        durable.keep_names(base)
         _marked(mark, work)
     except OSError as error:
         raise EhrFailure("unreachable", f"The folder can't take it ({type(error).__name__}).") from error
     return True
 
 
-def _write(work: Path, message: bytes) -> None:
+def _write(work: Path, message: bytes, folder: Path) -> None:
     with open(work, "wb") as file:
+        durable.share(work, folder)  # while it is empty: a whole one says that an earlier process came so far
         file.write(message)
         file.flush()
         os.fsync(file.fileno())
-    _synced(work.parent)
+    durable.keep_names(work.parent)
 
 
 def _marked(mark: Path, work: Path) -> None:
     with open(mark, "wb") as file:
         os.fsync(file.fileno())
-    _synced(mark.parent)
+    durable.keep_names(mark.parent)
     work.unlink()
-
-
-def _synced(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -39,8 +39,25 @@ def compose(head: Head, segments: Sequence[tuple[str, Fields]]) -> str:
     """The message, each segment ended by a carriage return. Raises Invalid where it would not conform."""
     whole = [("MSH", _msh(head)), *segments]
     checked = [(name, {n: _shortened(v) for n, v in fields.items()}) for name, fields in whole]
-    _check(head, "".join(f"{_segment(name, fields)}\r" for name, fields in checked))
-    return "".join(f"{_segment(name, fields)}\r" for name, fields in whole)
+    try:
+        _check("".join(f"{_segment(name, fields)}\r" for name, fields in checked))
+        return "".join(f"{_segment(name, fields)}\r" for name, fields in whole)
+    except (_hl7apy().HL7apyException, ValueError) as error:  # a ValueError of what is no date, say
+        # The name of the rule alone: its words may hold a value.
+        what = f"{head.code}^{head.event} of ours does not conform to {head.structure} ({type(error).__name__})."
+        raise Invalid(what) from None
+
+
+def unchecked(head: Head, segments: Sequence[tuple[str, Fields]]) -> str:
+    """The same message, held against nothing: for what must be said whatever somebody else's names look like."""
+    return "".join(f"{_line(name, fields)}\r" for name, fields in (("MSH", _msh(head)), *segments))
+
+
+def _line(name: str, fields: Fields) -> str:
+    said = [fields.get(n, "") for n in range(1, max(fields) + 1)]
+    if name == "MSH":  # MSH-1 is the delimiter that stands there anyway
+        del said[0]
+    return OURS.field.join([name, *(v if isinstance(v, str) else OURS.repetition.join(v) for v in said)])
 
 
 def _msh(head: Head) -> Fields:
@@ -77,15 +94,9 @@ def _cut(value: str) -> str:
                     for part in value.split("^"))  # fmt: skip
 
 
-def _check(head: Head, text: str) -> None:
+def _check(text: str) -> None:
     core = _hl7apy()
-    try:
-        message = core.parse_message(text, validation_level=core.STRICT, find_groups=True)
-        message.validate()
-    except core.HL7apyException as error:
-        # The name of the rule alone: its words may hold a value.
-        what = f"{head.code}^{head.event} of ours does not conform to {head.structure} ({type(error).__name__})."
-        raise Invalid(what) from None
+    core.parse_message(text, validation_level=core.STRICT, find_groups=True).validate()
 
 
 @cache

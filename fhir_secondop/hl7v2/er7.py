@@ -24,6 +24,11 @@ class Delimiters:
     escape: str = "\\"
     subcomponent: str = "&"
 
+    @property
+    def parting(self) -> tuple[str, str, str, str]:
+        """Those that make one part two."""
+        return self.field, self.component, self.repetition, self.subcomponent
+
 
 OURS = Delimiters()
 

@@ -21,13 +21,19 @@ _CHARSETS = {
     "8859/5": "iso8859-5", "8859/7": "iso8859-7", "8859/9": "iso8859-9", "8859/15": "iso8859-15",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Z][A-Z0-9]{2}")
-_ENDS = re.compile(rb"\r\n|\n")
+_ENDS = re.compile(rb"\r\n?|\n")
+_AROUND = b"\r\n \t"
 MAX_SEGMENTS = 5_000
+MAX_PARTS = 50_000  # fields, repetitions, components and subcomponents: each takes some 700 bytes while it is parsed
+MOST_OF_HEAD = 4_000  # bytes: a first segment that nobody ended is looked at no further
+NULL = '""'  # "delete it", in HL7
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One repetition of a field: its components, each a list of subcomponents, unescaped. Asked beyond its end: ""."""
+    """One repetition of a field: its components, each a list of subcomponents, unescaped. Asked beyond its end: "", and
+    the same where it is NULL.
+    """
 
     components: tuple[tuple[str, ...], ...]
     place: str
@@ -35,12 +41,17 @@ class Value:
     def text(self, component: int = 1, subcomponent: int = 1) -> str:
         """A component, counted from 1."""
         parts = self.components[component - 1] if component <= len(self.components) else ()
-        return parts[subcomponent - 1].strip() if subcomponent <= len(parts) else ""
+        said = parts[subcomponent - 1].strip() if subcomponent <= len(parts) else ""
+        return "" if said == NULL else said
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The subcomponents of the first component."""
         return self.components[0] if self.components else ()
+
+    def authority(self, component: int) -> tuple[str, str, str]:
+        """A component as the HD that it is: namespace, universal id and its type. What follows is nothing to us."""
+        return self.text(component, 1), self.text(component, 2), self.text(component, 3)
 
     def at(self, component: int) -> str:
         """The place of a component."""
@@ -61,9 +72,9 @@ class Segment:
         return f"{self.name}[{self.number}]-{field}{again}"
 
     def all(self, field: int) -> tuple[Value, ...]:
-        """The repetitions of a field that say anything. `""` means "delete it" in HL7, and so nothing to us."""
+        """The repetitions of a field that say anything: NULL says nothing to us."""
         found = self.fields[field - 1] if field <= len(self.fields) else ()
-        return tuple(v for v in found if any(p not in ("", '""') for c in v.components for p in c))
+        return tuple(v for v in found if any(p not in ("", NULL) for c in v.components for p in c))
 
     def value(self, field: int) -> Value:
         """The first repetition of a field, empty where there is none."""
@@ -108,19 +119,49 @@ class Message:
         return self.head.text(9, 1), self.head.text(9, 2)
 
 
+def head(data: bytes) -> Message:
+    """Its first segment alone, so far as one can tell: who sends it, and what an answer needs.
+
+    Where its delimiters or its character set are at fault (which `read` says) what is usual is taken for them. Raises
+    Malformed where there is none.
+    """
+    line = _ENDS.split(data.strip(_AROUND), 1)[0][:MOST_OF_HEAD]
+    _require_head(line)
+    text = line.decode(_CHARSETS.get(_said_charset(line), "latin-1"), errors="replace")
+    try:
+        delimiters = _delimiters(text)
+    except Invalid:
+        delimiters = Delimiters(text[3])
+        text = delimiters.field.join(["MSH", "^~\\&", *text.split(delimiters.field)[2:]])
+    return _message(text, delimiters)
+
+
 def read(data: bytes) -> Message:
     """The message in these bytes. Raises Malformed of what is none, and Invalid, with the place, of what can't be read.
 
     Source: HL7 v2.5.1, chapter 2.6, and table 0211 for MSH-18
     """
     # Some end segments as text files end lines.
-    data = _ENDS.sub(b"\r", data.strip(b"\r\n \t"))
-    if not data.startswith(b"MSH") or len(data) < 9:
-        raise Malformed("It is no HL7 v2 message: it does not begin with MSH.", path="MSH[1]")
+    data = _ENDS.sub(b"\r", data.strip(_AROUND))
+    _require_head(data)
     if data.count(b"\r") >= MAX_SEGMENTS:
         raise Malformed(f"It has more than {MAX_SEGMENTS} segments.")
     text = _decoded(data)
     delimiters = _delimiters(text)
+    if sum(map(text.count, delimiters.parting)) > MAX_PARTS:
+        raise Malformed(f"It has more than {MAX_PARTS} fields and parts of fields.")
+    return _message(text, delimiters)
+
+
+def _require_head(data: bytes) -> None:
+    if not data.startswith(b"MSH") or len(data) < 9:
+        raise Malformed("It is no HL7 v2 message: it does not begin with MSH.", path="MSH[1]")
+    field = data[3:4].decode("latin-1")
+    if field.isalnum() or field.isspace() or not field.isprintable():
+        raise Malformed("It is no HL7 v2 message: MSH is followed by what parts no fields.", path="MSH[1]-1")
+
+
+def _message(text: str, delimiters: Delimiters) -> Message:
     try:
         parsed = hl7.parse(text)
     except (hl7.HL7Exception, ValueError, IndexError) as error:
@@ -128,10 +169,14 @@ def read(data: bytes) -> Message:
     return Message(tuple(_segments(parsed, delimiters)), delimiters)
 
 
-def _decoded(data: bytes) -> str:
+def _said_charset(data: bytes) -> str:
     head = data.partition(b"\r")[0].decode("latin-1")
     fields = head.split(head[3])
-    said = fields[17].partition(fields[1][1:2] or "~")[0].strip().upper() if len(fields) > 17 else ""
+    return fields[17].partition(fields[1][1:2] or "~")[0].strip().upper() if len(fields) > 17 else ""
+
+
+def _decoded(data: bytes) -> str:
+    said = _said_charset(data)
     codec = _CHARSETS.get(said)
     if codec is None:
         raise Invalid("This character set is not read; send UNICODE UTF-8.", path="MSH[1]-18")
@@ -159,7 +204,8 @@ def _segments(parsed: hl7.Message, delimiters: Delimiters) -> Iterator[Segment]:
         if not name and len(segment) == 1:
             continue  # an empty line
         if not _NAME.fullmatch(name):
-            raise Invalid(f"Line {number} does not begin with the name of a segment.", path=f"{name[:3]}[1]")
+            # What stands there may be anything: it is not repeated.
+            raise Invalid(f"Line {number} does not begin with the name of a segment.", path="MSH[1]")
         counts[name] = counts.get(name, 0) + 1
         start = f"{name}[{counts[name]}]"
         fields = tuple(

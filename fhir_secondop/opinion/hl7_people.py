@@ -30,14 +30,17 @@ class People:
 
         "" where nobody knows it.
         """
-        for name in (universal, namespace):
-            if name and name in self._sender.systems:
-                return self._sender.systems[name]
+        if known := self.configured(namespace, universal):
+            return known
         if universal == names.NPI_OID:
             return names.NPI
         if universal and kind == "ISO":
             return f"urn:oid:{universal}"
         return universal if universal and kind == "URI" else ""
+
+    def configured(self, namespace: str, universal: str) -> str:
+        """The system of numbers by this authority, as it is configured for the sender; "" where it is not."""
+        return self._sender.systems.get(universal) or self._sender.systems.get(namespace, "")
 
     def of_prd(self, segment: Segment) -> str:
         """The key of a provider in a PRD; "" and a fault where it has no name."""
@@ -57,8 +60,8 @@ class People:
             "family": value.text(2), "given": [p for p in (value.text(3), *value.text(4).split()) if p],
             "prefix": value.text(6), "organization": self._facility(value.text(14)),
         }  # fmt: skip
-        authority = value.components[8] if len(value.components) > 8 else ()
-        kind = "NPI" if "NPI" in (value.text(13), *authority[:1]) or names.NPI_OID in authority else ""
+        authority = value.authority(9)
+        kind = "NPI" if "NPI" in (value.text(13), authority[0]) or names.NPI_OID in authority else ""
         return self._provider(plain, [(value.text(), kind, self.system_of(*authority))], value.at(2))
 
     def payer(self, segment: Segment) -> str:
@@ -68,7 +71,7 @@ class People:
             self._fault(segment.place(4), "Name the insurance company.")
             return ""
         number = segment.value(3)
-        system = self.system_of(*(number.components[3] if len(number.components) > 3 else ()))
+        system = self.system_of(*number.authority(4))
         return self._organization(name, f"{system}|{number.text()}" if system and number.text() else "")
 
     def telecom(self, values: Iterable[Value]) -> Plain:

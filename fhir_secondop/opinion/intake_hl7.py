@@ -27,14 +27,17 @@ SYSTEMS = {
     "HPC": "http://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets",
 }  # fmt: skip
 """Table 0396: how a CE names its system. Any other system is text alone."""
+NUMBER_TYPES = ("", "MR", "PI", "PT", "PN", "NI", "SS")
+"""Table 0203: what is a number of a person's, and not of an account, a visit or a card."""
 
 
 class Mapping:
     """A plain request in the making. `places` says of each of its members where it stood in the message."""
 
-    def __init__(self, message: Message, sender: Sender) -> None:
+    def __init__(self, message: Message, sender: Sender, today: str) -> None:
         self.message = message
         self.sender = sender
+        self.today = today
         self.people = People(sender, self.fault)
         self.plain: Plain = {"organizations": self.people.organizations, "providers": self.people.providers}
         self.places: dict[str, str] = {}
@@ -51,15 +54,15 @@ class Mapping:
             self.places[member] = place
 
 
-def to_plain(message: Message, sender: Sender) -> tuple[Plain, dict[str, str]]:
-    """The plain request of a message, and the place of each of its members.
+def to_plain(message: Message, sender: Sender, today: str) -> tuple[Plain, dict[str, str]]:
+    """The plain request of a message, and the place of each of its members; `today` (YYYY-MM-DD) says what is expired.
 
     Raises Invalid with every fault, each at its segment and field; Unsupported of another kind of message.
     """
     reader = _READERS.get(message.kind)
     if reader is None:
         raise Unsupported("Send REF^I12 or OMG^O19.", path="MSH[1]-9")
-    found = Mapping(message, sender)
+    found = Mapping(message, sender, today)
     reader(found)
     _patient(found)
     _insurance(found)
@@ -203,15 +206,16 @@ def _item(found: Mapping, kind: str, segment: Segment) -> Plain:
     if system and code.text(1):
         item["code"] = {"system": system, "code": code.text(1), **({"display": code.text(2)} if code.text(2) else {})}
     if kind == "diagnosis" and segment.text(5):
-        item["recorded"] = _day(found, segment.value(5))
+        item["recorded"] = _day(found, segment.text(5), segment.place(5))
     return item
 
 
-def _day(found: Mapping, value: Value) -> str:
+def _day(found: Mapping, text: str, place: str) -> str:
+    """The day that a text says; "" where it says none, with a fault where it should."""
     try:
-        return times.day(value.text(), value.place)
+        return times.day(text, place) if text else ""
     except Invalid as error:
-        found.fault(value.place, error.message, "value")
+        found.fault(place, error.message, "value")
         return ""
 
 
@@ -222,11 +226,7 @@ def _patient(found: Mapping) -> None:
         found.fault(place, "Send one patient." if people else "The segment PID is missing: say who the patient is.")
         return
     pid = people[0]
-    numbers = []
-    for value in pid.all(3):
-        system = found.people.system_of(*(value.components[3] if len(value.components) > 3 else ()))
-        if system and value.text():
-            numbers.append({"system": system, "value": value.text()})
+    numbers = [number for value in pid.all(3) if (number := _number(found, value))]
     if not numbers:
         found.fault(pid.place(3), "No number of the patient is by an authority that is configured for this sender.")
     name = pid.value(5)
@@ -243,11 +243,24 @@ def _patient(found: Mapping) -> None:
             "country": address.text(6)}  # fmt: skip
     patient: Plain = {
         "identifier": numbers, "family": name.text(), "given": given,
-        "birthDate": _day(found, pid.value(7)) if pid.text(7) else "", "gender": GENDER.get(pid.text(8), ""),
+        "birthDate": _day(found, pid.text(7), pid.place(7)), "gender": GENDER.get(pid.text(8), ""),
         **found.people.telecom(pid.all(13)), "language": pid.text(15),
         "address": {k: v for k, v in home.items() if v},
     }  # fmt: skip
     found.put("patient", {k: v for k, v in patient.items() if v}, "PID[1]")
+
+
+def _number(found: Mapping, value: Value) -> Plain:
+    """A CX as an identifier; {} of one that is not the patient's for us: of an authority that nobody configured for
+    this sender (what a message says of it proves nothing), of an account or a visit, not valid today.
+    """
+    system = found.people.configured(*value.authority(4)[:2])
+    if not system or not value.text() or value.text(5) not in NUMBER_TYPES:
+        return {}
+    begins, ends = (_day(found, value.text(n), value.at(n)) for n in (7, 8))
+    if begins > found.today or (ends and ends < found.today):
+        return {}
+    return {"system": system, "value": value.text()}
 
 
 def _insurance(found: Mapping) -> None:

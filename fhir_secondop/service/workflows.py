@@ -288,7 +288,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
         return "gathered"
 
     attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
-    give_up = step("deliver.give_up", lambda task, why: delivery.give_up(context, task, why))
+    give_up = step("deliver.give_up", lambda task, why, number: delivery.give_up(context, task, why, number))
 
     @workflow(delivery.WORKFLOW)
     def deliver(task_id: str, number: int) -> str:
@@ -298,7 +298,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
             _not_of_an_outage(error)
             # A fault of ours must not leave a delivery that nobody carries on: a person sees it on hold.
             log.error("delivering %s failed: %s", task_id, type(error).__name__)
-            give_up(task_id, f"It failed on our side ({type(error).__name__}); replay it when that is mended.")
+            give_up(task_id, f"It failed on our side ({type(error).__name__}); replay it when that is mended.", number)
             return "on-hold"
 
     ask_payer = step("check-coverage.ask", lambda task: coverage.ask(context, task), **retried)

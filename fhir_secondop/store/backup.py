@@ -20,6 +20,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fhir_secondop import durable
 from fhir_secondop.errors import Conflict
 from fhir_secondop.store import tables
 from fhir_secondop.store.audit import anchors
@@ -94,9 +95,9 @@ def write(
         with database.reading() as connection:
             manifest = _written(connection, partial, said, begin, step)
         _durable(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-        _sync(partial)
+        durable.keep_names(partial)
         os.rename(partial, folder)
-        _sync(folder.parent)
+        durable.keep_names(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -151,11 +152,3 @@ def _durable(file: Path, content: bytes) -> None:
         opened.write(content)
         opened.flush()
         os.fsync(opened.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import threading
+import uuid
 from dataclasses import dataclass
 
 from fhir_secondop.bootstrap import Service
-from fhir_secondop.errors import Conflict, Forbidden, Invalid, Issue, SecondOpError, Unsupported
+from fhir_secondop.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    Issue,
+    SecondOpError,
+    Unavailable,
+    Unsupported,
+    http_status,
+)
+from fhir_secondop.fhir import times
 from fhir_secondop.hl7v2 import reading
 from fhir_secondop.hl7v2.reading import Message
 from fhir_secondop.model import Caller, Sender
@@ -20,11 +32,12 @@ from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check
 from fhir_secondop.service import intake, review
 from fhir_secondop.store.audit import origin
-from fhir_secondop.store.audit.rows import Access
+from fhir_secondop.store.audit.rows import Access, access_rows
 from fhir_secondop.web.hl7_replies import Reply, refused, replied
 
 log = logging.getLogger(__name__)
 _SCOPES = ("system/*.crs",)
+_parsing = threading.BoundedSemaphore(4)  # a message in parts takes many times its bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +55,57 @@ class Handled:
 
 def handle(service: Service, data: bytes, peer: str) -> Handled:
     """Takes one message from the address `peer`, "" for a folder. Raises Malformed where it can't even be answered."""
-    message = reading.read(data)
+    # Who sends is asked before more than the first segment is looked at: a stranger costs little.
+    head = reading.head(data)
+    access = Access(request=uuid.uuid4().hex, route=_route(head), operation="$request-second-opinion")
+    origin.begin(access)
+    try:
+        handled, status = _answered(service, data, head, peer, access)
+        audit = service.context.database.audit
+        if audit is not None:
+            audit.put(access_rows(access, "E", status, audit.now()))
+    except Unavailable as error:  # it can't be recorded: as if it had not been, and a repeat is answered as the first
+        return _failed(service, head, error)
+    finally:
+        origin.begin(None)
+    return handled
+
+
+def _answered(service: Service, data: bytes, head: Message, peer: str, access: Access) -> tuple[Handled, int]:
+    """What became of it, and the HTTP status that it would have; `access` is told who sent it, and of which case."""
     now = service.context.now()
     try:
-        reply = _taken(service, message, peer)
+        if service.context.database.audit is not None:
+            service.context.database.audit.check()
+        sender = _sender(service, head, peer)
+        access.caller, access.purpose = f"hl7-{sender.name}", "TREAT"
+        with _parsing:
+            message = reading.read(data)
+        reply = _taken(service, message, sender)
     except SecondOpError as error:
         why = "; ".join(f"{i.expression or 'MSH[1]'}: {i.diagnostics}" for i in error.issues[:20])
-        return Handled(refused(message, error, now), False, why, error.retryable)
+        said = ", ".join(f"{i.code} at {i.expression or 'MSH[1]'}" for i in error.issues[:20])
+        log.warning("an HL7 v2 message from %s is refused: %s", peer or "a folder", said)
+        return Handled(refused(head, error, now), False, why, error.retryable), http_status(error)
     except Exception as error:
-        # Whatever it was, it was not stored: the sender is told to try again. The type only, not the text.
-        log.error("an HL7 v2 message failed on our side: %s", type(error).__name__)
-        return Handled(refused(message, None, now), False, "it failed on our side", True)
-    return Handled(replied(message, reply, now), True, "")
+        # The sender is told to try again: if it was stored after all, it is answered as the first time.
+        return _failed(service, head, error), 500
+    access.disclosed[reply.case_id] = 1
+    return Handled(replied(message, reply, now), True, ""), 200
 
 
-def _taken(service: Service, message: Message, peer: str) -> Reply:
-    sender = _sender(service, message, peer)
+def _failed(service: Service, head: Message, error: Exception) -> Handled:
+    # The type only, not the text: that may name a patient.
+    log.error("an HL7 v2 message failed on our side: %s", type(error).__name__)
+    return Handled(refused(head, None, service.context.now()), False, "it failed on our side", True)
+
+
+def _route(head: Message) -> str:
+    """What was sent, for the audit: no word of theirs."""
+    return f"HL7 v2 {'^'.join(head.kind) if head.kind in intake_hl7.KINDS else '-'}"
+
+
+def _taken(service: Service, message: Message, sender: Sender) -> Reply:
     if message.kind not in intake_hl7.KINDS:
         raise Unsupported("This takes REF^I12 and OMG^O19.", path="MSH[1]-9")
     if not message.control_id:
@@ -68,7 +116,7 @@ def _taken(service: Service, message: Message, peer: str) -> Reply:
                           path="MSH[1]-11")  # fmt: skip
     if not message.head.text(12).startswith("2."):
         raise Unsupported("Send version 2.x; 2.5.1 is meant.", path="MSH[1]-12")
-    plain, places = intake_hl7.to_plain(message, sender)
+    plain, places = intake_hl7.to_plain(message, sender, times.instant(service.context.now())[:10])
     try:
         return _opened(service, message, sender, plain)
     except Conflict as error:
@@ -84,12 +132,10 @@ def _opened(service: Service, message: Message, sender: Sender, plain: intake_hl
     valid(bundle)
     sent = intake.sent_of_bundle(bundle)
     caller = Caller(f"hl7-{sender.name}", sender.title, frozenset({"requester"}), _SCOPES)
-    origin.begin(Access(route=f"HL7 v2 {'^'.join(message.kind)}"))
-    try:
-        opened = intake.open_case(service.context, caller, sent, [None] * len(sent), f"MSH-10 {message.control_id}")
-        case = intake.find_case(service.context, caller, opened.case_id)
-    finally:
-        origin.begin(None)
+    # Each application counts its own messages.
+    key = f"MSH-3 {message.head.text(3)} MSH-10 {message.control_id}"
+    opened = intake.open_case(service.context, caller, sent, [None] * len(sent), key)
+    case = intake.find_case(service.context, caller, opened.case_id)
     return Reply(opened.case_id, case.coordination["status"], case.reviewer is not None)
 
 
@@ -101,6 +147,11 @@ def _sender(service: Service, message: Message, peer: str) -> Sender:
             return sender
     raise Forbidden("No sender of this application and facility is configured for the address it comes from.",
                     path="MSH[1]-4")  # fmt: skip
+
+
+def known(service: Service, peer: str) -> bool:
+    """Whether any sender may send from this address."""
+    return any(_may(sender, peer) for sender in service.settings.hl7_senders.values())
 
 
 def _may(sender: Sender, peer: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 from fhir_secondop.errors import Conflict, Forbidden, Invalid, Issue, SecondOpError, Unsupported
 from fhir_secondop.fhir import times as fhir_times
 from fhir_secondop.hl7v2 import times
-from fhir_secondop.hl7v2.composing import Fields, Head, compose
+from fhir_secondop.hl7v2.composing import Fields, Head, compose, unchecked
 from fhir_secondop.hl7v2.er7 import escape, joined
-from fhir_secondop.hl7v2.reading import Message, Segment
+from fhir_secondop.hl7v2.reading import NULL, Message, Segment, Value
 
+log = logging.getLogger(__name__)
 _PLACE = re.compile(r"([A-Z][A-Z0-9]{2})\[(\d+)\](?:-(\d+)(?:\[(\d+)\])?(?:\.(\d+))?)?")
-_CODES = {"required": "101", "value": "102", "code-invalid": "103", "not-supported": "200", "duplicate": "205"}
+_CODES = {"required": "101", "value": "102", "code-invalid": "103", "not-supported": "200", "duplicate": "205",
+          "structure": "100"}  # fmt: skip
 _WORDS = {
     "100": "Segment sequence error", "101": "Required field missing", "102": "Data type error",
     "103": "Table value not found", "200": "Unsupported message type", "201": "Unsupported event code",
@@ -52,8 +55,9 @@ def replied(message: Message, reply: Reply, now: int) -> bytes:
         try:
             made = _referral(message, reply, now) if message.kind[0] == "REF" else _order(message, reply, now)
             return made.encode()
-        except Invalid:
-            pass  # what they wrote of a person is not to be repeated in our words: the acknowledgement alone tells
+        except Exception as error:
+            # The case is committed, so the sender must hear that; what it wrote can't all be repeated in our words.
+            log.warning("an HL7 v2 message is acknowledged by ACK alone: %s", type(error).__name__)
     return _ack(message, code, [], now)
 
 
@@ -87,8 +91,12 @@ def _commits(message: Message) -> bool:
 
 def _ack(message: Message, code: str, issues: Sequence[Issue], now: int) -> bytes:
     event = message.kind[1] if message.kind[1].isalnum() else "I12"
-    errors = [_error(issue) for issue in issues[:_MOST_ERRORS]]
-    return compose(_head(message, "ACK", event, "ACK", now), [_msa(message, code), *errors]).encode()
+    head = _head(message, "ACK", event, "ACK", now)
+    segments = [_msa(message, code), *(_error(issue) for issue in issues[:_MOST_ERRORS])]
+    try:
+        return compose(head, segments).encode()
+    except Invalid:  # a name of theirs is longer than the standard lets one be: they know it all the same
+        return unchecked(head, segments).encode()
 
 
 def _error(issue: Issue) -> tuple[str, Fields]:
@@ -109,6 +117,10 @@ def _head(message: Message, code: str, event: str, structure: str, now: int) -> 
                 (_hd(head, 5), _hd(head, 6)), (_hd(head, 3), _hd(head, 4)))  # fmt: skip
 
 
+# How many components of each are repeated: beyond them stand dates and ranges, which nobody needs to know again.
+_EI, _CX, _XPN, _PLN = 4, 5, 7, 2
+
+
 def _hd(segment: Segment, field: int) -> str:
     value = segment.value(field)
     return joined(*(value.text(n)[:180] for n in (1, 2, 3)))
@@ -123,27 +135,29 @@ def _referral(message: Message, reply: Reply, now: int) -> str:
     number = referral.value(6)
     segments: list[tuple[str, Fields]] = [
         _msa(message, "AA"),
-        ("RF1", {1: reply.referral_status, 6: _entity(number.components), 11: f"{reply.case_id}^SECONDOP"}),
+        ("RF1", {1: reply.referral_status, 6: _entity(number, _EI), 11: f"{reply.case_id}^SECONDOP"}),
     ]
     for provider in message.named("PRD"):
         roles = [escape(v.text()) for v in provider.all(1)]
-        segments.append(("PRD", {1: roles, 2: _first(provider, 2), 7: _first(provider, 7)}))
-    segments.append(("PID", {3: _entity(pid.value(3).components), 5: _first(pid, 5)}))
+        number, name = provider.value(7), provider.value(2)
+        segments.append(("PRD", {1: roles, 2: _entity(name, _XPN), 7: _entity(number, _PLN)}))
+    segments.append(("PID", _who(pid)))
     return compose(_head(message, "RRI", "I12", "RRI_I12", now), segments)
 
 
 def _order(message: Message, reply: Reply, now: int) -> str:
     order, pid = message.first("ORC"), message.first("PID")
     number = order.value(2) if order.all(2) else message.first("OBR").value(2)
-    said: Fields = {1: "OK", 2: _entity(number.components), 3: f"{reply.case_id}^SECONDOP"}
-    who: Fields = {3: _entity(pid.value(3).components), 5: _first(pid, 5)}
-    return compose(_head(message, "ORG", "O20", "ORG_O20", now), [_msa(message, "AA"), ("PID", who), ("ORC", said)])
+    said: Fields = {1: "OK", 2: _entity(number, _EI), 3: f"{reply.case_id}^SECONDOP"}
+    segments: list[tuple[str, Fields]] = [_msa(message, "AA"), ("PID", _who(pid)), ("ORC", said)]
+    return compose(_head(message, "ORG", "O20", "ORG_O20", now), segments)
 
 
-def _first(segment: Segment, field: int) -> str:
-    return _entity(segment.value(field).components)
+def _who(pid: Segment) -> Fields:
+    return {3: _entity(pid.value(3), _CX), 5: _entity(pid.value(5), _XPN)}
 
 
-def _entity(components: tuple[tuple[str, ...], ...]) -> str:
-    """A field of theirs in our delimiters."""
-    return "^".join("&".join(map(escape, parts)) for parts in components).rstrip("^")
+def _entity(value: Value, most: int) -> str:
+    """A field of theirs in our delimiters, as far as its first components go; what is to be deleted is not said."""
+    said = ("&".join("" if p == NULL else escape(p) for p in parts) for parts in value.components[:most])
+    return "^".join(said).rstrip("^")

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from fhir_secondop import cli
 from fhir_secondop.alert_settings import Alerts, Bounds, Level
 from fhir_secondop.bootstrap import LOCAL
+from fhir_secondop.sandbox.hl7 import Receiver
 from fhir_secondop.service.alerts import watch
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.store import backup, restore, tables
@@ -163,6 +164,38 @@ def test_after_a_restore_the_next_alert_begins_as_ever(
     world.start()
     found = look(Alerts(each=Bounds(1, 0, 0, 0), overall=Bounds(1, 0, 0, 0), levels=levels))
     assert found == {*first, ("oldest-undelivered", "")}
+
+
+def test_messages_that_nobody_can_look_for_wait_for_a_person_after_a_restore(
+    world: World, other: str, run: Callable[..., Plain], tmp_path: Path
+) -> None:
+    hl7 = {"hl7_receiver": "LAB|LAKESIDE", "hl7_authority": "LKMRN"}
+    receiver = Receiver().start()
+    world.connect("riverside", "", hl7=f"mllp://127.0.0.1:{receiver.port}", **hl7)
+    world.start()
+    case_id = world.signed(sources=[])
+    run("backup", "--out", tmp_path / "backup", "--database", world.database_url)
+    world.work()
+    assert len(receiver.heard) == 1
+    (tmp_path / "secondop.toml").write_text(
+        'auth = "none"\n' + "".join(
+            f'[connections.{name}]\norganization = "a|{name}"\npatient_system = "b"\n'
+            f'hl7_receiver = "LAB|LAKESIDE"\nhl7_authority = "LKMRN"\n{more}\n'
+            for name, more in (("riverside", 'hl7 = "mllp://127.0.0.1:1"'), ("folder", 'hl7_folder = "out"'),
+                               ("knows", 'hl7 = "mllp://127.0.0.1:1"\nhl7_dedupes = true'))
+        )
+    )  # fmt: skip
+    assert run("restore", tmp_path / "backup", "--database", other)["paused"] == ["riverside"]
+    world.database_url = other
+    world.jobs.clear()
+    world.keys.clear()
+    world.start()
+    requeue(world.context)
+    world.work(patience_s=3600)
+    receiver.stop()
+    assert len(receiver.heard) == 1
+    (waits,) = (d for d in world.deliveries(case_id) if "riverside" in d["why"])
+    assert (waits["status"], "paused riverside" in waits["why"]) == ("accepted", True)
 
 
 def test_a_backup_is_one_moment_while_the_service_writes(

@@ -68,6 +68,12 @@ def test_a_message_of_ours_that_lacks_what_it_needs_is_not_written() -> None:
         compose(HEAD, [("EVN", {1: "T02", 2: "20261129"}), ("PID", {3: "1", 5: "Sampleton"})])
 
 
+@pytest.mark.parametrize("wrong", ['1^^^A^MR^^""', "1^^^A^MR^^20200101120000"])
+def test_a_value_that_the_library_chokes_on_is_refused_without_its_words(wrong: str) -> None:
+    with pytest.raises(Invalid, match=r"does not conform to MDM_T02 \(ValueError\)"):
+        compose(HEAD, [("EVN", {1: "T02", 2: "20261129"}), ("PID", {3: wrong, 5: "Sampleton"})])
+
+
 def test_a_message_is_read_by_position_whatever_its_delimiters_and_line_ends() -> None:
     for text in (
         "MSH|^~\\&|A|B|C|D|20261129||REF^I12|7|P|2.4\rPID|1||1^^^M&1.2&ISO^MR~2||O\\T\\Neil^A\rZXY|x\r",
@@ -87,9 +93,9 @@ def test_a_message_is_read_by_position_whatever_its_delimiters_and_line_ends() -
     ("data", "place"),
     [
         (b"", "MSH[1]"), (b"GET / HTTP/1.1\r\n", "MSH[1]"), (b"MSH|^~\\&", "MSH[1]"), (b"MSH|^^^^|A|B|C", "MSH[1]-2"),
-        (b"MSHA^~\\&AAA", "MSH[1]-2"), (b"MSH|^~\\&|A|B|C|D|||R^I|1|P|2.5.1||||||UTF-99", "MSH[1]-18"),
+        (b"MSHA^~\\&AAA", "MSH[1]-1"), (b"MSH|^~\\&|A|B|C|D|||R^I|1|P|2.5.1||||||UTF-99", "MSH[1]-18"),
         (b"MSH|^~\\&|\xe4|B|C|D|||R^I|1|P|2.5.1||||||UNICODE UTF-8", "MSH[1]-18"),
-        (b"MSH|^~\\&|A|B|C|D|||R^I|1|P|2.5.1\rpid|1", "pid[1]"), (b"\xff\xfe" * 20, "MSH[1]"),
+        (b"MSH|^~\\&|A|B|C|D|||R^I|1|P|2.5.1\rMarenSampleton|1", "MSH[1]"), (b"\xff\xfe" * 20, "MSH[1]"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_read_is_refused_with_its_place(data: bytes, place: str) -> None:
@@ -103,6 +109,14 @@ def test_bytes_of_any_kind_are_read_or_refused(data: bytes) -> None:
     for sent in (data, b"MSH|^~\\&|" + data):
         with contextlib.suppress(Invalid, Malformed):
             reading.read(sent)
+        with contextlib.suppress(Malformed):
+            reading.head(sent)
+
+
+@given(st.binary(max_size=80))
+def test_of_whatever_begins_as_a_message_the_head_can_be_answered(data: bytes) -> None:
+    head = reading.head(b"MSH|^~\\&|A|B|C|D|1||REF^I12|7|P|2.5.1||||||" + data)
+    assert (head.head.text(4), head.control_id) == ("B", "7")
 
 
 def test_other_character_sets_are_read() -> None:

@@ -16,8 +16,8 @@ from fhir_secondop.ehr.vendors import site
 from fhir_secondop.model import Connection
 from tests.ehr.conftest import document
 from tests.interop.hapi_server import JVM, classpath
-from tests.service.conftest import Bench, bench
-from tests.service.test_hl7_intake import EXAMPLES, Listen, listen
+from tests.service.conftest import Bench, Listen, bench, listen
+from tests.service.test_hl7_intake import EXAMPLES
 
 __all__ = ["bench", "listen"]
 pytestmark = pytest.mark.shared

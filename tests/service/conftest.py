@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,19 @@ from flask.testing import FlaskClient
 
 from fhir_secondop import bootstrap
 from fhir_secondop.config import Settings
+from fhir_secondop.model import Sender
 from fhir_secondop.service import workflows
 from fhir_secondop.web.app import create
+from fhir_secondop.web.mllp import Listener
+
+NPI = "http://hl7.org/fhir/sid/us-npi"
+RIVERSIDE = Sender(
+    name="riverside", application="", facility="RIVERSIDE", title="Riverside Sample Clinic",
+    organization=f"{NPI}|9000000101", order_system="https://riverside.example/orders",
+    systems={"RSMRN": "https://riverside.example/mrn", "LKMRN": "https://lakeside.example/mrn"},
+    organizations={"LAKESIDE": f"{NPI}|9000000102"}, order_codes=("2NDOP",),
+)  # fmt: skip
+Listen = Callable[..., Listener]
 
 TOKENS = """
 [callers.desk]
@@ -92,3 +104,21 @@ def bench(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     service = bootstrap.build(settings)
     yield Bench(service, create(service).test_client(), enqueued)
     service.context.database.dispose()
+
+
+@pytest.fixture
+def listen(bench: Bench) -> Iterator[Listen]:
+    """listen(*senders) → a listener on a free port that takes their messages."""
+    started: list[Listener] = []
+
+    def begin(*senders: Sender, **options: Any) -> Listener:
+        named = {sender.name: sender for sender in senders or (RIVERSIDE,)}
+        settings = replace(bench.service.settings, hl7_senders=named)
+        made = Listener(replace(bench.service, settings=settings), "127.0.0.1", 0, **options)
+        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        started.append(made)
+        return made
+
+    yield begin
+    for one in started:
+        one.stop()

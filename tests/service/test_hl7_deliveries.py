@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from fhir_secondop.sandbox.hl7 import Heard, Receiver
+from fhir_secondop.service.context import SERVICE
+from fhir_secondop.store import circuits
+from fhir_secondop.store.circuits import Circuit
 from tests.conftest import free_port
 from tests.service.test_deliveries import few
 from tests.service.world import World, opened
@@ -176,6 +179,27 @@ def test_where_nobody_listens_nothing_was_sent_and_it_is_tried_again(world: Worl
     again.stop()
     assert world.delivery(other, PCP)["status"] == "completed"
     assert len(again.heard) == 1
+
+
+@pytest.mark.parametrize("way", ["mllp", "folder", "refused"])
+def test_who_answers_a_message_is_there_again(way: str, world: World, receiver: Receiver, tmp_path: Path) -> None:
+    if way == "folder":
+        (tmp_path / "outbox").mkdir()
+        world.connect("riverside", "", hl7_folder=str(tmp_path / "outbox"), **SETTINGS)
+        world.start()
+    else:
+        by_mllp(world, receiver)
+        receiver.quirk = "ae=101" if way == "refused" else ""
+    for number, known in enumerate((
+        Circuit("riverside", failures=5, trips=3, opened=1, until=1, why="unreachable"),
+        Circuit("riverside", failures=4),
+    )):  # fmt: skip
+        world.signed(sources=[], placer={"system": "https://riverside.example/orders", "value": f"RS-{number}"})
+        with world.context.database.transaction(SERVICE) as tx:
+            circuits.write(tx, known)
+        world.work()
+        with world.context.database.reading() as connection:
+            assert circuits.read(connection, "riverside") == Circuit("riverside")
 
 
 def test_a_number_of_the_patient_at_that_place_is_never_guessed(world: World, receiver: Receiver) -> None:

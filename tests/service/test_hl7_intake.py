@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,39 +15,13 @@ import sqlalchemy as sa
 from hl7.client import MLLPClient
 
 from fhir_secondop.hl7v2.framing import framed
-from fhir_secondop.model import Sender
 from fhir_secondop.service import intake
 from fhir_secondop.store import tables
-from fhir_secondop.web import hl7_folder
+from fhir_secondop.web import hl7_replies
 from fhir_secondop.web.mllp import Listener
-from tests.service.conftest import Bench
+from tests.service.conftest import RIVERSIDE, Bench, Listen
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples/hl7v2"
-NPI = "http://hl7.org/fhir/sid/us-npi"
-RIVERSIDE = Sender(
-    name="riverside", application="", facility="RIVERSIDE", title="Riverside Sample Clinic",
-    organization=f"{NPI}|9000000101", order_system="https://riverside.example/orders",
-    systems={"RSMRN": "https://riverside.example/mrn", "LKMRN": "https://lakeside.example/mrn"},
-    organizations={"LAKESIDE": f"{NPI}|9000000102"}, order_codes=("2NDOP",),
-)  # fmt: skip
-Listen = Callable[..., Listener]
-
-
-@pytest.fixture
-def listen(bench: Bench) -> Iterator[Listen]:
-    """listen(sender) → a listener on a free port that takes its messages."""
-    started: list[Listener] = []
-
-    def begin(sender: Sender = RIVERSIDE, **options: Any) -> Listener:
-        settings = replace(bench.service.settings, hl7_senders={sender.name: sender})
-        made = Listener(replace(bench.service, settings=settings), "127.0.0.1", 0, **options)
-        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        started.append(made)
-        return made
-
-    yield begin
-    for one in started:
-        one.stop()
 
 
 def example(name: str = "ref-i12") -> str:
@@ -131,6 +103,56 @@ def test_other_content_under_a_number_that_was_used_is_refused(
     assert cases(bench) == 1
 
 
+def test_two_applications_of_a_facility_may_count_alike(bench: Bench, listen: Listen) -> None:
+    other = example("omg-o19").replace("|EPIC|", "|LAB|").replace("RS-MSG-2", "RS-MSG-1")
+    assert "|LAB|RIVERSIDE|" in other
+    assert "|RS-MSG-1|" in other
+    assert [code(a) for a in sent(listen(), example(), other, other)] == ["AA", "AA", "AA"]
+    assert cases(bench) == 2
+
+
+NULLED = (
+    ("RS-100482^^^RSMRN^MR", 'RS-100482^^^RSMRN^MR^^""'),
+    ("RS-100482^^^RSMRN^MR", "RS-100482^^^RSMRN^MR^^20200101120000"),
+    ("Sampleton^Maren^Elise^^^^L", 'Sampleton^Maren^Elise^^""^^L^^^^^""'),
+    ("9000000111^NPI", '9000000111^NPI^""^""'),
+)
+
+
+@pytest.mark.parametrize("change", NULLED)
+def test_what_they_wrote_beside_a_name_or_number_is_no_hindrance_to_the_answer(
+    change: tuple[str, str], bench: Bench, listen: Listen
+) -> None:
+    assert change[0] in example()
+    first, second = sent(listen(), example().replace(*change), example().replace(*change))
+    assert (code(first), str(first.segment("MSH")[9])) == ("AA", "RRI^I12^RRI_I12")
+    assert str(first.segment("PID")[3]) == "RS-100482^^^RSMRN^MR"
+    assert str(second.segment("RF1")) == str(first.segment("RF1"))
+    assert cases(bench) == 1
+
+
+@pytest.mark.parametrize("application", ["E" * 300, "\\T\\".join("EPICEPICEPICEPICEPIC" * 3)])
+def test_a_sender_whose_name_does_not_fit_into_a_message_of_ours_is_answered(
+    application: str, bench: Bench, listen: Listen
+) -> None:
+    message = example().replace("|EPIC|", f"|{application}|")
+    taken, refused = sent(listen(), message, message.replace("|19710417|", "||").replace("RS-MSG-1", "RS-MSG-2"))
+    assert (code(taken), str(taken.segment("MSA")[2]), str(taken.segment("MSH")[6])) == ("AA", "RS-MSG-1", "RIVERSIDE")
+    assert (code(refused), errors(refused)) == ("AE", {"PID^1^7": "101"})
+    assert cases(bench) == 1
+
+
+def test_whatever_fails_after_the_case_is_committed_it_is_acknowledged(
+    bench: Bench, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(hl7_replies, "_referral", broken)
+    (answer,) = sent(listen(), example())
+    assert (code(answer), str(answer.segment("MSA")[2]), cases(bench)) == ("AA", "RS-MSG-1", 1)
+
+
 DIAGNOSIS = (
     "C50.412^Malignant neoplasm of upper-outer quadrant of left female breast^I10|"
     "Invasive ductal carcinoma of the left breast, cT2 cN0 cM0"
@@ -195,7 +217,9 @@ def test_a_provider_of_a_place_that_nobody_configured_is_not_taken_for_one_of_th
 
 
 def test_only_the_networks_of_a_sender_are_its_own(bench: Bench, listen: Listen) -> None:
-    (answer,) = sent(listen(replace(RIVERSIDE, networks=("10.20.0.0/16",))), example())
+    elsewhere = replace(RIVERSIDE, networks=("10.20.0.0/16",))
+    here = replace(RIVERSIDE, name="harbour", facility="HARBOUR")  # so that the connection is taken
+    (answer,) = sent(listen(elsewhere, here), example())
     assert (code(answer), errors(answer)) == ("AR", {"MSH^1^4": "204"})
 
 
@@ -236,7 +260,7 @@ def test_several_connections_at_once_open_one_case_for_one_message(bench: Bench,
 
 
 def test_a_listener_survives_what_is_no_message_too_large_or_never_ends(bench: Bench, listen: Listen) -> None:
-    listener = listen(most_bytes=10_000, idle_s=0.3)
+    listener = listen(most_bytes=10_000, idle_s=0.3, message_s=0.3)
     for junk in (b"GET / HTTP/1.1\r\n\r\n", framed(b"\xff\xfe"), b"\x0bMSH|^~\\&|half", b"\x0b" + b"x" * 20_000):
         with socket.create_connection(("127.0.0.1", listener.port)) as made:
             made.settimeout(5)
@@ -247,21 +271,46 @@ def test_a_listener_survives_what_is_no_message_too_large_or_never_ends(bench: B
     assert code(answer) == "AA"
 
 
-def test_files_of_a_folder_are_taken_once_and_moved(bench: Bench, tmp_path: Path) -> None:
-    service = replace(bench.service, settings=replace(bench.service.settings, hl7_senders={"riverside": RIVERSIDE}))
-    inbox = tmp_path / "in"
-    inbox.mkdir()
-    (inbox / "a.hl7").write_text(example())
-    (inbox / "b.hl7").write_text(example().replace("|19710417|", "||").replace("RS-MSG-1", "RS-MSG-2"))
-    (inbox / "c.hl7").write_text("no message")
-    (inbox / "d.tmp").write_text(example("omg-o19"))
-    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled(left=3)  # they may still be written
-    for path in inbox.glob("*.hl7"):
-        os.utime(path, (0, 0))
-    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled(done=1, failed=2)
-    assert sorted(p.name for p in (inbox / "done").iterdir()) == ["a.ack", "a.hl7"]
-    assert sorted(p.name for p in (inbox / "failed").iterdir()) == ["b.ack", "b.hl7", "b.reason", "c.hl7", "c.reason"]
-    assert (inbox / "failed/b.reason").read_text() == "PID[1]-7: Send the date of birth.\n"
-    assert code(hl7.parse((inbox / "done/a.ack").read_bytes().decode())) == "AA"
-    assert hl7_folder.poll(service, inbox) == hl7_folder.Polled()
-    assert cases(bench) == 1
+NUMBERS = (
+    ("000-00-0000^^^SSA&2.16.840.1.113883.4.1&ISO^SS", False),  # an authority that nobody configured
+    ("LK-9^^^X&https://lakeside.example/mrn&URI", False),  # the same, though it names the system of another's numbers
+    ("4711^^^LKMRN^AN", False),  # an account, no patient
+    ("LK-1^^^LKMRN^MR^^19990101^20251231", False),  # expired
+    ("LK-1^^^LKMRN^MR^^20990101", False),  # not yet
+    ("LK-1^^^LKMRN^MR^^20260101120000^20991231", True),
+    ("LK-1^^^LKMRN", True),
+    ("LK-1^^^LKMRN^PI", True),
+)
+
+
+@pytest.mark.parametrize(("number", "taken"), NUMBERS)
+def test_only_the_numbers_of_configured_authorities_that_hold_now_are_the_patients(
+    number: str, taken: bool, bench: Bench, listen: Listen
+) -> None:
+    (answer,) = sent(listen(), example().replace("LK-77310^^^LKMRN^MR", number))
+    case_id = str(answer.segment("RF1")[11]).split("^")[0]
+    package = bench.call("GET", f"/fhir/ServiceRequest/{case_id}/$package").get_json()
+    (patient,) = (e["resource"] for e in package["entry"] if e["resource"]["resourceType"] == "Patient")
+    assert [i["value"] for i in patient["identifier"]] == ["RS-100482", *([number.split("^")[0]] if taken else [])]
+
+
+def test_a_number_that_expires_on_no_date_is_refused(bench: Bench, listen: Listen) -> None:
+    (answer,) = sent(listen(), example().replace("LK-77310^^^LKMRN^MR", "LK-77310^^^LKMRN^MR^^^soon"))
+    assert (code(answer), errors(answer)) == ("AE", {"PID^1^3^2^8": "102"})
+
+
+UNREADABLE = (
+    ("|||UNICODE UTF-8", "|||BIG-5", {"MSH^1^18": "103"}),
+    ("|||UNICODE UTF-8", "|||ASCII", {"MSH^1^18": "103"}),  # and an umlaut, below
+    ("|^~\\&|", "|^^^^|", {"MSH^1^2": "103"}),
+    ("PID|1|", "pid|1|", {"MSH^1": "103"}),
+    ("RS-100482^^^RSMRN^MR", "RS-100482^^^RSMRN&1.2&ISO&MORE^MR", {}),  # read, though it has more than an HD has
+)
+
+
+def test_what_can_not_be_read_is_answered_with_the_place_if_only_its_head_can(bench: Bench, listen: Listen) -> None:
+    changed = [example().replace("Sampleton^", "Sämpleton^").replace(*change[:2]) for change in UNREADABLE]
+    assert all(change[0] in example() for change in UNREADABLE)
+    answers = sent(listen(), *changed)
+    assert [(code(a), errors(a)) for a in answers] == [("AE" if places else "AA", places) for *_, places in UNREADABLE]
+    assert all(str(a.segment("MSA")[2]) == "RS-MSG-1" for a in answers)
