@@ -16,7 +16,6 @@ from fhir_secondop.service.context import Context
 from fhir_secondop.store import case_states as rows
 from fhir_secondop.store.case_states import Wanted
 
-OF_A_KIND = 10
 NEEDING = 40
 
 
@@ -37,8 +36,8 @@ class Listed:
 class Overview:
     """A page of the cases of a caller, all of them in numbers, and those that wait for a person.
 
-    `stages` and `needs` count at most `rows.MOST_COUNTED`; `needing` has OF_A_KIND cases of a kind, the oldest first,
-    and not many more than NEEDING together, of the gravest kinds.
+    `stages` and `needs` count at most `rows.MOST_COUNTED`; `needing` has some cases of each kind, the oldest first, and
+    not many more than NEEDING together, of the gravest kinds.
     """
 
     page: Sequence[Listed]
@@ -56,11 +55,13 @@ def listed(context: Context, caller: Caller, limit: int) -> list[Listed]:
         return list(_listed(connection, context, caller, found).values())
 
 
-def overview(context: Context, caller: Caller, kinds: Collection[str], wanted: Wanted, limit: int) -> Overview:
+def overview(
+    context: Context, caller: Caller, kinds: Collection[str], wanted: Wanted, limit: int, of_a_kind: int
+) -> Overview:  # fmt: skip
     """A list as it is shown, at most so many on its page; `older` is the `before` that goes on, or "".
 
-    `kinds` are of progress.NEEDS, those that may be this caller's business. A handful of queries however many cases
-    there are.
+    `kinds` are of progress.NEEDS, those that may be this caller's business; of each at most `of_a_kind` cases. A handful
+    of queries however many cases there are.
     """
     case_states.follow(context)
     visibility = context.visibility(caller)
@@ -68,7 +69,7 @@ def overview(context: Context, caller: Caller, kinds: Collection[str], wanted: W
         found = rows.find(connection, visibility, wanted, limit + 1)
         page = found[:limit]
         needed = rows.needed(connection, visibility, [kind for kind in progress.NEEDS if kind in kinds])
-        oldest = rows.needing(connection, visibility, needed, OF_A_KIND)
+        oldest = rows.needing(connection, visibility, needed, of_a_kind)
         needing: dict[str, None] = {}
         for kind in needed:
             if len(needing) < NEEDING:

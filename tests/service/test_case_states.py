@@ -55,7 +55,7 @@ def standing(world: World, case_id: str) -> tuple[str, set[str]]:
 
 def overview(world: World, need: str = "", limit: int = 50, before: str = "", who: str = "desk") -> worklist.Overview:
     return worklist.overview(
-        world.context, world.caller(who), progress.NEEDS, Wanted(need=need, before=before), limit
+        world.context, world.caller(who), progress.NEEDS, Wanted(need=need, before=before), limit, 10
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from fhir_secondop.store.case_states import MOST_COUNTED, Wanted
 from fhir_secondop.web.pages.frame import Frame
 
 SHOWN = 50
+OF_A_KIND, OF_A_KIND_ELSE = 10, 200
+"""Cases of a kind of need that are read for who coordinates, and for others."""
 OF_ALL = ("urgent", "to-check")
 """What may be somebody's who does not coordinate."""
 
@@ -61,25 +63,29 @@ def _page(frame: Frame, stage: str, need: str, before: str) -> Response:
     if rights.summary_scopes_missing(caller):
         return frame.page("worklist", rows=(), stages={}, total=0, stage=stage, need=need, before="", older="",
                           needs={}, needing=())  # fmt: skip
-    kinds = tuple(progress.NEEDS) if "coordinator" in caller.roles else OF_ALL
+    coordinates = "coordinator" in caller.roles
+    kinds = tuple(progress.NEEDS) if coordinates else OF_ALL
     wanted = Wanted(stage, need if need in kinds else "", before)
-    overview = worklist.overview(frame.context, caller, kinds, wanted, SHOWN)
+    # What of all this is theirs who do not coordinate says each case alone.
+    of_a_kind = OF_A_KIND if coordinates else OF_A_KIND_ELSE
+    overview = worklist.overview(frame.context, caller, kinds, wanted, SHOWN, of_a_kind)
+    waiting = needing([row_of(one, caller) for one in overview.needing], overview.needs, of_a_kind)
+    needs = overview.needs if coordinates else {kind: len(pairs) for kind, pairs in waiting if pairs}
     for one in (*overview.page, *overview.needing):
         disclosure.disclosed_of(one.case.id)
     return frame.page(
         "worklist", rows=[row_of(one, caller) for one in overview.page], stages=overview.stages,
         total=sum(overview.stages.values()), most=MOST_COUNTED, stage=stage, need=wanted.need, before=before,
-        older=overview.older, needs=overview.needs,
-        needing=needing([row_of(one, caller) for one in overview.needing], overview.needs),
+        older=overview.older, needs=needs, needing=[(kind, pairs) for kind, pairs in waiting if kind in needs],
     )  # fmt: skip
 
 
-def needing(rows: list[Row], kinds: Iterable[str]) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
+def needing(rows: list[Row], kinds: Iterable[str], most: int) -> list[tuple[str, list[tuple[Row, list[Need]]]]]:
     """What needs a person, by kind, the gravest first: of each the first cases, with all that they need of it."""
     found = []
     for kind in kinds:
         pairs = [(row, mine) for row in rows if (mine := [need for need in row.needs if need.kind == kind])]
-        found.append((kind, pairs[: worklist.OF_A_KIND]))
+        found.append((kind, pairs[:most]))
     return found
 
 
