@@ -60,8 +60,8 @@ def overview(
 ) -> Overview:  # fmt: skip
     """A list as it is shown, at most so many on its page; `older` is the `before` that goes on, or "".
 
-    `kinds` are of progress.NEEDS, those that may be this caller's business; of each at most `of_a_kind` cases. A handful
-    of queries however many cases there are.
+    `kinds` are of progress.NEEDS, those that may be this caller's business; of each at most `of_a_kind` cases. A
+    handful of queries however many cases there are.
     """
     case_states.follow(context)
     visibility = context.visibility(caller)
