@@ -24,6 +24,7 @@ from fhir_secondop.model import EVERYTHING, Connection
 from fhir_secondop.opinion import watches, workflow
 from fhir_secondop.service import case_states, delivery
 from fhir_secondop.service.context import SERVICE, load, put
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.store import tables
 from fhir_secondop.store.database import Database, now_ms
 
@@ -123,9 +124,9 @@ def _deliver(service: rig.Service, after: int, fails: str = "") -> None:
     """Carries out the deliveries that were enqueued since; those to `fails` are given up."""
     context = service.parts.context
     for name, _, partition, *args in service.enqueued[after:]:
-        if name == delivery.WORKFLOW and partition == fails:
+        if name == orders.WORKFLOW and partition == fails:
             delivery.give_up(context, args[0], "The EHR does not answer.")
-        elif name == delivery.WORKFLOW:
+        elif name == orders.WORKFLOW:
             delivery.attempt(context, args[0], 1)
 
 

@@ -33,6 +33,7 @@ import standin
 
 from fhir_secondop.model import Connection
 from fhir_secondop.service import delivery
+from fhir_secondop.service.delivering import orders
 
 TEMPLATE = "signed.sqlite"
 
@@ -50,7 +51,7 @@ def prepare(folder: Path, connections: Sequence[Connection], count: int) -> None
         service.call(f"/{case_id}/sign", {}, "reviewer")
         if number % 16 == 15:
             rig.say(f"  {number + 1} of {count} cases signed")
-    (folder / "tasks.json").write_text(json.dumps([w[3] for w in service.enqueued if w[0] == delivery.WORKFLOW]))
+    (folder / "tasks.json").write_text(json.dumps([w[3] for w in service.enqueued if w[0] == orders.WORKFLOW]))
     service.close()
 
 

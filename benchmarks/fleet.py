@@ -27,8 +27,9 @@ import sqlalchemy as sa
 import standin
 
 from fhir_secondop.model import Connection
-from fhir_secondop.service import delivery, takeover, workflows
+from fhir_secondop.service import takeover, workflows
 from fhir_secondop.service.context import Context
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.store import executors, tables
 from fhir_secondop.store.database import Database
@@ -51,7 +52,7 @@ def sign(folder: Path, at: Sequence[Connection], url: str, count: int) -> dict[s
         service.call(f"/{case_id}/submit-report", {**rig.DRAFT, "gapsConfirmed": gaps}, "reviewer")
         service.call(f"/{case_id}/sign", {}, "reviewer")
         for name, _, partition, *args in service.enqueued[before:]:
-            if name == delivery.WORKFLOW:
+            if name == orders.WORKFLOW:
                 found[args[0]] = (number, partition)
         if number % 50 == 0:
             rig.say(f"  {number} of {count} reports signed")

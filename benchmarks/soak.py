@@ -37,7 +37,7 @@ from fhir_secondop.model import Connection
 Plain = dict[str, Any]
 LOOK_S = 5.0
 ROUND_S = 300.0
-MEASURES = ("rss_mb", "files", "threads")
+MEASURES = ("rss_mb", "files", "threads")  # and cpu_s, which only grows
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Look:
     rss_mb: float
     files: int
     threads: int
+    cpu_s: float
 
 
 class Watcher:
@@ -85,10 +86,10 @@ def _children(pid: int) -> list[int]:
     return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
-def _measured(pid: int) -> tuple[float, int, int]:
+def _measured(pid: int) -> tuple[float, int, int, float]:
     status = Path(f"/proc/{pid}/status").read_text()
     threads = next(line for line in status.splitlines() if line.startswith("Threads:"))
-    return rig.rss_mb(pid)[0], len(os.listdir(f"/proc/{pid}/fd")), int(threads.split()[1])
+    return rig.rss_mb(pid)[0], len(os.listdir(f"/proc/{pid}/fd")), int(threads.split()[1]), rig.cpu_s(pid)
 
 
 class Busy(RuntimeError):
@@ -207,7 +208,7 @@ def grown(watcher: Watcher) -> list[Plain]:
     ends = max(look.at_s for look in watcher.looks)
     for who in sorted({look.who for look in watcher.looks}):
         mine = [look for look in watcher.looks if look.who == who]
-        row: Plain = {"process": who, "starts": len({look.pid for look in mine})}
+        row: Plain = {"process": who, "starts": len({look.pid for look in mine}), "cpu_s": mine[-1].cpu_s}
         for measure in MEASURES:
             early = [getattr(look, measure) for look in mine if 0.1 * ends <= look.at_s < 0.2 * ends]
             late = [getattr(look, measure) for look in mine if look.at_s >= 0.9 * ends]

@@ -20,7 +20,7 @@ from fhir_secondop.model import Resource
 
 # In valid JSON a quote inside a string is escaped, so a quote after one of these characters begins a token.
 # A key may be written with escapes ("\\u0072eference" is "reference"): those are decoded before they are compared.
-_TOKEN = r'(?<=[{{,\s])"({keys}|[^"\\]*\\(?:[^"\\]|\\.)*)"(\s*:\s*)"((?:[^"\\]|\\.)*)"'
+_TOKEN = r'(?<=[{{,\s])"({keys}|[^"\\]*\\.(?:[^"\\]|\\.)*)"(\s*:\s*)"((?:[^"\\]|\\.)*)"'
 # Where a link may stand beside Reference.reference: in elements of type uri and url whose names nothing else has, and
 # in a narrative. A canonical name is none, nor is a uuid, which can't be an address.
 # Source: https://hl7.org/fhir/R4/http.html#trules

@@ -18,7 +18,8 @@ from fhir_secondop import config
 from fhir_secondop.sandbox import demo
 from fhir_secondop.sandbox.demo import Layout, Plain, Processes
 from fhir_secondop.sandbox.story import COORDINATOR, Story
-from fhir_secondop.service import delivery, workflows
+from fhir_secondop.service import workflows
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.store.database import normalised
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ def _delivering(layout: Layout) -> list[str]:
         system_database_url=normalised(settings.database), application_name=workflows.APPLICATION, lazy=True
     )
     try:
-        running = client.list_workflows(name=delivery.WORKFLOW, status="PENDING", load_input=False, load_output=False)
+        running = client.list_workflows(name=orders.WORKFLOW, status="PENDING", load_input=False, load_output=False)
         return [str(workflow.executor_id).partition(":")[0] for workflow in running]
     finally:
         client.destroy()

@@ -9,8 +9,9 @@ from sqlalchemy.engine import Connection as SqlConnection
 
 from fhir_secondop.model import Caller, Resource, Visibility
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import delivery, gather, patients
+from fhir_secondop.service import gather, patients
 from fhir_secondop.service.context import Context, quarantine, urgent_zone, whole_case
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.store import resources, tables
 
 # What says where a case stands; the pulled record, its groups and every act's Provenance stay where they are.
@@ -103,6 +104,6 @@ def _held(context: Context, case: Case) -> Iterable[tuple[str, str]]:
         if task["status"] == "on-hold":
             yield task["id"], gather.connection_name(task)
     for task in case.deliveries:
-        connection = delivery.connection_of(context, case, task) if task["status"] == "on-hold" else None
+        connection = orders.connection_of(context, case, task) if task["status"] == "on-hold" else None
         if connection is not None:
             yield task["id"], connection.name

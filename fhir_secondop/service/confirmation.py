@@ -15,8 +15,9 @@ from fhir_secondop.opinion import alignment, codes, workflow
 from fhir_secondop.opinion.case import Case, derived_id
 from fhir_secondop.opinion.people import display_name
 from fhir_secondop.opinion.provenance import provenance
-from fhir_secondop.service import delivery, gather, patients
+from fhir_secondop.service import gather, patients
 from fhir_secondop.service.context import Context, load, put, who
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.store import resources
 from fhir_secondop.store.resources import Stored
 
@@ -66,7 +67,7 @@ def confirm(context: Context, caller: Caller, case_id: str, plain: Plain) -> Res
             resources.delete(tx, page)
         resources.delete(tx, stored)
         if workflow.is_delivery(task):
-            return delivery.replay(tx, context, case, marked, f"{caller.name}: the patient there was confirmed")
+            return orders.replay(tx, context, case, marked, f"{caller.name}: the patient there was confirmed")
         return gather.resume(tx, context, case, marked)
 
 
@@ -82,7 +83,7 @@ def _waiting(case: Case, task_id: str) -> Resource:
 def _connection(context: Context, case: Case, task: Resource) -> str:
     if not workflow.is_delivery(task):
         return gather.connection_name(task)
-    connection = delivery.connection_of(context, case, task)
+    connection = orders.connection_of(context, case, task)
     if connection is None:
         raise Conflict("This delivery goes to no EHR.")
     return connection.name

@@ -14,8 +14,9 @@ from fhir_secondop.errors import Forbidden, Invalid, NotFound, SecondOpError
 from fhir_secondop.fhir import times
 from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import alignment, attempts, workflow
-from fhir_secondop.service import delivery, ledger, preview, queues
+from fhir_secondop.service import ledger, preview, queues
 from fhir_secondop.service.context import Context, case_of_task, load
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.store import ledger as rows
 from fhir_secondop.store import resources
 from fhir_secondop.store.ledger import Entry, Wanted
@@ -165,7 +166,7 @@ def replay(context: Context, caller: Caller, asked: Asked, changed: str, tasks: 
                 case_id, stored = case_of_task(tx.connection, context.visibility(caller), task_id)
                 case = load(tx.connection, context.visibility(caller), case_id)
                 _require_delivery(stored.resource)
-                delivery.replay(tx, context, case, stored.resource, f"{caller.name}: {changed.strip()}")
+                orders.replay(tx, context, case, stored.resource, f"{caller.name}: {changed.strip()}")
             done.append(task_id)
         except SecondOpError as error:  # it was tried again meanwhile, say: the others are, all the same
             refused.append({"task": task_id, "why": error.message})
@@ -211,7 +212,7 @@ def _compared(context: Context, caller: Caller, task_id: str) -> Plain:
     _require_delivery(task)
     now = preview.rehearsed(context, case, task)
     said = alignment.evidence(task)
-    connection_ = delivery.connection_of(context, case, task)
+    connection_ = orders.connection_of(context, case, task)
     before = {"rung": said.get("rung", ""), "why": said.get("rung-why", ""), "address": said.get("address", "")}
     after = {"rung": str(now["rung"] or ""), "why": now["why"], "address": connection_.base if connection_ else ""}
     changes = [{"what": k, "was": before[k], "now": after[k]} for k in before if before[k] and before[k] != after[k]]

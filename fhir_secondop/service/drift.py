@@ -25,13 +25,14 @@ from fhir_secondop.service import (
     addresses,
     circuits,
     deliverables,
-    delivery,
     patients,
     planning,
     repository,
     sensitivity,
 )
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
+from fhir_secondop.service.delivering import orders
+from fhir_secondop.service.delivering.job import actors
 from fhir_secondop.service.watches import due_in, enqueue, hours, name_of
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
@@ -168,7 +169,7 @@ def copies(context: Context, case: Case, connection: Connection) -> list[Copy]:
     Where a newer one is under way or waits for a person nothing is looked at: it may land, and supersede, at any time.
     """
     there = [t for t in case.deliveries if t["status"] != "cancelled" and _is_copy(t)
-             and delivery.connection_of(context, case, t) == connection]  # fmt: skip
+             and orders.connection_of(context, case, t) == connection]  # fmt: skip
     newest: dict[tuple[str, str], int] = {}
     for task in there:
         thing = alignment.thing_of(task)
@@ -228,7 +229,7 @@ def _permitted(context: Context, case: Case, connection: Connection, copy: Copy)
         person = case.directory.person(task["owner"].get("reference", ""))
         if person is None and connection.role == addresses.REPOSITORY:
             person = repository.person(connection)
-        if person is not None and sensitivity.may_send(context, case, delivery.actors(person)).permitted:
+        if person is not None and sensitivity.may_send(context, case, actors(person)).permitted:
             return person
     return None
 

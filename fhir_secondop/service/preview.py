@@ -15,8 +15,9 @@ from fhir_secondop.errors import Conflict, NotFound, SecondOpError
 from fhir_secondop.model import Caller, Connection, Resource
 from fhir_secondop.opinion import alignment, codes
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import addresses, circuits, deliverables, delivery, messaging, patients, repository
+from fhir_secondop.service import addresses, circuits, deliverables, messaging, patients, repository
 from fhir_secondop.service.context import Context, load
+from fhir_secondop.service.delivering import orders
 
 Plain = dict[str, Any]
 
@@ -53,7 +54,7 @@ def rehearsed(context: Context, case: Case, task: Resource) -> Plain:
         "to": task["owner"].get("display", ""),
         "status": task["status"],
     }
-    connection = delivery.connection_of(context, case, task)
+    connection = orders.connection_of(context, case, task)
     if connection is None:
         return {**row, "rung": ladder.LINK, "why": "no EHR connection to this organization", "requests": []}
     try:
@@ -71,7 +72,7 @@ def _rehearsed(context: Context, case: Case, task: Resource, connection: Connect
     person = case.directory.person(task["owner"].get("reference", "")) or repository.person(connection)
     document = deliverables.deliverable(context, case, task, person)
     target = _target(context, case, connection, client)
-    owner = partial(delivery.connection_of, context, case)
+    owner = partial(orders.connection_of, context, case)
     target = replace(target, carried=messaging.carried(case, task, document.version_id, owner))
     choice = ladder.choose(target, document)
     facts: Plain = {
@@ -94,7 +95,7 @@ def _rehearsed(context: Context, case: Case, task: Resource, connection: Connect
 
 
 def _target(context: Context, case: Case, connection: Connection, client: Rehearsal) -> Target:
-    """As `delivery.target_of`, but nobody is put into a repository."""
+    """As `target_of`, but nobody is put into a repository."""
     if connection.role == addresses.REPOSITORY:
         return Target(client, "Patient/the-id-that-it-gives")
     if not connection.base:

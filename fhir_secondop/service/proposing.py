@@ -15,8 +15,9 @@ from fhir_secondop.model import EVERYTHING, Caller, Resource
 from fhir_secondop.opinion import notices, proposals, records, report
 from fhir_secondop.opinion.case import Case, reference
 from fhir_secondop.opinion.people import Person
-from fhir_secondop.service import blinding, delivery, drafts
+from fhir_secondop.service import blinding, drafts
 from fhir_secondop.service.context import SERVICE, Context, load, put
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.store import resources
 from fhir_secondop.store.database import Transaction
 
@@ -65,7 +66,7 @@ def _make(
 def _deliver(tx: Transaction, context: Context, case_id: str, proposal: Resource, version: int) -> None:
     stored = resources.read(tx.connection, EVERYTHING, "ServiceRequest", proposal["id"])
     case = load(tx.connection, EVERYTHING, case_id)
-    delivery.plan(tx, context, case, "proposal", version, stored.versioned)
+    orders.plan(tx, context, case, "proposal", version, stored.versioned)
 
 
 def signed(tx: Transaction, context: Context, case: Case, draft: report.Draft, reviewer: Person, *, kind: str) -> None:

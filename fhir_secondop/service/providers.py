@@ -15,8 +15,10 @@ from fhir_secondop.opinion import alignment, codes, facts, planned, records, ren
 from fhir_secondop.opinion.alignment import Board
 from fhir_secondop.opinion.case import Case, Member, derived_id, profile, reference
 from fhir_secondop.opinion.compose import compose
-from fhir_secondop.service import deliverables, delivery, sensitivity, tokens
+from fhir_secondop.service import deliverables, sensitivity, tokens
 from fhir_secondop.service.context import SERVICE, Context, case_of_task, load, put
+from fhir_secondop.service.delivering import orders
+from fhir_secondop.service.delivering.job import actors
 from fhir_secondop.store.database import Transaction
 
 Plain = dict[str, Any]
@@ -102,7 +104,7 @@ def plan_of_record(context: Context, caller: Caller, case_id: str, plain: Plain)
                 put(tx, context, case_id, {**again.one("DocumentReference", name), "status": "superseded"})
         put(tx, context, case_id, records.labelled(again, document))
         stored = put(tx, context, case_id, records.labelled(again, care_plan))
-        delivery.plan(tx, context, load(tx.connection, EVERYTHING, case_id), "plan", version, stored.versioned)
+        orders.plan(tx, context, load(tx.connection, EVERYTHING, case_id), "plan", version, stored.versioned)
         return stored.resource
 
 
@@ -212,7 +214,7 @@ def replay(context: Context, caller: Caller, case_id: str, plain: Plain) -> Reso
         task = next((t for t in case.deliveries if t["id"] == plain["task"]), None)
         if task is None:
             raise NotFound(f"The case has no delivery Task/{plain['task']}.")
-        return delivery.replay(tx, context, case, task, f"{caller.name}: {plain['changed']}")
+        return orders.replay(tx, context, case, task, f"{caller.name}: {plain['changed']}")
 
 
 def disclosures(context: Context, caller: Caller, case_id: str) -> Plain:
@@ -231,7 +233,7 @@ def _may_have_left(task: Resource) -> bool:
 def _disclosure(context: Context, case: Case, task: Resource) -> Plain:
     said = alignment.evidence(task)
     person = case.directory.person(task["owner"].get("reference", ""))
-    allowed = sensitivity.may_send(context, case, delivery.actors(person)) if person else None
+    allowed = sensitivity.may_send(context, case, actors(person)) if person else None
     return {
         "task": reference(task),
         "to": task["owner"].get("display", ""),
@@ -260,7 +262,7 @@ def open_link(context: Context, token: str) -> tuple[Case, Resource, str]:
         case = load(connection, EVERYTHING, case_id)
     task = stored.resource
     owner = case.directory.person(task["owner"]["reference"])
-    allowed = sensitivity.may_send(context, case, delivery.actors(owner) if owner else frozenset())
+    allowed = sensitivity.may_send(context, case, actors(owner) if owner else frozenset())
     notice = codes.has(task["code"], codes.TASK, deliverables.NOTICE)
     if task["status"] != "completed" or not (allowed.permitted or notice):
         raise Gone("This link was called back; ask the sender.")

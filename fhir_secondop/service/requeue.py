@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.opinion import codes, eligibility, proposals, workflow
-from fhir_secondop.service import candidates, clocks, coverage, delivery, gather, proposing, urgent, watches
+from fhir_secondop.service import candidates, clocks, coverage, gather, proposing, urgent, watches
 from fhir_secondop.service.context import SERVICE, Context, load
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.service.running import is_outage
 from fhir_secondop.store import batches, resources, tables
 from fhir_secondop.store.database import Transaction
@@ -105,7 +106,7 @@ def carry_on(context: Context, live: Live) -> int:
 
 
 # Those whose Task stays open until the workflow ends it.
-_KEPT = (gather.WORKFLOW, delivery.WORKFLOW, coverage.WORKFLOW, watches.WORKFLOW)
+_KEPT = (gather.WORKFLOW, orders.WORKFLOW, coverage.WORKFLOW, watches.WORKFLOW)
 _ALL = (*_KEPT, clocks.WORKFLOW, urgent.WORKFLOW, candidates.WORKFLOW, proposing.WORKFLOW)
 
 
@@ -129,7 +130,7 @@ def _workflow_of(task: Resource) -> str:
     if codes.has(task["code"], codes.TASK, "gather-records"):
         return gather.WORKFLOW
     if workflow.is_delivery(task):
-        return delivery.WORKFLOW
+        return orders.WORKFLOW
     if codes.has(task["code"], codes.TASK, eligibility.CODE):
         return coverage.WORKFLOW
     if workflow.is_watch(task):
@@ -149,8 +150,8 @@ def _task_again(tx: Transaction, context: Context, stored: Stored, running: set[
         clocks.attend(tx, context, case_id)
     elif name == gather.WORKFLOW:
         gather.enqueue(tx, context, task)
-    elif name == delivery.WORKFLOW:
-        delivery.enqueue(tx, context, load(tx.connection, EVERYTHING, case_id), task)
+    elif name == orders.WORKFLOW:
+        orders.enqueue(tx, context, load(tx.connection, EVERYTHING, case_id), task)
     elif name == coverage.WORKFLOW:
         coverage.enqueue(tx, context, task)
     elif name == watches.WORKFLOW:

@@ -18,7 +18,6 @@ from fhir_secondop.service import (
     audience,
     blinding,
     deliverables,
-    delivery,
     drafts,
     gather,
     holds,
@@ -28,6 +27,7 @@ from fhir_secondop.service import (
     sealing,
 )
 from fhir_secondop.service.context import Context, draft_case, drop_draft, load, preliminary_zone, put, put_all, who
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.service.drafts import DRAFT
 from fhir_secondop.service.review import review_of
 from fhir_secondop.store import resources
@@ -219,7 +219,7 @@ def sign(context: Context, caller: Caller, case_id: str, plain: Plain, *, expect
             ),
         )  # fmt: skip
         case = load(tx.connection, EVERYTHING, case_id)
-        delivery.plan(tx, context, case, "report", version, stored.versioned)
+        orders.plan(tx, context, case, "report", version, stored.versioned)
         proposing.signed(tx, context, case, draft, person, kind=status)
         audience.end_review(tx, case, person.identifiers, context.now())
         return {**signed_report, "meta": stored.meta}

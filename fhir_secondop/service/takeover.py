@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fhir_secondop.service import coverage, delivery, gather
+from fhir_secondop.service import coverage, gather
 from fhir_secondop.service.context import SERVICE, Context
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.store import executors, turns
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ PAGE = 5_000
 ABOUT = 25  # Tasks asked about at once
 HASTEN_MS = 60_000  # between two looks for what waits by a wrong clock
 LONGEST_MS = 90_000_000  # more than an EHR's daily budget makes a delivery wait, which is a day at most
-_RETRIED = (delivery.WORKFLOW, gather.WORKFLOW, coverage.WORKFLOW)  # others may wait for a date
+_RETRIED = (orders.WORKFLOW, gather.WORKFLOW, coverage.WORKFLOW)  # others may wait for a date
 _WAITING = ["ENQUEUED", "DELAYED"]
 _FAILED = ["ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 GiveUp = Callable[[Context, str, str], object]

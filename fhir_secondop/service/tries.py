@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 _REPLAY, _WAIT = 1_000, 1_000_000
+MAX_ATTEMPTS = 12
+FIRST_RETRY_S = 2.0
+LONGEST_RETRY_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,8 @@ class Try:
     def waited(self) -> Try:
         """The same attempt, which was not made yet."""
         return replace(self, waits=self.waits + 1)
+
+
+def backoff(attempt: int) -> float:
+    """Seconds until the next attempt."""
+    return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempt - 1, MAX_ATTEMPTS))

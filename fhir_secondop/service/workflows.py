@@ -33,6 +33,7 @@ from fhir_secondop.service import (
     watches,
 )
 from fhir_secondop.service.context import Context
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.service.memory import give_back_large_blocks
 from fhir_secondop.service.repeated import Repeated
 from fhir_secondop.service.requeue import Live, carry_on, requeue
@@ -212,7 +213,7 @@ def _looks(client: DBOSClient, alive: Live, settings: Settings) -> tuple[rounds.
 def _register_queues(registry: type[DBOS], settings: Settings) -> None:
     limits = {
         gather.WORKFLOW: settings.gatherings_per_ehr,
-        delivery.WORKFLOW: settings.deliveries_per_ehr,
+        orders.WORKFLOW: settings.deliveries_per_ehr,
         candidates.WORKFLOW: 1,
         coverage.WORKFLOW: 1,
         clocks.WORKFLOW: LOOKS_AT_ONCE,
@@ -228,7 +229,7 @@ def _register_queues(registry: type[DBOS], settings: Settings) -> None:
 
 
 _GIVE_UP: dict[str, GiveUp] = {
-    delivery.WORKFLOW: delivery.give_up, gather.WORKFLOW: gather.fail, coverage.WORKFLOW: coverage.fail,
+    orders.WORKFLOW: delivery.give_up, gather.WORKFLOW: gather.fail, coverage.WORKFLOW: coverage.fail,
     watches.WORKFLOW: drift.put_off,
 }  # fmt: skip
 
@@ -290,7 +291,7 @@ def _register(context: Context, registry: type[DBOS], running: Running) -> None:
     attempt = step("deliver.attempt", lambda task, number: _attempted(context, task, number))
     give_up = step("deliver.give_up", lambda task, why, number: delivery.give_up(context, task, why, number))
 
-    @workflow(delivery.WORKFLOW)
+    @workflow(orders.WORKFLOW)
     def deliver(task_id: str, number: int) -> str:
         try:
             return str(attempt(task_id, number))

@@ -25,8 +25,8 @@ import requests
 
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.opinion.case import Case
-from fhir_secondop.service import delivery
 from fhir_secondop.service.context import load
+from fhir_secondop.service.delivering import orders
 from tests.conftest import ROOT, free_port, wait_for
 from tests.faults.peer import DATES, NPI, SHAPES, SYSTEM
 from tests.service.test_review import example
@@ -104,7 +104,7 @@ class Hurried(World):
         """Takes a job; of the service's own those that deliver."""
         with self.lock:
             self.count += 1
-            if job.workflow in (delivery.WORKFLOW, *OURS):
+            if job.workflow in (orders.WORKFLOW, *OURS):
                 heapq.heappush(self.heap, (job.at, self.count, job))
 
 

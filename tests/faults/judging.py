@@ -9,7 +9,7 @@ from typing import Any
 
 from fhir_secondop.opinion import alignment
 from fhir_secondop.opinion.case import Case, derived_id
-from fhir_secondop.service import delivery
+from fhir_secondop.service.delivering import orders
 from tests.faults.hostile import Run
 
 Plain = dict[str, Any]
@@ -82,7 +82,7 @@ def judged(run: Run) -> Judged:
 
 
 def _place(run: Run, case: Case, task: Plain) -> str:
-    connection = delivery.connection_of(run.world.context, case, task)
+    connection = orders.connection_of(run.world.context, case, task)
     assert connection is not None
     return connection.name
 

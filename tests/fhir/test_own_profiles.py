@@ -509,7 +509,9 @@ TAKES_EVIDENCE = ("with_evidence", "_record", "Receipt", "replace")
 
 def facts() -> Iterator[tuple[str, str]]:
     """(file, key) of the dicts that a function hands on as evidence: in the call, or under a name given before."""
-    for name in ("service/delivery.py", "service/providers.py", "ehr/push.py"):
+    parts = (path.name for path in (ROOT / "fhir_secondop/service/delivering").glob("*.py"))
+    of_deliveries = ("service/delivery.py", *(f"service/delivering/{part}" for part in parts))
+    for name in (*of_deliveries, "service/providers.py", "ehr/push.py"):
         tree = ast.parse((ROOT / "fhir_secondop" / name).read_text("utf-8"))
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             nodes = list(ast.walk(function))

@@ -199,6 +199,7 @@ def replacement(text: str) -> str | None:
 
 @given(tree=st.dictionaries(KEYS, TREES, max_size=4), spaced=st.booleans(), ascii_only=st.booleans())
 @example(tree={"reference": ":"}, spaced=False, ascii_only=False)
+@example(tree={"reference": ["", "\\", ":"], "url": []}, spaced=False, ascii_only=False)
 @example(tree={"reference": "urn:a", "url": "Patient/1"}, spaced=False, ascii_only=False)
 @settings(max_examples=400, deadline=None)
 def test_rewriting_the_text_does_just_what_rewriting_the_members_does(

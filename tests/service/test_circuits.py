@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.model import Caller
-from fhir_secondop.service import breaker, circuits, delivery, gather
+from fhir_secondop.service import breaker, circuits, gather, tries
 from fhir_secondop.service.breaker import Policy
+from fhir_secondop.service.delivering import orders
 from fhir_secondop.service.tries import Try
 from fhir_secondop.store import circuits as rows
 from fhir_secondop.store.circuits import Circuit
@@ -116,7 +117,7 @@ def test_one_alone_asks_an_ehr_that_was_silent(world: World) -> None:
     assert len(ehr.seen) == POLICY.failures
     world.clock.forward(POLICY.pause_s + 1)
     ids = [d["task"] for case in cases for d in world.deliveries(case) if SURGEON in d["to"] or ONCOLOGIST in d["to"]]
-    keys = [f"{delivery.WORKFLOW}-{task}" for task in ids]
+    keys = [f"{orders.WORKFLOW}-{task}" for task in ids]
     entered = [circuits.enter(world.context, "lakeside", key) for key in keys]
     assert [one is None for one in entered] == [True] + [False] * 7
     assert circuits.enter(world.context, "lakeside", keys[0]) is None, "its step may run twice"
@@ -193,11 +194,11 @@ def test_after_a_replay_there_are_as_many_attempts_as_before(world: World) -> No
     world.work(patience_s=4 * HOUR)
     for replays in range(1, 3):
         held = world.delivery(case_id, SURGEON)
-        assert f"Given up after {delivery.MAX_ATTEMPTS} attempts" in held["why"]
+        assert f"Given up after {tries.MAX_ATTEMPTS} attempts" in held["why"]
         world.post(case_id, "replay", {"task": held["task"], "changed": "Tried once more."})
         before = len(ehr.written)
         world.work(patience_s=4 * HOUR)
-        assert len(ehr.written) - before == delivery.MAX_ATTEMPTS
+        assert len(ehr.written) - before == tries.MAX_ATTEMPTS
         assert world.delivery(case_id, SURGEON)["evidence"]["replays"] == str(replays)
 
 
@@ -324,4 +325,4 @@ def test_a_turn_is_one_number_and_back() -> None:
         assert Try.of(try_.number) == try_
     assert (Try(4).number, Try(4, 2).number, Try(4, 2, 7).number) == (4, 2004, 7_002_004)
     assert gather.MAX_ATTEMPTS < 1000
-    assert delivery.MAX_ATTEMPTS < 1000
+    assert tries.MAX_ATTEMPTS < 1000

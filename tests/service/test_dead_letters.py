@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from fhir_secondop.errors import Forbidden
 from fhir_secondop.model import Caller
-from fhir_secondop.service import circuits, deliveries, delivery, ledger
+from fhir_secondop.service import circuits, deliveries, delivery, ledger, tries
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.service.deliveries import Asked
 from fhir_secondop.service.tries import Try
@@ -123,7 +123,7 @@ def test_every_attempt_is_kept(world: World) -> None:
     world.work(patience_s=8 * 3600)
     held = world.delivery(case_id, SURGEON)
     shown = world.call("GET", f"/api/deliveries/{held['task']}").get_json()
-    assert [one["attempt"] for one in shown["attempts"]] == list(range(1, delivery.MAX_ATTEMPTS + 1))
+    assert [one["attempt"] for one in shown["attempts"]] == list(range(1, tries.MAX_ATTEMPTS + 1))
     assert {one["failure"] for one in shown["attempts"]} == {"unknown"}
     assert {one["rung"] for one in shown["attempts"]} == {"1"}
     assert shown["attempts"][-1]["status"] == "on-hold"
@@ -132,7 +132,7 @@ def test_every_attempt_is_kept(world: World) -> None:
     world.work(patience_s=3600)
     shown = world.call("GET", f"/api/deliveries/{held['task']}").get_json()
     last = shown["attempts"][-1]
-    assert (last["number"], last["replay"], last["attempt"]) == (delivery.MAX_ATTEMPTS + 1, 1, 1)
+    assert (last["number"], last["replay"], last["attempt"]) == (tries.MAX_ATTEMPTS + 1, 1, 1)
     assert (last["status"], last["outcome"], last["failure"]) == ("completed", "verified", "")
     assert world.call("GET", f"/api/deliveries/{case_id}").status_code == 404
 

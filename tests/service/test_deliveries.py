@@ -14,7 +14,7 @@ from fhir_secondop.ehr import documents
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import EVERYTHING, Resource
 from fhir_secondop.sandbox.traffic import Asked
-from fhir_secondop.service import delivery
+from fhir_secondop.service import delivery, tries
 from fhir_secondop.store import resources
 from tests.service.test_consent import consent, patient_of
 from tests.service.test_review import example
@@ -221,7 +221,7 @@ def test_a_poisoned_report_does_not_hold_up_another_case(world: World) -> None:
     world.work(patience_s=4 * 3600)
     held = world.delivery(poisoned, SURGEON)
     assert held["status"] == "on-hold"
-    assert f"Given up after {delivery.MAX_ATTEMPTS} attempts" in held["why"]
+    assert f"Given up after {tries.MAX_ATTEMPTS} attempts" in held["why"]
     assert all(fine in d["description"] for d in ehr.documents)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from fhir_secondop.opinion import alignment, workflow
 from fhir_secondop.service import delivery, gather, signing, tokens
+from fhir_secondop.service.delivering import orders
 from tests.service.conftest import Bench
 
 Plain = dict[str, Any]
@@ -182,11 +183,11 @@ def test_signing_makes_everything_in_one_commit_and_signing_again_nothing(bench:
     assert {"ServiceRequest", "Encounter", "DiagnosticReport", "Observation", "Condition", "CarePlan"} <= set(kinds)
     statuses = {e["resource"]["resourceType"]: e["resource"].get("status") for e in document["entry"]}
     assert (statuses["Encounter"], statuses["DiagnosticReport"]) == ("finished", "final")
-    jobs = [w for w in bench.enqueued if w[0] == delivery.WORKFLOW]
+    jobs = [w for w in bench.enqueued if w[0] == orders.WORKFLOW]
     assert len(jobs) == 4
     again = operate(bench, case_id, "sign", who="reviewer")
     assert (again.status_code, again.get_json()["version"]) == (200, 1)
-    assert [w for w in bench.enqueued if w[0] == delivery.WORKFLOW] == jobs
+    assert [w for w in bench.enqueued if w[0] == orders.WORKFLOW] == jobs
 
 
 def test_two_signatures_at_once_sign_once(bench: Bench) -> None:
@@ -195,7 +196,7 @@ def test_two_signatures_at_once_sign_once(bench: Bench) -> None:
         answers = list(pool.map(lambda _: operate(bench, case_id, "sign", who="reviewer").status_code, range(4)))
     assert answers.count(200) >= 1
     assert set(answers) <= {200, 409}
-    assert len([w for w in bench.enqueued if w[0] == delivery.WORKFLOW]) == 4
+    assert len([w for w in bench.enqueued if w[0] == orders.WORKFLOW]) == 4
     assert len(resources(bench, case_id, "Bundle")) == 1
 
 
@@ -233,7 +234,7 @@ def test_a_retraction_goes_everywhere_and_says_what_it_is(bench: Bench) -> None:
 def test_a_link_is_single_use_bound_to_its_version_and_read_by_no_scanner(bench: Bench) -> None:
     case_id = signed(bench)
     context = bench.service.context
-    for _, _, _, task, number in [w for w in bench.enqueued if w[0] == delivery.WORKFLOW]:
+    for _, _, _, task, number in [w for w in bench.enqueued if w[0] == orders.WORKFLOW]:
         assert delivery.attempt(context, task, number) == "link"  # no EHR is configured here
     task = operate_get_case(bench, case_id)["deliveries"][0]
     url = operate(bench, case_id, "cover-sheet", {"task": task["task"]}).get_json()["url"]
@@ -268,7 +269,7 @@ def ack_of(bench: Bench, case_id: str, task: Plain) -> str:
 def test_the_link_of_an_old_version_says_so(bench: Bench) -> None:
     case_id = signed(bench)
     context = bench.service.context
-    for _, _, _, task, number in [w for w in bench.enqueued if w[0] == delivery.WORKFLOW]:
+    for _, _, _, task, number in [w for w in bench.enqueued if w[0] == orders.WORKFLOW]:
         delivery.attempt(context, task, number)
     old = operate_get_case(bench, case_id)["deliveries"][0]["task"]
     path = f"/ack/{tokens.make(context, tokens.ACKNOWLEDGE, old)}"
@@ -432,7 +433,7 @@ def test_nothing_forged_stands_beside_what_a_case_says(bench: Bench) -> None:
 def test_a_consent_that_comes_later_joins_the_case_and_calls_links_back(bench: Bench) -> None:
     case_id = signed(bench)
     context = bench.service.context
-    for _, _, _, task, number in [w for w in bench.enqueued if w[0] == delivery.WORKFLOW]:
+    for _, _, _, task, number in [w for w in bench.enqueued if w[0] == orders.WORKFLOW]:
         delivery.attempt(context, task, number)
     task = operate_get_case(bench, case_id)["deliveries"][0]["task"]
     path = f"/ack/{tokens.make(context, tokens.ACKNOWLEDGE, task)}"
@@ -452,7 +453,7 @@ def test_a_consent_that_comes_later_joins_the_case_and_calls_links_back(bench: B
     before = len(bench.enqueued)
     operate(bench, case_id, "amend-report", {"kind": "corrected", "reason": "A dose."}, "reviewer")
     assert operate(bench, case_id, "sign", who="reviewer").status_code == 200
-    for _, _, _, task, number in [w for w in bench.enqueued[before:] if w[0] == delivery.WORKFLOW]:
+    for _, _, _, task, number in [w for w in bench.enqueued[before:] if w[0] == orders.WORKFLOW]:
         assert delivery.attempt(context, task, number) == "on-hold"
 
 

@@ -1,0 +1,1 @@
+"""The parts of a delivery; `service.delivery` puts them together."""
