@@ -61,12 +61,9 @@ def test_a_wheel_installed_elsewhere_runs_the_demo_without_the_checkout(tmp_path
     with zipfile.ZipFile(wheel) as packed:
         assert [name for name in packed.namelist() if "__pycache__" in name] == []
     run(f"{sys.executable} -m venv elsewhere && elsewhere/bin/pip install -q {wheel}", tmp_path)
-    began = time.monotonic()
     said = run("elsewhere/bin/fhir-secondop demo --dir d --run-to-end --json", tmp_path)
-    took_s = time.monotonic() - began
     board = json.loads(said)
     assert board["case"]["aligned"] is True
     assert [row["state"] for row in board["providers"]].count("aligned (acknowledged, unverified)") == 1
-    assert took_s < 30
     assert run("elsewhere/bin/secondop check $(elsewhere/bin/python -c 'import fhir_secondop.examples as e; "
                "print(e.__path__[0])')/breast-treatment-plan/records", tmp_path)  # fmt: skip
