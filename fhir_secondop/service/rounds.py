@@ -28,7 +28,8 @@ class Round:
 
 ALERTS = Round("alerts", watch.EVERY_S, watch.act)
 STATES = Round("case-states", case_states.EVERY_S, case_states.follow)
-ALL: tuple[Round, ...] = (ALERTS, STATES, Round("reminders", reminders.EVERY_S, reminders.act))
+OTHERS = (STATES, Round("reminders", reminders.EVERY_S, reminders.act))
+"""Beside alerts, which have a thread of their own: a mail server that hangs holds nothing else up."""
 UNATTENDED = (ALERTS, STATES)
 """What a process that only serves does, too: somebody must notice that nobody works."""
 

@@ -188,10 +188,11 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
             strays.look(time.monotonic())
             take_over.turn(lease.beat_s)
 
-        take_over.turn(lease.beat_s)  # what an earlier start of this worker left goes on at once
+        take_over.resume()  # what an earlier start of this worker left goes on at once, whoever had the last turn
         _started(ending, Repeated("take-over", lease.beat_s, look))
         alive = partial(live, client)
-        _started(ending, rounds.Rounds(context, (*_looks(client, alive, settings), *rounds.ALL)))
+        _started(ending, rounds.Rounds(context, (rounds.ALERTS,)))
+        _started(ending, rounds.Rounds(context, (*_looks(client, alive, settings), *rounds.OTHERS)))
         ending.callback(lease.drain)
         yield alive
 

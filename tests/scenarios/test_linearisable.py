@@ -148,12 +148,24 @@ def work(servers: Servers, seed: int, *, clients: int, seconds: float, kills: in
     return Run(histories, {register: versions(servers, name) for register, name in names.items()})
 
 
+def asked_until_there(url: str) -> Any:
+    """What it answers; a process that was killed may just be starting again."""
+    ends = time.monotonic() + 60
+    while True:
+        try:
+            return requests.get(url, timeout=30).json()
+        except requests.ConnectionError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.2)
+
+
 def versions(servers: Servers, name: str) -> dict[int, str]:
     """What is stored of a register; each version stands there once."""
     found: list[tuple[int, str]] = []
     pages = [f"{servers.bases[-1]}/Basic/{name}/_history?_count=500"]
     while pages:
-        answer = requests.get(pages.pop(), timeout=30).json()
+        answer = asked_until_there(pages.pop())
         for entry in answer["entry"]:
             is_deleted = entry["request"]["method"] == "DELETE"
             version = int(entry["response"]["etag"][3:-1])

@@ -303,13 +303,14 @@ def test_a_notice_is_planned_with_the_hold_or_not_at_all(world: World, monkeypat
     record(world, consent(patient_of(world, case_id), rule="OPTOUT", type="deny"))
     world.amend(case_id)
     from fhir_secondop.service import delivery
+    from fhir_secondop.service.delivering import moves
 
     def broken(*of: Any) -> None:
         raise KeyboardInterrupt
 
     task = world.delivery(case_id, SURGEON, 2)["task"]
     with monkeypatch.context() as patch:
-        patch.setattr(delivery, "_plan_notice", broken)
+        patch.setattr(moves, "_plan_notice", broken)
         with pytest.raises(KeyboardInterrupt):
             delivery.attempt(world.context, task, 1)
     assert world.delivery(case_id, SURGEON, 2)["status"] == "accepted"

@@ -116,11 +116,11 @@ def test_one_that_can_t_be_left_to_a_person_does_not_stop_the_others(left: Left)
 def test_a_start_that_fails_leaves_no_thread_and_no_living_worker_behind(
     left: Left, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(self: TakeOver, every_s: float) -> None:
+    def fails(self: TakeOver) -> int:
         raise KeyError("args")
 
     with monkeypatch.context() as patched:
-        patched.setattr(TakeOver, "turn", fails)
+        patched.setattr(TakeOver, "resume", fails)
         with pytest.raises(KeyError):
             workflows.working(left.context, workflows.Settings(drain_s=0)).__enter__()
     with left.context.database.reading() as connection:
