@@ -5,6 +5,7 @@ Nobody who writes has to think of it, older versions of the program included; wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from fhir_secondop.model import EVERYTHING
 from fhir_secondop.opinion import progress
 from fhir_secondop.service import cases
 from fhir_secondop.service.context import SERVICE, Context, whole_case
+from fhir_secondop.service.running import is_outage
 from fhir_secondop.store import case_states as rows
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.case_states import State
 
+log = logging.getLogger(__name__)
 NAME = "case-states"
 EVERY_S = 10.0
 """Between two rounds: what was written meanwhile is what the next reader has to look at itself."""
@@ -100,11 +103,21 @@ def _requests(after: int) -> sa.Select[Any]:
 
 
 def _states(connection: Connection, context: Context, ids: Sequence[str]) -> list[State]:
-    return [
-        state
-        for start in range(0, len(ids), CASES)
-        for state in _of_some(connection, context, ids[start : start + CASES])
-    ]
+    """Of those that can be read. One that can't is said in the log, and takes nobody's list away."""
+    found: list[State] = []
+    for start in range(0, len(ids), CASES):
+        some = ids[start : start + CASES]
+        try:
+            found += list(_of_some(connection, context, some))  # all of them, or none
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if len(some) > 1:
+                found += [state for case_id in some for state in _states(connection, context, [case_id])]
+            else:
+                # The type only: a message may quote what it handled.
+                log.error("case %s is on no list: %s", some[0], type(error).__name__)
+    return found
 
 
 def _of_some(connection: Connection, context: Context, ids: Sequence[str]) -> Iterable[State]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fhir_secondop.errors import NotFound
 from fhir_secondop.model import Visibility
 from fhir_secondop.store import resources, tables
 
@@ -53,13 +54,18 @@ def write(connection: Connection, states: Sequence[State]) -> None:
 
 
 def find(connection: Connection, visibility: Visibility, wanted: Wanted, count: int) -> list[str]:
-    """The ids of at most so many cases that may be seen: first those that have not ended, the newest first."""
+    """The ids of at most so many cases that may be seen: first those that have not ended, the newest first.
+
+    Raises NotFound where `wanted.before` is none that may be seen.
+    """
     query = sa.select(_STATE.case_id).select_from(_FROM).where(_seen(visibility), *_conditions(wanted))
     if wanted.before:
-        at = connection.execute(sa.select(_STATE.ended, _STATE.rid).where(_STATE.case_id == wanted.before)).first()
-        if at is not None:
-            same = sa.and_(_STATE.ended == at.ended, _STATE.rid < at.rid)
-            query = query.where(same if at.ended else sa.or_(same, _STATE.ended.is_(True)))
+        mine = (_STATE.case_id == wanted.before, _seen(visibility))
+        at = connection.execute(sa.select(_STATE.ended, _STATE.rid).select_from(_FROM).where(*mine)).first()
+        if at is None:
+            raise NotFound(f"There is no case {wanted.before}.", path="before")
+        same = sa.and_(_STATE.ended == at.ended, _STATE.rid < at.rid)
+        query = query.where(same if at.ended else sa.or_(same, _STATE.ended.is_(True)))
     query = query.order_by(_STATE.ended, _STATE.rid.desc()).limit(count)
     return list(connection.execute(query).scalars())
 

@@ -169,6 +169,28 @@ def test_many_at_once_end_in_the_same_rows(world: World) -> None:
     assert rows(world) == found
 
 
+def test_one_case_that_can_t_be_read_takes_nobody_s_list_away(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = many(world, 3)
+    caplog.set_level("ERROR", logger=case_states.__name__)
+    needs = progress.needs
+
+    def broken(case: Any, candidates: Any) -> Any:
+        if case.id == ids[1]:
+            raise KeyError("owner")
+        return needs(case, candidates)
+
+    monkeypatch.setattr(progress, "needs", broken)
+    assert [one.case.id for one in overview(world).page] == [ids[2], ids[0]]
+    assert [r.getMessage() for r in caplog.records if "list" in r.getMessage()] == [
+        f"case {ids[1]} is on no list: KeyError"
+    ]  # fmt: skip
+    forget(world)
+    assert case_states.make(world.context) == 3
+    assert len(overview(world).page) == 2
+
+
 def test_in_small_steps_it_comes_to_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     many(world, 3)
     case_states.follow(world.context)

@@ -630,6 +630,25 @@ def once(ehr: Ehr, fits: Callable[[Asked], bool], act: Callable[[], Any]) -> lis
     return done
 
 
+def delayed(world: World, case_id: str, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> Any:
+    """The surgeon's delivery, which waits for its turn at the EHR after it was committed; what `act` does meanwhile."""
+    task, done = world.delivery(case_id, SURGEON)["task"], []
+
+    class Turn:
+        def __enter__(self) -> None:
+            if world.delivery(case_id, SURGEON)["businessStatus"] == "sending" and not done:
+                done.append("now")
+                done[0] = act()
+
+        def __exit__(self, *said: object) -> None:
+            pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.context.client("lakeside"), "_at_once", Turn())
+        run(world, next(job for job in deliveries_of(world, case_id, 1) if job.args[0] == task))
+    return done[0]
+
+
 @pytest.mark.parametrize("kind", ["amended", "entered-in-error"])
 def test_a_version_that_was_superseded_since_its_worker_looked_is_not_sent_after_the_newer_one(
     both: World, kind: str
@@ -663,26 +682,13 @@ def test_a_request_that_waited_for_its_turn_for_long_is_not_sent_after_somebody_
     world = both
     ehr = hospital(world, "no-transaction", "no-conditional-create", settle_s=60.0)
     case_id = world.signed(sources=[])
-    client = world.context.client("lakeside")
-    waits, others = client._at_once, []
 
-    class Turn:
-        def __enter__(self) -> None:
-            task = world.delivery(case_id, SURGEON)
-            if task["businessStatus"] == "sending" and not others:
-                others.append("now")
-                world.clock.forward(61)
-                other = next(job for job in deliveries_of(world, case_id, 1) if job.args[0] != task["task"])
-                others[0] = run(world, other)
+    def others() -> str:
+        world.clock.forward(61)
+        task = world.delivery(case_id, SURGEON)["task"]
+        return run(world, next(job for job in deliveries_of(world, case_id, 1) if job.args[0] != task))
 
-        def __exit__(self, *said: object) -> None:
-            pass
-
-    monkeypatch.setattr(client, "_at_once", Turn())
-    first_one = world.delivery(case_id, SURGEON)["task"]
-    run(world, next(job for job in deliveries_of(world, case_id, 1) if job.args[0] == first_one))
-    monkeypatch.setattr(client, "_at_once", waits)
-    assert others == ["verified"]
+    assert delayed(world, case_id, monkeypatch, others) == "verified"
     world.work(patience_s=600)
     assert {world.delivery(case_id, n)["businessStatus"] for n in (SURGEON, ONCOLOGIST)} == {"verified"}
     assert (len(ehr.documents), len([a for a in ehr.written if a.type == "DocumentReference"])) == (1, 1)
@@ -694,24 +700,15 @@ def test_a_consent_that_was_taken_back_while_a_request_waited_for_its_turn_is_ke
     world = both
     ehr = hospital(world, settle_s=60.0)
     case_id = world.signed(sources=[])
-    client, waits, done = world.context.client("lakeside"), world.context.client("lakeside")._at_once, []
 
-    class Turn:
-        def __enter__(self) -> None:
-            if world.delivery(case_id, SURGEON)["businessStatus"] == "sending" and not done:
-                given = consent(patient_of(world, case_id), rule="OPTOUT", type="deny")
-                done.append(world.call("POST", "/fhir/Consent", given).status_code)
-                world.clock.forward(10)
+    def revoked() -> int:
+        given = consent(patient_of(world, case_id), rule="OPTOUT", type="deny")
+        world.clock.forward(10)
+        status: int = world.call("POST", "/fhir/Consent", given).status_code
+        return status
 
-        def __exit__(self, *said: object) -> None:
-            pass
-
-    monkeypatch.setattr(client, "_at_once", Turn())
-    task = world.delivery(case_id, SURGEON)["task"]
-    run(world, next(job for job in deliveries_of(world, case_id, 1) if job.args[0] == task))
-    monkeypatch.setattr(client, "_at_once", waits)
+    assert delayed(world, case_id, monkeypatch, revoked) == 201
     world.work(patience_s=600)
-    assert done == [201]
     assert ehr.written == []
     said = world.delivery(case_id, SURGEON)
     assert said["status"] == "on-hold"

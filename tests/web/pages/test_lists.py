@@ -132,6 +132,8 @@ def test_a_long_list_goes_on_and_says_that_it_does(bare: Clinic, monkeypatch: py
         api = answer.get("next", "")
     assert (pages, listed) == (ids, ids)
     assert world.call("GET", "/api/second-opinions?before=nowhere").status_code == 404
+    assert bare.get("/?before=nowhere").status_code == 404
+    assert bare.get(f"/?before={ids[0]}", "stranger").status_code == 404
     assert world.call("GET", f"/api/second-opinions?before={ids[0]}", who="stranger").status_code == 404
 
 
