@@ -51,10 +51,16 @@ def follow(context: Context) -> None:
 
 
 def make(context: Context) -> int:
-    """Makes it for all cases, where that was not done yet; how many. Again it changes nothing."""
+    """Makes it for all cases, where that was not done yet; how many. Again it looks at those that could not be read."""
     with context.database.reading() as connection:
-        if connection.execute(sa.select(_REACHED.at).where(_MINE)).first() is not None:
-            return 0
+        made = connection.execute(sa.select(_REACHED.at).where(_MINE)).first() is not None
+        unreadable = rows.unreadable(connection, EVERYTHING, CASES)
+    if made:
+        if unreadable:
+            with context.database.transaction(SERVICE) as tx:
+                rows.write(tx.connection, _states(tx.connection, context, unreadable))
+        return len(unreadable)
+    with context.database.reading() as connection:
         reached = int(connection.execute(sa.select(sa.func.max(tables.version.c.updated))).scalar() or 0)
     count, after = 0, 0
     while True:
@@ -103,7 +109,7 @@ def _requests(after: int) -> sa.Select[Any]:
 
 
 def _states(connection: Connection, context: Context, ids: Sequence[str]) -> list[State]:
-    """Of those that can be read. One that can't is said in the log, and takes nobody's list away."""
+    """Where they stand. One that can't be read is said in the log, and takes nobody's list away."""
     found: list[State] = []
     for start in range(0, len(ids), CASES):
         some = ids[start : start + CASES]
@@ -116,20 +122,27 @@ def _states(connection: Connection, context: Context, ids: Sequence[str]) -> lis
                 found += [state for case_id in some for state in _states(connection, context, [case_id])]
             else:
                 # The type only: a message may quote what it handled.
-                log.error("case %s is on no list: %s", some[0], type(error).__name__)
+                log.error("case %s can't be read: %s", some[0], type(error).__name__)
+                rids = _rids(connection, some)
+                found += [State(rids[i], i, rows.UNREADABLE, False, frozenset()) for i in some if i in rids]
     return found
 
 
 def _of_some(connection: Connection, context: Context, ids: Sequence[str]) -> Iterable[State]:
-    resource = tables.resource.c
-    requests = sa.select(resource.id, resource.rid).where(
-        resource.type == "ServiceRequest", resource.id.in_(ids), resource.id == resource.case_id,
-        resource.deleted.is_(False),
-    )  # fmt: skip
-    rids = {row.id: int(row.rid) for row in connection.execute(requests)}
+    rids = _rids(connection, ids)
     found = cases.read(connection, EVERYTHING, list(rids))
     waiting = cases.with_candidates(connection, context, found)
     for case in found:
         stage = progress.stage(case)
         needs = progress.needs(case, waiting.get(case.id, frozenset()))
         yield State(rids[case.id], case.id, stage, stage in ENDED, frozenset(need.kind for need in needs))
+
+
+def _rids(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+    """Case → `rid` of its ServiceRequest."""
+    resource = tables.resource.c
+    requests = sa.select(resource.id, resource.rid).where(
+        resource.type == "ServiceRequest", resource.id.in_(ids), resource.id == resource.case_id,
+        resource.deleted.is_(False),
+    )  # fmt: skip
+    return {row.id: int(row.rid) for row in connection.execute(requests)}

@@ -17,6 +17,7 @@ from fhir_secondop.store import case_states as rows
 from fhir_secondop.store.case_states import Wanted
 
 NEEDING = 40
+UNREADABLE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Overview:
     """A page of the cases of a caller, all of them in numbers, and those that wait for a person.
 
     `stages` and `needs` count at most `rows.MOST_COUNTED`; `needing` has some cases of each kind, the oldest first, and
-    not many more than NEEDING together, of the gravest kinds.
+    not many more than NEEDING together, of the gravest kinds. `unreadable` are ids, at most UNREADABLE.
     """
 
     page: Sequence[Listed]
@@ -45,6 +46,7 @@ class Overview:
     stages: Mapping[str, int]
     needs: Mapping[str, int]
     needing: Sequence[Listed]
+    unreadable: Sequence[str]
 
 
 def listed(context: Context, caller: Caller, limit: int) -> list[Listed]:
@@ -74,10 +76,11 @@ def overview(
         for kind in needed:
             if len(needing) < NEEDING:
                 needing.update(dict.fromkeys(oldest.get(kind, ())))
+        unreadable = rows.unreadable(connection, visibility, UNREADABLE)
         stages = rows.numbers(connection, visibility, progress.STAGES)
         read = _listed(connection, context, caller, list(dict.fromkeys([*page, *needing])))
     older = page[-1] if len(found) > limit else ""
-    return Overview([read[i] for i in page], older, stages, needed, [read[i] for i in needing])
+    return Overview([read[i] for i in page], older, stages, needed, [read[i] for i in needing], unreadable)
 
 
 def _listed(connection: SqlConnection, context: Context, caller: Caller, ids: Sequence[str]) -> dict[str, Listed]:

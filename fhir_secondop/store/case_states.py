@@ -17,6 +17,8 @@ from fhir_secondop.model import Visibility
 from fhir_secondop.store import resources, tables
 
 MOST_COUNTED = 1000
+UNREADABLE = "unreadable"
+"""The stage of a case of which nobody can say where it stands."""
 _STATE, _NEED, _RESOURCE = tables.case_state.c, tables.case_need.c, tables.resource.c
 _FROM = tables.case_state.join(tables.resource, _RESOURCE.rid == _STATE.rid)
 
@@ -58,7 +60,7 @@ def find(connection: Connection, visibility: Visibility, wanted: Wanted, count: 
 
     Raises NotFound where `wanted.before` is none that may be seen.
     """
-    query = sa.select(_STATE.case_id).select_from(_FROM).where(_seen(visibility), *_conditions(wanted))
+    query = sa.select(_STATE.case_id).select_from(_FROM).where(_readable(visibility), *_conditions(wanted))
     if wanted.before:
         mine = (_STATE.case_id == wanted.before, _seen(visibility))
         at = connection.execute(sa.select(_STATE.ended, _STATE.rid).select_from(_FROM).where(*mine)).first()
@@ -67,6 +69,13 @@ def find(connection: Connection, visibility: Visibility, wanted: Wanted, count: 
         same = sa.and_(_STATE.ended == at.ended, _STATE.rid < at.rid)
         query = query.where(same if at.ended else sa.or_(same, _STATE.ended.is_(True)))
     query = query.order_by(_STATE.ended, _STATE.rid.desc()).limit(count)
+    return list(connection.execute(query).scalars())
+
+
+def unreadable(connection: Connection, visibility: Visibility, count: int) -> list[str]:
+    """The ids of at most so many cases that may be seen and can't be read, the oldest first."""
+    mine = (_seen(visibility), _STATE.stage == UNREADABLE)
+    query = sa.select(_STATE.case_id).select_from(_FROM).where(*mine).order_by(_STATE.rid).limit(count)
     return list(connection.execute(query).scalars())
 
 
@@ -108,6 +117,10 @@ def _numbers(
 
 def _seen(visibility: Visibility) -> sa.ColumnElement[bool]:
     return sa.and_(_RESOURCE.deleted.is_(False), resources.visible(visibility))
+
+
+def _readable(visibility: Visibility) -> sa.ColumnElement[bool]:
+    return sa.and_(_STATE.stage != UNREADABLE, _seen(visibility))
 
 
 def _conditions(wanted: Wanted) -> Iterable[sa.ColumnElement[bool]]:

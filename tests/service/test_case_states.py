@@ -183,12 +183,17 @@ def test_one_case_that_can_t_be_read_takes_nobody_s_list_away(
 
     monkeypatch.setattr(progress, "needs", broken)
     assert [one.case.id for one in overview(world).page] == [ids[2], ids[0]]
-    assert [r.getMessage() for r in caplog.records if "list" in r.getMessage()] == [
-        f"case {ids[1]} is on no list: KeyError"
+    assert overview(world).unreadable == [ids[1]]
+    assert [r.getMessage() for r in caplog.records if "can't" in r.getMessage()] == [
+        f"case {ids[1]} can't be read: KeyError"
     ]  # fmt: skip
     forget(world)
     assert case_states.make(world.context) == 3
     assert len(overview(world).page) == 2
+    monkeypatch.setattr(progress, "needs", needs)  # a program that can read it
+    assert case_states.make(world.context) == 1
+    assert [one.case.id for one in overview(world).page] == ids[::-1]
+    assert overview(world).unreadable == []
 
 
 def test_in_small_steps_it_comes_to_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

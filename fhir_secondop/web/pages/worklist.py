@@ -62,7 +62,7 @@ def _page(frame: Frame, stage: str, need: str, before: str) -> Response:
     caller = frame.caller
     if rights.summary_scopes_missing(caller):
         return frame.page("worklist", rows=(), stages={}, total=0, stage=stage, need=need, before="", older="",
-                          needs={}, needing=())  # fmt: skip
+                          needs={}, needing=(), unreadable=())  # fmt: skip
     coordinates = "coordinator" in caller.roles
     kinds = tuple(progress.NEEDS) if coordinates else OF_ALL
     wanted = Wanted(stage, need if need in kinds else "", before)
@@ -77,6 +77,7 @@ def _page(frame: Frame, stage: str, need: str, before: str) -> Response:
         "worklist", rows=[row_of(one, caller) for one in overview.page], stages=overview.stages,
         total=sum(overview.stages.values()), most=MOST_COUNTED, stage=stage, need=wanted.need, before=before,
         older=overview.older, needs=needs, needing=[(kind, pairs) for kind, pairs in waiting if kind in needs],
+        unreadable=overview.unreadable if coordinates else (),
     )  # fmt: skip
 
 

@@ -137,6 +137,24 @@ def test_a_long_list_goes_on_and_says_that_it_does(bare: Clinic, monkeypatch: py
     assert world.call("GET", f"/api/second-opinions?before={ids[0]}", who="stranger").status_code == 404
 
 
+def test_a_case_that_can_t_be_read_is_named_to_who_coordinates(bare: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = "https://riverside.example/orders"
+    ids = [bare.world.open(placer={"system": orders, "value": str(number)}) for number in range(3)]
+    stage = progress.stage
+
+    def broken(case: Any) -> str:
+        if case.id == ids[1]:
+            raise KeyError("owner")
+        return stage(case)
+
+    monkeypatch.setattr(progress, "stage", broken)
+    shown = bare.text("/")
+    assert "can't be read 1 case" in shown
+    assert ids[1] in shown
+    assert "Gathering the record (2)" in shown
+    assert "can't be read" not in bare.text("/", "pcp")
+
+
 def test_more_cases_take_no_more_statements(bare: Clinic) -> None:
     counted: list[str] = []
     engine = bare.world.context.database.engine
