@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from zoneinfo import ZoneInfo
 
 from fhir_secondop.errors import Invalid
@@ -20,6 +20,11 @@ DAY_MS = 86_400_000
 _MONDAY = date(1970, 1, 5).toordinal()
 _LAST = date(9999, 12, 30).toordinal()
 _ZONED = re.compile(r".+T.+(Z|[+-]\d\d:\d\d)")
+
+
+@lru_cache(maxsize=4096)
+def _midnight(zone: ZoneInfo, day: date) -> int:
+    return times.milliseconds(datetime(day.year, day.month, day.day, tzinfo=zone))
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Calendar:
 
     def midnight(self, day: date) -> int:
         """When that day begins at the site; where the clock skips midnight, when the day's first hour does."""
-        return times.milliseconds(datetime(day.year, day.month, day.day, tzinfo=self.zone))
+        return _midnight(self.zone, day)
 
     def instant(self, text: str, path: str) -> str:
         """A time that somebody wrote as a FHIR instant; without a zone it is the site's. Raises Invalid at `path`."""
@@ -87,10 +92,15 @@ class Calendar:
         """The holidays that would be business days, as ordinals."""
         return sorted(day.toordinal() for day in self.holidays if day.weekday() in self.workdays)
 
+    @cached_property
+    def _worked(self) -> tuple[int, ...]:
+        """Business days of a week before each of its days."""
+        return tuple(sum(1 for weekday in self.workdays if weekday < day) for day in range(7))
+
     def _before(self, ordinal: int) -> int:
         """Business days from _MONDAY to before that day; negative for an earlier one."""
         weeks, rest = divmod(ordinal - _MONDAY, 7)
-        worked = weeks * len(self.workdays) + sum(1 for weekday in self.workdays if weekday < rest)
+        worked = weeks * len(self.workdays) + self._worked[rest]
         return worked - bisect_left(self._lost, ordinal) + bisect_left(self._lost, _MONDAY)
 
     def _nth(self, number: int) -> int:
