@@ -177,6 +177,7 @@ def _unindexed(database: Database) -> Iterator[sa.Connection]:
             raw: Any = connection.connection.driver_connection
             raw.execute("PRAGMA synchronous=OFF")
         indexes = _indexes(connection, database.is_sqlite)
+        counts = raw.execute("SELECT tbl, idx, stat FROM sqlite_stat1").fetchall() if database.is_sqlite else []
         for name, _ in indexes:
             connection.execute(sa.text(f"DROP INDEX {name}"))
         yield connection
@@ -185,6 +186,11 @@ def _unindexed(database: Database) -> Iterator[sa.Connection]:
         connection.commit()
         if database.is_sqlite:
             raw.execute("PRAGMA synchronous=FULL")
+            # What the migrations told the planner went with the indexes.
+            raw.execute("DELETE FROM sqlite_stat1")
+            raw.executemany("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", counts)
+            raw.commit()
+            raw.execute("ANALYZE sqlite_schema")
             raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         else:
             connection.execute(sa.text("ANALYZE"))

@@ -19,8 +19,6 @@ from fhir_secondop.store import resources, tables
 MOST_COUNTED = 1000
 UNREADABLE = "unreadable"
 """The stage of a case of which nobody can say where it stands."""
-_STATE, _NEED, _RESOURCE = tables.case_state.c, tables.case_need.c, tables.resource.c
-_FROM = tables.case_state.join(tables.resource, _RESOURCE.rid == _STATE.rid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +58,32 @@ def find(connection: Connection, visibility: Visibility, wanted: Wanted, count: 
 
     Raises NotFound where `wanted.before` is none that may be seen.
     """
-    query = sa.select(_STATE.case_id).select_from(_FROM).where(_readable(visibility), *_conditions(wanted))
+    seen = _seen(connection, visibility)
+    query = sa.select(seen.c.case_id).where(seen.c.stage != UNREADABLE, *_conditions(seen, wanted))
     if wanted.before:
-        mine = (_STATE.case_id == wanted.before, _seen(visibility))
-        at = connection.execute(sa.select(_STATE.ended, _STATE.rid).select_from(_FROM).where(*mine)).first()
+        before = sa.select(seen.c.ended, seen.c.rid).where(seen.c.case_id == wanted.before)
+        at = connection.execute(before).first()
         if at is None:
             raise NotFound(f"There is no case {wanted.before}.", path="before")
-        same = sa.and_(_STATE.ended == at.ended, _STATE.rid < at.rid)
-        query = query.where(same if at.ended else sa.or_(same, _STATE.ended.is_(True)))
-    query = query.order_by(_STATE.ended, _STATE.rid.desc()).limit(count)
+        same = sa.and_(seen.c.ended == at.ended, seen.c.rid < at.rid)
+        query = query.where(same if at.ended else sa.or_(same, seen.c.ended.is_(True)))
+    query = query.order_by(seen.c.ended, seen.c.rid.desc()).limit(count)
     return list(connection.execute(query).scalars())
 
 
 def unreadable(connection: Connection, visibility: Visibility, count: int) -> list[str]:
     """The ids of at most so many cases that may be seen and can't be read, the oldest first."""
-    mine = (_seen(visibility), _STATE.stage == UNREADABLE)
-    query = sa.select(_STATE.case_id).select_from(_FROM).where(*mine).order_by(_STATE.rid).limit(count)
+    seen = _seen(connection, visibility)
+    query = sa.select(seen.c.case_id).where(seen.c.stage == UNREADABLE).order_by(seen.c.rid).limit(count)
     return list(connection.execute(query).scalars())
 
 
 def needing(connection: Connection, visibility: Visibility, kinds: Iterable[str], count: int) -> dict[str, list[str]]:
     """Kind → the ids of at most so many cases that may be seen and in which it waits, the oldest first."""
+    seen = _seen(connection, visibility)
     parts = [
-        sa.select(sa.literal(kind).label("kind"), _STATE.case_id, _STATE.rid)
-        .select_from(_FROM).where(_seen(visibility), _needs(kind)).order_by(_STATE.rid).limit(count).subquery().select()
+        sa.select(sa.literal(kind).label("kind"), seen.c.case_id, seen.c.rid)
+        .where(_needs(seen, kind)).order_by(seen.c.rid).limit(count).subquery().select()
         for kind in kinds
     ]  # fmt: skip
     found: dict[str, list[str]] = {}
@@ -95,40 +95,47 @@ def needing(connection: Connection, visibility: Visibility, kinds: Iterable[str]
 
 def numbers(connection: Connection, visibility: Visibility, stages: Iterable[str]) -> dict[str, int]:
     """Stage → how many cases that may be seen are in it; beyond MOST_COUNTED nobody counts."""
-    return _numbers(connection, visibility, {stage: _STATE.stage == stage for stage in stages})
+    seen = _seen(connection, visibility)
+    return _numbers(connection, seen, {stage: seen.c.stage == stage for stage in stages})
 
 
 def needed(connection: Connection, visibility: Visibility, kinds: Iterable[str]) -> dict[str, int]:
     """Kind → in how many cases that may be seen it waits for a person, those of 0 left out; counted as `numbers`."""
-    found = _numbers(connection, visibility, {kind: _needs(kind) for kind in kinds})
+    seen = _seen(connection, visibility)
+    found = _numbers(connection, seen, {kind: _needs(seen, kind) for kind in kinds})
     return {kind: number for kind, number in found.items() if number}
 
 
 def _numbers(
-    connection: Connection, visibility: Visibility, conditions: Mapping[str, sa.ColumnElement[bool]]
+    connection: Connection, seen: sa.FromClause, conditions: Mapping[str, sa.ColumnElement[bool]]
 ) -> dict[str, int]:
     counted = []
     for condition in conditions.values():
-        some = sa.select(sa.literal(1)).select_from(_FROM).where(_seen(visibility), condition).limit(MOST_COUNTED)
+        some = sa.select(sa.literal(1)).select_from(seen).where(condition).limit(MOST_COUNTED)
         counted.append(sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery())
     row = connection.execute(sa.select(*counted)).one() if counted else ()
     return dict(zip(conditions, map(int, row), strict=True))
 
 
-def _seen(visibility: Visibility) -> sa.ColumnElement[bool]:
-    return sa.and_(_RESOURCE.deleted.is_(False), resources.visible(visibility))
+def _seen(connection: Connection, visibility: Visibility) -> sa.FromClause:
+    """The rows of the cases that may be seen: made once for a statement where they are few, else along the indexes."""
+    resource = tables.resource.c
+    cases = (
+        sa.select(*tables.case_state.c)
+        .select_from(tables.case_state.join(tables.resource, resource.rid == tables.case_state.c.rid))
+        .where(resource.deleted.is_(False), resources.visible(visibility))
+    )
+    own = resources.own_cases(connection, visibility)
+    return cases.subquery("seen") if own is None else cases.where(tables.case_state.c.case_id.in_(own)).cte("seen")
 
 
-def _readable(visibility: Visibility) -> sa.ColumnElement[bool]:
-    return sa.and_(_STATE.stage != UNREADABLE, _seen(visibility))
-
-
-def _conditions(wanted: Wanted) -> Iterable[sa.ColumnElement[bool]]:
+def _conditions(seen: sa.FromClause, wanted: Wanted) -> Iterable[sa.ColumnElement[bool]]:
     if wanted.stage:
-        yield _STATE.stage == wanted.stage
+        yield seen.c.stage == wanted.stage
     if wanted.need:
-        yield _needs(wanted.need)
+        yield _needs(seen, wanted.need)
 
 
-def _needs(kind: str) -> sa.ColumnElement[bool]:
-    return _STATE.rid.in_(sa.select(_NEED.rid).where(_NEED.kind == kind))
+def _needs(seen: sa.FromClause, kind: str) -> sa.ColumnElement[bool]:
+    need = tables.case_need.c
+    return seen.c.rid.in_(sa.select(need.rid).where(need.kind == kind))

@@ -28,6 +28,7 @@ UPLOAD = "upload:"
 IN_RECORD = sa.or_(tables.resource.c.owner.startswith(SOURCE), tables.resource.c.owner.startswith(UPLOAD))
 # What rows of a case may belong to beside the case itself ("case#draft"); what each is for says `service.context`.
 ZONES = ("draft", "quarantine", "urgent", "preliminary")
+FEW_CASES = 5000
 _AT_ONCE = 300  # pairs in one statement
 FETCHED = 25  # rows that PostgreSQL sends at once, where they may be large
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
@@ -265,12 +266,24 @@ def withhold(tx: Transaction, case_id: str, references: Iterable[str]) -> None:
         tx.connection.execute(sa.insert(tables.withheld).from_select(["rid", "case_id"], named))
 
 
-def _cases(visibility: Visibility, part: str) -> sa.Select[Any]:
-    """The cases in whose audience the caller stands for that part, at that time."""
+def own_cases(connection: Connection, visibility: Visibility) -> sa.Select[Any] | None:
+    """The ids of the cases in whose audience the caller stands, to begin with: they are few among all.
+
+    None for one who sees all, or has more than FEW_CASES: what is looked for is found soon among any cases then.
+    """
+    if visibility.everything:
+        return None
+    cases = _cases(visibility, RECORD, REPORT)
+    counted = sa.select(sa.func.count()).select_from(cases.limit(FEW_CASES + 1).subquery())
+    return None if connection.execute(counted).scalar_one() > FEW_CASES else cases
+
+
+def _cases(visibility: Visibility, *parts: str) -> sa.Select[Any]:
+    """The cases in whose audience the caller stands for one of these parts, at that time."""
     audience = tables.audience.c
     return sa.select(audience.case_id).where(
         audience.party.in_(list(visibility.parties)),
-        audience.part == part,
+        audience.part.in_(parts),
         sa.or_(audience.until.is_(None), audience.until > visibility.at_ms),
     )
 

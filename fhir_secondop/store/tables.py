@@ -30,6 +30,7 @@ resource = sa.Table(
     sa.Index("ix_resource_case", "case_id", "type"),
     # The order of every search. In SQLite the row's number stands at the end of each index anyway; a second time, rows
     # would have to be sorted.
+    # A migration that makes it anew must say again how many a type has (0022): that goes with the index.
     sa.Index("ix_resource_created", "type", "deleted", info={"only": "sqlite"}),
     sa.Index("ix_resource_created_rid", "type", "deleted", "rid", info={"only": "postgresql"}),
 )

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from fhir_secondop.opinion import progress
-from fhir_secondop.service import case_states, intake, worklist
+from fhir_secondop.service import case_states, cases, intake, worklist
 from fhir_secondop.service.context import SERVICE
-from fhir_secondop.store import tables
+from fhir_secondop.store import resources, tables
 from fhir_secondop.store.case_states import Wanted
 from tests.service.test_deliveries import hospital
 from tests.service.test_review import example
@@ -153,6 +153,25 @@ def test_one_that_read_earlier_does_not_overwrite_who_came_further(
     monkeypatch.setattr(case_states, "_states", overtaken)
     case_states.follow(world.context)
     assert standing(world, case_id)[0] == "closed"
+
+
+@pytest.mark.parametrize("who", ["pcp", "reviewer", "stranger"])
+def test_who_has_few_cases_and_who_has_many_see_theirs(world: World, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    others = many(world, 2)
+    hospital(world)
+    theirs = world.signed()
+
+    def seen() -> Any:
+        found = overview(world, who=who)
+        with world.context.database.reading() as connection:
+            newest, _ = cases.newest(connection, world.context, world.caller(who), 10)
+        return [one.case.id for one in found.page], found.stages, found.needs, newest
+
+    few = seen()
+    expected = {"pcp": {theirs, *others}, "reviewer": {theirs}, "stranger": set()}[who]
+    assert (set(few[0]), set(few[3]), sum(few[1].values())) == (expected, expected, len(expected))
+    monkeypatch.setattr(resources, "FEW_CASES", 0)
+    assert seen() == few
 
 
 def test_many_at_once_end_in_the_same_rows(world: World) -> None:
