@@ -64,12 +64,6 @@ def fresh(folder: Path) -> list[str]:
     return tasks
 
 
-def stats(base: str) -> dict[str, float]:
-    """What the stand-in counted."""
-    told: dict[str, float] = requests.get(base.removesuffix("/fhir") + "/bench/stats", timeout=10).json()
-    return told
-
-
 def in_threads(service: rig.Service, tasks: Sequence[str], at_once: int) -> None:
     """Every delivery, so many at once."""
     context = service.parts.context
@@ -88,7 +82,7 @@ def threads(folder: Path, connections: Sequence[Connection], base: str, at_once:
     in_threads(service, tasks, at_once)
     cpu = time.process_time() - cpu
     service.close()
-    return {**stats(base), "deliveries": len(tasks), "cpu": cpu}
+    return {**rig.stats(base), "deliveries": len(tasks), "cpu": cpu}
 
 
 def worker(folder: Path, connections: Sequence[Connection], base: str, at_once: int) -> dict[str, float]:
@@ -99,7 +93,7 @@ def worker(folder: Path, connections: Sequence[Connection], base: str, at_once: 
         ends, before = time.monotonic() + 300, 0.0
         while time.monotonic() < ends:
             time.sleep(1)
-            told = stats(base)
+            told = rig.stats(base)
             # Asking the service would cost it: when the stand-in hears nothing more, it is done, or waits.
             if told["requests"] > before or not before:
                 before = told["requests"]
@@ -150,7 +144,7 @@ def bare(conversations: Sequence[Sequence[rig.Sent]], base: str, at_once: int) -
     cpu = time.process_time()
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(one, conversations))
-    return {**stats(base), "deliveries": len(conversations), "cpu": time.process_time() - cpu}
+    return {**rig.stats(base), "deliveries": len(conversations), "cpu": time.process_time() - cpu}
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ Each report goes to three EHRs (stand-ins that answer after --latency-ms). With 
 second refuses every tenth report. "Healthy" are the deliveries that no fault is about: the same ones in both runs. The
 reports are signed beforehand; a run begins with a copy of the database, starts its workers, and makes every job at
 once. Seconds count from there to the version of the Task that says it was read back, so the 99th percentile is that of
-the whole queue; rates are of what is healthy.
+the whole queue; rates are of what is healthy. "At once" is the most requests that a stand-in had under way: with any
+number of workers no more than deliveries_per_ehr.
 
 Example: python benchmarks/fleet.py --reports 1000 --database postgresql
 """
@@ -88,9 +89,14 @@ def _working(database: Database) -> int:
 
 
 def run(
-    folder: Path, at: Sequence[Connection], url: str, count: int, tasks: dict[str, tuple[int, str]]
+    folder: Path,
+    at: Sequence[Connection],
+    url: str,
+    count: int,
+    tasks: dict[str, tuple[int, str]],
+    alive: Sequence[str],
 ) -> dict[str, float]:
-    """One run: seconds of what is healthy, and how many a second."""
+    """One run: seconds of what is healthy, and how many a second. `alive` are the bases of what answers."""
     from dbos import DBOSClient
 
     healthy = [
@@ -113,7 +119,8 @@ def run(
     service.close()
     seconds = [(at_ms - began) / 1000 for at_ms in done.values()]
     return {"healthy": len(healthy), "deliveries/s": len(healthy) / max(seconds), "p50_s": rig.median(seconds),
-            "p99_s": rig.percentile(seconds, 0.99)}  # fmt: skip
+            "p99_s": rig.percentile(seconds, 0.99),
+            "at_once": max(rig.stats(base)["most at once"] for base in alive)}  # fmt: skip
 
 
 def _verified(database: Database, tasks: Sequence[str]) -> dict[str, int]:
@@ -156,16 +163,17 @@ def main() -> None:
             return [rig.connection(name, base, n, standin.SYSTEM, concurrency=16)
                     for n, (name, base) in enumerate(zip(EHRS, at, strict=True))]  # fmt: skip
 
-        kinds = {"calm": connections(*bases), "faults": connections(bases[0], refusing, dead)}
+        kinds = {"calm": (connections(*bases), bases),
+                 "faults": (connections(bases[0], refusing, dead), [bases[0], refusing])}  # fmt: skip
         signed = new()
-        took, tasks = rig.timed(lambda: sign(folder, kinds["calm"], signed, chosen.reports))
+        took, tasks = rig.timed(lambda: sign(folder, kinds["calm"][0], signed, chosen.reports))
         rig.say(f"{chosen.reports} reports signed in {took:.0f} s")
         for _ in range(chosen.repeat):
             for count in counts:
-                for kind, at in kinds.items():
+                for kind, (at, alive) in kinds.items():
                     for base in (*bases, refusing):
                         rig.forget(base)
-                    one = run(folder, at, new(signed), count, tasks)
+                    one = run(folder, at, new(signed), count, tasks, alive)
                     found[count][kind].append(one)
                     rig.say(f"  {count} workers, {kind}: {one['deliveries/s']:.1f}/s, p99 {one['p99_s']:.1f} s")
     report(chosen.database, found, chosen.json)
@@ -182,10 +190,11 @@ def report(database: str, found: dict[int, dict[str, list[dict[str, float]]]], a
     if as_json:
         print(json.dumps(said, indent=1))
         return
-    rows = [[count, *(by[kind][k] for k in ("deliveries/s", "p50_s", "p99_s") for kind in ("calm", "faults")),
+    rows = [[count, *(by[kind][k] for k in ("deliveries/s", "p50_s", "p99_s", "at_once")
+                     for kind in ("calm", "faults")),
              by["p99 with faults/without"]] for count, by in said["workers"].items()]  # fmt: skip
     print(rig.table(["workers", "healthy/s", "with faults", "p50, s", "with faults", "p99, s", "with faults",
-                     "p99 ratio"], rows))  # fmt: skip
+                     "at once", "with faults", "p99 ratio"], rows))  # fmt: skip
 
 
 if __name__ == "__main__":

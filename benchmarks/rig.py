@@ -236,6 +236,12 @@ def forget(base: str) -> None:
     requests.post(base.removesuffix("/fhir") + "/bench/forget", timeout=10)
 
 
+def stats(base: str) -> dict[str, float]:
+    """What the stand-in counted."""
+    told: dict[str, float] = requests.get(base.removesuffix("/fhir") + "/bench/stats", timeout=10).json()
+    return told
+
+
 # ---- the service
 
 
