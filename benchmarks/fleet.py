@@ -1,11 +1,11 @@
 """Deliveries by one, two and four worker processes that share a database, with and without faults, in one run.
 
-Each report goes to three EHRs (stand-ins that answer after --latency-ms). With faults the third one is dead, and the
-second refuses every tenth report. "Healthy" are the deliveries that no fault is about: the same ones in both runs. The
-reports are signed beforehand; a run begins with a copy of the database, starts its workers, and makes every job at
-once. Seconds count from there to the version of the Task that says it was read back, so the 99th percentile is that of
-the whole queue; rates are of what is healthy. "At once" is the most requests that a stand-in had under way: with any
-number of workers no more than deliveries_per_ehr.
+Each report goes to three EHRs (stand-ins that answer after --latency-ms). With faults the third one is dead (it refuses
+connections, or takes them and answers nothing), and the second refuses every tenth report. "Healthy" are the deliveries
+that no fault is about: the same ones in both runs. The reports are signed beforehand; a run begins with a copy of the
+database, starts its workers, and makes every job at once. Seconds count from there to the version of the Task that says
+it was read back, so the 99th percentile is that of the whole queue; rates are of what is healthy. "At once" is the most
+requests that a stand-in had under way: with any number of workers no more than deliveries_per_ehr.
 
 Example: python benchmarks/fleet.py --reports 1000 --database postgresql
 """
@@ -13,6 +13,7 @@ Example: python benchmarks/fleet.py --reports 1000 --database postgresql
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,13 @@ def workers(folder: Path, context: Context, count: int) -> Iterator[None]:
             each.wait()
 
 
+@contextmanager
+def _silent() -> Iterator[int]:
+    """A port that takes connections and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as taken:
+        yield taken.getsockname()[1]
+
+
 def _working(database: Database) -> int:
     with database.reading() as connection:
         return sum(1 for each in executors.living(connection) if each.state == executors.WORKING)
@@ -146,6 +154,7 @@ def main() -> None:
     parser.add_argument("--reports", type=int, default=1_000)
     parser.add_argument("--workers", default="", help="1,2,4; on SQLite 1,2")
     parser.add_argument("--latency-ms", type=float, default=50.0)
+    parser.add_argument("--dead", choices=["refuses", "hangs"], default="refuses")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="postgresql")
     chosen = parser.parse_args()
@@ -157,7 +166,8 @@ def main() -> None:
         options = ["--patients", str(chosen.reports), "--latency-ms", str(chosen.latency_ms)]
         bases = [stack.enter_context(rig.standin(folder, *options)) for _ in EHRS]
         refusing = stack.enter_context(rig.standin(folder, *options, "--refuse-every", str(POISONED)))
-        dead = f"http://127.0.0.1:{rig.free_port()}/fhir"
+        port = stack.enter_context(_silent()) if chosen.dead == "hangs" else rig.free_port()
+        dead = f"http://127.0.0.1:{port}/fhir"
 
         def connections(*at: str) -> list[Connection]:
             return [rig.connection(name, base, n, standin.SYSTEM, concurrency=16)
