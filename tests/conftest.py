@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -117,10 +118,41 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+DATABASES = ("sqlite", "postgresql")
+# What is above the store, where a test runs on one of the two databases in turn; the store's own run on both.
+IN_TURN = ("tests/cli/", "tests/rest/", "tests/service/", "tests/web/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--both", action="store_true", help="every test on both databases, not on one of them in turn")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Who names tests has them on both databases. xdist hands the option on."""
+    config.option.both = config.option.both or config.args_source is pytest.Config.ArgsSource.ARGS
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     assert [file for file in LONGEST if not (ROOT / file).is_file()] == [], "named otherwise now"
     place = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
+    if not config.option.both:
+        left = _in_turn(items)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left])
+        items[:] = [item for item in items if item.nodeid not in left]
+
+
+def _in_turn(items: list[pytest.Item]) -> set[str]:
+    """What is left out: of each pair of tests that differ in the database one, which by their name."""
+    pairs: dict[str, dict[str, str]] = {}
+    for item in items:
+        given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        database = given.get("database_url", given.get("bare_database_url"))
+        if database in DATABASES and item.nodeid.startswith(IN_TURN):
+            pairs.setdefault(item.nodeid.replace(str(database), "*"), {})[str(database)] = item.nodeid
+    return {
+        both[DATABASES[zlib.crc32(name.encode()) % 2]] for name, both in pairs.items() if len(both) == len(DATABASES)
+    }
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -190,7 +222,7 @@ def migrated_file() -> Path:
     return folder / "migrated.sqlite"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a migrated database with nothing in it: every test that asks for it runs on both."""
     if request.param == "sqlite":
@@ -203,7 +235,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     drop_postgres(server, url)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def bare_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without a schema, as a service meets it at its very first start; on both."""
     if request.param == "sqlite":
