@@ -5,8 +5,8 @@ delivered and acknowledged, each fifth is amended; beside it lists, boards, sear
 resources that are written by plain FHIR. One EHR after the other hangs for --hangs seconds every five minutes: it takes
 connections and answers nothing.
 
-Looked at every five seconds. Compared is the median of the second tenth of the time with that of the last: what was
-needed at the start is there by then. The store grows with the cases; what is in memory must not.
+Looked at every five seconds. Printed is the median of each tenth of the time: what is needed at the start is there by
+the second, and the last should be like the one before. The store grows with the cases; what is in memory must not.
 
 Example: python benchmarks/soak.py --minutes 60 --database postgresql
 """
@@ -203,16 +203,18 @@ def soak(
 
 
 def grown(watcher: Watcher) -> list[Plain]:
-    """Of each process what it had in the second tenth of the time, in the last, and at most."""
+    """Of each process what it had in each tenth of the time (medians), and at most."""
     found = []
     ends = max(look.at_s for look in watcher.looks)
     for who in sorted({look.who for look in watcher.looks}):
         mine = [look for look in watcher.looks if look.who == who]
         row: Plain = {"process": who, "starts": len({look.pid for look in mine}), "cpu_s": mine[-1].cpu_s}
         for measure in MEASURES:
-            early = [getattr(look, measure) for look in mine if 0.1 * ends <= look.at_s < 0.2 * ends]
-            late = [getattr(look, measure) for look in mine if look.at_s >= 0.9 * ends]
-            row[measure] = [rig.median(early), rig.median(late), max(getattr(look, measure) for look in mine)]
+            tenths: list[list[float]] = [[] for _ in range(10)]
+            for look in mine:
+                tenths[min(9, int(10 * look.at_s / ends))].append(getattr(look, measure))
+            row[measure] = {"tenths": [round(rig.median(some), 1) for some in tenths if some],
+                            "most": round(max(getattr(look, measure) for look in mine), 1)}  # fmt: skip
         found.append(row)
     return found
 

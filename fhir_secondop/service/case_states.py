@@ -42,12 +42,13 @@ def follow(context: Context) -> None:
             until = _until(connection, since)
             if until is None:
                 return
-            states = _states(connection, context, _written(connection, since, until))
+            written = _written(connection, since, until)
+            states = _states(connection, context, written)
         with context.database.appending() as connection:
             mine = sa.update(tables.reached).where(_MINE, _REACHED.at == since).values(at=until)
             # Whoever came further has looked at what was written later; these states may be older.
             if connection.execute(mine).rowcount:
-                rows.write(connection, states)
+                rows.write(connection, written, states)
 
 
 def make(context: Context) -> int:
@@ -58,7 +59,7 @@ def make(context: Context) -> int:
     if made:
         if unreadable:
             with context.database.transaction(SERVICE) as tx:
-                rows.write(tx.connection, _states(tx.connection, context, unreadable))
+                rows.write(tx.connection, unreadable, _states(tx.connection, context, unreadable))
         return len(unreadable)
     with context.database.reading() as connection:
         reached = int(connection.execute(sa.select(sa.func.max(tables.version.c.updated))).scalar() or 0)
@@ -66,7 +67,8 @@ def make(context: Context) -> int:
     while True:
         with context.database.transaction(SERVICE) as tx:
             found = tx.connection.execute(_requests(after)).all()
-            rows.write(tx.connection, _states(tx.connection, context, [row.id for row in found]))
+            ids = [row.id for row in found]
+            rows.write(tx.connection, ids, _states(tx.connection, context, ids))
             count += len(found)
             if not found:
                 if tx.connection.execute(sa.select(_REACHED.at).where(_MINE)).first() is None:

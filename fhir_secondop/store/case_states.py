@@ -41,9 +41,10 @@ class Wanted:
     before: str = ""
 
 
-def write(connection: Connection, states: Sequence[State]) -> None:
-    """Puts the rows in place of earlier ones of the same cases."""
-    rids = [one.rid for one in states]
+def write(connection: Connection, case_ids: Sequence[str], states: Sequence[State]) -> None:
+    """Puts the rows in place of those of these cases; one without a state is in the index no more."""
+    mine = tables.case_state.c.case_id.in_(case_ids)
+    rids = list(connection.execute(sa.select(tables.case_state.c.rid).where(mine)).scalars())
     for table in (tables.case_need, tables.case_state):
         connection.execute(sa.delete(table).where(table.c.rid.in_(rids)))
     if states:
@@ -119,14 +120,20 @@ def _numbers(
 
 def _seen(connection: Connection, visibility: Visibility) -> sa.FromClause:
     """The rows of the cases that may be seen: made once for a statement where they are few, else along the indexes."""
-    resource = tables.resource.c
-    cases = (
-        sa.select(*tables.case_state.c)
-        .select_from(tables.case_state.join(tables.resource, resource.rid == tables.case_state.c.rid))
-        .where(resource.deleted.is_(False), resources.visible(visibility))
-    )
-    own = resources.own_cases(connection, visibility)
-    return cases.subquery("seen") if own is None else cases.where(tables.case_state.c.case_id.in_(own)).cte("seen")
+    state = tables.case_state.c
+    query = sa.select(*state)
+    if visibility.narrowed:  # by what the requests say
+        resource = tables.resource.c
+        of = tables.case_state.join(tables.resource, resource.rid == state.rid)
+        return query.select_from(of).where(resources.visible(visibility)).subquery("seen")
+    if visibility.everything:
+        return query.subquery("seen")
+    # What `resources.visible` comes to for the request of a case, which is of no record.
+    own = resources.own_cases(visibility)
+    query = query.where(state.rid.not_in(resources.withheld(visibility)))
+    if resources.has_few_cases(connection, visibility):
+        return query.where(state.case_id.in_(own)).cte("seen")
+    return query.where((state.case_id + "").in_(own)).subquery("seen")  # by no index: nothing begins with the many
 
 
 def _conditions(seen: sa.FromClause, wanted: Wanted) -> Iterable[sa.ColumnElement[bool]]:

@@ -214,10 +214,13 @@ def visible(visibility: Visibility) -> ColumnElement[bool]:
 
 def hidden(visibility: Visibility) -> ColumnElement[bool]:
     """The SQL condition on `tables.resource` for what is withheld from a blind reader."""
-    if visibility.everything:
-        return sa.false()
+    return sa.false() if visibility.everything else tables.resource.c.rid.in_(withheld(visibility))
+
+
+def withheld(visibility: Visibility) -> sa.Select[Any]:
+    """The `rid` of what is withheld from a blind reader."""
     withheld = tables.withheld.c
-    return tables.resource.c.rid.in_(sa.select(withheld.rid).where(withheld.case_id.in_(_cases(visibility, BLIND))))
+    return sa.select(withheld.rid).where(withheld.case_id.in_(_cases(visibility, BLIND)))
 
 
 def admitted(visibility: Visibility) -> ColumnElement[bool]:
@@ -266,16 +269,17 @@ def withhold(tx: Transaction, case_id: str, references: Iterable[str]) -> None:
         tx.connection.execute(sa.insert(tables.withheld).from_select(["rid", "case_id"], named))
 
 
-def own_cases(connection: Connection, visibility: Visibility) -> sa.Select[Any] | None:
-    """The ids of the cases in whose audience the caller stands, to begin with: they are few among all.
+def own_cases(visibility: Visibility) -> sa.Select[Any]:
+    """The ids of the cases in whose audience a caller stands who does not see everything, whichever part."""
+    return _cases(visibility, RECORD, REPORT)
 
-    None for one who sees all, or has more than FEW_CASES: what is looked for is found soon among any cases then.
-    """
+
+def has_few_cases(connection: Connection, visibility: Visibility) -> bool:
+    """Whether it is best to begin with the caller's own cases: else what is looked for is found soon among any."""
     if visibility.everything:
-        return None
-    cases = _cases(visibility, RECORD, REPORT)
-    counted = sa.select(sa.func.count()).select_from(cases.limit(FEW_CASES + 1).subquery())
-    return None if connection.execute(counted).scalar_one() > FEW_CASES else cases
+        return False
+    some = own_cases(visibility).limit(FEW_CASES + 1).subquery()
+    return connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one() <= FEW_CASES
 
 
 def _cases(visibility: Visibility, *parts: str) -> sa.Select[Any]:

@@ -278,9 +278,10 @@ case_state = sa.Table(
     sa.Column("case_id", sa.String(64), nullable=False, unique=True),
     sa.Column("stage", sa.String(16), nullable=False),
     sa.Column("ended", sa.Boolean, nullable=False),
-    sa.Index("ix_case_state_ended", "ended", "rid"),
-    sa.Index("ix_case_state_stage", "stage", "rid"),
 )
+# In the order of the list.
+sa.Index("ix_case_state_ended", case_state.c.ended, case_state.c.rid.desc())
+sa.Index("ix_case_state_stage", case_state.c.stage, case_state.c.ended, case_state.c.rid.desc())
 case_need = sa.Table(
     "case_need",
     metadata,
