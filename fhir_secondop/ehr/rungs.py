@@ -170,9 +170,9 @@ def _results(target: Target, named: list[tuple[str, str]]) -> list[Resource]:
     asked = ",".join(f"{system}|{value}" for system, value in named)
     together = target.client.search("Observation", {"identifier": asked}) if named else []
     found = [r for r in together if is_about(target, r) and any(carries(r, *one) for one in named)]
-    if all(any(carries(r, *one) for r in found) for one in named):
+    if len(found) == len(together) and all(any(carries(r, *one) for r in found) for one in named):
         return found
-    # Not every server takes a list of values.
+    # Not every server takes a list of values, and an answer with others in it was to something else.
     return [r for one in named for r in with_identifier(target, "Observation", *one)]
 
 

@@ -33,12 +33,12 @@ class Target:
         return self.patient.partition("/")[2]
 
 
-def honours_identifier(client: Client) -> bool:
+def honours_identifier(client: Client, resource_type: str = "DocumentReference") -> bool:
     """Whether a search by identifier means it: a random one must have no hits. Never probed by writing."""
     probe = f"{URI}|urn:uuid:{uuid.uuid4()}"
     try:
         # The first page tells; a server that ignores the criteria has all its documents on the rest.
-        return client.first_page("DocumentReference", {"identifier": probe, "_count": "1"}) == []
+        return client.first_page(resource_type, {"identifier": probe, "_count": "1"}) == []
     except EhrFailure as failure:
         if failure.retryable:
             raise
@@ -52,9 +52,17 @@ def is_about(target: Target, resource: Resource) -> bool:
 
 
 def with_identifier(target: Target, resource_type: str, system: str, value: str) -> list[Resource]:
-    """The resources with this identifier and this patient. The answer is compared, never trusted."""
+    """The resources with this identifier and this patient. The answer is compared, never trusted.
+
+    Raises EhrFailure where others came too from a server that means such a search: that answer was to something else,
+    and does not say that there are no more.
+    """
     found = target.client.search(resource_type, {"identifier": f"{system}|{value}"})
-    return [r for r in found if carries(r, system, value) and is_about(target, r)]
+    ours = [r for r in found if carries(r, system, value)]
+    if len(ours) < len(found) and honours_identifier(target.client, resource_type):
+        name = target.client.connection.name
+        raise EhrFailure("unreachable", f"{name}: a search by identifier was answered with something else.")
+    return [r for r in ours if is_about(target, r)]
 
 
 def by_identifier(target: Target, resource: Resource) -> Resource | None:

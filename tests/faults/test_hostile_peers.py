@@ -23,7 +23,7 @@ from tests.faults.hostile import hostile
 from tests.faults.judging import Judged, judged
 
 SEED = int(os.environ.get("TEST_SEED", "1"))
-RUNS, CASES = 10, 80  # of the long form
+RUNS, CASES = 13, 80  # of the long form
 
 
 def delivered(folder: Path, url: str, cases: int, seed: int) -> Judged:

@@ -675,6 +675,42 @@ def test_a_version_that_was_superseded_since_its_worker_looked_is_not_sent_after
     assert document["docStatus"] == kind
 
 
+def test_an_answer_to_another_question_does_not_say_that_nothing_is_there(world: World) -> None:
+    ehr = hospital(world, "no-transaction")
+    case_id = world.signed(sources=[])
+    world.work(patience_s=60)
+    world.amend(case_id)
+    stranger = {"resourceType": "DiagnosticReport", "id": "another", "subject": {"reference": "Patient/another"}}
+    bundle = {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": stranger}]}
+    ehr.instead = first(
+        world, lambda a: (a.kind, a.type) == ("search", "DiagnosticReport"),
+        lambda: Response(json.dumps(bundle), content_type="application/fhir+json"),
+    )  # fmt: skip
+    (job, *_) = deliveries_of(world, case_id, 2)
+    assert "unreachable" in run(world, job)
+    assert [a for a in ehr.written if a.type == "DiagnosticReport" and a.method == "PUT"] == []
+    world.work(patience_s=600)
+    assert world.delivery(case_id, SURGEON, 2)["businessStatus"] == "verified"
+    assert len(ehr.reports) == 1
+
+
+def test_a_newer_version_waits_until_an_earlier_one_that_is_not_carried_on_can_t_land_any_more(both: World) -> None:
+    """The results that both have would be there twice, and the earlier report might be the last to arrive."""
+    world = both
+    ehr = clinic(world, settle_s=60.0)
+    case_id = world.signed(sources=[])
+    ehr.instead = lambda a: refusal(500) if a.writes else None  # the first one may still land for a minute
+    world.work(limit=4)
+    ehr.instead = lambda a: None
+    world.amend(case_id)
+    assert "on-hold" in run(world, deliveries_of(world, case_id, 1)[0])
+    before = len(ehr.written)
+    assert "an earlier version is still being sent" in run(world, deliveries_of(world, case_id, 2)[0])
+    assert len(ehr.written) == before
+    world.work(patience_s=600)
+    assert world.delivery(case_id, PCP, 2)["businessStatus"] == "verified"
+
+
 def test_a_request_that_waited_for_its_turn_for_long_is_not_sent_after_somebody_else_s(
     both: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

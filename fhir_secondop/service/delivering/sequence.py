@@ -33,22 +33,23 @@ def is_outdated(context: Context, job: Job) -> bool:
 def older_under_way(context: Context, job: Job, connection: Connection) -> float:
     """Seconds for which an earlier version that is being sent to the same EHR may still land; 0 of none.
 
-    Order per case and EHR, whoever of its people the recipient is: the newer one must be the last to arrive. A
-    repository gets the earlier one first, also where that has not begun.
+    Order per case and EHR, whoever of its people the recipient is: the newer one must be the last to arrive. So it is
+    with one that is not carried on any more and was not read there. A repository gets the earlier one first, also where
+    that has not begun.
     """
     begun = ("in-progress", "accepted") if connection.role == addresses.REPOSITORY else ("in-progress",)
     earlier_ones = (
         other
         for other in job.case.deliveries
         if alignment.thing_of(other) == alignment.thing_of(job.task)
-        and other["status"] in begun
+        and (other["status"] in begun or alignment.evidence(other).get("copy") != "verified")
         and alignment.version_of(other) < alignment.version_of(job.task)
         and orders.connection_of(context, job.case, other) == connection
     )
     return max(
         (
             FIRST_RETRY_S
-            if other["status"] == "accepted"
+            if other["status"] == "accepted" and "accepted" in begun
             else settle_wait(context, replace(job, task=other), connection)
             for other in earlier_ones
         ),
