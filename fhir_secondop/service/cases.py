@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection as SqlConnection
 
-from fhir_secondop.model import Caller, Resource, Visibility
+from fhir_secondop.model import Resource, Visibility
 from fhir_secondop.opinion.case import Case
 from fhir_secondop.service import gather, patients
 from fhir_secondop.service.context import Context, quarantine, urgent_zone, whole_case
@@ -20,35 +20,6 @@ TYPES = (
     "MedicationRequest", "QuestionnaireResponse", "Communication", "Practitioner", "PractitionerRole", "Organization",
 )  # fmt: skip
 _AT_ONCE = 500  # ids in one query
-
-
-def newest(
-    connection: SqlConnection, context: Context, caller: Caller, limit: int, before: str = ""
-) -> tuple[list[str], str]:
-    """The newest cases that the caller may see, newest first, and the `before` that goes on with older ones, or "".
-
-    With `before` (a case's id) only those that are older. Raises NotFound.
-    """
-    rid, visibility = tables.resource.c.rid, context.visibility(caller)
-    query = (
-        sa.select(tables.resource.c.id)
-        .where(
-            tables.resource.c.type == "ServiceRequest",
-            tables.resource.c.id == tables.resource.c.case_id,
-            tables.resource.c.deleted.is_(False),
-            resources.visible(visibility),
-        )
-        .limit(limit + 1)
-    )
-    if resources.has_few_cases(connection, visibility):
-        # No index is in the order of a sum: along one, all requests would be gone through for the few.
-        query = query.where(tables.resource.c.id.in_(resources.own_cases(visibility))).order_by((rid + 0).desc())
-    else:
-        query = query.order_by(rid.desc())
-    if before:
-        query = query.where(rid < resources.read(connection, visibility, "ServiceRequest", before).rid)
-    found = list(connection.execute(query).scalars())
-    return found[:limit], found[limit - 1] if len(found) > limit else ""
 
 
 def read(

@@ -10,7 +10,7 @@ from fhir_secondop.model import EVERYTHING, Caller
 from fhir_secondop.opinion import clocks as both
 from fhir_secondop.opinion import learned
 from fhir_secondop.opinion.learned import Group, Outcome
-from fhir_secondop.service import cases, clocks
+from fhir_secondop.service import case_states, cases, clocks, worklist
 from fhir_secondop.service.context import SERVICE, Context
 
 _AT_ONCE = 200  # cases in memory
@@ -40,9 +40,10 @@ class Learned:
 def _outcomes(context: Context) -> Iterator[Outcome]:
     """The service itself counts: who reads the numbers sees no case."""
     now, before = context.now(), ""
+    case_states.follow(context)
     with context.database.reading() as connection:
         while True:
-            ids, before = cases.newest(connection, context, SERVICE, _AT_ONCE, before)
+            ids, before = worklist.newest(context, connection, SERVICE, _AT_ONCE, before)
             found_cases = cases.read(connection, EVERYTHING, ids)
             versions = clocks.versions(connection, found_cases)
             for case in found_cases:

@@ -57,6 +57,17 @@ def listed(context: Context, caller: Caller, limit: int) -> list[Listed]:
         return list(_listed(connection, context, caller, found).values())
 
 
+def newest(
+    context: Context, connection: SqlConnection, caller: Caller, limit: int, before: str
+) -> tuple[list[str], str]:
+    """The newest cases that the caller may see, by the index as it is, and the `before` that goes on with older ones.
+
+    With `before` (a case's id) only those that are older; "" is the end. Raises NotFound.
+    """
+    found = rows.newest(connection, context.visibility(caller), limit + 1, before)
+    return found[:limit], found[limit - 1] if len(found) > limit else ""
+
+
 def overview(
     context: Context, caller: Caller, kinds: Collection[str], wanted: Wanted, limit: int, of_a_kind: int
 ) -> Overview:  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -62,14 +63,30 @@ def find(connection: Connection, visibility: Visibility, wanted: Wanted, count: 
     seen = _seen(connection, visibility)
     query = sa.select(seen.c.case_id).where(seen.c.stage != UNREADABLE, *_conditions(seen, wanted))
     if wanted.before:
-        before = sa.select(seen.c.ended, seen.c.rid).where(seen.c.case_id == wanted.before)
-        at = connection.execute(before).first()
-        if at is None:
-            raise NotFound(f"There is no case {wanted.before}.", path="before")
+        at = _place(connection, seen, wanted.before)
         same = sa.and_(seen.c.ended == at.ended, seen.c.rid < at.rid)
         query = query.where(same if at.ended else sa.or_(same, seen.c.ended.is_(True)))
     query = query.order_by(seen.c.ended, seen.c.rid.desc()).limit(count)
     return list(connection.execute(query).scalars())
+
+
+def newest(connection: Connection, visibility: Visibility, count: int, before: str) -> list[str]:
+    """The ids of at most so many cases that may be seen, the newest first; after `before` where that is one.
+
+    Raises NotFound where it is none that may be seen.
+    """
+    seen = _seen(connection, visibility)
+    query = sa.select(seen.c.case_id).order_by(seen.c.rid.desc()).limit(count)
+    if before:
+        query = query.where(seen.c.rid < _place(connection, seen, before).rid)
+    return list(connection.execute(query).scalars())
+
+
+def _place(connection: Connection, seen: sa.FromClause, case_id: str) -> sa.Row[Any]:
+    at = connection.execute(sa.select(seen.c.ended, seen.c.rid).where(seen.c.case_id == case_id)).first()
+    if at is None:
+        raise NotFound(f"There is no case {case_id}.", path="before")
+    return at
 
 
 def unreadable(connection: Connection, visibility: Visibility, count: int) -> list[str]:

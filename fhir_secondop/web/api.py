@@ -12,7 +12,7 @@ from fhir_secondop.opinion import intake_json
 from fhir_secondop.rest import disclosure, failures
 from fhir_secondop.rest.answers import valid
 from fhir_secondop.rest.operations import check, may, noted, of_query
-from fhir_secondop.service import cases, intake, review
+from fhir_secondop.service import case_states, cases, intake, review, worklist
 from fhir_secondop.service.operations import opening
 from fhir_secondop.service.operations.case import LINE_TYPES, case_line, case_summary
 from fhir_secondop.web.plain import JSON, answer, body, signed_in
@@ -89,8 +89,9 @@ def _run(service: Service, row: Operation, caller: Caller, case_id: str) -> Resu
 def _cases(service: Service, caller: Caller, before: str) -> tuple[list[Resource], str]:
     """A page of the cases that the caller may see, newest first, and where the older ones begin."""
     context = service.context
+    case_states.follow(context)
     with context.database.reading() as connection:
-        ids, older = cases.newest(connection, context, caller, PAGE, before)
+        ids, older = worklist.newest(context, connection, caller, PAGE, before)
         listed = cases.read(connection, context.visibility(caller), ids, LINE_TYPES)
     return [case_line(case) for case in listed], older
 

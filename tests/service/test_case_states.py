@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from fhir_secondop.opinion import progress
-from fhir_secondop.service import case_states, cases, intake, worklist
+from fhir_secondop.service import case_states, intake, worklist
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.case_states import Wanted
@@ -164,7 +164,7 @@ def test_who_has_few_cases_and_who_has_many_see_theirs(world: World, monkeypatch
     def seen() -> Any:
         found = overview(world, who=who)
         with world.context.database.reading() as connection:
-            newest, _ = cases.newest(connection, world.context, world.caller(who), 10)
+            newest, _ = worklist.newest(world.context, connection, world.caller(who), 10, "")
         return [one.case.id for one in found.page], found.stages, found.needs, newest
 
     few = seen()
