@@ -82,7 +82,8 @@ def newest(connection: Connection, visibility: Visibility, count: int, before: s
     return list(connection.execute(query).scalars())
 
 
-def _place(connection: Connection, seen: sa.FromClause, case_id: str) -> sa.Row[Any]:
+def _place(connection: Connection, seen: sa.FromClause, case_id: str) -> Any:
+    """The row of a case, as far as the order of the lists goes."""
     at = connection.execute(sa.select(seen.c.ended, seen.c.rid).where(seen.c.case_id == case_id)).first()
     if at is None:
         raise NotFound(f"There is no case {case_id}.", path="before")
