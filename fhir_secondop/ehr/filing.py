@@ -19,7 +19,9 @@ from fhir_secondop.ehr.target import (
     if_match,
     is_about,
     is_of_set,
+    of_patient,
     same_documents,
+    shown,
 )
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.fhir import times
@@ -101,7 +103,7 @@ class ReportWithPdf:
         return []
 
     def _all(self, target: Target) -> list[Resource]:
-        return target.client.search("DiagnosticReport", {"patient": target.patient_id})
+        return of_patient(target, "DiagnosticReport")
 
     def _reports(self, target: Target, document: Deliverable) -> list[Resource]:
         return [r for r in self._all(target) if is_about(target, r) and is_of_set(document, r)]
@@ -128,7 +130,7 @@ class ReportWithPdf:
         resource = self.sample(target, document)
         if not older:
             written = target.client.write("POST", self.type, resource)
-            return written.location or first(self.copies(target, document), current=self.current)
+            return written.location or shown(lambda: first(self.copies(target, document), current=self.current))
         reference = f"{self.type}/{older[0]['id']}"
         target.client.write("PUT", reference, {**resource, "id": older[0]["id"]}, if_match(older[0]))
         return reference

@@ -18,6 +18,8 @@ from fhir_secondop.ehr.target import (
     is_of_set,
     is_version,
     named,
+    of_patient,
+    shown,
 )
 from fhir_secondop.ehr.vendors import Site
 from fhir_secondop.model import Resource
@@ -66,8 +68,7 @@ class Message:
 
     def _all(self, target: Target) -> list[Resource]:
         parameter = target.client.capability.parameter("Communication", "patient", "subject")
-        value = target.patient_id if parameter == "patient" else target.patient
-        return target.client.search("Communication", {parameter: value})
+        return of_patient(target, "Communication", parameter)
 
     def copies(self, target: Target, document: Deliverable, *, thoroughly: bool = False) -> list[Resource]:
         """See Rung."""
@@ -85,7 +86,7 @@ class Message:
         sender = self._sender(target, document)
         resource = documents.communication(document, target.patient, sender, target.client.site, answers)
         written = target.client.write("POST", self.type, resource)
-        return written.location or first(self.copies(target, document), current=self.current)
+        return written.location or shown(lambda: first(self.copies(target, document), current=self.current))
 
     def _sender(self, target: Target, document: Deliverable) -> str:
         """The author as a Practitioner of that place, where one is demanded."""

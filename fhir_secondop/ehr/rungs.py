@@ -21,6 +21,7 @@ from fhir_secondop.ehr.target import (
     if_match,
     is_about,
     same_documents,
+    shown,
     with_identifier,
 )
 from fhir_secondop.ehr.vendors import Site
@@ -119,15 +120,8 @@ class DocumentRung:
         return found + _results(target, named)
 
     def located(self, target: Target, document: Deliverable, location: str = "") -> str:
-        """Where what was just written stands; "" when the EHR doesn't show it, which is no refusal of the write."""
-        if location:
-            return location
-        try:
-            return self.find(target, document)
-        except EhrFailure as failure:
-            if failure.retryable:
-                raise
-            return ""
+        """Where what was just written stands, see `shown`."""
+        return location or shown(lambda: self.find(target, document))
 
     def older(self, target: Target, document: Deliverable) -> list[Resource]:
         """See Rung."""

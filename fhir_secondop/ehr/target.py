@@ -35,10 +35,13 @@ class Target:
 
 def honours_identifier(client: Client, resource_type: str = "DocumentReference") -> bool:
     """Whether a search by identifier means it: a random one must have no hits. Never probed by writing."""
-    probe = f"{URI}|urn:uuid:{uuid.uuid4()}"
+    return _means(client, resource_type, "identifier", f"{URI}|urn:uuid:{uuid.uuid4()}")
+
+
+def _means(client: Client, resource_type: str, parameter: str, nobody: str) -> bool:
     try:
         # The first page tells; a server that ignores the criteria has all its documents on the rest.
-        return client.first_page(resource_type, {"identifier": probe, "_count": "1"}) == []
+        return client.first_page(resource_type, {parameter: nobody, "_count": "1"}) == []
     except EhrFailure as failure:
         if failure.retryable:
             raise
@@ -60,9 +63,37 @@ def with_identifier(target: Target, resource_type: str, system: str, value: str)
     found = target.client.search(resource_type, {"identifier": f"{system}|{value}"})
     ours = [r for r in found if carries(r, system, value)]
     if len(ours) < len(found) and honours_identifier(target.client, resource_type):
-        name = target.client.connection.name
-        raise EhrFailure("unreachable", f"{name}: a search by identifier was answered with something else.")
+        raise _no_answer(target, "identifier")
     return [r for r in ours if is_about(target, r)]
+
+
+def of_patient(target: Target, resource_type: str, parameter: str = "patient") -> list[Resource]:
+    """What a search for the patient's gives there, by "patient" or "subject"; strangers' too where it is not honoured.
+
+    Raises EhrFailure where strangers' came from a server that means such a search.
+    """
+    place = "" if parameter == "patient" else "Patient/"
+    found = target.client.search(resource_type, {parameter: f"{place}{target.patient_id}"})
+    strangers = any(not is_about(target, r) for r in found)
+    if strangers and _means(target.client, resource_type, parameter, f"{place}{uuid.uuid4()}"):
+        raise _no_answer(target, "patient")
+    return found
+
+
+def _no_answer(target: Target, asked: str) -> EhrFailure:
+    """It says neither that there is nothing nor that there is nothing more."""
+    name = target.client.connection.name
+    return EhrFailure("unreachable", f"{name}: a search by {asked} was answered with something else.")
+
+
+def shown(ask: Callable[[], str]) -> str:
+    """Where what was just written stands; "" when the EHR doesn't show it, which is no refusal of the write."""
+    try:
+        return ask()
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return ""
 
 
 def by_identifier(target: Target, resource: Resource) -> Resource | None:
@@ -100,8 +131,8 @@ def documents_of(target: Target) -> list[Resource]:
 
 
 def all_documents(target: Target) -> list[Resource]:
-    """What a search for the patient's DocumentReferences gives there, strangers' too where it is not honoured."""
-    return target.client.search("DocumentReference", {"patient": target.patient_id})
+    """What a search for the patient's DocumentReferences gives there, see `of_patient`."""
+    return of_patient(target, "DocumentReference")
 
 
 def copies_among(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fhir_secondop.ehr import documents, push
-from fhir_secondop.ehr.client import Client
+from fhir_secondop.ehr.client import Client, Written
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.ladder import RUNGS, choose
@@ -52,6 +53,50 @@ def test_what_is_sent_is_verified_and_never_sent_twice(ehrs: Ehrs, number: int) 
     assert found is not None
     assert (found.location, found.evidence["how"]) == (receipt.location, "found there")
     assert len(copies(target, rung, once)) == 1
+
+
+@pytest.mark.parametrize("number", [3, 4, 7])
+def test_what_is_not_shown_after_it_was_written_is_no_refusal_of_the_write(
+    ehrs: Ehrs, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (target, rung), once = place(ehrs, number), document()
+    write = target.client.write
+
+    def unsaid(*given: Any) -> Written:
+        monkeypatch.setattr(target.client, "search", broken)
+        return replace(write(*given), location="", resource=None)
+
+    def broken(*_: Any) -> list[Resource]:
+        raise EhrFailure("validation", "A page for people.")
+
+    monkeypatch.setattr(target.client, "write", unsaid)
+    receipt = sent(target, rung, once)
+    assert (receipt.copy, receipt.evidence["why"]) == ("unverifiable", "no location was given")
+    monkeypatch.undo()
+    assert push.look(target, rung, once) is not None
+
+
+@pytest.mark.parametrize("number", [3, 4, 7])
+def test_a_search_that_shows_strangers_does_not_say_that_there_is_nothing_more(
+    ehrs: Ehrs, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (target, rung), once = place(ehrs, number), document()
+    sent(target, rung, once)
+    search, stranger = (
+        target.client.search,
+        {"resourceType": rung.type, "id": "s", "subject": {"reference": "Patient/s"}},
+    )
+
+    def strangers(kind: str, params: Any) -> list[Resource]:
+        return [*search(kind, params), stranger] if kind == rung.type else search(kind, params)
+
+    monkeypatch.setattr(target.client, "search", strangers)
+    with pytest.raises(EhrFailure, match="answered with something else") as caught:
+        push.look(target, rung, once)
+    assert caught.value.retryable
+    # One that never means it is taken as it is.
+    monkeypatch.setattr(target.client, "first_page", lambda *_: [stranger])
+    assert push.look(target, rung, once) is not None
 
 
 @pytest.mark.parametrize("number", [3, 4, 7])
