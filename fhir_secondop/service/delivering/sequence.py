@@ -34,7 +34,7 @@ def older_under_way(context: Context, job: Job, connection: Connection) -> float
     """Seconds for which an earlier version that is being sent to the same EHR may still land; 0 of none.
 
     Order per case and EHR, whoever of its people the recipient is: the newer one must be the last to arrive. So it is
-    with one that is not carried on any more and was not read there. A repository gets the earlier one first, also where
+    with one that is not carried on any more and was never answered. A repository gets the earlier one first, also where
     that has not begun.
     """
     begun = ("in-progress", "accepted") if connection.role == addresses.REPOSITORY else ("in-progress",)
@@ -42,7 +42,7 @@ def older_under_way(context: Context, job: Job, connection: Connection) -> float
         other
         for other in job.case.deliveries
         if alignment.thing_of(other) == alignment.thing_of(job.task)
-        and (other["status"] in begun or alignment.evidence(other).get("copy") != "verified")
+        and (other["status"] in begun or alignment.evidence(other).get("sent") == "unknown")
         and alignment.version_of(other) < alignment.version_of(job.task)
         and orders.connection_of(context, job.case, other) == connection
     )
