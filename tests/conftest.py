@@ -120,7 +120,7 @@ LONGEST = (
 
 DATABASES = ("sqlite", "postgresql")
 # What is above the store, where a test runs on one of the two databases in turn; the store's own run on both.
-IN_TURN = ("tests/cli/", "tests/rest/", "tests/service/", "tests/web/")
+IN_TURN = ("tests/cli/", "tests/rest/", "tests/scenarios/", "tests/service/", "tests/web/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
