@@ -219,8 +219,8 @@ def hidden(visibility: Visibility) -> ColumnElement[bool]:
 
 def withheld(visibility: Visibility) -> sa.Select[Any]:
     """The `rid` of what is withheld from a blind reader."""
-    withheld = tables.withheld.c
-    return sa.select(withheld.rid).where(withheld.case_id.in_(_cases(visibility, BLIND)))
+    row = tables.withheld.c
+    return sa.select(row.rid).where(row.case_id.in_(_cases(visibility, BLIND)))
 
 
 def admitted(visibility: Visibility) -> ColumnElement[bool]:
