@@ -137,16 +137,25 @@ class ConditionalCreates(DocumentRung):
         if document.report is not None and all(
             creates_conditionally(capability, site, kind) for kind in ("Observation", "DiagnosticReport")
         ):
-            results = [_upsert(target, resource, there) for resource, there in _results(target, document)]
-            if not all(results):
-                # The report must name it; where it was only not stored yet, the next attempt finds it.
-                raise EhrFailure("unknown", "A result was taken there and is not to be found yet.")
+            results = [_placed(target, resource, there) for resource, there in _results(target, document)]
             report = documents.report_for(document, target.patient, results)
-            _upsert(target, report, by_identifier(target, report))
+            _placed(target, report, by_identifier(target, report))
             for resource, there in _withdrawn(target, document):
                 _upsert(target, resource, there)
         # The document last: it is what a next try looks for.
         return _upsert(target, self.composed(target, document, older), None)
+
+
+def _placed(target: Target, result: Resource, there: Resource | None) -> str:
+    """The reference of a result or a report there, which others must name.
+
+    Raises EhrFailure where it is not to be found. It may only not be stored yet, and then the next attempt finds it;
+    going on at once, another way or with the next version, would send it twice.
+    """
+    reference = _upsert(target, result, there)
+    if not reference:
+        raise EhrFailure("unknown", f"A {result['resourceType']} was taken there and is not to be found yet.")
+    return reference
 
 
 def _upsert(target: Target, resource: Resource, there: Resource | None) -> str:

@@ -51,7 +51,7 @@ def assert_safe(found: Judged) -> None:
 def test_hostile_peers_make_us_lose_nothing_and_send_nothing_twice(database_url: str, tmp_path: Path) -> None:
     found = delivered(tmp_path, database_url, cases=10, seed=SEED)
     assert_safe(found)
-    assert found.deliveries > 100
+    assert found.deliveries > 80  # what is amended before it has begun is not sent
     assert found.outcomes["verified"] > found.deliveries / 2
 
 

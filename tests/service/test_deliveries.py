@@ -836,16 +836,22 @@ def test_what_an_ehr_said_that_it_stored_and_does_not_show_is_not_sent_again_but
     assert len(ehr.written) == 2
 
 
-def test_a_result_that_was_accepted_and_is_not_there_yet_is_waited_for_before_the_document_goes(world: World) -> None:
+@pytest.mark.parametrize("where", ["later", ""])
+@pytest.mark.parametrize("kind", ["Observation", "DiagnosticReport"])
+def test_a_result_that_was_accepted_and_is_not_there_yet_is_waited_for_before_the_document_goes(
+    world: World, kind: str, where: str
+) -> None:
     ehr = hospital(world, "no-transaction", settle_s=60.0)
     case_id = world.signed(sources=[])
-    accepted = Response("", 202, headers={"Location": f"{ehr.base}/Observation/later"})
-    ehr.instead = first(world, lambda a: a.writes and a.type == "Observation", lambda: accepted)
+    headers = {"Location": f"{ehr.base}/{kind}/{where}"} if where else {}
+    accepted = Response("", 202, headers=headers)
+    ehr.instead = first(world, lambda a: a.writes and a.type == kind, lambda: accepted)
     world.work()
-    assert [a.type for a in ehr.written] == ["Observation"]
+    written = [a.type for a in ehr.written]
+    assert written[-1] == kind
     assert "unknown" in [d["businessStatus"] for d in world.deliveries(case_id)]
     world.work(patience_s=50)
-    assert len(ehr.written) == 1  # it may land for as long as that
+    assert len(ehr.written) == len(written)  # it may land for as long as that
     world.work(patience_s=600)
     assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
     assert len(ehr.documents) == 1
