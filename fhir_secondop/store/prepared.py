@@ -78,7 +78,7 @@ class Prepared:
                 cursor.executemany(text, [place(row) for row in values])
         except connection.dialect.loaded_dbapi.Error as error:
             cursor.close()
-            raise _wrapped(connection, text, error) from error
+            raise _failed(connection, text, error) from error
         return closing(cursor)
 
 
@@ -111,7 +111,7 @@ def each(connection: Connection, ready: Ready, values: Mapping[str, Any], *, at_
         cursor.execute(text, placed)
         yield from cursor
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _wrapped(connection, text, error) from error
+        raise _failed(connection, text, error) from error
     finally:
         cursor.close()
 
@@ -135,9 +135,14 @@ def ready(statement: Any, dialect: Dialect) -> Ready:
     return str(made), itemgetter(*names)
 
 
-def _wrapped(connection: Connection, text: str, error: Exception) -> Exception:
+def _failed(connection: Connection, text: str, error: Any) -> Exception:
+    dialect = connection.dialect
+    gone = dialect.is_disconnect(error, connection.connection.driver_connection, None)
+    if gone:  # else the pool rolls it back, and logs that it could not
+        connection.invalidate(error)
     # Without values: they may be a patient's.
     found: Exception = DBAPIError.instance(
-        text, None, error, connection.dialect.loaded_dbapi.Error, hide_parameters=True, dialect=connection.dialect
-    )
+        text, None, error, dialect.loaded_dbapi.Error,
+        hide_parameters=True, connection_invalidated=gone, dialect=dialect,
+    )  # fmt: skip
     return found

@@ -60,10 +60,9 @@ def check(
     assert check_events(cluster.database) > 20
     # The logs name no fault of ours but those of the killing.
     for name in cluster.processes:
-        log = cluster.log(name)
-        # psycopg's own word for a database that was stopped while it answered, in what the pool says of it.
-        faults = [line for line in log.splitlines() if "failed: " in line and "consuming input failed: " not in line]
-        assert faults == []
+        log = cluster.log(name).splitlines()
+        faults = [number for number, line in enumerate(log) if "failed: " in line]
+        assert faults == [], "\n".join(log[max(0, faults[0] - 60) : faults[0] + 10])
 
 
 def provenance_of(package: list[Plain]) -> str:

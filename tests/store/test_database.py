@@ -21,6 +21,7 @@ from fhir_secondop.store import database as database_module
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, is_away, last_write, newest, normalised
 from fhir_secondop.store.patience import connect_args
+from fhir_secondop.store.prepared import Prepared
 from tests.conftest import drop_postgres, new_postgres
 from tests.store.rows import DESK, create, everything, put
 
@@ -210,3 +211,33 @@ def test_a_server_that_is_silent_is_not_waited_for_by_the_kernels_measure() -> N
     assert told["keepalives_idle"] + told["keepalives_interval"] * told["keepalives_count"] <= 15
     for name in ("tcp_keepalives_idle", "tcp_user_timeout", "idle_in_transaction_session_timeout"):
         assert f"-c {name}=" in told["options"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("writing", [True, False])
+def test_a_connection_that_broke_is_put_away_without_a_word_of_the_pool(
+    database: Database, writing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it meant is said once, by whoever asked."""
+
+    def ended(connection: sa.Connection) -> None:
+        ((mine,),) = Prepared(sa.text("SELECT pg_backend_pid()")).all(connection)
+        with database.engine.connect() as other:
+            other.execute(sa.text(f"SELECT pg_terminate_backend({mine}, 5000)"))
+
+    def written() -> None:
+        with database.transaction(DESK) as tx:
+            ended(tx.connection)
+            create(tx, BASIC)
+
+    def read() -> None:
+        with database.reading() as connection:
+            ended(connection)
+            resources.case_of(connection, "Basic", "a")
+
+    with pytest.raises(DBAPIError) as error:
+        written() if writing else read()
+    assert is_away(error.value)
+    assert error.value.connection_invalidated
+    assert caplog.messages == []
+    assert everything(database, "Basic", "") == []
