@@ -55,7 +55,7 @@ def make(context: Context) -> int:
     """Makes it for all cases, where that was not done yet; how many. Again it looks at those that could not be read."""
     with context.database.reading() as connection:
         made = connection.execute(sa.select(_REACHED.at).where(_MINE)).first() is not None
-        unreadable = rows.unreadable(connection, EVERYTHING, CASES)
+        unreadable = rows.unreadable(connection, CASES) if made else []
     if made:
         if unreadable:
             with context.database.transaction(SERVICE) as tx:

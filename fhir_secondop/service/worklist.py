@@ -14,7 +14,7 @@ from fhir_secondop.opinion.clocks import Clocks
 from fhir_secondop.service import case_states, cases, clocks
 from fhir_secondop.service.context import Context
 from fhir_secondop.store import case_states as rows
-from fhir_secondop.store.case_states import Wanted
+from fhir_secondop.store.case_states import Most, Wanted
 
 NEEDING = 40
 UNREADABLE = 20
@@ -77,21 +77,19 @@ def overview(
     handful of queries however many cases there are.
     """
     case_states.follow(context)
-    visibility = context.visibility(caller)
+    visibility, most = context.visibility(caller), Most(limit + 1, of_a_kind, UNREADABLE)
     with context.database.reading() as connection:
-        found = rows.find(connection, visibility, wanted, limit + 1)
-        page = found[:limit]
-        needed = rows.needed(connection, visibility, [kind for kind in progress.NEEDS if kind in kinds])
-        oldest = rows.needing(connection, visibility, needed, of_a_kind)
+        mine = [kind for kind in progress.NEEDS if kind in kinds]
+        found = rows.overview(connection, visibility, wanted, most, list(progress.STAGES), mine)
+        page = found.wanted[:limit]
         needing: dict[str, None] = {}
-        for kind in needed:
+        for ids in found.needing.values():
             if len(needing) < NEEDING:
-                needing.update(dict.fromkeys(oldest.get(kind, ())))
-        unreadable = rows.unreadable(connection, visibility, UNREADABLE)
-        stages = rows.numbers(connection, visibility, progress.STAGES)
+                needing.update(dict.fromkeys(ids))
         read = _listed(connection, context, caller, list(dict.fromkeys([*page, *needing])))
-    older = page[-1] if len(found) > limit else ""
-    return Overview([read[i] for i in page], older, stages, needed, [read[i] for i in needing], unreadable)
+    older = page[-1] if len(found.wanted) > limit else ""
+    return Overview([read[i] for i in page], older, found.stages, found.needs, [read[i] for i in needing],
+                    found.unreadable)  # fmt: skip
 
 
 def _listed(connection: SqlConnection, context: Context, caller: Caller, ids: Sequence[str]) -> dict[str, Listed]:

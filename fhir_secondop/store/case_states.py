@@ -6,7 +6,7 @@ what is shown of a case is read from the case, as its reader may see it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import NotFound
-from fhir_secondop.model import Visibility
+from fhir_secondop.model import EVERYTHING, Visibility
 from fhir_secondop.store import resources, tables
 
 MOST_COUNTED = 1000
@@ -42,6 +42,32 @@ class Wanted:
     before: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Most:
+    """How many ids of each list are wanted at most: of those wanted, of those in which a kind waits, of those that
+    can't be read.
+    """
+
+    wanted: int
+    of_a_kind: int
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What there is for somebody. `wanted` and `unreadable` are ids, the newest and the oldest first; `stages` and
+    `needs` how many cases each has; `needing` the ids of those in which a kind waits, the oldest first.
+
+    Beyond MOST_COUNTED nobody counts; a kind that waits nowhere is left out.
+    """
+
+    wanted: list[str]
+    stages: dict[str, int]
+    needs: dict[str, int]
+    needing: dict[str, list[str]]
+    unreadable: list[str]
+
+
 def write(connection: Connection, case_ids: Sequence[str], states: Sequence[State]) -> None:
     """Puts the rows in place of those of these cases; one without a state is in the index no more."""
     mine = tables.case_state.c.case_id.in_(case_ids)
@@ -60,14 +86,81 @@ def find(connection: Connection, visibility: Visibility, wanted: Wanted, count: 
 
     Raises NotFound where `wanted.before` is none that may be seen.
     """
+    query = _wanted(connection, _seen(connection, visibility), wanted, count)
+    return [row.case_id for row in connection.execute(query)]
+
+
+def overview(
+    connection: Connection, visibility: Visibility, wanted: Wanted, most: Most, stages: Sequence[str],
+    kinds: Sequence[str],
+) -> Overview:  # fmt: skip
+    """What `find` finds, and of all cases that may be seen how many are in each of these stages, in how many each of
+    these kinds waits, and the oldest of those. Raises as `find`.
+
+    One statement: what somebody may see is made once for all of it.
+    """
     seen = _seen(connection, visibility)
-    query = sa.select(seen.c.case_id).where(seen.c.stage != UNREADABLE, *_conditions(seen, wanted))
+    needs = _needs(seen)
+    lists = {
+        ("wanted", ""): _wanted(connection, seen, wanted, most.wanted),
+        ("unreadable", ""): _unreadable(seen, most.unreadable),
+        **{("needing", kind): _oldest(needs, needs.c.kind == kind, most.of_a_kind) for kind in kinds},
+    }
+    counts = {
+        **{("stages", stage): sa.select(seen.c.rid).where(seen.c.stage == stage) for stage in stages},
+        **{("needs", kind): sa.select(needs.c.rid).where(needs.c.kind == kind) for kind in kinds},
+    }
+    parts = [
+        *(_part(*name, *query.subquery().c) for name, query in lists.items()),
+        *(_part(*name, sa.literal(""), sa.false(), _count(query)) for name, query in counts.items()),
+    ]
+    found: dict[tuple[str, str], list[Any]] = {name: [] for name in lists}
+    for row in connection.execute(sa.union_all(*parts)):
+        found.setdefault((row.part, row.key), []).append(row)
+    number = {name: int(found[name][0].number) for name in counts}
+    newest_first = sorted(found["wanted", ""], key=lambda row: (row.ended, -row.number))
+    ids = {name: [row.case_id for row in sorted(found[name], key=lambda row: row.number)] for name in lists}
+    return Overview(
+        wanted=[row.case_id for row in newest_first],
+        stages={stage: number["stages", stage] for stage in stages},
+        needs={kind: number["needs", kind] for kind in kinds if number["needs", kind]},
+        needing={kind: ids["needing", kind] for kind in kinds if ids["needing", kind]},
+        unreadable=ids["unreadable", ""],
+    )
+
+
+def _part(part: str, key: str, case_id: Any, ended: Any, number: Any) -> sa.Select[Any]:
+    """One list, or one number, of a union of them."""
+    return sa.select(
+        sa.literal(part).label("part"), sa.literal(key).label("key"), case_id.label("case_id"), ended.label("ended"),
+        number.label("number"),
+    )  # fmt: skip
+
+
+def _count(query: sa.Select[Any]) -> sa.ScalarSelect[Any]:
+    return sa.select(sa.func.count()).select_from(query.limit(MOST_COUNTED).subquery()).scalar_subquery()
+
+
+def _wanted(connection: Connection, seen: sa.FromClause, wanted: Wanted, count: int) -> sa.Select[Any]:
+    query = sa.select(seen.c.case_id, seen.c.ended, seen.c.rid).where(seen.c.stage != UNREADABLE)
+    if wanted.stage:
+        query = query.where(seen.c.stage == wanted.stage)
+    if wanted.need:
+        need = tables.case_need.c
+        query = query.where(seen.c.rid.in_(sa.select(need.rid).where(need.kind == wanted.need)))
     if wanted.before:
         at = _place(connection, seen, wanted.before)
         same = sa.and_(seen.c.ended == at.ended, seen.c.rid < at.rid)
         query = query.where(same if at.ended else sa.or_(same, seen.c.ended.is_(True)))
-    query = query.order_by(seen.c.ended, seen.c.rid.desc()).limit(count)
-    return list(connection.execute(query).scalars())
+    return query.order_by(seen.c.ended, seen.c.rid.desc()).limit(count)
+
+
+def _oldest(of: sa.FromClause, condition: sa.ColumnElement[bool], count: int) -> sa.Select[Any]:
+    return sa.select(of.c.case_id, of.c.ended, of.c.rid).where(condition).order_by(of.c.rid).limit(count)
+
+
+def _unreadable(seen: sa.FromClause, count: int) -> sa.Select[Any]:
+    return _oldest(seen, seen.c.stage == UNREADABLE, count)
 
 
 def newest(connection: Connection, visibility: Visibility, count: int, before: str) -> list[str]:
@@ -90,50 +183,10 @@ def _place(connection: Connection, seen: sa.FromClause, case_id: str) -> Any:
     return at
 
 
-def unreadable(connection: Connection, visibility: Visibility, count: int) -> list[str]:
-    """The ids of at most so many cases that may be seen and can't be read, the oldest first."""
-    seen = _seen(connection, visibility)
-    query = sa.select(seen.c.case_id).where(seen.c.stage == UNREADABLE).order_by(seen.c.rid).limit(count)
-    return list(connection.execute(query).scalars())
-
-
-def needing(connection: Connection, visibility: Visibility, kinds: Iterable[str], count: int) -> dict[str, list[str]]:
-    """Kind → the ids of at most so many cases that may be seen and in which it waits, the oldest first."""
-    seen = _seen(connection, visibility)
-    parts = [
-        sa.select(sa.literal(kind).label("kind"), seen.c.case_id, seen.c.rid)
-        .where(_needs(seen, kind)).order_by(seen.c.rid).limit(count).subquery().select()
-        for kind in kinds
-    ]  # fmt: skip
-    found: dict[str, list[str]] = {}
-    if parts:
-        for row in sorted(connection.execute(sa.union_all(*parts)), key=lambda row: row.rid):
-            found.setdefault(row.kind, []).append(row.case_id)
-    return found
-
-
-def numbers(connection: Connection, visibility: Visibility, stages: Iterable[str]) -> dict[str, int]:
-    """Stage → how many cases that may be seen are in it; beyond MOST_COUNTED nobody counts."""
-    seen = _seen(connection, visibility)
-    return _numbers(connection, seen, {stage: seen.c.stage == stage for stage in stages})
-
-
-def needed(connection: Connection, visibility: Visibility, kinds: Iterable[str]) -> dict[str, int]:
-    """Kind → in how many cases that may be seen it waits for a person, those of 0 left out; counted as `numbers`."""
-    seen = _seen(connection, visibility)
-    found = _numbers(connection, seen, {kind: _needs(seen, kind) for kind in kinds})
-    return {kind: number for kind, number in found.items() if number}
-
-
-def _numbers(
-    connection: Connection, seen: sa.FromClause, conditions: Mapping[str, sa.ColumnElement[bool]]
-) -> dict[str, int]:
-    counted = []
-    for condition in conditions.values():
-        some = sa.select(sa.literal(1)).select_from(seen).where(condition).limit(MOST_COUNTED)
-        counted.append(sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery())
-    row = connection.execute(sa.select(*counted)).one() if counted else ()
-    return dict(zip(conditions, map(int, row), strict=True))
+def unreadable(connection: Connection, count: int) -> list[str]:
+    """The ids of at most so many of all cases that can't be read, the oldest first."""
+    found = connection.execute(_unreadable(_seen(connection, EVERYTHING), count))
+    return [row.case_id for row in found]
 
 
 def _seen(connection: Connection, visibility: Visibility) -> sa.FromClause:
@@ -154,13 +207,9 @@ def _seen(connection: Connection, visibility: Visibility) -> sa.FromClause:
     return query.where((state.case_id + "").in_(own)).subquery("seen")  # by no index: nothing begins with the many
 
 
-def _conditions(seen: sa.FromClause, wanted: Wanted) -> Iterable[sa.ColumnElement[bool]]:
-    if wanted.stage:
-        yield seen.c.stage == wanted.stage
-    if wanted.need:
-        yield _needs(seen, wanted.need)
-
-
-def _needs(seen: sa.FromClause, kind: str) -> sa.ColumnElement[bool]:
+def _needs(seen: sa.FromClause) -> sa.FromClause:
+    """What waits for a person in the cases of `seen`, made as that is."""
     need = tables.case_need.c
-    return seen.c.rid.in_(sa.select(need.rid).where(need.kind == kind))
+    of = tables.case_need.join(seen, need.rid == seen.c.rid)
+    query = sa.select(need.kind, seen.c.case_id, seen.c.ended, seen.c.rid).select_from(of)
+    return query.cte("needs") if isinstance(seen, sa.CTE) else query.subquery("needs")

@@ -69,12 +69,13 @@ def _page(frame: Frame, stage: str, need: str, before: str) -> Response:
     # What of all this is theirs who do not coordinate says each case alone.
     of_a_kind = OF_A_KIND if coordinates else OF_A_KIND_ELSE
     overview = worklist.overview(frame.context, caller, kinds, wanted, SHOWN, of_a_kind)
-    waiting = needing([row_of(one, caller) for one in overview.needing], overview.needs, of_a_kind)
+    rows = {one.case.id: row_of(one, caller) for one in (*overview.page, *overview.needing)}
+    waiting = needing([rows[one.case.id] for one in overview.needing], overview.needs, of_a_kind)
     needs = overview.needs if coordinates else {kind: len(pairs) for kind, pairs in waiting if pairs}
-    for one in (*overview.page, *overview.needing):
-        disclosure.disclosed_of(one.case.id)
+    for case_id in rows:
+        disclosure.disclosed_of(case_id)
     return frame.page(
-        "worklist", rows=[row_of(one, caller) for one in overview.page], stages=overview.stages,
+        "worklist", rows=[rows[one.case.id] for one in overview.page], stages=overview.stages,
         total=sum(overview.stages.values()), most=MOST_COUNTED, stage=stage, need=wanted.need, before=before,
         older=overview.older, needs=needs, needing=[(kind, pairs) for kind, pairs in waiting if kind in needs],
         unreadable=overview.unreadable if coordinates else (),
