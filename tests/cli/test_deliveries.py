@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from werkzeug.serving import make_server
 
 from fhir_secondop.cli import deliveries, main
+from tests.service.hospitals import hospital
 from tests.service.test_circuits import another
-from tests.service.test_deliveries import hospital
 from tests.service.world import World, opened, refusal
 
 Run = Callable[..., Any]

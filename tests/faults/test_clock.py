@@ -13,7 +13,7 @@ from fhir_secondop.store import tables
 from tests.faults.machines import running
 from tests.scenarios.cluster import Cluster
 from tests.scenarios.outcome import check
-from tests.service.test_deliveries import SURGEON, hospital
+from tests.service.hospitals import SURGEON, hospital
 from tests.service.world import DAY_MS, World, opened
 
 TEN_YEARS_MS = 3652 * DAY_MS

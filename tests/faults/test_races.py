@@ -28,8 +28,8 @@ from fhir_secondop.fhir import times
 from fhir_secondop.opinion import alignment
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.store.database import Database
+from tests.service.hospitals import SURGEON, hospital
 from tests.service.test_consent import consent, patient_of
-from tests.service.test_deliveries import SURGEON, hospital
 from tests.service.world import World, opened
 
 Plain = dict[str, Any]

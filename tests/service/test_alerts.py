@@ -24,7 +24,7 @@ from fhir_secondop.service.waiting import Waiting
 from fhir_secondop.store import alerts as rows
 from fhir_secondop.store.alerts import Alert, Message
 from tests.service.alerting import DESK, HEAD, LEVELS, Hook, Mailbox, email, hooked, mail_server
-from tests.service.test_deliveries import hospital
+from tests.service.hospitals import hospital
 from tests.service.world import World, opened
 
 OPERATOR = Caller("ops", "Operations", frozenset({"operator"}))

@@ -18,7 +18,7 @@ from fhir_secondop.store import alerts
 from fhir_secondop.store.database import now_ms
 from tests.conftest import free_port
 from tests.service.alerting import Hook, hooked
-from tests.service.test_deliveries import hospital
+from tests.service.hospitals import hospital
 from tests.service.world import World, opened
 
 # A turn of a worker in a process of its own, that ends itself at a point; its clock is so many seconds ahead.

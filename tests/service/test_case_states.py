@@ -15,7 +15,7 @@ from fhir_secondop.service import case_states, intake, worklist
 from fhir_secondop.service.context import SERVICE
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.case_states import Wanted
-from tests.service.test_deliveries import hospital
+from tests.service.hospitals import hospital
 from tests.service.test_review import example
 from tests.service.world import World, opened
 

@@ -19,7 +19,7 @@ from fhir_secondop.service.delivering import orders
 from fhir_secondop.service.tries import Try
 from fhir_secondop.store import circuits as rows
 from fhir_secondop.store.circuits import Circuit
-from tests.service.test_deliveries import ONCOLOGIST, PCP, SURGEON, clinic, few, hospital
+from tests.service.hospitals import ONCOLOGIST, PCP, SURGEON, clinic, few, hospital
 from tests.service.test_review import example
 from tests.service.world import World, opened, refusal
 

@@ -17,8 +17,8 @@ from fhir_secondop.service.context import SERVICE
 from fhir_secondop.service.deliveries import Asked
 from fhir_secondop.service.tries import Try
 from fhir_secondop.store import tables
+from tests.service.hospitals import ONCOLOGIST, SURGEON, hospital
 from tests.service.test_circuits import another
-from tests.service.test_deliveries import ONCOLOGIST, SURGEON, hospital
 from tests.service.test_drift import delete
 from tests.service.world import World, opened, refusal
 

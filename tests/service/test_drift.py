@@ -17,7 +17,7 @@ from fhir_secondop.sandbox.signin import VISITOR
 from fhir_secondop.service import drift, watches
 from fhir_secondop.service.requeue import requeue
 from fhir_secondop.store import resources
-from tests.service.test_deliveries import ONCOLOGIST, PCP, SURGEON, clinic, few
+from tests.service.hospitals import ONCOLOGIST, PCP, SURGEON, clinic, few
 from tests.service.world import Ehr, World, nothing_found, opened, refusal
 
 Plain = dict[str, Any]

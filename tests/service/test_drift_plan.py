@@ -11,7 +11,7 @@ import pytest
 from fhir_secondop.fhir.validate import validate
 from fhir_secondop.model import Resource
 from tests.opinion.test_planned import OPERATE, RXNORM, SNOMED, STOP
-from tests.service.test_deliveries import SURGEON
+from tests.service.hospitals import SURGEON
 from tests.service.test_drift import delivered, items, look, row
 from tests.service.world import Ehr, World, opened, refusal
 

@@ -15,7 +15,7 @@ from fhir_secondop.service.context import SERVICE
 from fhir_secondop.store import circuits
 from fhir_secondop.store.circuits import Circuit
 from tests.conftest import free_port
-from tests.service.test_deliveries import few
+from tests.service.hospitals import few
 from tests.service.world import World, opened
 
 PCP, SURGEON, ONCOLOGIST = "Placeholder", "Mockridge", "Examplar"

@@ -10,7 +10,7 @@ import pytest
 
 from fhir_secondop.service import delivery
 from tests.ehr.resolving import Resolver
-from tests.service.test_deliveries import SURGEON, few
+from tests.service.hospitals import SURGEON, few
 from tests.service.world import Ehr, World, opened
 
 NAME = "ehr.lakeside.example"

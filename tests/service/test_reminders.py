@@ -19,8 +19,8 @@ from fhir_secondop.opinion.clocks import Target
 from fhir_secondop.service import reminders, rounds
 from fhir_secondop.service.context import SERVICE, load
 from fhir_secondop.store import tables
+from tests.service.hospitals import clinic, hospital
 from tests.service.test_circuits import another
-from tests.service.test_deliveries import clinic, hospital
 from tests.service.world import DAY_MS, World, opened
 
 Plain = dict[str, Any]
