@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import heapq
 import itertools
@@ -31,11 +30,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import trustme
 
+from tests.faults.wire import Answer, json_answer, listener
+
 Plain = dict[str, Any]
-JSON = "application/fhir+json"
 SYSTEM = "https://hostile.example/mrn"
 NPI = "http://hl7.org/fhir/sid/us-npi"
-HUGE_MB = 500
 DATES = "1970-01-{:02d}"
 
 SHAPES: dict[str, tuple[str, ...]] = {
@@ -76,22 +75,6 @@ def _one(rng: random.Random, table: dict[str, float], other: str) -> str:
         if at < 0:
             return name
     return other
-
-
-@dataclass
-class Answer:
-    """What goes back; `how` is honest or a key of the tables above."""
-
-    status: int = 200
-    body: bytes = b""
-    location: str = ""
-    kind: str = JSON
-    how: str = "honest"
-    retry_after: str = ""
-
-
-def _json(status: int, resource: Plain, location: str = "") -> Answer:
-    return Answer(status, json.dumps(resource).encode(), location)
 
 
 def outcome(code: str = "exception") -> Plain:
@@ -194,9 +177,9 @@ class Place:
     def _told(self, how: str, honest: Answer, path: list[str], rng: random.Random) -> Answer:
         """The answer as it is told."""
         if how == "200 with an error":
-            return _json(200, outcome())
+            return json_answer(200, outcome())
         if how == "500":
-            return _json(500, outcome())
+            return json_answer(500, outcome())
         if how == "page for people":
             return Answer(200, b"<html><body>We are back soon.</body></html>", kind="text/html")
         if how == "malformed":
@@ -213,12 +196,12 @@ class Place:
     def _another(self, path: list[str], rng: random.Random) -> Answer:
         """Some other resource than the one that was meant, with its place, as if it were it."""
         if not path:
-            return _json(200, {"resourceType": "Bundle", "type": "transaction-response", "entry": []})
+            return json_answer(200, {"resourceType": "Bundle", "type": "transaction-response", "entry": []})
         there = [r for r in self.held if r.startswith(path[0])]
         if there and path[0] != "Patient":
             reference = rng.choice(there)
-            return _json(200, self.held[reference], f"{self.base}/{reference}")
-        return _json(200, self.patient(f"p{rng.randint(1, 10**6)}"))
+            return json_answer(200, self.held[reference], f"{self.base}/{reference}")
+        return json_answer(200, self.patient(f"p{rng.randint(1, 10**6)}"))
 
     def _other(self, path: list[str], rng: random.Random) -> Answer:
         """A search that passes over what it was asked: strangers, and no criterion holds."""
@@ -235,10 +218,10 @@ class Place:
     ) -> Answer:  # fmt: skip
         if method == "GET":
             if path == ["metadata"]:
-                return _json(200, self.capability())
+                return json_answer(200, self.capability())
             return self._search(path[0], query) if len(path) == 1 else self._read(path)
         if storing == "refused":
-            return _json(rng.choice((400, 403, 409, 422)), outcome())
+            return json_answer(rng.choice((400, 403, 409, 422)), outcome())
         resource = json.loads(body)
         if not path:
             return self._transaction(resource, rng, storing)
@@ -248,7 +231,7 @@ class Place:
         criteria = parse_qs(headers.get("if-none-exist", "")).get("identifier", [""])[0]
         there = self._by_criteria(path[0], criteria, storing)
         if there:
-            return _json(200, self.held[there], f"{self.base}/{there}/_history/1")
+            return json_answer(200, self.held[there], f"{self.base}/{there}/_history/1")
         return self._create(path[0], resource, rng, storing)
 
     def capability(self) -> Plain:
@@ -281,13 +264,13 @@ class Place:
 
     def _bundle(self, found: list[Plain]) -> Answer:
         entries = [{"fullUrl": f"{self.base}/{r['resourceType']}/{r['id']}", "resource": r} for r in found]
-        return _json(200, {"resourceType": "Bundle", "type": "searchset", "entry": entries})
+        return json_answer(200, {"resourceType": "Bundle", "type": "searchset", "entry": entries})
 
     def _read(self, path: list[str]) -> Answer:
         if path[0] == "Patient":
-            return _json(200, self.patient(path[1]))
+            return json_answer(200, self.patient(path[1]))
         found = self.held.get("/".join(path[:2]))
-        return _json(200, found) if found else _json(404, outcome("not-found"))
+        return json_answer(200, found) if found else json_answer(404, outcome("not-found"))
 
     def _search(self, kind: str, query: dict[str, str]) -> Answer:
         identifier, about = query.get("identifier", ""), query.get("patient", "").rpartition("/")[2]
@@ -319,16 +302,16 @@ class Place:
         stored = self._store(reference, _spoilt(resource, rng, storing), "us", self.asked, sent=resource)
         if storing == "stored twice":
             self._store(f"{kind}/{self.name[0]}{next(self.ids)}", resource, "peer", self.asked)
-        return _json(201, stored, place)
+        return json_answer(201, stored, place)
 
     def _update(self, reference: str, resource: Plain, rng: random.Random, storing: str) -> Answer:
         if reference not in self.held:
-            return _json(404, outcome("not-found"))
+            return json_answer(404, outcome("not-found"))
         if storing == "stored late":
             self._later(rng, lambda: self._replace(reference, resource))
         elif storing != "not stored":
             self._replace(reference, resource)
-        return _json(200, {**resource, "id": reference.partition("/")[2]}, f"{self.base}/{reference}")
+        return json_answer(200, {**resource, "id": reference.partition("/")[2]}, f"{self.base}/{reference}")
 
     def _later(self, rng: random.Random, act: Callable[[], None] | Callable[[], Plain]) -> None:
         due = self.world.now() + rng.randint(500, 55_000)
@@ -380,7 +363,7 @@ class Place:
             places[entry["fullUrl"]] = reference
             status = "200 OK" if there or not posted else "201 Created"
             answers.append({"response": {"status": status, "location": f"{reference}/_history/1"}})
-        answer = _json(200, {"resourceType": "Bundle", "type": "transaction-response", "entry": answers})
+        answer = json_answer(200, {"resourceType": "Bundle", "type": "transaction-response", "entry": answers})
         if storing == "not stored":
             return answer
         text = json.dumps([entry["resource"] for entry in entries])
@@ -455,70 +438,6 @@ def _spoilt(resource: Plain, rng: random.Random, storing: str) -> Plain:
     return resource
 
 
-# ---- the wire
-
-
-async def _request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], bytes] | None:
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-    except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
-        return None
-    method, url, _ = first.split(" ")
-    return method, url, headers, body
-
-
-def _head(answer: Answer, length: int) -> bytes:
-    lines = [f"HTTP/1.1 {answer.status} X", f"Content-Type: {answer.kind}", f"Content-Length: {length}"]
-    lines += [f"Location: {answer.location}"] if answer.location else []
-    lines += [f"Retry-After: {answer.retry_after}"] if answer.retry_after else []
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-async def _say(answer: Answer, writer: asyncio.StreamWriter, reader: asyncio.StreamReader, timeout_s: float) -> bool:
-    """Whether the connection goes on afterwards."""
-    body = answer.body
-    if answer.how in ("cut off before", "cut off after"):
-        return False
-    if answer.how == "never answered":
-        await reader.read()  # until the other side has had enough
-        return False
-    if answer.how == "answered late":
-        await asyncio.sleep(timeout_s * 1.3)
-    if answer.how == "500 MB":
-        writer.write(_head(answer, HUGE_MB * 1_000_000))
-        for _ in range(HUGE_MB):
-            writer.write(b" " * 1_000_000)
-            await writer.drain()
-        return False
-    if answer.how == "slow bytes":
-        writer.write(_head(answer, len(body)))
-        step = max(1, len(body) // 8)
-        for at in range(0, len(body), step):
-            writer.write(body[at : at + step])
-            await writer.drain()
-            await asyncio.sleep(0.03)
-        return True
-    change = {"length too long": 7, "length too short": -min(7, len(body))}.get(answer.how, 0)
-    writer.write(_head(answer, len(body) + change) + body)
-    await writer.drain()
-    return change == 0
-
-
-def _listener(act: Callable[..., Answer], timeout_s: float, pause_s: float = 0.0) -> Callable[..., Any]:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, ssl.SSLError, TimeoutError):
-            while (asked := await _request(reader)) is not None:
-                await asyncio.sleep(pause_s)  # what had come to the other ports before this is taken first
-                if not await _say(act(*asked), writer, reader, timeout_s):
-                    break
-        writer.close()
-
-    return talk
-
-
 def tls(folder: str, world: World) -> ssl.SSLContext:
     """A server's TLS that shows a good certificate, or now and then an expired, another host's or a stranger's one.
 
@@ -564,12 +483,12 @@ def control(world: World, places: list[Place]) -> Callable[..., Answer]:
         elif parts.path == "/calm":
             world.calm = True
         elif parts.path == "/truth":
-            return _json(200, {
+            return json_answer(200, {
                 "did": dict(world.counts), "copies": world.copies, "wrong_patients": world.wrong_patients,
                 "strayed": world.strayed, "requests": {p.name: p.asked for p in places},
                 "fates": {p.name: p.fates for p in places},
             })  # fmt: skip
-        return _json(200, {})
+        return json_answer(200, {})
 
     return act
 
@@ -584,18 +503,18 @@ async def serve(told: Plain) -> None:
 
     def stray(method: str, url: str, headers: dict[str, str], body: bytes) -> Answer:
         world.strayed.append({"method": method, "credentials": "authorization" in headers})
-        return _json(404, outcome())
+        return json_answer(404, outcome())
 
     timeout_s = told["timeout_s"]
     servers = []
     for place in places:
         secured = tls(told["folder"], world) if place.name == "tls" else None
         servers.append(await asyncio.start_server(
-            _listener(place.answer, timeout_s), "127.0.0.1", told["places"][place.name], limit=1 << 24, ssl=secured
+            listener(place.answer, timeout_s), "127.0.0.1", told["places"][place.name], limit=1 << 24, ssl=secured
         ))  # fmt: skip
     for act, port, pause_s in ((stray, told["elsewhere"], 0.0), (control(world, places), told["control"], 0.02)):
         servers.append(await asyncio.start_server(
-            _listener(act, timeout_s, pause_s), "127.0.0.1", port, limit=1 << 24
+            listener(act, timeout_s, pause_s), "127.0.0.1", port, limit=1 << 24
         ))  # fmt: skip
     await asyncio.gather(*(server.serve_forever() for server in servers))
 

@@ -263,11 +263,13 @@ def sampled(every: list[Order], number: int) -> list[Order]:
 
 
 def races(points: Points, chosen: Sequence[Order]) -> None:
-    for order in chosen:
+    for number, order in enumerate(chosen, 1):
         try:
             points.run(order)
         except AssertionError as error:
             raise AssertionError(f"{order} among {points.names}: {error}") from error
+        if number % 500 == 0:
+            print(f"{number} of {len(chosen)} orders", flush=True)
 
 
 def test_some_orders_of_what_happens_while_a_report_is_delivered_end_well(points: Points) -> None:
