@@ -1,4 +1,5 @@
-"""PostgreSQL is stopped at once and started again, and fails over to a standby, while a case is on its way."""
+"""PostgreSQL is stopped at once and started again, fails over to a standby, or has no room left, while a case is on its
+way."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.faults.forwarding import Address
 from tests.faults.machines import LEASE, Door, delivering, running, wait_for
 from tests.faults.postgres import Server
+from tests.faults.small import SmallDisk
 from tests.scenarios.cluster import Cluster
 from tests.scenarios.outcome import check
 
@@ -120,3 +123,33 @@ def test_a_database_that_fails_over_to_its_standby_loses_nothing_that_was_confir
     finally:
         address.close()
         standby.stop()
+
+
+def write_on(server: Server) -> None:
+    """Until it fails: a log that is written on in the files that it has does not notice a full disk."""
+    while True:
+        server.sql("SELECT pg_switch_wal(), pg_logical_emit_message(false, 'full', 'x')")
+
+
+@pytest.mark.slow
+def test_a_database_without_room_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
+    """PostgreSQL's own disk is full to its last byte until its log needs a new file, at which it gives up and ends."""
+    with tempfile.TemporaryDirectory(prefix="secondop-full-", ignore_cleanup_errors=True) as folder:
+        disk = SmallDisk(Path(folder), 300)
+        server = Server(Path(folder) / "primary").init()
+
+        def fill() -> None:
+            disk.fill()
+            with pytest.raises(sa.exc.DBAPIError):
+                write_on(server)
+            time.sleep(AWAY_S)
+            disk.empty()
+            server.stop()
+            server.start()
+
+        try:
+            with running(started(tmp_path, server.url)) as cluster:
+                survived(cluster, fill, 1)
+        finally:
+            server.stop()
+            disk.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import resource
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.machines import LEASE, Door, Plain, delivering, running, wait_for
+from tests.faults.small import SmallDisk
 from tests.scenarios.cluster import SERVICE, Cluster
 from tests.scenarios.outcome import check
 
@@ -51,31 +51,22 @@ class Mounted:
     """The database has a small file system for itself."""
 
     def __init__(self, folder: Path) -> None:
-        self._place = folder / "small"
-        self._place.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", self._place], capture_output=True)
-        if done.returncode:
-            pytest.skip("no file system can be mounted here: be root")
-        self.database = str(self._place / "secondop.sqlite")
+        place = folder / "small"
+        place.mkdir()
+        self._disk = SmallDisk(place, 64)
+        self.database = str(place / "secondop.sqlite")
 
     @contextmanager
     def full(self, cluster: Cluster) -> Iterator[None]:
         # SQLite writes into what its log has already: as short as it can be, it needs room at once.
         with closing(sqlite3.connect(self.database, timeout=30)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        ballast = self._place / "ballast"
-        with open(ballast, "wb", buffering=0) as handle:
-            size = 1 << 20
-            while size:
-                try:
-                    handle.write(b"\0" * size)
-                except OSError:
-                    size //= 2
+        self._disk.fill()
         yield
-        ballast.unlink()
+        self._disk.empty()
 
     def close(self) -> None:
-        subprocess.run(["umount", "-l", self._place], check=True)
+        self._disk.close()
 
 
 Disk = Limited | Mounted
