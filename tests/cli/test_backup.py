@@ -6,9 +6,14 @@ import gzip
 import json
 import re
 import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -315,6 +320,60 @@ def test_what_was_cut_off_is_no_backup(written: Path, run: Callable[..., Plain],
     said = run("restore", written, "--database", tmp_path / "to.sqlite", ends=1)["said"]
     assert re.search(f"no whole backup|{missing} is missing", said)
     assert not (tmp_path / "to.sqlite").exists()
+
+
+def killed(until: Callable[[], bool], *words: object) -> None:
+    """The command is ended at once in the middle of its work, when `until` is so."""
+    command = [sys.executable, "-m", "fhir_secondop.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not until():
+            assert process.poll() is None, "it ended before"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it ended before"
+
+
+def test_a_backup_that_is_killed_is_none_and_the_next_one_is_whole(
+    written: Path, run: Callable[..., Plain], tmp_path: Path
+) -> None:
+    out = tmp_path / "another"
+
+    def begun() -> bool:
+        return any(tmp_path.glob(".another.*.partial/*.gz"))
+
+    killed(begun, "backup", "--out", out, "--database", tmp_path / "from.sqlite")
+    assert not out.exists()
+    (left,) = tmp_path.glob(".another.*.partial")
+    assert "no whole backup" in run("restore", left, "--drill", ends=1)["said"]
+    assert run("backup", "--out", out, "--database", tmp_path / "from.sqlite")["rows"] > 0
+    assert run("restore", out, "--drill")["digests"] == "equal"
+
+
+def test_a_restore_that_is_killed_leaves_no_row_and_is_not_taken_for_one(
+    written: Path, run: Callable[..., Plain], tmp_path: Path
+) -> None:
+    to = tmp_path / "to.sqlite"
+
+    def begun() -> bool:  # the rows are in its log, and not committed
+        log = tmp_path / "to.sqlite-wal"
+        return to.exists() and log.exists() and _revision(to) != ""
+
+    killed(begun, "restore", written, "--database", to)
+    with closing(sqlite3.connect(to)) as connection:
+        for table in backup.kept():
+            if table.name in ("resource", "version", "audit"):
+                assert connection.execute(f"SELECT count(*) FROM {table.name}").fetchone() == (0,)
+    assert "not empty" in run("restore", written, "--database", to, ends=1)["said"]
+    assert run("restore", written, "--database", tmp_path / "again.sqlite")["digests"] == "equal"
+
+
+def _revision(file: Path) -> str:
+    """Of a database that another process makes just now."""
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        try:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:
+            return ""
+    return str(found[0]) if found else ""
 
 
 def test_a_backup_that_fails_leaves_nothing(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
