@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tests.access.combinations.browsing import Browsing
 from tests.access.combinations.bundles import Bundles
@@ -24,18 +25,28 @@ from tests.access.stage import Stage
 
 
 @dataclass
-class Generator(Reading, Searching, Defined, Bundles, Writing, Operating, Overseeing, Browsing):
-    """Combinations over a stage. `leaks` are the broken ones, in words."""
+class Asked:
+    """How many combinations of each kind were asked; `leaks` are the broken ones, in words."""
 
-    stage: Stage
-    seed: int
     counted: Counter[str] = field(default_factory=Counter)
     leaks: list[str] = field(default_factory=list)
 
-    def run(self, most: int, *, until_leak: bool = False, only: str = "") -> None:
+
+@dataclass
+class Generator(Reading, Searching, Defined, Bundles, Writing, Operating, Overseeing, Browsing):
+    """Combinations over a stage, made once: they are hundreds of thousands."""
+
+    stage: Stage
+
+    @cached_property
+    def kinds(self) -> dict[str, list[Combination]]:
+        """All of them."""
+        return {name: list(found) for name, found in self._kinds().items()}
+
+    def run(self, seed: int, most: int, *, until_leak: bool = False, only: str = "") -> Asked:
         """Asks so many combinations, drawn over all kinds or of one; with `until_leak` no more after the first leak."""
-        drawn = random.Random(self.seed)
-        kinds = {name: list(found) for name, found in self._kinds().items() if only in ("", name)}
+        asked, drawn = Asked(), random.Random(seed)
+        kinds = {name: list(found) for name, found in self.kinds.items() if only in ("", name)}
         for found in kinds.values():
             drawn.shuffle(found)
         chosen: list[tuple[str, Combination]] = []
@@ -48,12 +59,13 @@ class Generator(Reading, Searching, Defined, Bundles, Writing, Operating, Overse
         if until_leak:  # any kind may be the one that shows it
             drawn.shuffle(chosen)
         for name, one in [*chosen, *rest[: max(0, most - len(chosen))]]:
-            self.counted[name] += 1
+            asked.counted[name] += 1
             wrong = one.ask()
             if wrong:
-                self.leaks.append(f"{name}: {one.who}: {one.what}: {wrong}")
+                asked.leaks.append(f"{name}: {one.who}: {one.what}: {wrong}")
                 if until_leak:
-                    return
+                    break
+        return asked
 
     def _kinds(self) -> dict[str, Iterator[Combination]]:
         return {

@@ -19,7 +19,7 @@ from fhir_secondop.model import EVERYTHING
 from fhir_secondop.service import hooks
 from fhir_secondop.store import includes, plans, resources, search
 from tests.access.combinations.model import OPERATIONS, ROUTES
-from tests.access.generator import Generator
+from tests.access.generator import Asked, Generator
 from tests.access.stage import Stage, build
 from tests.service.world import opened
 
@@ -34,9 +34,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield build(world)
 
 
-def asked(stage: Stage, most: int, *, until_leak: bool = False, only: str = "") -> Generator:
-    made = Generator(stage, SEED)
-    made.run(most, until_leak=until_leak, only=only)
+@pytest.fixture(scope="module")
+def generator(stage: Stage) -> Generator:
+    return Generator(stage)
+
+
+def asked(generator: Generator, most: int, *, until_leak: bool = False, only: str = "") -> Asked:
+    made = generator.run(SEED, most, until_leak=until_leak, only=only)
     counted = ", ".join(f"{kind} {count:,}" for kind, count in made.counted.items())
     print(f"\n{sum(made.counted.values()):,} combinations with seed {SEED}: {counted}; {len(made.leaks)} leaks")
     return made
@@ -57,15 +61,15 @@ def test_every_route_and_operation_has_its_rule(stage: Stage) -> None:
     }
 
 
-def test_nobody_sees_what_is_not_theirs(stage: Stage) -> None:
-    made = asked(stage, 3_000)
+def test_nobody_sees_what_is_not_theirs(generator: Generator) -> None:
+    made = asked(generator, 3_000)
     assert sum(made.counted.values()) == 3_000
     assert made.leaks == []
 
 
 @pytest.mark.slow
-def test_nobody_sees_what_is_not_theirs_in_the_long_form(stage: Stage) -> None:
-    made = asked(stage, 15_000)
+def test_nobody_sees_what_is_not_theirs_in_the_long_form(generator: Generator) -> None:
+    made = asked(generator, 15_000)
     assert sum(made.counted.values()) == 15_000
     assert made.leaks == []
 
@@ -138,11 +142,11 @@ SEEN_BY = {anything_on_the_way: "through", anything_included: "through", any_typ
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.__name__)
-def test_a_broken_rule_is_found(stage: Stage, broken: Any) -> None:
+def test_a_broken_rule_is_found(generator: Generator, broken: Any) -> None:
     with PATCH.context() as patch:
         broken(patch)
         forget_plans()
-        made = asked(stage, 6_000, until_leak=True, only=SEEN_BY.get(broken, ""))
+        made = asked(generator, 6_000, until_leak=True, only=SEEN_BY.get(broken, ""))
     forget_plans()
     assert made.leaks
 
