@@ -137,25 +137,15 @@ class ConditionalCreates(DocumentRung):
         if document.report is not None and all(
             creates_conditionally(capability, site, kind) for kind in ("Observation", "DiagnosticReport")
         ):
-            results = [_placed(target, resource, there) for resource, there in _results(target, document)]
+            results = [_upsert(target, resource, there) for resource, there in _results(target, document)]
+            if not all(results):
+                raise _not_found_yet("Observation")  # the report must name it
             report = documents.report_for(document, target.patient, results)
-            _placed(target, report, by_identifier(target, report))
+            _upsert(target, report, by_identifier(target, report))
             for resource, there in _withdrawn(target, document):
                 _upsert(target, resource, there)
         # The document last: it is what a next try looks for.
         return _upsert(target, self.composed(target, document, older), None)
-
-
-def _placed(target: Target, result: Resource, there: Resource | None) -> str:
-    """The reference of a result or a report there, which others must name.
-
-    Raises EhrFailure where it is not to be found. It may only not be stored yet, and then the next attempt finds it;
-    going on at once, another way or with the next version, would send it twice.
-    """
-    reference = _upsert(target, result, there)
-    if not reference:
-        raise EhrFailure("unknown", f"A {result['resourceType']} was taken there and is not to be found yet.")
-    return reference
 
 
 def _upsert(target: Target, resource: Resource, there: Resource | None) -> str:
@@ -184,6 +174,8 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
         identifier = sent.get("masterIdentifier") or sent["identifier"][0]
         system, value = identifier["system"], identifier["value"]
         found = _after_writing(lambda: with_identifier(target, sent["resourceType"], system, value))
+        if not found and written.status == 202 and sent["resourceType"] != "DocumentReference":
+            raise _not_found_yet(sent["resourceType"])
         return f"{found[0]['resourceType']}/{found[0]['id']}" if found else ""
     if not is_same(target, sent, there):
         raise EhrFailure("validation", "A conditional create was answered with another resource.", status=200)
@@ -193,11 +185,17 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
 def _landed(target: Target, sent: Resource, location: str) -> str:
     """The place of what was accepted (202) and may not stand there yet.
 
-    The document is read back anyhow. A result that still lands when the next version looks for it would be there twice.
+    The document is read back anyhow. A result or report that lands after all has been sent anew, because its document
+    was refused, or by the next version, would be there twice.
     """
     if sent["resourceType"] != "DocumentReference":
         _read(target, location)
     return location
+
+
+def _not_found_yet(kind: str) -> EhrFailure:
+    """The next attempt finds it, if it was only not stored yet."""
+    return EhrFailure("unknown", f"A {kind} was taken there and is not to be found yet.")
 
 
 def _read(target: Target, location: str) -> Resource:

@@ -80,7 +80,8 @@ def _superseding(target: Target, rung: Rung, document: Deliverable, receipt: Rec
 def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, how: str) -> Receipt:
     """Reads the copy back: mapped patient, current, our version, same bytes or same normalised text.
 
-    What can't be read is unverifiable; what differs is a mismatch, and says in what.
+    Where its place may not be read, the copy that a search shows is taken. What can't be read is unverifiable; what
+    differs is a mismatch, and says in what.
     """
     if not location:
         return Receipt("accepted", "unverifiable", rung.number, evidence={"how": how, "why": "no location was given"})
@@ -89,7 +90,10 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
     except EhrFailure as failure:
         if failure.retryable:
             raise
-        return Receipt("accepted", "unverifiable", rung.number, location, {"how": how, "why": failure.kind})
+        found = _searched(target, rung, document)
+        if found is None:
+            return Receipt("accepted", "unverifiable", rung.number, location, {"how": how, "why": failure.kind})
+        there, location = found, f"{found['resourceType']}/{found['id']}"
     content = content_of(target.client, there)
     faults = differences(target, rung, document, there, content)
     several = _several(target, rung, document, there)
@@ -107,6 +111,17 @@ def verify(target: Target, rung: Rung, document: Deliverable, location: str, *, 
     if faults:
         evidence["why"] = "; ".join(faults.values())
     return Receipt("accepted", "mismatch" if faults else "verified", rung.number, location, evidence, dropped)
+
+
+def _searched(target: Target, rung: Rung, document: Deliverable) -> Resource | None:
+    """The copy of this version that a search shows: the place that was given may be another's, or not be shown."""
+    try:
+        copies = rung.copies(target, document)
+    except EhrFailure as failure:
+        if failure.retryable:
+            raise
+        return None
+    return min(copies, key=lambda r: not rung.current(str(r.get("status"))), default=None)
 
 
 def _several(target: Target, rung: Rung, document: Deliverable, there: Resource) -> str:

@@ -183,4 +183,4 @@ def identifier_obstacle(target: Target) -> str:
     """Why a copy could not be found by its identifier there."""
     if not target.client.site.identifier_kept:
         return "identifiers are not kept"
-    return "" if honours_identifier(target.client) else "search by identifier is not honoured"
+    return "" if honours_identifier(target) else "search by identifier is not honoured"

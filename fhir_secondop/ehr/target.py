@@ -19,13 +19,15 @@ class Target:
     """Where a document goes: the EHR and the patient there.
 
     `record` is who it is where there is no FHIR record to read; `carried` are the version ids of the document that our
-    ledger says went there by message, newest first.
+    ledger says went there by message, newest first. `means` is which searches there were found to mean what they are
+    asked: (type, parameter).
     """
 
     client: Client
     patient: str  # "Patient/id" there, "" where only messages go
     record: Resource = field(default_factory=dict)
     carried: tuple[str, ...] = ()
+    means: dict[tuple[str, str], bool] = field(default_factory=dict, compare=False)
 
     @property
     def patient_id(self) -> str:
@@ -33,22 +35,27 @@ class Target:
         return self.patient.partition("/")[2]
 
 
-def honours_identifier(client: Client, resource_type: str = "DocumentReference") -> bool:
+def honours_identifier(target: Target, resource_type: str = "DocumentReference") -> bool:
     """Whether a search by identifier means it: a random one must have no hits. Never probed by writing."""
-    return _means(client, resource_type, "identifier", f"{URI}|urn:uuid:{uuid.uuid4()}")
+    return _means(target, resource_type, "identifier", f"{URI}|urn:uuid:")
 
 
-def _means(client: Client, resource_type: str, parameter: str, nobody: str) -> bool:
-    """Whether it finds nothing for a value that nobody has. That proves it; anything else is asked once more, for an
-    EHR that answers one search with strangers may answer the next one so, too.
+def _means(target: Target, resource_type: str, parameter: str, prefix: str) -> bool:
+    """Whether it finds nothing for a value that nobody has; asked once for all of a delivery.
+
+    One that finds something is asked once more: an EHR that answers a search with strangers may answer the next one so,
+    too, and what does not mean its searches may be sent things twice.
     """
-    return any(_finds_nothing(client, resource_type, parameter, nobody) for _ in range(2))
+    asked = (resource_type, parameter)
+    if asked not in target.means:
+        target.means[asked] = any(_finds_nothing(target.client, *asked, prefix) for _ in range(2))
+    return target.means[asked]
 
 
-def _finds_nothing(client: Client, resource_type: str, parameter: str, nobody: str) -> bool:
+def _finds_nothing(client: Client, resource_type: str, parameter: str, prefix: str) -> bool:
     try:
         # The first page tells; a server that ignores the criteria has all its documents on the rest.
-        return client.first_page(resource_type, {parameter: nobody, "_count": "1"}) == []
+        return client.first_page(resource_type, {parameter: f"{prefix}{uuid.uuid4()}", "_count": "1"}) == []
     except EhrFailure as failure:
         if failure.retryable:
             raise
@@ -69,7 +76,7 @@ def with_identifier(target: Target, resource_type: str, system: str, value: str)
     """
     found = target.client.search(resource_type, {"identifier": f"{system}|{value}"})
     ours = [r for r in found if carries(r, system, value)]
-    if len(ours) < len(found) and honours_identifier(target.client, resource_type):
+    if len(ours) < len(found) and honours_identifier(target, resource_type):
         raise _no_answer(target, "identifier")
     return [r for r in ours if is_about(target, r)]
 
@@ -82,7 +89,7 @@ def of_patient(target: Target, resource_type: str, parameter: str = "patient") -
     place = "" if parameter == "patient" else "Patient/"
     found = target.client.search(resource_type, {parameter: f"{place}{target.patient_id}"})
     strangers = any(not is_about(target, r) for r in found)
-    if strangers and _means(target.client, resource_type, parameter, f"{place}{uuid.uuid4()}"):
+    if strangers and _means(target, resource_type, parameter, place):
         raise _no_answer(target, "patient")
     return found
 

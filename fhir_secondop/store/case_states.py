@@ -97,7 +97,7 @@ def overview(
     """What `find` finds, and of all cases that may be seen how many are in each of these stages, in how many each of
     these kinds waits, and the oldest of those. Raises as `find`.
 
-    One statement: what somebody may see is made once for all of it.
+    One statement: what somebody may see is made once for all of it, where that is little (`_seen`).
     """
     seen = _seen(connection, visibility)
     needs = _needs(seen)

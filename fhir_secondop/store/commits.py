@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fhir_secondop.errors import Unavailable
 from fhir_secondop.store.audit.batch import Batch
+from fhir_secondop.store.prepared import Prepared
 
+_SAVE, _RELEASE, _UNDO = (
+    Prepared(sa.text(said)) for said in ("SAVEPOINT writer", "RELEASE writer", "ROLLBACK TO writer")
+)
 MOST = 32  # writers who share a commit
 _NONE, _OPEN, _FAILED = 0, 2, 3  # how a transaction is, in libpq's numbers
 LONGEST_S = 0.05  # after which nobody more is let in: the first one waits
@@ -47,21 +52,21 @@ class Shared:
         """One more writer; the first one needs no savepoint, its undoing is the end of all."""
         self.members += 1
         if self.members > 1:
-            self._driver.execute("SAVEPOINT writer")
+            _SAVE.run(self.connection)
 
     def leave(self) -> None:
         """The writer is done."""
         try:
             if self.members > 1:
-                self._driver.execute("RELEASE writer")
+                _RELEASE.run(self.connection)
         except BaseException as error:  # its audit rows are in the chain already: without them there is none
             self.error = error
 
     def undo(self) -> None:
         """Undoes what the writer has written."""
         if self.members > 1 and self._status() in (_OPEN, _FAILED):
-            self._driver.execute("ROLLBACK TO writer")
-            self._driver.execute("RELEASE writer")
+            _UNDO.run(self.connection)
+            _RELEASE.run(self.connection)
 
     def look(self) -> None:
         """Sees whether there still is a transaction: of a full disk, say, SQLite undoes all of it, others' parts too;

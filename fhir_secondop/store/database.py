@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as NoneFree
 
 from fhir_secondop import meters
@@ -67,6 +67,8 @@ def is_away(error: BaseException) -> bool:
     """Whether it is the database that can't do it now: gone, full, being started, or a standby that takes no writes."""
     if isinstance(error, OperationalError | InterfaceError | NoneFree):
         return True
+    if isinstance(error, PendingRollbackError):
+        return error.code == "8s2b"  # of a connection that broke: https://docs.sqlalchemy.org/en/20/errors.html
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _READ_ONLY_OR_ENDED
     return False
@@ -201,8 +203,25 @@ class Database:
         with self.engine.connect() as connection:
             if not self.is_sqlite:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            yield connection
+            try:
+                yield connection
+            finally:
+                self._let_go(connection)
+
+    def _let_go(self, connection: Connection) -> None:
+        """Ends what was read. A connection that broke since is put away: what was read, was read, and else the pool
+        would try to roll it back, and log that it could not.
+        """
+        try:
             connection.rollback()
+            if not (self.is_sqlite or connection.invalidated):
+                # SQLAlchemy knows nothing of a transaction that only statements of ours were in (`prepared`).
+                driver: Any = connection.connection.driver_connection
+                driver.rollback()
+        except connection.dialect.loaded_dbapi.Error as error:
+            connection.invalidate(error)
+        except DBAPIError:
+            log.debug("a connection broke after it was read from", exc_info=True)
 
     @contextmanager
     def one_statement(self) -> Iterator[Any]:

@@ -483,12 +483,12 @@ def test_a_server_that_ignores_search_criteria_is_found_out_by_searching(httpser
 
 def test_a_server_that_refuses_the_probe_does_not_honour_it(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/fhir/DocumentReference").respond_with_data("", 400)
-    assert target.honours_identifier(client_of(httpserver.url_for("/fhir"))) is False
+    assert target.honours_identifier(Target(client_of(httpserver.url_for("/fhir")), "Patient/1")) is False
 
 
 def test_a_server_that_is_down_is_not_judged(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/fhir/DocumentReference").respond_with_data("", 503)
-    failure = failure_of(lambda: target.honours_identifier(client_of(httpserver.url_for("/fhir"))))
+    failure = failure_of(lambda: target.honours_identifier(Target(client_of(httpserver.url_for("/fhir")), "Patient/1")))
     assert failure.kind == "capacity"
 
 

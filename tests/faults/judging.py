@@ -57,8 +57,11 @@ def judged(run: Run) -> Judged:
     found = Judged(requests=sum(truth["requests"].values()), did=truth["did"],
                    wrong_patients=truth["wrong_patients"], strayed=truth["strayed"])  # fmt: skip
     copies: dict[tuple[str, str, str], list[Plain]] = {}
+    sent: dict[str, set[str]] = {}  # version id → the contents that were sent as a document, anywhere
     for copy in truth["copies"]:
         copies.setdefault((copy["place"], copy["type"], copy["key"]), []).append(copy)
+        if copy["type"] in DOCUMENTS and copy["right"]:
+            sent.setdefault(copy["key"], set()).add(copy["sha256"])
     cases = run.loaded()
     watched: set[tuple[str, str]] = set()  # place and version id, or place and case, that a person looks at
     for case_id, case in cases.items():
@@ -67,11 +70,15 @@ def judged(run: Run) -> Judged:
             if task["status"] == "cancelled":
                 continue  # amended before it had begun
             place = _place(run, case, task)
-            version_id = f"urn:uuid:{derived_id(case_id, 'report', alignment.version_of(task))}"
+            version_id = _version_id(case_id, alignment.version_of(task))
             there = [c for kind in DOCUMENTS for c in copies.get((place, kind, version_id), [])]
+            # A report is put in the place of the one before (rung 4): this version, or a newer one.
+            newer = [v for v in map(alignment.version_of, case.deliveries) if v >= alignment.version_of(task)]
+            contents = set().union(*(sent.get(_version_id(case_id, v), set()) for v in newer))
+            reports = [r for r in truth["reports"][place] if r["sha256"] in contents]
             found.deliveries += 1
             found.outcomes[_outcome(task)] += 1
-            if why := _lost(task, patient, there):
+            if why := _lost(task, patient, [*there, *reports]):
                 requests = [f"{c['request']} by {c['by']} ({truth['fates'][place][str(c['request'])]})" for c in there]
                 found.lost.append(f"{place} {task['id']}: {why}; {', '.join(requests)}; {alignment.evidence(task)}")
             if alignment.evidence(task).get("duplicates") or task["status"] == "on-hold":
@@ -79,6 +86,10 @@ def judged(run: Run) -> Judged:
     _duplicates(found, copies, watched, {f"H-{number}": case_id for case_id, number in run.cases.items()},
                 truth["fates"])  # fmt: skip
     return found
+
+
+def _version_id(case_id: str, version: int) -> str:
+    return f"urn:uuid:{derived_id(case_id, 'report', version)}"
 
 
 def _place(run: Run, case: Case, task: Plain) -> str:

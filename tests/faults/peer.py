@@ -234,6 +234,14 @@ class Place:
             return json_answer(200, self.held[there], f"{self.base}/{there}/_history/1")
         return self._create(path[0], resource, rng, storing)
 
+    def reports(self) -> list[Plain]:
+        """Each report with a document in it, as it stands now."""
+        return [
+            {"reference": reference, "subject": r["subject"]["reference"], "sha256": _sha256(r), "right": True}
+            for reference, r in self.held.items()
+            if r["resourceType"] == "DiagnosticReport" and r.get("presentedForm")
+        ]
+
     def capability(self) -> Plain:
         """What it declares."""
         shape = SHAPES[self.name]
@@ -344,7 +352,7 @@ class Place:
             "place": self.name, "reference": reference, "type": sent["resourceType"], "key": own["value"], "by": by,
             "order": next(iter(_orders(sent)), ""), "request": number, "at": self.world.now(),
             "subject": stored["subject"]["reference"], "right": _read(stored) == _read(sent),
-            "found": bool(_keys(whole)), "sha256": hashlib.sha256(_content(stored)).hexdigest(),
+            "found": bool(_keys(whole)), "sha256": _sha256(stored),
         })  # fmt: skip
         return whole
 
@@ -417,6 +425,10 @@ def _content(resource: Plain) -> bytes:
     return b"".join(base64.b64decode(form.get("data", "")) for form in _attachments(resource)[:1])
 
 
+def _sha256(resource: Plain) -> str:
+    return hashlib.sha256(_content(resource)).hexdigest()
+
+
 def _read(resource: Plain) -> bytes | list[bytes]:
     """What a person reads: of a note the words, however they are set."""
     is_text = any(form.get("contentType", "").startswith("text/plain") for form in _attachments(resource)[:1])
@@ -486,7 +498,7 @@ def control(world: World, places: list[Place]) -> Callable[..., Answer]:
             return json_answer(200, {
                 "did": dict(world.counts), "copies": world.copies, "wrong_patients": world.wrong_patients,
                 "strayed": world.strayed, "requests": {p.name: p.asked for p in places},
-                "fates": {p.name: p.fates for p in places},
+                "fates": {p.name: p.fates for p in places}, "reports": {p.name: p.reports() for p in places},
             })  # fmt: skip
         return json_answer(200, {})
 

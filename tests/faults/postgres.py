@@ -83,11 +83,15 @@ class Server:
         """The standby is the primary from now on."""
         self._run("pg_ctl", "-D", str(self.folder), "-w", "promote")
 
-    def sql(self, text: str) -> list[sa.Row[tuple[object, ...]]]:
-        """What a statement gives."""
+    def connected(self) -> sa.Connection:
+        """A connection, on which each statement is a transaction."""
         engine = sa.create_engine(self.url.replace("postgresql", "postgresql+psycopg"), isolation_level="AUTOCOMMIT",
                                   poolclass=sa.NullPool)  # fmt: skip
-        with engine.connect() as connection:
+        return engine.connect()
+
+    def sql(self, text: str) -> list[sa.Row[tuple[object, ...]]]:
+        """What a statement gives."""
+        with self.connected() as connection:
             found = connection.execute(sa.text(text))
             return list(found) if found.returns_rows else []
 

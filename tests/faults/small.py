@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
 
 class SmallDisk:
-    """Mounted at `place`, which is an empty folder; skips where nothing can be mounted."""
+    """Mounted at `place`, which is an empty folder, until it is closed; skips where nothing can be mounted."""
 
     def __init__(self, place: Path, megabytes: int) -> None:
         self.place = place
         self._ballast = place / "ballast"
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", place], capture_output=True
-        )  # fmt: skip
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", place], capture_output=True)
         if done.returncode:
             pytest.skip("no file system can be mounted here: be root")
 
@@ -34,5 +33,14 @@ class SmallDisk:
         """What filled it is gone."""
         self._ballast.unlink()
 
+    def __enter__(self) -> SmallDisk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Gone, with what was on it."""
         subprocess.run(["umount", "-l", self.place], check=True)

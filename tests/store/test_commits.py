@@ -19,7 +19,8 @@ from fhir_secondop.model import EVERYTHING
 from fhir_secondop.store import commits, resources, tables
 from fhir_secondop.store.audit.audit import Audit
 from fhir_secondop.store.audit.verify import verify
-from fhir_secondop.store.database import Database, Transaction, now_ms
+from fhir_secondop.store.database import Database, Transaction, is_away, now_ms
+from fhir_secondop.store.prepared import Prepared
 from tests.store.rows import DESK, create, everything
 
 BASIC = {"resourceType": "Basic", "code": {"text": "x"}}
@@ -217,6 +218,23 @@ def test_who_passes_over_an_error_of_the_database_is_not_told_that_it_is_stored(
     assert ("b" in stored) is writers.database.is_sqlite
     assert writers.write("after").result(20) == "after"
     assert is_whole(writers.database)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_connection_that_breaks_between_two_writers_is_an_outage_for_both(writers: Writers) -> None:
+    """Which is tried again, and answered with 503."""
+
+    def ends(tx: Transaction) -> None:
+        ((mine,),) = Prepared(sa.text("SELECT pg_backend_pid()")).all(tx.connection)
+        with writers.database.engine.connect() as other:
+            other.execute(sa.text(f"SELECT pg_terminate_backend({mine}, 5000)"))
+
+    found = writers.together(("a", ends), ("b", nothing), ("c", nothing))
+    failed = {name: what for name, what in found.items() if what != "stored"}
+    assert {"first", "a"} <= set(failed)
+    assert all(isinstance(what, Unavailable) or is_away(what) for what in failed.values()), failed
+    assert writers.stored() == set(found) - set(failed)
+    assert writers.write("after").result(20) == "after"
 
 
 def test_many_writers_at_once_are_all_stored_once(writers: Writers) -> None:

@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from fhir_secondop import store
+from fhir_secondop.errors import NotFound
 from fhir_secondop.model import EVERYTHING
 from fhir_secondop.store import database as database_module
 from fhir_secondop.store import resources, tables
@@ -213,6 +214,13 @@ def test_a_server_that_is_silent_is_not_waited_for_by_the_kernels_measure() -> N
         assert f"-c {name}=" in told["options"]
 
 
+def ended(database: Database, connection: sa.Connection) -> None:
+    """The server ends what is behind a connection, by statements that SQLAlchemy knows nothing of."""
+    ((mine,),) = Prepared(sa.text("SELECT pg_backend_pid()")).all(connection)
+    with database.engine.connect() as other:
+        other.execute(sa.text(f"SELECT pg_terminate_backend({mine}, 5000)"))
+
+
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("writing", [True, False])
 def test_a_connection_that_broke_is_put_away_without_a_word_of_the_pool(
@@ -220,19 +228,14 @@ def test_a_connection_that_broke_is_put_away_without_a_word_of_the_pool(
 ) -> None:
     """What it meant is said once, by whoever asked."""
 
-    def ended(connection: sa.Connection) -> None:
-        ((mine,),) = Prepared(sa.text("SELECT pg_backend_pid()")).all(connection)
-        with database.engine.connect() as other:
-            other.execute(sa.text(f"SELECT pg_terminate_backend({mine}, 5000)"))
-
     def written() -> None:
         with database.transaction(DESK) as tx:
-            ended(tx.connection)
+            ended(database, tx.connection)
             create(tx, BASIC)
 
     def read() -> None:
         with database.reading() as connection:
-            ended(connection)
+            ended(database, connection)
             resources.case_of(connection, "Basic", "a")
 
     with pytest.raises(DBAPIError) as error:
@@ -241,3 +244,38 @@ def test_a_connection_that_broke_is_put_away_without_a_word_of_the_pool(
     assert error.value.connection_invalidated
     assert caplog.messages == []
     assert everything(database, "Basic", "") == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_connection_that_broke_after_it_was_read_from_harms_nobody(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with database.reading() as connection:
+        ended(database, connection)
+    with database.reading() as connection:  # in a transaction of SQLAlchemy's
+        connection.execute(sa.text("SELECT 1"))
+        ended(database, connection)
+
+    def refused() -> None:
+        with database.reading() as connection:
+            ended(database, connection)
+            raise NotFound("There is none.")
+
+    with pytest.raises(NotFound):
+        refused()
+    assert caplog.messages == []
+    assert everything(database, "Basic", "") == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_passes_over_a_broken_connection_is_told_that_the_database_is_away(database: Database) -> None:
+    def passes_over() -> None:
+        with database.transaction(DESK) as tx:
+            ended(database, tx.connection)
+            with pytest.raises(DBAPIError):
+                create(tx, BASIC)
+            tx.connection.execute(sa.text("SELECT 1"))
+
+    with pytest.raises(sa.exc.SQLAlchemyError) as error:
+        passes_over()
+    assert is_away(error.value)

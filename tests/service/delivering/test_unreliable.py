@@ -115,6 +115,43 @@ def test_a_result_that_was_accepted_and_is_not_there_yet_is_waited_for_before_th
     assert len(ehr.documents) == 1
 
 
+def test_a_report_that_is_never_shown_is_sent_once_and_its_document_goes(world: World) -> None:
+    """The EHR has stored it (201) and says neither where nor, when it is asked, that it is there."""
+    ehr = hospital(world, "no-transaction", settle_s=60.0)
+    case_id = world.signed(sources=[])
+
+    def instead(asked: Asked) -> Response | None:
+        if asked.type != "DiagnosticReport":
+            return None
+        return Response("", 201) if asked.writes else nothing_found()
+
+    ehr.instead = instead
+    world.work(patience_s=4 * 3600)
+    assert world.delivery(case_id, SURGEON)["businessStatus"] == "verified"
+    assert [a.type for a in ehr.written].count("DiagnosticReport") == 1
+    assert len(ehr.documents) == 1
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_copy_that_may_not_be_read_at_its_place_is_read_where_a_search_shows_it(world: World, twice: bool) -> None:
+    """The place that was given is another's, say; what is there twice is seen all the same."""
+    ehr = hospital(world)
+    case_id = world.signed(sources=[])
+    elsewhere = Response("", 307, headers={"Location": "https://elsewhere.example/fhir/DocumentReference/1"})
+    ehr.instead = lambda a: elsewhere if (a.kind, a.type) == ("read", "DocumentReference") else None
+
+    def again(asked: Asked) -> bool:
+        for resource in ehr.documents if twice and asked.kind == "transaction" else []:
+            ehr.put({**resource, "id": "again"})
+        return False
+
+    ehr.cut = again
+    world.work(patience_s=60)
+    found = world.delivery(case_id, SURGEON)
+    assert found["evidence"]["copy"] == "verified"
+    assert (found["evidence"].get("duplicates", "") == "2 DocumentReference") is twice
+
+
 def test_strangers_documents_in_a_search_do_not_say_that_there_is_no_copy(world: World) -> None:
     ehr = hospital(world, "no-transaction", "no-conditional-create", "lost-answer=1", settle_s=60.0)
     case_id = world.signed(sources=[])
