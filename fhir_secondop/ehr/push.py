@@ -125,24 +125,39 @@ def _searched(target: Target, rung: Rung, document: Deliverable) -> Resource | N
 
 
 def _several(target: Target, rung: Rung, document: Deliverable, there: Resource) -> str:
-    """What of this version is there more than once ("2 DocumentReference"), whoever stored it again; "" of nothing."""
-    try:
-        copies = rung.copies(target, document)
-        if there.get("id") not in [r["id"] for r in copies]:
-            # It lost what it is searched by, or the search does not mean it.
-            copies = rung.copies(target, document, thoroughly=True)
-        parts = rung.parts(target, document)
-    except EhrFailure as failure:
-        if failure.kind == "validation":  # it says no FHIR: that is no answer, and another may be
-            raise EhrFailure("unreachable", failure.message) from failure
-        if failure.retryable:
-            raise
-        return ""  # it does not show us: nothing is said of it
+    """What of this version is there more than once ("2 DocumentReference"), whoever stored it again; "" of nothing, and
+    where the EHR does not show us.
+    """
+    shown = _standing(target, rung, document, there) or _standing(target, rung, document, there)
+    if shown is None:
+        return ""
+    copies, parts = shown
     standing = {r.get("id") for r in [there, *copies] if r.get("status") != "entered-in-error"}
     several = Counter({rung.type: len(standing)})
     for (kind, _), ids in _by_identifier(parts).items():
         several[kind] = max(several[kind], len(ids))
     return ", ".join(f"{count} {kind}" for kind, count in several.items() if count > 1)
+
+
+def _standing(
+    target: Target, rung: Rung, document: Deliverable, there: Resource
+) -> tuple[list[Resource], list[Resource]] | None:
+    """The copies of this version there, and what stands beside them; None where it refuses to show them.
+
+    Who asks asks twice: it did show us, before we sent.
+    """
+    try:
+        copies = rung.copies(target, document)
+        if there.get("id") not in [r["id"] for r in copies]:
+            # It lost what it is searched by, or the search does not mean it.
+            copies = rung.copies(target, document, thoroughly=True)
+        return copies, rung.parts(target, document)
+    except EhrFailure as failure:
+        if failure.kind == "validation":  # it says no FHIR: that is no answer, and another may be
+            raise EhrFailure("unreachable", failure.message) from failure
+        if failure.retryable:
+            raise
+        return None
 
 
 def _by_identifier(parts: list[Resource]) -> dict[tuple[str, str], set[str]]:

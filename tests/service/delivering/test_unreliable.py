@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from werkzeug.wrappers import Response
 
 from fhir_secondop.sandbox.traffic import Asked
 from tests.service.hospitals import ONCOLOGIST, PCP, SURGEON, clinic, first, hospital, json_answer
-from tests.service.world import World, nothing_found, refusal
+from tests.service.world import Ehr, World, nothing_found, refusal
 
 
 def test_two_recipients_of_one_ehr_whose_workers_both_found_nothing_get_one_copy(world: World) -> None:
@@ -132,24 +133,39 @@ def test_a_report_that_is_never_shown_is_sent_once_and_its_document_goes(world: 
     assert len(ehr.documents) == 1
 
 
+ELSEWHERE = Response("", 307, headers={"Location": "https://elsewhere.example/fhir/DocumentReference/1"})
+
+
+def stored_again(ehr: Ehr, asked: Asked) -> bool:
+    """Each document that comes the EHR stores once more."""
+    for resource in ehr.documents if asked.writes else []:
+        ehr.put({**resource, "id": "again"})
+    return False
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_copy_that_may_not_be_read_at_its_place_is_read_where_a_search_shows_it(world: World, twice: bool) -> None:
     """The place that was given is another's, say; what is there twice is seen all the same."""
     ehr = hospital(world)
     case_id = world.signed(sources=[])
-    elsewhere = Response("", 307, headers={"Location": "https://elsewhere.example/fhir/DocumentReference/1"})
-    ehr.instead = lambda a: elsewhere if (a.kind, a.type) == ("read", "DocumentReference") else None
-
-    def again(asked: Asked) -> bool:
-        for resource in ehr.documents if twice and asked.kind == "transaction" else []:
-            ehr.put({**resource, "id": "again"})
-        return False
-
-    ehr.cut = again
+    ehr.instead = lambda a: ELSEWHERE if (a.kind, a.type) == ("read", "DocumentReference") else None
+    if twice:
+        ehr.cut = partial(stored_again, ehr)
     world.work(patience_s=60)
     found = world.delivery(case_id, SURGEON)
     assert found["evidence"]["copy"] == "verified"
     assert (found["evidence"].get("duplicates", "") == "2 DocumentReference") is twice
+
+
+def test_whether_there_are_several_is_asked_once_more_where_it_is_refused(world: World) -> None:
+    ehr = hospital(world, "no-transaction")
+    case_id = world.signed(sources=[])
+    ehr.cut = partial(stored_again, ehr)
+    ehr.instead = first(
+        world, lambda a: (a.kind, a.type) == ("search", "DocumentReference") and bool(ehr.written), lambda: ELSEWHERE
+    )
+    world.work(patience_s=60)
+    assert world.delivery(case_id, SURGEON)["evidence"]["duplicates"] == "2 DocumentReference"
 
 
 def test_strangers_documents_in_a_search_do_not_say_that_there_is_no_copy(world: World) -> None:
