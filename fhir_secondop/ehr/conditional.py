@@ -185,8 +185,8 @@ def _created(target: Target, sent: Resource, written: Written) -> str:
 def _landed(target: Target, sent: Resource, location: str) -> str:
     """The place of what was accepted (202) and may not stand there yet.
 
-    The document is read back anyhow. A result or report that lands after all has been sent anew, because its document
-    was refused, or by the next version, would be there twice.
+    The document is read back anyhow. A result or report would be there twice if it still landed after it was sent anew:
+    when its document was refused, or with the next version.
     """
     if sent["resourceType"] != "DocumentReference":
         _read(target, location)

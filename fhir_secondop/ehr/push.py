@@ -10,7 +10,7 @@ from fhir_secondop.ehr import documents
 from fhir_secondop.ehr.documents import Deliverable
 from fhir_secondop.ehr.failures import EhrFailure
 from fhir_secondop.ehr.rungs import Rung
-from fhir_secondop.ehr.target import Target, content_of, first, is_about
+from fhir_secondop.ehr.target import Target, best, content_of, first, is_about
 from fhir_secondop.errors import Conflict
 from fhir_secondop.fhir import refs
 from fhir_secondop.model import Receipt, Resource
@@ -121,7 +121,7 @@ def _searched(target: Target, rung: Rung, document: Deliverable) -> Resource | N
         if failure.retryable:
             raise
         return None
-    return min(copies, key=lambda r: not rung.current(str(r.get("status"))), default=None)
+    return best(copies, current=rung.current)
 
 
 def _several(target: Target, rung: Rung, document: Deliverable, there: Resource) -> str:

@@ -216,10 +216,15 @@ def same_documents(target: Target, document: Deliverable, *, thoroughly: bool) -
     return copies_among(target, found, lambda r: is_version(target, document, r), thoroughly=thoroughly)
 
 
+def best(found: Iterable[Resource], *, current: Callable[[str], bool]) -> Resource | None:
+    """The first whose status is current, else the first; None of none."""
+    return min(found, key=lambda r: not current(str(r.get("status"))), default=None)
+
+
 def first(found: Iterable[Resource], *, current: Callable[[str], bool]) -> str:
-    """The reference of the first whose status is current, else of the first; "" of none."""
-    ranked = sorted(found, key=lambda r: not current(str(r.get("status"))))
-    return f"{ranked[0]['resourceType']}/{ranked[0]['id']}" if ranked else ""
+    """The reference of the `best`; "" of none."""
+    one = best(found, current=current)
+    return f"{one['resourceType']}/{one['id']}" if one is not None else ""
 
 
 def earlier(document: Deliverable, found: Iterable[Resource]) -> list[Resource]:

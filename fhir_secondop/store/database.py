@@ -218,10 +218,9 @@ class Database:
                 # SQLAlchemy knows nothing of a transaction that only statements of ours were in (`prepared`).
                 driver: Any = connection.connection.driver_connection
                 driver.rollback()
-        except connection.dialect.loaded_dbapi.Error as error:
-            connection.invalidate(error)
-        except DBAPIError:
+        except (DBAPIError, connection.dialect.loaded_dbapi.Error) as error:
             log.debug("a connection broke after it was read from", exc_info=True)
+            connection.invalidate(error)
 
     @contextmanager
     def one_statement(self) -> Iterator[Any]:

@@ -49,9 +49,9 @@ def assert_safe(found: Judged) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_hostile_peers_make_us_lose_nothing_and_send_nothing_twice(database_url: str, tmp_path: Path) -> None:
-    found = delivered(tmp_path, database_url, cases=10, seed=SEED)
+    found = delivered(tmp_path, database_url, cases=12, seed=SEED)  # what is amended before it has begun is not sent
     assert_safe(found)
-    assert found.deliveries > 80  # what is amended before it has begun is not sent
+    assert found.deliveries > 100
     assert found.outcomes["verified"] > found.deliveries / 2
 
 

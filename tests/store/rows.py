@@ -14,6 +14,7 @@ from fhir_secondop.fhir import codec, query
 from fhir_secondop.model import EVERYTHING, Caller, Visibility
 from fhir_secondop.store import resources, search, tables
 from fhir_secondop.store.database import Database, Transaction, now_ms
+from fhir_secondop.store.prepared import Prepared
 from fhir_secondop.store.resources import Stored
 
 BASE = "https://secondop.example.org/fhir"
@@ -96,3 +97,10 @@ def counts(database: Database) -> dict[str, int]:
 def sees(caller: Caller) -> Visibility:
     """What the service lets a caller see."""
     return rights.visibility(caller, now_ms())
+
+
+def cut_off(database: Database, connection: sa.Connection) -> None:
+    """PostgreSQL ends what is behind a connection, by statements that SQLAlchemy knows nothing of."""
+    ((mine,),) = Prepared(sa.text("SELECT pg_backend_pid()")).all(connection)
+    with database.engine.connect() as other:
+        other.execute(sa.text(f"SELECT pg_terminate_backend({mine}, 5000)"))

@@ -20,8 +20,7 @@ from fhir_secondop.store import commits, resources, tables
 from fhir_secondop.store.audit.audit import Audit
 from fhir_secondop.store.audit.verify import verify
 from fhir_secondop.store.database import Database, Transaction, is_away, now_ms
-from fhir_secondop.store.prepared import Prepared
-from tests.store.rows import DESK, create, everything
+from tests.store.rows import DESK, create, cut_off, everything
 
 BASIC = {"resourceType": "Basic", "code": {"text": "x"}}
 
@@ -225,9 +224,7 @@ def test_a_connection_that_breaks_between_two_writers_is_an_outage_for_both(writ
     """Which is tried again, and answered with 503."""
 
     def ends(tx: Transaction) -> None:
-        ((mine,),) = Prepared(sa.text("SELECT pg_backend_pid()")).all(tx.connection)
-        with writers.database.engine.connect() as other:
-            other.execute(sa.text(f"SELECT pg_terminate_backend({mine}, 5000)"))
+        cut_off(writers.database, tx.connection)
 
     found = writers.together(("a", ends), ("b", nothing), ("c", nothing))
     failed = {name: what for name, what in found.items() if what != "stored"}

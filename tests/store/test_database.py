@@ -22,9 +22,8 @@ from fhir_secondop.store import database as database_module
 from fhir_secondop.store import resources, tables
 from fhir_secondop.store.database import Database, is_away, last_write, newest, normalised
 from fhir_secondop.store.patience import connect_args
-from fhir_secondop.store.prepared import Prepared
 from tests.conftest import drop_postgres, new_postgres
-from tests.store.rows import DESK, create, everything, put
+from tests.store.rows import DESK, create, cut_off, everything, put
 
 BASIC = {"resourceType": "Basic", "code": {"text": "x"}}
 
@@ -214,13 +213,6 @@ def test_a_server_that_is_silent_is_not_waited_for_by_the_kernels_measure() -> N
         assert f"-c {name}=" in told["options"]
 
 
-def ended(database: Database, connection: sa.Connection) -> None:
-    """The server ends what is behind a connection, by statements that SQLAlchemy knows nothing of."""
-    ((mine,),) = Prepared(sa.text("SELECT pg_backend_pid()")).all(connection)
-    with database.engine.connect() as other:
-        other.execute(sa.text(f"SELECT pg_terminate_backend({mine}, 5000)"))
-
-
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("writing", [True, False])
 def test_a_connection_that_broke_is_put_away_without_a_word_of_the_pool(
@@ -230,12 +222,12 @@ def test_a_connection_that_broke_is_put_away_without_a_word_of_the_pool(
 
     def written() -> None:
         with database.transaction(DESK) as tx:
-            ended(database, tx.connection)
+            cut_off(database, tx.connection)
             create(tx, BASIC)
 
     def read() -> None:
         with database.reading() as connection:
-            ended(database, connection)
+            cut_off(database, connection)
             resources.case_of(connection, "Basic", "a")
 
     with pytest.raises(DBAPIError) as error:
@@ -251,14 +243,14 @@ def test_a_connection_that_broke_after_it_was_read_from_harms_nobody(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database.reading() as connection:
-        ended(database, connection)
+        cut_off(database, connection)
     with database.reading() as connection:  # in a transaction of SQLAlchemy's
         connection.execute(sa.text("SELECT 1"))
-        ended(database, connection)
+        cut_off(database, connection)
 
     def refused() -> None:
         with database.reading() as connection:
-            ended(database, connection)
+            cut_off(database, connection)
             raise NotFound("There is none.")
 
     with pytest.raises(NotFound):
@@ -271,7 +263,7 @@ def test_a_connection_that_broke_after_it_was_read_from_harms_nobody(
 def test_who_passes_over_a_broken_connection_is_told_that_the_database_is_away(database: Database) -> None:
     def passes_over() -> None:
         with database.transaction(DESK) as tx:
-            ended(database, tx.connection)
+            cut_off(database, tx.connection)
             with pytest.raises(DBAPIError):
                 create(tx, BASIC)
             tx.connection.execute(sa.text("SELECT 1"))
