@@ -83,7 +83,7 @@ class Settings(Limits):
     audit: str = "default"  # "strict": an answer waits until it is recorded durably
     checklists: str = ""  # a folder with the site's own checklists; those of the program hold beside it
     clocks: str = ""  # the file with the site's time zone, holidays and targets; else ours
-    polling_s: float = 0.2
+    polling_s: float = 0.2  # between two looks of an idle worker at what is to be gathered and delivered
     gatherings_per_ehr: int = 1  # at once, over all workers
     deliveries_per_ehr: int = 8  # twice a connection's `concurrency`: half of a delivery is our own work
     worker_concurrency: int = 16  # workflows of a kind at once in one worker

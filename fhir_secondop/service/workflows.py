@@ -56,12 +56,15 @@ APPLICATION = "fhir-secondop"
 VERSION = "1"
 GATHER_RETRIES = 4
 LOOKS_AT_ONCE = 2  # each holds the one write lock
+AWAITED = (gather.WORKFLOW, orders.WORKFLOW)  # those whose end somebody may be waiting for
+OTHERS_POLLING_S = 1.0  # at least: a look at a queue costs the same whether there is anything or not
 ESCALATE_TRIES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much runs at once, counted over all workers. `polling_s` is how often an idle worker looks.
+    """How much runs at once, counted over all workers. `polling_s` is how often an idle worker looks for what to gather
+    and to deliver; for anything else every second, or as seldom as that.
 
     One record at a time is gathered from an EHR, itself in parallel; deliveries of one case and recipient keep their
     order by what their Tasks say, so several go at once: more than the EHR is asked at once (a connection's
@@ -175,7 +178,7 @@ def working(context: Context, settings: Settings) -> Iterator[Live]:
         ending.callback(
             lambda: DBOS.destroy(workflow_completion_timeout_sec=int(settings.drain_s) if running.number else 0)
         )
-        _register_queues(DBOS, settings)
+        register_queues(DBOS, settings)
         # Nor may it wait for the database within DBOS: it would go on too late when that is back.
         client = DBOSClient(
             system_database_engine=database.engine, application_name=APPLICATION, lazy=True,
@@ -211,7 +214,8 @@ def _looks(client: DBOSClient, alive: Live, settings: Settings) -> tuple[rounds.
     )
 
 
-def _register_queues(registry: type[DBOS], settings: Settings) -> None:
+def register_queues(registry: type[DBOS] | DBOSClient, settings: Settings) -> None:
+    """Tells DBOS of the queues, one for each kind of workflow, and how often a worker looks at each."""
     limits = {
         gather.WORKFLOW: settings.gatherings_per_ehr,
         orders.WORKFLOW: settings.deliveries_per_ehr,
@@ -223,9 +227,10 @@ def _register_queues(registry: type[DBOS], settings: Settings) -> None:
         watches.WORKFLOW: 1,
     }
     for name, at_once in limits.items():
+        polling_s = settings.polling_s if name in AWAITED else max(OTHERS_POLLING_S, settings.polling_s)
         registry.register_queue(
             name, partition_concurrency=at_once, worker_concurrency=settings.concurrency,
-            polling_interval_sec=settings.polling_s,
+            polling_interval_sec=polling_s,
         )  # fmt: skip
 
 

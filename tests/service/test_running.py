@@ -51,6 +51,20 @@ def test_a_step_waits_for_a_database_that_is_away() -> None:
     assert Running().through_outages(failing(FULL, standby, unsure)) == "done"
 
 
+@pytest.mark.parametrize(("polling_s", "awaited", "others"), [(0.1, 0.1, 1.0), (5.0, 5.0, 5.0)])
+def test_an_idle_worker_looks_seldom_for_what_nobody_waits_for(
+    database: Database, polling_s: float, awaited: float, others: float
+) -> None:
+    workflows.prepare(database)
+    client = DBOSClient(system_database_engine=database.engine, application_name=workflows.APPLICATION, lazy=True)
+    for before in (60.0, polling_s):  # what an earlier start has said is said anew
+        workflows.register_queues(client, workflows.Settings(polling_s=before))
+    found = {queue.name: queue.polling_interval_sec for queue in client.list_queues()}
+    assert (found.pop("gather"), found.pop("deliver")) == (awaited, awaited)
+    assert len(found) >= 6
+    assert set(found.values()) == {others}
+
+
 @pytest.mark.parametrize("error", [Conflict("changed"), EhrFailure("capacity", "busy"), ValueError("ours")])
 def test_what_is_no_outage_is_not_tried_again(error: Exception) -> None:
     act = failing(error)
