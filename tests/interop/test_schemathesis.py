@@ -41,7 +41,7 @@ def case_of(service: Served) -> str:
 
 
 @pytest.mark.parametrize(("document", "of_a_case", "seconds"), [
-    ("api", True, 10), ("api", False, 5), ("fhir", True, 15),
+    ("api", True, 30), ("api", False, 15), ("fhir", True, 15),
 ])  # fmt: skip
 def test_nothing_that_schemathesis_makes_up_breaks_the_service(
     service: Served, tmp_path: Path, document: str, of_a_case: bool, seconds: int
