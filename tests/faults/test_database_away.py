@@ -1,8 +1,10 @@
-"""PostgreSQL is stopped at once and started again, fails over to a standby, or has no room left, while a case is on its
-way."""
+"""PostgreSQL is stopped at once and started again, fails over to a standby, has no room left, or a disk that confirms
+nothing, while a case is on its way."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -158,5 +160,56 @@ def test_a_database_without_room_loses_nothing_that_was_confirmed(tmp_path: Path
         try:
             with running(started(tmp_path, server.url)) as cluster:
                 survived(cluster, without_room, 1)
+        finally:
+            server.stop()
+
+
+@pytest.mark.slow
+def test_tables_without_room_lose_nothing_that_was_confirmed(server: Server, tmp_path: Path) -> None:
+    """The log has room, the tables have a disk of their own: PostgreSQL goes on, and refuses what needs a new page."""
+    with tempfile.TemporaryDirectory(prefix="secondop-tables-") as folder, SmallDisk(Path(folder), 100) as disk:
+        place = disk.place / "tables"
+        place.mkdir()
+        server.given(place)
+        server.sql(f"CREATE TABLESPACE small LOCATION '{place}'")
+        server.sql("ALTER DATABASE postgres SET default_tablespace = small")
+
+        def without_room() -> None:
+            disk.fill()
+            time.sleep(3 * AWAY_S)
+            disk.empty()
+
+        try:
+            with running(started(tmp_path, server.url)) as cluster:
+                survived(cluster, without_room, 2)
+            assert "No space left on device" in server.log
+        finally:
+            server.stop()
+
+
+@pytest.mark.slow
+def test_a_database_whose_fsync_fails_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
+    """PostgreSQL panics rather than confirm what its disk did not, and recovers from its log."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace makes the calls fail: apt-get install strace")
+    with tempfile.TemporaryDirectory(prefix="secondop-unsynced-", ignore_cleanup_errors=True) as folder:
+        server = Server(Path(folder) / "primary", syncs=True).init()
+
+        def unsynced() -> None:
+            before = server.log.count("PANIC")
+            whom = [word for pid in server.pids for word in ("-p", str(pid))]
+            strace = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
+                                       "-e", "inject=fsync,fdatasync:error=EIO", *whom])  # fmt: skip
+            wait_for("a server that has given up", lambda: server.log.count("PANIC") > before)
+            strace.terminate()
+            strace.wait(20)
+            time.sleep(AWAY_S)
+            if not server.pids:  # it could not even recover
+                server.start()
+
+        try:
+            with running(started(tmp_path, server.url)) as cluster:
+                survived(cluster, unsynced, 2)
+            print([line for line in server.log.splitlines() if "PANIC" in line])
         finally:
             server.stop()
