@@ -84,9 +84,9 @@ def stage(case: Case) -> str:
     return "asked" if any(t["status"] in ("requested", "received") for t in case.reviews) else "to-assign"
 
 
-def waiting_for(case: Case) -> tuple[str, ...]:
-    """Who has the next move and what it is, a line each: "Dr. Ines Placeholder: acknowledgement"."""
-    return (*_urgent(case), *_first_moves(case), *_follow_ups(case))
+def waiting_for(case: Case, now: str) -> tuple[str, ...]:
+    """Who has the next move in this stage, and what it is, a line each: "Dr. Ines Placeholder: acknowledgement"."""
+    return (*_urgent(case), *_first_moves(case, now), *_follow_ups(case))
 
 
 def _urgent(case: Case) -> tuple[str, ...]:
@@ -99,8 +99,7 @@ def _follow_ups(case: Case) -> tuple[str, ...]:
     return (f"{name_of(case, case.coordination)}: addendum, {asked}",) if count else ()
 
 
-def _first_moves(case: Case) -> tuple[str, ...]:
-    now = stage(case)
+def _first_moves(case: Case, now: str) -> tuple[str, ...]:
     if now == "gathering":
         open_ = [t for t in case.tasks_of("gather-records") if t["status"] not in _ENDED]
         return tuple(f"{owner_of(t)}: records" for t in open_)

@@ -37,7 +37,7 @@ def read(
             tables.resource.c.deleted.is_(False),
             sa.not_(resources.IN_RECORD),
         )
-        for row in connection.execute(query):
+        for row in connection.execute(query).all():  # at once: one by one each would be a call of its own
             stored = resources.stored(row, visibility)
             by_case[whole_case(str(stored.case_id))].append((stored.rid, stored.resource))
     return [Case(key, (r for _, r in sorted(rows, key=lambda row: row[0]))) for key, rows in by_case.items()]

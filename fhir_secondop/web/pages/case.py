@@ -83,13 +83,13 @@ def _page(frame: Frame, case_id: str) -> Response:
     case = frame.find(case_id)
     able = offers.of_case(case, frame.caller)
     candidates = cases.candidates(frame.context, case) if able.coordinates else frozenset()
-    summary = case_summary(case)
+    summary, stage = case_summary(case), progress.stage(case)
     return frame.page(
         "case",
         case_id=case_id,
         asked=asked(case),
-        stage=progress.stage(case),
-        waiting=progress.waiting_for(case),
+        stage=stage,
+        waiting=progress.waiting_for(case, stage),
         needs=progress.needs(case, candidates) if able.coordinates else [],
         board=frame.run("alignment", case_id),
         summary=summary,

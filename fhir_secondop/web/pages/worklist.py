@@ -105,7 +105,7 @@ def row_of(one: Listed, caller: Caller) -> Row:
         priority=case.request.get("priority", ""),
         deadline=decision["deadline"],
         stage=one.stage,
-        waiting=progress.waiting_for(case),
+        waiting=progress.waiting_for(case, one.stage),
         clocks=one.clocks,
         needs=tuple(_needs(one, caller)),
     )
