@@ -30,7 +30,7 @@ from tests.interop.hapi_server import classpath
 PROJECT = Path(__file__).parent / "oracle"
 MAIN = "secondop.interop.ValidatorServer"
 _FHIR = "http://hl7.org/fhir"
-JVM = ("-Xmx2g", "-Xss8m", "-XX:+UseSerialGC")
+JVM = ("-Xmx2g", "-Xss8m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _CORE = ("structuredefinitions-4.0.1", "extension-definitions", "valuesets", "v2-tables", "v3-codesystems",
          "conceptmaps", "search-parameters", "compartmentdefinitions")  # fmt: skip
 _EMPTY = {"hl7.terminology": "6.2.0", "hl7.terminology.r4": "6.2.0", "hl7.fhir.uv.extensions": "5.2.0",
