@@ -131,6 +131,30 @@ def test_a_database_that_fails_over_to_its_standby_loses_nothing_that_was_confir
         standby.stop()
 
 
+@pytest.mark.slow
+def test_a_database_without_a_connection_left_loses_nothing_that_was_confirmed(server: Server, tmp_path: Path) -> None:
+    """Somebody else has all that it takes (`max_connections`), and those that we had were ended."""
+    ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+
+    def without_connections() -> None:
+        held: list[sa.Connection] = []
+        over = time.monotonic() + 3 * AWAY_S
+        with server.connected() as first:
+            while time.monotonic() < over:
+                try:
+                    held.append(server.connected())
+                except sa.exc.OperationalError:
+                    ours = [each.connection.driver_connection.info.backend_pid for each in (first, *held)]  # type: ignore[union-attr]
+                    first.execute(sa.text(f"{ended} AND NOT pid = ANY(:ours)"), {"ours": ours})
+            assert len(held) > 90
+        for each in held:
+            each.close()
+
+    with running(started(tmp_path, server.url)) as cluster:
+        survived(cluster, without_connections, 2)
+        assert "too many clients" in server.log
+
+
 def write_on(connection: sa.Connection) -> None:
     """Until it fails: while its log has files to write on in, a server does not notice a full disk."""
     for _ in range(1000):
