@@ -224,11 +224,14 @@ def test_a_database_whose_fsync_fails_loses_nothing_that_was_confirmed(tmp_path:
             whom = [word for pid in server.pids for word in ("-p", str(pid))]
             strace = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
                                        "-e", "inject=fsync,fdatasync:error=EIO", *whom])  # fmt: skip
-            wait_for("a server that has given up", lambda: server.log.count("PANIC") > before)
-            strace.terminate()
-            strace.wait(20)
+            try:
+                wait_for("a server that has given up", lambda: server.log.count("PANIC") > before)
+            finally:
+                strace.terminate()
+                strace.wait(20)
             time.sleep(AWAY_S)
-            if not server.pids:  # it could not even recover
+            if not server.pids:
+                print("the server could not recover by itself: it is started")
                 server.start()
 
         try:

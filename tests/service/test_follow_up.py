@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from fhir_secondop.opinion import progress
-from fhir_secondop.opinion.case import Case
 from fhir_secondop.service import worklist
 from tests.service.test_review import example
 from tests.service.world import World, opened
@@ -28,8 +27,9 @@ def listed(world: World) -> worklist.Listed:
     return one
 
 
-def waiting_for(case: Case) -> tuple[str, ...]:
-    return progress.waiting_for(case, progress.stage(case))
+def waiting_for(world: World) -> tuple[str, ...]:
+    one = listed(world)
+    return progress.waiting_for(one.case, one.stage)
 
 
 def test_an_addendum_answers_each_follow_up_and_is_delivered(world: World) -> None:
@@ -51,7 +51,7 @@ def test_an_addendum_answers_each_follow_up_and_is_delivered(world: World) -> No
     assert [(f["number"], f["text"], f["answeredIn"]) for f in said["followUps"]] == [
         (1, ASKED["text"], None), (2, "And when?", None)]  # fmt: skip
     assert [n.kind for n in progress.needs(listed(world).case)].count("follow-up") == 1
-    assert any("Standin: addendum, 2 follow-up" in line for line in waiting_for(listed(world).case))
+    assert any("Standin: addendum, 2 follow-up" in line for line in waiting_for(world))
 
     answers = example("review.json")["draft"]["answers"]
     changes = {"answers": [*answers, {"question": first, "text": "zq-no."}]}
@@ -67,7 +67,7 @@ def test_an_addendum_answers_each_follow_up_and_is_delivered(world: World) -> No
     assert world.deliveries(case_id, version=2)
     case = listed(world).case
     assert "follow-up" not in [n.kind for n in progress.needs(case)]
-    assert not any("addendum" in line for line in waiting_for(case))
+    assert not any("addendum" in line for line in waiting_for(world))
 
 
 @pytest.mark.parametrize("kind", ["corrected", "entered-in-error"])
@@ -78,7 +78,7 @@ def test_neither_correction_nor_retraction_waits_for_an_answer(world: World, kin
     assert world.get(case_id)["report"]["status"] == kind
     (asked,) = world.get(case_id)["followUps"]
     assert asked["answeredIn"] is None
-    waits = any("addendum" in line for line in waiting_for(listed(world).case))
+    waits = any("addendum" in line for line in waiting_for(world))
     assert waits == (kind == "corrected")
     if kind == "entered-in-error":
         world.post(case_id, "ask-follow-up", ASKED, "pcp", 409)
